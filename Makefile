@@ -1,0 +1,35 @@
+# attnzoo: what a fresh clone can do. Every target makes .venv when it is missing and is quick when it is not.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/installed
+	$(BIN)/attnzoo demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+# mypy cannot follow the editable install's import hook: show it the package as a tree of links
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .lint && mkdir -p .lint/attnzoo
+	ln -s $(CURDIR)/zoo/* .lint/attnzoo/
+	ln -s $(addprefix $(CURDIR)/,blocks kernels configs tools) .lint/attnzoo/
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layout.py
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/neighborhood.py
+
+clean:
+	rm -rf .venv .lint .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info runs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
+	touch $@

@@ -1,0 +1,6 @@
+"""The operators of attnzoo: what a query attends to, computed fast. Functions on tensors, no modules."""
+
+from .backends import BACKENDS, Choice, explain
+from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
+
+__all__ = ["BACKENDS", "Choice", "explain", "neighborhood_attention", "neighborhood_av", "neighborhood_qk"]

@@ -1,0 +1,232 @@
+"""The tensors that the eager execution needs of a geometry: index lists, masks and table positions.
+
+Shape legend: G dilation groups, n tiles, T queries per tile, R keys per region, S slots per strip, of one axis
+(suffix h: rows, suffix w: columns). Tiles are ordered (Gw, nw, Gh, nh): a *column* is what the first three number,
+and the nh tiles down a column read overlapping regions of one strip of keys. Inside a tile queries are (Th, Tw),
+inside a region keys are (Rh, Rw), both row-major. Tokens are numbered row-major, `row * W + column`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .geometry import Axis, AxisTiles, cut
+
+# Larger tiles compute more scores that the mask throws away than they save in copies.
+_LARGEST_TILE = 16
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some columns of tiles, computed together.
+
+    Attributes:
+        columns: number of columns.
+        query_tokens: (columns * nh * T,) token of every query slot.
+        repeats: query slots that repeat a query of their tile, to fill it.
+        strip_tokens: (columns * S,) token of every strip slot.
+        region_tokens: (columns * nh * R,) token of every region slot.
+        key_tokens: tokens that some query of the chunk attends to.
+        key_slots, key_starts: the region slots of those tokens, sorted by token, and for each of `key_tokens` where
+            its run begins.
+        tile_class: (columns * nh,) class of every tile.
+    """
+
+    columns: int
+    query_tokens: Tensor
+    repeats: Tensor
+    strip_tokens: Tensor
+    region_tokens: Tensor
+    key_tokens: Tensor
+    key_slots: Tensor
+    key_starts: Tensor
+    tile_class: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A neighborhood on a map of one size, as tiles.
+
+    Attributes:
+        rows: nh, the tiles down a column.
+        queries, keys: T = Th * Tw and R = Rh * Rw.
+        strip, strip_step: S = Sh * Rw, and the slots between neighboring regions of a strip.
+        whole: all columns as one chunk.
+        chunks: the columns in chunks of bounded size.
+        query_slots: (H * W,) the slot of `whole` that holds each token as a query.
+        mask: (classes, T, R) 0 where a query attends to a key and -inf elsewhere, float32; None when every query
+            attends to every key. Tiles of one class share it.
+        position: (classes * T * R,) index into a flat (2kh-1, 2kw-1) table; 0 where nothing is attended.
+        table_entries, table_slots, table_starts: table entries in use, their places in `position` sorted by entry,
+            and for each entry in use where its run begins.
+        is_identity: one tile holds the map and one region too, in token order: there is nothing to gather.
+    """
+
+    rows: int
+    queries: int
+    keys: int
+    strip: int
+    strip_step: int
+    whole: Chunk
+    chunks: tuple[Chunk, ...]
+    query_slots: Tensor
+    mask: Tensor | None
+    position: Tensor
+    table_entries: Tensor
+    table_slots: Tensor
+    table_starts: Tensor
+    is_identity: bool
+
+    @property
+    def classes(self) -> int:
+        """Number of tile classes."""
+        return self.position.numel() // (self.queries * self.keys)
+
+
+@torch.compiler.assume_constant_result
+@lru_cache(maxsize=256)
+def best_plan(
+    rows: tuple[int, int, int, int, bool], columns: tuple[int, int, int, int, bool], chunk_scores: int, device: str
+) -> Plan:
+    """The plan with the cheapest tiles.
+
+    Args:
+        rows: length, kernel, dilation, stride and causality of the rows' axis.
+        columns: the same of the columns' axis.
+        chunk_scores: most scores, T * R over all tiles, in a chunk; a chunk has at least one column.
+        device: where the plan's tensors live.
+    """
+    cuts = [
+        [cut(axis, tile) for tile in range(1, min(axis.group_length(0), _LARGEST_TILE) + 1)]
+        for axis in (Axis(*rows), Axis(*columns))
+    ]
+    best = min(itertools.product(*cuts), key=lambda tiles: _cost(*tiles))
+    return make_plan(*best, chunk_scores, torch.device(device))
+
+
+def _cost(rows: AxisTiles, columns: AxisTiles) -> int:
+    """Work of a tiling: its scores, and its keys, of which one costs as much to move as about ten scores to compute."""
+    tiles = rows.axis.groups * rows.count * columns.axis.groups * columns.count
+    return tiles * rows.region * columns.region * (rows.tile * columns.tile + 10)
+
+
+def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int, device: torch.device) -> Plan:
+    """Lays a neighborhood out in tiles, see `Plan`."""
+    H, W = rows.axis.length, columns.axis.length
+    queries, keys = rows.tile * columns.tile, rows.region * columns.region
+    count = columns.axis.groups * columns.count * rows.axis.groups
+    # (Gw, nw, ., Tw) x (Gh, nh, Th, .) -> (columns, nh * Th * Tw)
+    query_tokens = (
+        _query_positions(rows)[None, None, :, :, :, None] * W + _query_positions(columns)[:, :, None, None, None, :]
+    ).view(count, -1)
+    # (Gw, nw, ., Rw) x (Gh, Sh, .) -> (columns, S), and with (Gh, nh, Rh, .) -> (columns, nh * R)
+    region_columns = _region_positions(columns)
+    strip_tokens = (
+        _strip_positions(rows)[None, None, :, :, None] * W + region_columns[:, :, None, None, :]
+    ).view(count, -1)
+    region_tokens = (
+        _region_positions(rows)[None, None, :, :, :, None] * W + region_columns[:, :, None, None, None, :]
+    ).view(count, -1)
+
+    row_class, row_relation = _classes(rows)
+    column_class, column_relation = _classes(columns)
+    # classes are numbered (cw, ch); relations (c, T, R) combine to (cw, ch, Th, Tw, Rh, Rw)
+    tile_class = (column_class[:, :, None, None] * len(row_relation) + row_class[None, None]).view(count, -1)
+    of_rows, of_columns = row_relation[None, :, :, None, :, None], column_relation[:, None, None, :, None, :]
+    attends = ((of_rows >= 0) & (of_columns >= 0)).reshape(-1, queries, keys)
+    position = ((of_rows * (2 * columns.axis.kernel - 1) + of_columns).reshape(attends.shape) * attends).flatten()
+    table_entries, table_slots, table_starts = _runs(position, attends.flatten())
+
+    def chunk(first: int, last: int) -> Chunk:
+        chosen = slice(first, last)
+        used = attends.any(1)[tile_class[chosen]].flatten()
+        key_tokens, key_slots, key_starts = _runs(region_tokens[chosen].flatten(), used)
+        return Chunk(
+            columns=len(query_tokens[chosen]),
+            query_tokens=query_tokens[chosen].flatten().to(device),
+            repeats=_repeats(query_tokens[chosen].flatten()).to(device),
+            strip_tokens=strip_tokens[chosen].flatten().to(device),
+            region_tokens=region_tokens[chosen].flatten().to(device),
+            key_tokens=key_tokens.to(device),
+            key_slots=key_slots.to(device),
+            key_starts=key_starts.to(device),
+            tile_class=tile_class[chosen].flatten().to(device),
+        )
+
+    step = max(1, chunk_scores // (rows.count * queries * keys))
+    whole = chunk(0, count)
+    chunks = (whole,) if step >= count else tuple(chunk(i, i + step) for i in range(0, count, step))
+    mask = torch.zeros(attends.shape).masked_fill_(~attends, -torch.inf)
+    query_slots = torch.empty(H * W, dtype=torch.long)
+    query_slots[query_tokens.flatten()] = torch.arange(query_tokens.numel())
+    in_order = torch.arange(H * W)
+    return Plan(
+        rows=rows.count,
+        queries=queries,
+        keys=keys,
+        strip=rows.strip * columns.region,
+        strip_step=rows.step * columns.region,
+        whole=whole,
+        chunks=chunks,
+        query_slots=query_slots.to(device),
+        mask=None if bool(attends.all()) else mask.to(device),
+        position=position.to(device),
+        table_entries=table_entries.to(device),
+        table_slots=table_slots.to(device),
+        table_starts=table_starts.to(device),
+        is_identity=torch.equal(query_tokens.flatten(), in_order) and torch.equal(region_tokens.flatten(), in_order),
+    )
+
+
+def _query_positions(tiles: AxisTiles) -> Tensor:
+    """(G, n, T) positions of the query slots."""
+    axis = tiles.axis
+    return torch.tensor(
+        [
+            [[axis.position(g, tiles.query_rank(g, t, slot)) for slot in range(tiles.tile)] for t in range(tiles.count)]
+            for g in range(axis.groups)
+        ]
+    )
+
+
+def _strip_positions(tiles: AxisTiles) -> Tensor:
+    """(G, S) positions of the strip slots."""
+    return torch.tensor(
+        [[tiles.strip_position(g, slot) for slot in range(tiles.strip)] for g in range(tiles.axis.groups)]
+    )
+
+
+def _region_positions(tiles: AxisTiles) -> Tensor:
+    """(G, n, R) positions of the region slots."""
+    starts = torch.arange(tiles.count)[:, None] * tiles.step
+    return _strip_positions(tiles)[:, starts + torch.arange(tiles.region)]
+
+
+def _classes(tiles: AxisTiles) -> tuple[Tensor, Tensor]:
+    """Distinct relations of an axis: the class of every tile (G, n), and (classes, T, R) with -1 for None."""
+    number: dict[tuple[tuple[int | None, ...], ...], int] = {}
+    classes = [
+        [number.setdefault(tiles.relation(g, t), len(number)) for t in range(tiles.count)]
+        for g in range(tiles.axis.groups)
+    ]
+    relations = [[[-1 if entry is None else entry for entry in row] for row in relation] for relation in number]
+    return torch.tensor(classes), torch.tensor(relations)
+
+
+def _runs(values: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Groups the used slots by their value: distinct values, slots sorted by value, where each value's run begins."""
+    slots = used.nonzero().squeeze(1)
+    ordered, order = values[slots].sort(stable=True)
+    distinct, counts = ordered.unique_consecutive(return_counts=True)
+    return distinct, slots[order], counts.cumsum(0) - counts
+
+
+def _repeats(tokens: Tensor) -> Tensor:
+    """Slots whose token stands in a later slot too."""
+    last = torch.full((int(tokens.max()) + 1,), -1).scatter_reduce_(0, tokens, torch.arange(len(tokens)), "amax")
+    return (last[tokens] != torch.arange(len(tokens))).nonzero().squeeze(1)
