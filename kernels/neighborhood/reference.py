@@ -11,9 +11,7 @@ from torch import Tensor
 from .geometry import Axis
 
 
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float
-) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
     """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     return av(qk(q, k, axes, bias, scale).softmax(-1), v, axes)
 
