@@ -37,8 +37,8 @@ model(torch.zeros(1, 3, 32, 32)).sum().backward()
     "module", ["triton", "mmengine", "sklearn", "onnx", "onnxruntime", "matplotlib", "torchmetrics"]
 )
 def test_loads_nothing_that_timm_does_not(module: str) -> None:
-    code = f"import timm, sys; before = {module!r} in sys.modules; import attnzoo; print(before, {module!r} in sys.modules)"
-    before, after = python(code).split()
+    loaded = f"print({module!r} in sys.modules)"
+    before, after = python(f"import sys, timm; {loaded}; import attnzoo; {loaded}").split()
     assert before == after
 
 
