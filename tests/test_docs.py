@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import timm
+
 import attnzoo
 
 ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+FAMILIES = attnzoo.neighborhood, attnzoo.neighborhood_isotropic
 
 
 def code_of(page: str) -> list[str]:
@@ -41,3 +45,18 @@ assert [tuple(x.shape) for x in features(torch.zeros(1, 3, 64, 64))] == [(1, 32,
     script = f"import sys\nHERE = {str(tmp_path)!r}\nsys.path.insert(0, HERE)\n{hide}\n{script}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+
+
+def test_readme_code_runs(tmp_path: Path) -> None:
+    code = "\n".join(code_of("README.md")).replace("pretrained=True", "pretrained=False")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_table_is_the_registry() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| (\d+) \| ([\d.]+|-) \| ([\d.]+|-) \|", README, re.MULTILINE)
+    assert [name for name, *_ in rows] == [name for module in FAMILIES for name in module.default_cfgs]
+    for name, size, gflops, top1 in rows:
+        figures = attnzoo.published(name)
+        assert timm.get_pretrained_cfg(name).input_size == (3, int(size), int(size))
+        assert (gflops, top1) == (str(figures.get("gflops", "-")), str(figures.get("top1", "-")))
