@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .geometry import Axis
 from .plan import AxisArguments, Chunk, Plan, best_plan, windows
@@ -122,9 +122,10 @@ class _TakeKeys(torch.autograd.Function):
         return x.index_select(2, plan.whole.region_tokens)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = grad.new_zeros(ctx.shape)
+        if torch.is_grad_enabled():
+            return total.index_add(2, ctx.plan.whole.region_tokens, grad), None
         _add_keys(total, grad, ctx.plan.whole)
         return total, None
 
@@ -218,10 +219,11 @@ class _Attention(torch.autograd.Function):
         return _forward(q, k, v, bias, scale, plan)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
         plan: Plan = ctx.plan
+        if torch.is_grad_enabled():
+            return *_differentiable_gradients(q, k, v, bias, ctx.scale, plan, grad), None, None
         heads, grads = q.shape[3], [x.new_zeros(x.shape) for x in (q, k, v)]
         tokens = [x.flatten(1, 2).transpose(1, 2) for x in (q, k, v, grad, *grads)]
         class_mask = _class_mask(plan, bias, q.dtype, heads)
@@ -246,6 +248,19 @@ class _Attention(torch.autograd.Function):
             dbias = torch.zeros_like(bias).flatten(1).index_copy_(1, plan.table_entries, table.to(bias.dtype))
             dbias = dbias.view_as(bias)
         return *grads, dbias, None, None
+
+
+def _differentiable_gradients(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of q, k, v and the bias that have gradients themselves, for a caller with `create_graph=True`."""
+    # the fused kernels have no second derivative
+    with sdpa_kernel(SDPBackend.MATH):
+        out = _attend_batch(q, k, v, bias, scale, plan)
+    inputs = (q, k, v, bias)
+    wanted = [x for x in inputs if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)
 
 
 def _backward_step(
