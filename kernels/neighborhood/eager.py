@@ -198,9 +198,11 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float,
     for chunk in plan.chunks:
         mask = _chunk_mask(class_mask, chunk)
         for images in _steps(plan, chunk, len(q), heads):
+            keys, values = (_fusible(_chunk_keys(x[images], chunk, plan), plan) for x in (k, v))
             tiles = F.scaled_dot_product_attention(
                 _fusible(_chunk_queries(q[images], chunk, plan), plan),
-                *(_fusible(_chunk_keys(x[images], chunk, plan), plan) for x in (k, v)),
+                keys,
+                values,
                 attn_mask=None if mask is None else mask if plan.rows > 1 else mask[:, 0],
                 scale=scale,
             )
@@ -234,7 +236,7 @@ class _Attention(torch.autograd.Function):
             mask = _chunk_mask(class_mask, chunk)
             dscores = None
             for images in _steps(plan, chunk, len(q), heads):
-                step = _backward_step(*(x[images] for x in tokens), mask, ctx.scale, chunk, plan)
+                step = _backward_step([x[images] for x in tokens], mask, ctx.scale, chunk, plan)
                 if dmask is not None:
                     step = step.sum(0, dtype=sum_dtype)
                     dscores = step if dscores is None else dscores.add_(step)
@@ -263,23 +265,12 @@ def _differentiable_gradients(
     return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)
 
 
-def _backward_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grad: Tensor,
-    dq: Tensor,
-    dk: Tensor,
-    dv: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    chunk: Chunk,
-    plan: Plan,
-) -> Tensor:
-    """Adds the gradients of some images, (N, h, H * W, .), to dq, dk, dv; returns those of the scores.
+def _backward_step(tokens: list[Tensor], mask: Tensor | None, scale: float, chunk: Chunk, plan: Plan) -> Tensor:
+    """Adds the gradients of some images to dq, dk, dv; returns those of the scores, (N, h * columns * nh, T, R).
 
-    The gradient of the scores is (N, h * columns * nh, T, R).
+    `tokens` are q, k, v, the gradient of the output, dq, dk and dv, all (N, h, H * W, .).
     """
+    q, k, v, grad, dq, dk, dv = tokens
     images, heads = q.shape[:2]
     # N * h * columns * nh first; regions as copies, since a batched product cannot read overlapping ones
     queries = _chunk_queries(q, chunk, plan).flatten(0, 2)
