@@ -1,9 +1,10 @@
 """Other ways to compute neighborhood attention in plain torch, for comparison: gather, dense, and the first trial.
 
-Each is a function of (q, k, v, bias) in the layout of `attnzoo.kernels`, made for one neighborhood; what does not depend
-on the inputs (indices, masks) is made beforehand. All of them read the bias from its table within the call.
+Each is a function of (q, k, v, bias) in the layout of `attnzoo.kernels`, made for one neighborhood; what does not
+depend on the inputs (indices, masks) is made beforehand. All of them read the bias from its table within the call.
 
-Shape legend: B batch, H W map, h heads, D width, L = H * W tokens, K = kh * kw keys, n tiles, T queries, R keys of a tile.
+Shape legend: B batch, H W map, h heads, D width, L = H * W tokens, K = kh * kw keys, n tiles, T queries of a tile,
+R keys of its region, G dilation groups.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ def trial(rows: Axis, columns: Axis, is_training: bool) -> Formulation:
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         size, heads = q.shape[1:3], q.shape[3]
         q, k, v = (_heads_first(x).contiguous() for x in (q, k, v))
-        added = (
-            _tile_order((picks[0] @ bias @ picks[1].T).unflatten(2, split[3:]).unflatten(1, split[:3])) + mask
-        ).flatten(0, 1)
+        # (h, Gh * nh * Th * Rh, Gw * nw * Tw * Rw) -> (h * n, T, R)
+        table = (picks[0] @ bias @ picks[1].T).unflatten(2, split[3:]).unflatten(1, split[:3])
+        added = (_tile_order(table) + mask).flatten(0, 1)
         q = _take(q, query_tokens)
         k, v = (_take(x, key_tokens) for x in (k, v))
         if is_training:

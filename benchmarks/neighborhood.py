@@ -31,7 +31,8 @@ NOTES = [
     "float32, one thread, kernel 7x7, width 32, contiguous q, k, v of (B, H, W, heads, width), with a bias table; in "
     "forward+backward all four have gradients. Indices and masks are made beforehand for every candidate.",
     "Where page faults are expensive, gather at 56x56 is dominated by fresh memory: the C library returns its large "
-    "blocks to the system after each call. Ratios to gather therefore depend on the machine; ratios to trial much less.",
+    "blocks to the system after each call. Ratios to gather therefore depend on the machine; ratios to trial much "
+    "less.",
     "trial is the recipe that eager had to beat: tiles of 7 or 8 or the whole group up to 14, one flat index_select of "
     "tokens for each of q, k, v, scaled_dot_product_attention in inference and batched products in training.",
 ]
