@@ -58,6 +58,8 @@ def environment() -> dict[str, object]:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "system": platform.system(),
+        # what else the machine was doing: above its cores, spreads widen
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
