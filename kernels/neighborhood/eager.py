@@ -93,8 +93,8 @@ def _attend_batch(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: f
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
     mask = _class_mask(plan, bias, q.dtype, heads)
     if mask is not None:
-        # (h, classes, T, R) -> (h * n, T, R)
-        mask = mask.index_select(1, plan.whole.tile_class).flatten(0, 1)
+        # (h, classes, T, R) -> (1, h * n, T, R); fused kernels take no mask of three dimensions
+        mask = mask.index_select(1, plan.whole.tile_class).flatten(0, 1).unsqueeze(0)
     queries = _take_tiles(q, plan.whole.query_tokens, plan.queries)
     out = F.scaled_dot_product_attention(queries, _take_keys(k, plan), _take_keys(v, plan), attn_mask=mask, scale=scale)
     return _untile(out, plan, heads, size)
@@ -203,7 +203,8 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float,
                 _fusible(_chunk_queries(q[images], chunk, plan), plan),
                 keys,
                 values,
-                attn_mask=None if mask is None else mask if plan.rows > 1 else mask[:, 0],
+                # the fused kernel of a CPU takes a mask of four dimensions, not of three
+                attn_mask=None if mask is None else mask if plan.rows > 1 else mask.transpose(0, 1),
                 scale=scale,
             )
             tiles = tiles.reshape(-1, heads, chunk.query_tokens.numel(), tiles.shape[-1])
