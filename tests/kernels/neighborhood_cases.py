@@ -94,6 +94,8 @@ CASES = [
     Case("dilation", (14, 17), 3, dilation=4),
     Case("dilation per axis", (13, 18), (5, 3), dilation=(2, 5)),
     Case("dilation fills the map", (12, 21), (4, 7), dilation=3),
+    Case("a group shorter by a tile", (5, 25), (2, 1), dilation=(1, 4)),
+    Case("groups shorter by a tile, stride", (23, 37), (4, 3), dilation=(4, 3), stride=(4, 2)),
     Case("stride", (15, 13), 5, stride=3),
     Case("stride is the kernel", (13, 14), 4, stride=4),
     Case("stride per axis, dilation", (16, 15), (5, 4), stride=(2, 3), dilation=(2, 1)),
