@@ -13,6 +13,7 @@ from attnzoo.kernels.neighborhood.geometry import Axis
 from neighborhood_cases import CASES, OPERATORS, Case, assert_as_exact_as, assert_close, run, upstream
 from test_geometry import natten_keys
 from torch import Tensor
+from torch.autograd.profiler import profile
 
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 operators = pytest.mark.parametrize("operator", OPERATORS)
@@ -77,6 +78,18 @@ def test_forward_without_gradients_is_the_same() -> None:
         assert_close("output", neighborhood_attention(**inputs, **case.window), with_gradients, 0)
     with torch.inference_mode():
         assert_close("output", neighborhood_attention(**inputs, **case.window), with_gradients, 0)
+
+
+@pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("size", [(7, 7), (7, 30), (30, 7), (14, 14), (33, 20)], ids=str)
+def test_inference_is_fused(size: tuple[int, int], has_bias: bool) -> None:
+    """scaled_dot_product_attention falls back to its slow form without a word, for instance over a mask's shape."""
+    inputs = Case("fused", size, 7, has_bias=has_bias).inputs("attention", torch.float32)
+    with torch.no_grad(), profile() as record:
+        neighborhood_attention(**inputs, kernel_size=7, backend="eager")
+    names = {event.name for event in record.function_events}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in names
+    assert "aten::_scaled_dot_product_attention_math" not in names
 
 
 @pytest.mark.parametrize("name", ["q", "k", "v", "bias"])
