@@ -73,7 +73,7 @@ def explain(operator: Callable[..., Any], tensor: torch.Tensor, *, backend: str 
         The choice; `str()` of it is a sentence.
 
     Raises:
-        TypeError: `operator` is not an operator of this package.
+        TypeError: `operator` is not an operator of this package, or `tensor` no tensor.
         ValueError: the operator would refuse `backend`.
 
     Example:
@@ -83,4 +83,6 @@ def explain(operator: Callable[..., Any], tensor: torch.Tensor, *, backend: str 
     executions = getattr(operator, "executions", None)
     if executions is None:
         raise TypeError(f"{operator!r} is not an operator of attnzoo.kernels: pass neighborhood_attention or the like")
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"tensor must be one of the operator's inputs, a tensor, got {type(tensor).__name__}")
     return choose(operator.__name__, executions, backend, tensor.device)

@@ -156,7 +156,14 @@ def _execution(function: Callable[..., Any], backend: str | None, tensor: Tensor
 
 
 def _scale(scale: float | None, q: Tensor) -> float:
-    return q.shape[4] ** -0.5 if scale is None else float(scale)
+    if scale is None:
+        return q.shape[4] ** -0.5
+    # a tensor would lose its gradient here
+    if isinstance(scale, bool) or not isinstance(scale, (int, float, torch.SymInt, torch.SymFloat)):
+        raise TypeError(
+            f"scale must be a number or None, got {type(scale).__name__}: multiply q with a learned scale and pass 1.0"
+        )
+    return float(scale)
 
 
 def _autocast(*tensors: Any) -> tuple[Any, ...]:
@@ -184,6 +191,8 @@ def _check_tensors(**tensors: Tensor) -> None:
             )
         if not x.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {x.dtype}")
+        if x.shape[3] < 1 or x.shape[4] < 1:
+            raise ValueError(f"{name} must have at least one head and one channel in each, got {tuple(x.shape)}")
         if x.shape[:4] != first.shape[:4]:
             raise ValueError(
                 f"{name} must have the batch, map and heads of {first_name}, {tuple(first.shape[:4])}, "

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .geometry import Axis
 from .plan import AxisArguments, Chunk, Plan, best_plan, windows
@@ -93,8 +93,8 @@ def _attend_batch(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: f
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
     mask = _class_mask(plan, bias, q.dtype, heads)
     if mask is not None:
-        # (h, classes, T, R) -> (h * n, T, R)
-        mask = mask.index_select(1, plan.whole.tile_class).flatten(0, 1)
+        # (h, classes, T, R) -> (1, h * n, T, R); fused kernels take no mask of three dimensions
+        mask = mask.index_select(1, plan.whole.tile_class).flatten(0, 1).unsqueeze(0)
     queries = _take_tiles(q, plan.whole.query_tokens, plan.queries)
     out = F.scaled_dot_product_attention(queries, _take_keys(k, plan), _take_keys(v, plan), attn_mask=mask, scale=scale)
     return _untile(out, plan, heads, size)
@@ -122,9 +122,10 @@ class _TakeKeys(torch.autograd.Function):
         return x.index_select(2, plan.whole.region_tokens)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = grad.new_zeros(ctx.shape)
+        if torch.is_grad_enabled():
+            return total.index_add(2, ctx.plan.whole.region_tokens, grad), None
         _add_keys(total, grad, ctx.plan.whole)
         return total, None
 
@@ -197,10 +198,13 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float,
     for chunk in plan.chunks:
         mask = _chunk_mask(class_mask, chunk)
         for images in _steps(plan, chunk, len(q), heads):
+            keys, values = (_fusible(_chunk_keys(x[images], chunk, plan), plan) for x in (k, v))
             tiles = F.scaled_dot_product_attention(
                 _fusible(_chunk_queries(q[images], chunk, plan), plan),
-                *(_fusible(_chunk_keys(x[images], chunk, plan), plan) for x in (k, v)),
-                attn_mask=None if mask is None else mask if plan.rows > 1 else mask[:, 0],
+                keys,
+                values,
+                # the fused kernel of a CPU takes a mask of four dimensions, not of three
+                attn_mask=None if mask is None else mask if plan.rows > 1 else mask.transpose(0, 1),
                 scale=scale,
             )
             tiles = tiles.reshape(-1, heads, chunk.query_tokens.numel(), tiles.shape[-1])
@@ -218,10 +222,11 @@ class _Attention(torch.autograd.Function):
         return _forward(q, k, v, bias, scale, plan)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
         plan: Plan = ctx.plan
+        if torch.is_grad_enabled():
+            return *_differentiable_gradients(q, k, v, bias, ctx.scale, plan, grad), None, None
         heads, grads = q.shape[3], [x.new_zeros(x.shape) for x in (q, k, v)]
         tokens = [x.flatten(1, 2).transpose(1, 2) for x in (q, k, v, grad, *grads)]
         class_mask = _class_mask(plan, bias, q.dtype, heads)
@@ -232,7 +237,7 @@ class _Attention(torch.autograd.Function):
             mask = _chunk_mask(class_mask, chunk)
             dscores = None
             for images in _steps(plan, chunk, len(q), heads):
-                step = _backward_step(*(x[images] for x in tokens), mask, ctx.scale, chunk, plan)
+                step = _backward_step([x[images] for x in tokens], mask, ctx.scale, chunk, plan)
                 if dmask is not None:
                     step = step.sum(0, dtype=sum_dtype)
                     dscores = step if dscores is None else dscores.add_(step)
@@ -248,23 +253,25 @@ class _Attention(torch.autograd.Function):
         return *grads, dbias, None, None
 
 
-def _backward_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    grad: Tensor,
-    dq: Tensor,
-    dk: Tensor,
-    dv: Tensor,
-    mask: Tensor | None,
-    scale: float,
-    chunk: Chunk,
-    plan: Plan,
-) -> Tensor:
-    """Adds the gradients of some images, (N, h, H * W, .), to dq, dk, dv; returns those of the scores.
+def _differentiable_gradients(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of q, k, v and the bias that have gradients themselves, for a caller with `create_graph=True`."""
+    # the fused kernels have no second derivative
+    with sdpa_kernel(SDPBackend.MATH):
+        out = _attend_batch(q, k, v, bias, scale, plan)
+    inputs = (q, k, v, bias)
+    wanted = [x for x in inputs if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)
 
-    The gradient of the scores is (N, h * columns * nh, T, R).
+
+def _backward_step(tokens: list[Tensor], mask: Tensor | None, scale: float, chunk: Chunk, plan: Plan) -> Tensor:
+    """Adds the gradients of some images to dq, dk, dv; returns those of the scores, (N, h * columns * nh, T, R).
+
+    `tokens` are q, k, v, the gradient of the output, dq, dk and dv, all (N, h, H * W, .).
     """
+    q, k, v, grad, dq, dk, dv = tokens
     images, heads = q.shape[:2]
     # N * h * columns * nh first; regions as copies, since a batched product cannot read overlapping ones
     queries = _chunk_queries(q, chunk, plan).flatten(0, 2)

@@ -31,7 +31,7 @@ class Chunk:
     Attributes:
         columns: number of columns.
         query_tokens: (columns * nh * T,) token of every query slot.
-        repeats: query slots that repeat a query of their tile, to fill it.
+        repeats: query slots whose token has a later slot too, in this chunk or another: they are there to fill a tile.
         strip_tokens: (columns * S,) token of every strip slot.
         region_tokens: (columns * nh * R,) token of every region slot.
         key_tokens: tokens that some query of the chunk attends to.
@@ -180,6 +180,9 @@ def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int, device: to
     position = ((of_rows * (2 * columns.axis.kernel - 1) + of_columns).reshape(attends.shape) * attends).flatten()
     table_entries, table_slots, table_starts = _runs(position, attends.flatten())
 
+    # over all chunks: a short dilation group's surplus tile repeats a query of another column
+    is_repeat = _repeats(query_tokens.flatten()).view(count, -1)
+
     def chunk(first: int, last: int) -> Chunk:
         chosen = slice(first, last)
         used = attends.any(1)[tile_class[chosen]].flatten()
@@ -187,7 +190,7 @@ def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int, device: to
         return Chunk(
             columns=len(query_tokens[chosen]),
             query_tokens=query_tokens[chosen].flatten().to(device),
-            repeats=_repeats(query_tokens[chosen].flatten()).to(device),
+            repeats=is_repeat[chosen].flatten().nonzero().squeeze(1).to(device),
             strip_tokens=strip_tokens[chosen].flatten().to(device),
             region_tokens=region_tokens[chosen].flatten().to(device),
             key_tokens=key_tokens.to(device),
@@ -308,6 +311,7 @@ def _runs(values: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _repeats(tokens: Tensor) -> Tensor:
-    """Slots whose token stands in a later slot too."""
-    last = torch.full((int(tokens.max()) + 1,), -1).scatter_reduce_(0, tokens, torch.arange(len(tokens)), "amax")
-    return (last[tokens] != torch.arange(len(tokens))).nonzero().squeeze(1)
+    """Whether a slot's token stands in a later slot too."""
+    slots = torch.arange(len(tokens))
+    last = torch.full((int(tokens.max()) + 1,), -1).scatter_reduce_(0, tokens, slots, "amax")
+    return last[tokens] != slots

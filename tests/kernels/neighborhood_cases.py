@@ -1,0 +1,181 @@
+"""Cases and comparisons that the neighborhood tests share.
+
+Shape legend: B batch, H W map, h heads, D E width of keys and values, k = kh * kw keys of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk
+from torch import Tensor
+
+OPERATORS = {"attention": neighborhood_attention, "qk": neighborhood_qk, "av": neighborhood_av}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A neighborhood and the tensors it runs on."""
+
+    name: str
+    size: tuple[int, int]
+    kernel: int | tuple[int, int]
+    dilation: int | tuple[int, int] = 1
+    stride: int | tuple[int, int] = 1
+    is_causal: bool | tuple[bool, bool] = False
+    batch: int = 2
+    heads: int = 3
+    width: int = 8
+    value_width: int = 8
+    has_bias: bool = True
+    layout: str = "contiguous"
+    scale: float | None = None
+
+    @property
+    def kernels(self) -> tuple[int, int]:
+        """The kernel of each axis."""
+        return self.kernel if isinstance(self.kernel, tuple) else (self.kernel, self.kernel)
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """The arguments that say which keys a query sees."""
+        return {
+            "kernel_size": self.kernel,
+            "dilation": self.dilation,
+            "stride": self.stride,
+            "is_causal": self.is_causal,
+        }
+
+    def inputs(self, operator: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Random tensors of an operator, leaves that require gradients."""
+        shape = self.batch, *self.size, self.heads
+        q, k, v = self._qkv(shape, dtype)
+        tables = {}
+        if self.has_bias:
+            tables["bias"] = torch.randn(self.heads, *(2 * kernel - 1 for kernel in self.kernels)).to(dtype)
+        weights = torch.randn(*shape, self.kernels[0] * self.kernels[1]).to(dtype)
+        tensors = {
+            "attention": {"q": q, "k": k, "v": v, **tables},
+            "qk": {"q": q, "k": k, **tables},
+            "av": {"weights": weights, "v": v},
+        }[operator]
+        return {name: x.requires_grad_() for name, x in tensors.items()}
+
+    def _qkv(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        if self.layout == "packed":
+            # (B, H, W, 3, h, D): what a linear layer gives, read in place
+            q, k, v = torch.randn(*shape[:3], 3, self.heads, self.width).to(dtype).unbind(3)
+        elif self.layout == "strided":
+            # heads first, and every second channel: no axis where a contiguous tensor has it
+            q, k, v = (
+                torch.randn(self.batch, self.heads, *self.size, 2 * width).to(dtype).permute(0, 2, 3, 1, 4)[..., ::2]
+                for width in (self.width, self.width, self.value_width)
+            )
+        else:
+            widths = self.width, self.width, self.value_width
+            q, k, v = (torch.randn(*shape, width).to(dtype) for width in widths)
+        return q, k, v
+
+
+CASES = [
+    Case("non-square", (11, 17), 5),
+    Case("ragged tiles", (23, 19), 7),
+    Case("one tile", (6, 9), 3),
+    Case("kernel per axis", (12, 10), (3, 7)),
+    Case("kernel is the map", (7, 7), 7),
+    Case("kernel is the map, non-square", (5, 9), (5, 9)),
+    Case("kernel 1", (6, 7), 1),
+    Case("kernel 1 x 3", (6, 7), (1, 3)),
+    Case("even kernel", (11, 13), 4),
+    Case("even and odd kernel", (9, 14), (6, 5)),
+    Case("dilation", (14, 17), 3, dilation=4),
+    Case("dilation per axis", (13, 18), (5, 3), dilation=(2, 5)),
+    Case("dilation fills the map", (12, 21), (4, 7), dilation=3),
+    Case("a group shorter by a tile", (5, 25), (2, 1), dilation=(1, 4)),
+    Case("groups shorter by a tile, stride", (23, 37), (4, 3), dilation=(4, 3), stride=(4, 2)),
+    Case("stride", (15, 13), 5, stride=3),
+    Case("stride is the kernel", (13, 14), 4, stride=4),
+    Case("stride per axis, dilation", (16, 15), (5, 4), stride=(2, 3), dilation=(2, 1)),
+    Case("causal", (9, 11), 3, is_causal=True),
+    Case("causal rows", (9, 8), (5, 3), is_causal=(True, False)),
+    Case("causal columns, dilation", (8, 15), 3, dilation=2, is_causal=(False, True)),
+    Case("causal, stride, even kernel", (13, 12), 4, stride=3, is_causal=True),
+    Case("wider values", (9, 10), 5, value_width=20),
+    Case("narrow values", (9, 10), 5, value_width=1),
+    Case("odd width", (10, 9), 5, width=13, value_width=5),
+    Case("width 1", (8, 9), 3, width=1),
+    Case("one head", (9, 12), 5, heads=1),
+    Case("batch 1", (18, 17), 5, batch=1),
+    Case("batch 0", (9, 10), 3, batch=0),
+    Case("strided", (10, 11), 5, value_width=6, layout="strided"),
+    Case("packed qkv", (15, 10), 5, layout="packed"),
+    Case("without bias", (12, 19), 7, has_bias=False),
+    Case("without bias, one tile", (7, 8), 5, has_bias=False),
+    Case("scale", (9, 8), 3, scale=0.7),
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an operator gave: its output and the gradient of every input, by name."""
+
+    tensors: dict[str, Tensor]
+
+
+def run(operator: str, case: Case, inputs: dict[str, Tensor], backend: str, dtype: torch.dtype | None = None) -> Run:
+    """Runs an operator forward and backward on copies of the inputs, in a dtype of choice."""
+    copies = inputs
+    if dtype is not None:
+        copies = {name: x.detach().to(dtype).requires_grad_() for name, x in inputs.items()}
+    arguments = case.window if operator == "av" else {**case.window, "scale": case.scale}
+    function: Callable[..., Tensor] = OPERATORS[operator]
+    out = function(**copies, **arguments, backend=backend)
+    grads = torch.autograd.grad(out, list(copies.values()), upstream(out))
+    return Run({"output": out.detach()} | {f"gradient of {name}": x for name, x in zip(copies, grads, strict=True)})
+
+
+def upstream(out: Tensor) -> Tensor:
+    """The same random gradient for every dtype and execution."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(out.shape, generator=generator).to(out.dtype)
+
+
+def assert_as_exact_as(ours: Run, plain: Run, truth: Run, dtype: torch.dtype) -> None:
+    """error(ours) <= 2 * error(plain torch in the same dtype) + eps, both measured against float64.
+
+    eps is four roundings of the largest entry: the gradient of a softmax is a difference, and sums hundreds of terms,
+    so that plain torch is at times exact by luck.
+    """
+    for name, true in truth.tensors.items():
+        assert ours.tensors[name].dtype == plain.tensors[name].dtype == dtype, name
+        assert ours.tensors[name].shape == true.shape, name
+        size = true[true.isfinite()].abs().max().item() if true.isfinite().any() else 0.0
+        error, plain_error = (_error(x.tensors[name], true) for x in (ours, plain))
+        allowed = 2 * (plain_error.max().item() if true.numel() else 0.0) + 4 * torch.finfo(dtype).eps * size
+        _assert_below(name, error, allowed, ours.tensors[name], true)
+
+
+def assert_close(name: str, ours: Tensor, true: Tensor, allowed: float) -> None:
+    """Largest difference below a bound; a failure names the worst index."""
+    assert ours.shape == true.shape, name
+    _assert_below(name, _error(ours, true), allowed, ours, true)
+
+
+def _error(ours: Tensor, true: Tensor) -> Tensor:
+    """Differences in float64; infinite where one is NaN or infinite and the other is not."""
+    ours, true = ours.detach().double(), true.detach().double()
+    same = (ours == true) | (ours.isnan() & true.isnan())
+    return (ours - true).abs().nan_to_num(torch.inf).masked_fill(same, 0)
+
+
+def _assert_below(name: str, error: Tensor, allowed: float, ours: Tensor, true: Tensor) -> None:
+    if error.numel() == 0 or error.max() <= allowed:
+        return
+    worst = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+    raise AssertionError(
+        f"{name}: worst at {worst} of {tuple(error.shape)}: got {ours[worst].item()}, want {true[worst].item()}, "
+        f"difference {error.max().item():.3g}, allowed {allowed:.3g}; {int((error > allowed).sum())} entries differ"
+    )

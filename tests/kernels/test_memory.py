@@ -1,0 +1,70 @@
+"""Peak memory of eager attention.
+
+Counted is what torch's CPU allocator hands out, from the profiler's record of every allocation and release: exact,
+the same in every run and on every machine, and free of what the interpreter, libraries and the C heap hold. The
+resident size of a fresh process agrees within the heap's own slack, but varies with the system's allocator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from attnzoo.kernels import neighborhood_attention
+from torch.autograd.profiler import profile
+
+MIB = 2**20
+
+
+def peak_of(function: Callable[[], object]) -> int:
+    """Most bytes of tensors that a call holds at once, over what was there before."""
+    with profile(profile_memory=True) as record:
+        function()
+    changes = [event for event in record.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(changes, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def test_the_meter_counts_allocations() -> None:
+    def two_at_once_then_one() -> None:
+        first = torch.ones(MIB)
+        second = first + 1
+        del first
+        second.add_(1)
+        torch.zeros(MIB // 2)
+
+    assert 8 * MIB <= peak_of(two_at_once_then_one) <= 8 * MIB + 4096
+
+
+@pytest.mark.parametrize(
+    ("batch", "allowed"),
+    [
+        # output and gradients of q, k, v take 6.1 MiB each at batch 8
+        pytest.param(8, 150, id="batch 8"),
+        # what is held beside them does not grow with the batch
+        pytest.param(32, 150 + 4 * 18.4, id="batch 32"),
+    ],
+)
+def test_training_step(batch: int, allowed: float) -> None:
+    q, k, v = (torch.randn(batch, 56, 56, 2, 32, requires_grad=True) for _ in range(3))
+    bias = torch.randn(2, 13, 13, requires_grad=True)
+
+    def step() -> None:
+        neighborhood_attention(q, k, v, 7, bias=bias, backend="eager").sum().backward()
+
+    step()
+    for x in (q, k, v, bias):
+        x.grad = None
+    peak = peak_of(step)
+    assert peak <= allowed * MIB, f"{peak / MIB:.1f} MiB, allowed {allowed:.1f}"
+
+
+def test_inference() -> None:
+    q, k, v = (torch.randn(8, 56, 56, 2, 32) for _ in range(3))
+    bias = torch.randn(2, 13, 13)
+    peak = peak_of(lambda: neighborhood_attention(q, k, v, 7, bias=bias, backend="eager"))
+    assert peak <= 60 * MIB, f"{peak / MIB:.1f} MiB"

@@ -1,0 +1,289 @@
+"""The eager execution of the neighborhood operators against the reference in float64: values and every gradient."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk
+from attnzoo.kernels.neighborhood import eager
+from attnzoo.kernels.neighborhood.geometry import Axis
+from neighborhood_cases import CASES, OPERATORS, Case, assert_as_exact_as, assert_close, run, upstream
+from test_geometry import natten_keys
+from torch import Tensor
+from torch.autograd.profiler import profile
+
+cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+operators = pytest.mark.parametrize("operator", OPERATORS)
+
+
+def check(operator: str, case: Case, dtype: torch.dtype) -> None:
+    inputs = case.inputs(operator, dtype)
+    truth = run(operator, case, inputs, "reference", torch.float64)
+    plain = run(operator, case, inputs, "reference")
+    assert_as_exact_as(run(operator, case, inputs, "eager"), plain, truth, dtype)
+
+
+@operators
+@cases
+def test_eager_is_as_exact_as_plain_torch(case: Case, operator: str) -> None:
+    check(operator, case, torch.float32)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of one column of tiles, which small maps would never have otherwise."""
+    monkeypatch.setattr(eager, "_CHUNK_SCORES", 64)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@cases
+def test_chunks_make_no_difference(case: Case) -> None:
+    check("attention", case, torch.float32)
+
+
+HALF_CASES = [
+    Case("plain", (13, 10), 5),
+    Case("dilation, stride", (14, 11), 5, dilation=2, stride=2),
+    Case("causal", (8, 9), 3, is_causal=True),
+    Case("one tile", (7, 7), 7, width=13),
+    Case("without bias, packed", (10, 15), 3, has_bias=False, layout="packed"),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@operators
+@pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.name)
+def test_half_precision(case: Case, operator: str, dtype: torch.dtype) -> None:
+    check(operator, case, dtype)
+
+
+@operators
+@pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.name)
+def test_float64(case: Case, operator: str) -> None:
+    inputs = case.inputs(operator, torch.float64)
+    truth = run(operator, case, inputs, "reference")
+    ours = run(operator, case, inputs, "eager")
+    for name, true in truth.tensors.items():
+        assert_close(name, ours.tensors[name], true, 1e-13 * max(1, true[true.isfinite()].abs().max().item()))
+
+
+def test_forward_without_gradients_is_the_same() -> None:
+    case = Case("plain", (13, 10), 5)
+    inputs = case.inputs("attention", torch.float32)
+    with_gradients = neighborhood_attention(**inputs, **case.window)
+    with torch.no_grad():
+        assert_close("output", neighborhood_attention(**inputs, **case.window), with_gradients, 0)
+    with torch.inference_mode():
+        assert_close("output", neighborhood_attention(**inputs, **case.window), with_gradients, 0)
+
+
+@pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("size", [(7, 7), (7, 30), (30, 7), (14, 14), (33, 20)], ids=str)
+def test_inference_is_fused(size: tuple[int, int], has_bias: bool) -> None:
+    """scaled_dot_product_attention falls back to its slow form without a word, for instance over a mask's shape."""
+    inputs = Case("fused", size, 7, has_bias=has_bias).inputs("attention", torch.float32)
+    with torch.no_grad(), profile() as record:
+        neighborhood_attention(**inputs, kernel_size=7, backend="eager")
+    names = {event.name for event in record.function_events}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in names
+    assert "aten::_scaled_dot_product_attention_math" not in names
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "bias"])
+def test_gradient_of_one_input_alone(name: str) -> None:
+    case = Case("plain", (9, 13), 5)
+    inputs = case.inputs("attention", torch.float32)
+    every = run("attention", case, inputs, "eager").tensors[f"gradient of {name}"]
+    alone = {other: x.detach().requires_grad_(other == name) for other, x in inputs.items()}
+    out = neighborhood_attention(**alone, **case.window)
+    out.backward(upstream(out))
+    assert_close(f"gradient of {name}", alone[name].grad, every, 0)
+    assert all(x.grad is None for other, x in alone.items() if other != name)
+
+
+def test_the_halves_make_the_whole() -> None:
+    case = Case("plain", (9, 13), (5, 4), dilation=(1, 2), stride=(2, 1), is_causal=(True, False))
+    inputs = case.inputs("attention", torch.float64)
+    q, k, v, bias = inputs.values()
+    scores = neighborhood_qk(q, k, **case.window, bias=bias)
+    halves = neighborhood_av(scores.softmax(-1), v, **case.window)
+    assert_close("output", halves, neighborhood_attention(q, k, v, **case.window, bias=bias), 1e-14)
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+def test_missing_weights_are_not_read(backend: str) -> None:
+    case = Case("causal", (6, 7), 3, is_causal=True)
+    inputs = case.inputs("av", torch.float64)
+    clean = neighborhood_av(**inputs, **case.window, backend=backend)
+    scores = neighborhood_qk(inputs["v"], inputs["v"], **case.window, backend=backend)
+    poisoned = inputs["weights"].detach().masked_fill(scores.isinf(), torch.nan).requires_grad_()
+    out = neighborhood_av(poisoned, inputs["v"], **case.window, backend=backend)
+    assert_close("output", out, clean, 0)
+    out.sum().backward()
+    assert not poisoned.grad.isnan().any()
+    assert not inputs["v"].grad.isnan().any()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.batch], ids=lambda case: case.name)
+def test_reference_follows_the_geometry(case: Case) -> None:
+    """The truth itself: a loop over queries and keys, in the words of the paper."""
+    q, k, v, bias = (Case(**{**vars(case), "has_bias": True}).inputs("attention", torch.float64)).values()
+    out = neighborhood_attention(q, k, v, **case.window, bias=bias, scale=0.3, backend="reference")
+    axes = axes_of(case)
+    generator = random.Random(case.name)
+    for _ in range(12):
+        i, j = (generator.randrange(length) for length in case.size)
+        keys = [(a, b) for a in natten_keys(axes[0], i) for b in natten_keys(axes[1], j)]
+        places = [[(key[n] - (i, j)[n]) // axes[n].dilation + axes[n].kernel - 1 for key in keys] for n in range(2)]
+        rows, columns = zip(*keys, strict=True)
+        scores = torch.einsum("bhd,bkhd->bhk", q[:, i, j], k[:, rows, columns]) * 0.3 + bias[:, places[0], places[1]]
+        want = torch.einsum("bhk,bkhe->bhe", scores.softmax(-1), v[:, rows, columns])
+        assert_close(f"output at {i, j}", out[:, i, j], want, 1e-13)
+
+
+def axes_of(case: Case) -> list[Axis]:
+    """The axes a case's arguments mean."""
+    per_axis = [value if isinstance(value, tuple) else (value, value) for value in case.window.values()]
+    return [Axis(case.size[n], *(value[n] for value in per_axis)) for n in range(2)]
+
+
+@pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.name)
+def test_autocast(case: Case) -> None:
+    inputs = case.inputs("attention", torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = neighborhood_attention(**inputs, **case.window)
+    halves = {name: x.detach().bfloat16().requires_grad_() for name, x in inputs.items()}
+    want = neighborhood_attention(**halves, **case.window)
+    assert out.dtype == torch.bfloat16
+    assert_close("output", out, want, 0)
+    out.sum().backward()
+    want.sum().backward()
+    for name, x in inputs.items():
+        assert x.grad.dtype == torch.float32
+        assert_close(f"gradient of {name}", x.grad, halves[name].grad, 0)
+
+
+def test_autocast_leaves_float64_alone() -> None:
+    case = Case("plain", (6, 7), 3)
+    inputs = case.inputs("attention", torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = neighborhood_attention(**inputs, **case.window)
+        out.sum().backward()
+    assert out.dtype == torch.float64
+
+
+def test_a_float32_table_serves_half_precision_queries() -> None:
+    case = Case("plain", (7, 9), 3)
+    inputs = case.inputs("attention", torch.bfloat16)
+    table = inputs["bias"].detach().float().requires_grad_()
+    out = neighborhood_attention(**{**inputs, "bias": table}, **case.window)
+    assert_close("output", out, neighborhood_attention(**inputs, **case.window), 0)
+    out.sum().backward()
+    assert table.grad.dtype == torch.float32
+
+
+GRADCHECK_CASES = [
+    Case("plain", (4, 3), 3, batch=1, heads=1, width=2, value_width=3),
+    Case("dilation, stride", (4, 5), 2, dilation=2, stride=2, batch=1, heads=1, width=2, value_width=1),
+    Case("causal", (3, 4), (2, 3), is_causal=True, batch=1, heads=2, width=1, value_width=1),
+]
+
+
+def function_of(operator: str, case: Case, names: list[str], backend: str) -> Callable[..., Tensor]:
+    def call(*tensors: Tensor) -> Tensor:
+        out = OPERATORS[operator](**dict(zip(names, tensors, strict=True)), **case.window, backend=backend)
+        # a causal window's missing scores are constants
+        return out.masked_fill(out.isinf(), 0)
+
+    return call
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+@operators
+@pytest.mark.parametrize("case", GRADCHECK_CASES, ids=lambda case: case.name)
+def test_gradcheck(case: Case, operator: str, backend: str) -> None:
+    inputs = case.inputs(operator, torch.float64)
+    assert torch.autograd.gradcheck(function_of(operator, case, list(inputs), backend), tuple(inputs.values()))
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+@operators
+@pytest.mark.parametrize("case", GRADCHECK_CASES, ids=lambda case: case.name)
+def test_gradgradcheck(case: Case, operator: str, backend: str) -> None:
+    inputs = case.inputs(operator, torch.float64)
+    assert torch.autograd.gradgradcheck(function_of(operator, case, list(inputs), backend), tuple(inputs.values()))
+
+
+@operators
+def test_gradient_penalty_reaches_the_inputs(operator: str) -> None:
+    """A second derivative where the upstream gradient is a constant: it must not vanish in silence."""
+    case = Case("plain", (9, 7), 3)
+    inputs = case.inputs(operator, torch.float64)
+    penalties = {}
+    for backend in ("reference", "eager"):
+        out = function_of(operator, case, list(inputs), backend)(*inputs.values())
+        grads = torch.autograd.grad(out.sum(), list(inputs.values()), create_graph=True)
+        penalty = torch.stack([grad.square().sum() for grad in grads]).sum()
+        penalties[backend] = torch.autograd.grad(penalty, list(inputs.values()), materialize_grads=True)
+    for name, ours, true in zip(inputs, penalties["eager"], penalties["reference"], strict=True):
+        assert_close(f"second gradient of {name}", ours, true, 1e-10 * true.abs().max().item())
+
+
+@pytest.fixture
+def poisoned_allocations() -> Iterator[None]:
+    """Fresh memory holds NaN, so that a read before a write shows."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def random_case(seed: int, longest: int) -> Case:
+    generator = random.Random(seed)
+    size = generator.randint(1, longest), generator.randint(1, longest)
+    dilation = tuple(generator.randint(1, max(1, min(6, length // 2))) for length in size)
+    kernel = tuple(generator.randint(1, min(13, length // step)) for length, step in zip(size, dilation, strict=True))
+    return Case(
+        name=f"seed {seed}",
+        size=size,
+        kernel=kernel,
+        dilation=dilation,
+        stride=tuple(generator.randint(1, k) if generator.random() < 0.4 else 1 for k in kernel),
+        is_causal=(generator.random() < 0.25, generator.random() < 0.25),
+        batch=generator.randint(1, 3),
+        heads=generator.randint(1, 3),
+        width=generator.randint(1, 20),
+        value_width=generator.randint(1, 20),
+        has_bias=generator.random() < 0.7,
+        layout=generator.choice(["contiguous", "strided"]),
+    )
+
+
+def check_random(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case(seed, longest)
+    monkeypatch.setattr(eager, "_CHUNK_SCORES", random.Random(-seed).choice([64, 4096, 512 * 1024]))
+    torch.manual_seed(seed)
+    for operator in OPERATORS:
+        check(operator, case, torch.float32)
+
+
+@pytest.mark.usefixtures("poisoned_allocations")
+@pytest.mark.parametrize("first", range(0, 200, 20), ids=lambda first: f"seeds {first} to {first + 19}")
+def test_random_shapes(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(first, first + 20):
+        check_random(seed, 20, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("poisoned_allocations")
+@pytest.mark.parametrize("first", range(1000, 3000, 100), ids=lambda first: f"seeds {first} to {first + 99}")
+def test_many_random_shapes(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(first, first + 100):
+        check_random(seed, 40, monkeypatch)

@@ -1,0 +1,102 @@
+"""The neighborhood operators seen by torch.compile and torch.export: one graph, the same values."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from attnzoo.kernels import neighborhood_attention
+from neighborhood_cases import OPERATORS, Case, Run, assert_as_exact_as, assert_close, run, upstream
+from torch import Tensor, nn
+
+# without a C++ compiler the graphs are still captured and differentiated ahead of time
+COMPILER = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
+# of values near 1, computed in another order
+ROUNDING = 1e-5
+CASES = [
+    Case("ragged tiles, bias", (11, 13), 5),
+    Case("dilation, stride, causal rows", (9, 10), 3, dilation=(2, 3), stride=2, is_causal=(True, False)),
+]
+
+cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> None:
+    torch._dynamo.reset()
+
+
+def check_compiled(operator: str, case: Case, backend: str, compiler: str) -> None:
+    inputs = case.inputs(operator, torch.float32)
+    plain = run(operator, case, inputs, "reference")
+    truth = run(operator, case, inputs, "reference", torch.float64)
+
+    @torch.compile(fullgraph=True, backend=compiler)
+    def call(tensors: dict[str, Tensor]) -> Tensor:
+        return OPERATORS[operator](**tensors, **case.window, backend=backend)
+
+    out = call(inputs)
+    grads = torch.autograd.grad(out, list(inputs.values()), upstream(out))
+    found = Run(dict(zip(truth.tensors, (out.detach(), *grads), strict=True)))
+    assert_as_exact_as(found, plain, truth, torch.float32)
+
+
+@cases
+def test_compiled_attention(case: Case) -> None:
+    check_compiled("attention", case, "eager", COMPILER)
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+@pytest.mark.parametrize("operator", OPERATORS)
+@cases
+def test_captured_in_one_graph(case: Case, operator: str, backend: str) -> None:
+    check_compiled(operator, case, backend, "aot_eager")
+
+
+def test_compiled_inference() -> None:
+    case = CASES[0]
+    inputs = {name: x.detach() for name, x in case.inputs("attention", torch.float32).items()}
+    compiled = torch.compile(neighborhood_attention, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        assert_close(
+            "output", compiled(**inputs, **case.window), neighborhood_attention(**inputs, **case.window), ROUNDING
+        )
+
+
+def test_one_compiled_graph_serves_several_map_sizes() -> None:
+    compiled = torch.compile(neighborhood_attention, fullgraph=True, backend="aot_eager")
+    for size in ((7, 9), (10, 8), (12, 15)):
+        q = torch.randn(1, *size, 2, 4)
+        assert_close("output", compiled(q, q, q, 3), neighborhood_attention(q, q, q, 3), ROUNDING)
+
+
+class Attention(nn.Module):
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.case = case
+        self.table = nn.Parameter(torch.randn(case.heads, *(2 * kernel - 1 for kernel in case.kernels)))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return neighborhood_attention(q, k, v, **self.case.window, bias=self.table)
+
+
+@cases
+def test_export_with_a_dynamic_batch(case: Case) -> None:
+    module = Attention(case).eval()
+    inputs = case.inputs("attention", torch.float32)
+    example = tuple(inputs[name].detach() for name in "qkv")
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(module, example, dynamic_shapes={name: {0: batch} for name in "qkv"})
+    for images in (1, 2, 5):
+        q = torch.randn(images, *case.size, case.heads, case.width)
+        with torch.no_grad():
+            assert_close(f"output at batch {images}", program.module()(q, q, q), module(q, q, q), ROUNDING)
+
+
+@cases
+def test_exported_graph_is_ordinary_operators(case: Case) -> None:
+    inputs = case.inputs("attention", torch.float32)
+    program = torch.export.export(Attention(case).eval(), tuple(inputs[name].detach() for name in "qkv"))
+    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert all(target.startswith("aten.") for target in targets), targets
