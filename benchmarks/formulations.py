@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from attnzoo.kernels.neighborhood.geometry import Axis
 from torch import Tensor
+
+from attnzoo.kernels.neighborhood.geometry import Axis
 
 Formulation = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 

@@ -18,11 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from attnzoo.kernels import neighborhood_attention
-from attnzoo.kernels.neighborhood.geometry import Axis
 from formulations import Formulation, dense, gather, trial
 from timing import METHOD, environment, summary, take_turns
 from torch import Tensor
+
+from attnzoo.kernels import neighborhood_attention
+from attnzoo.kernels.neighborhood.geometry import Axis
 
 KERNEL, WIDTH = 7, 32
 # more tokens than this make a dense mask of more than 64 MiB per head

@@ -8,9 +8,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from attnzoo.kernels.neighborhood.geometry import Axis, AxisTiles, cut
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
+
+from attnzoo.kernels.neighborhood.geometry import Axis, AxisTiles, cut
 
 LENGTH, KERNEL, TILE = 16, 5, 4
 MAP, REGION, WINDOW, QUERIES, ONE = "#f0f0f0", "#cfe3f5", "#5b9bd5", "#f2a65a", "#d1495b"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from attnzoo.blocks import (
@@ -29,7 +30,7 @@ from attnzoo.blocks import (
     resize_bias_table,
 )
 
-from .pyramid import Pyramid, Stage, drop_path_rates
+from .pyramid import Pyramid, Stage
 from .registration import Variant, figures, register_variants
 
 __all__ = ["NeighborhoodTransformer"]
@@ -88,7 +89,7 @@ class NeighborhoodTransformer(Pyramid):
                 downsampler(widths[i - 1], widths[i]) if i > 0 else None,
                 [block(i, j, rate) for j, rate in enumerate(rates)],
             )
-            for i, rates in enumerate(drop_path_rates(drop_path_rate, depths))
+            for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True))
         ]
         super().__init__(
             ConvStem(in_chans, embed_dim) if layout == "nat" else PatchStem(in_chans, embed_dim, 4),

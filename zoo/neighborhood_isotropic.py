@@ -16,12 +16,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from timm.layers import calculate_drop_path_rates
 from torch import nn
 
 from attnzoo.blocks import NeighborhoodAttention, PatchStem, TransformerBlock
 
 from .neighborhood import checkpoint_filter_fn, default_cfg
-from .pyramid import Pyramid, Stage, drop_path_rates
+from .pyramid import Pyramid, Stage
 from .registration import Variant, figures, register_variants
 
 __all__ = ["IsotropicNeighborhoodTransformer"]
@@ -68,7 +69,7 @@ class IsotropicNeighborhoodTransformer(Pyramid):
 
         stages = [
             Stage(None, [block(sum(depths[:i]) + j, rate) for j, rate in enumerate(rates)])
-            for i, rates in enumerate(drop_path_rates(drop_path_rate, depths))
+            for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True))
         ]
         super().__init__(
             PatchStem(in_chans, embed_dim, 16),

@@ -210,12 +210,6 @@ class Pyramid(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Stochastic depth per block, rising linearly from 0 to `rate` over all of them."""
-    rates = torch.linspace(0, rate, sum(depths), device="cpu")
-    return [part.tolist() for part in rates.split(list(depths))]
-
-
 def _init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         trunc_normal_(module.weight, std=0.02)

@@ -9,11 +9,14 @@ inside a region keys are (Rh, Rw), both row-major. Tokens are numbered row-major
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .geometry import Axis, AxisTiles, cut
 
@@ -67,7 +70,7 @@ class Plan:
         position: (classes * T * R,) index into a flat (2kh-1, 2kw-1) table; 0 where nothing is attended.
         table_entries, table_slots, table_starts: table entries in use, their places in `position` sorted by entry,
             and for each entry in use where its run begins.
-        is_identity: one tile holds the map and one region too, in token order: there is nothing to gather.
+        is_identity: one tile holds the map, and its region the map in the same order: there is nothing to gather.
     """
 
     rows: int
@@ -115,7 +118,7 @@ def best_plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, de
     Args:
         rows: length, kernel, dilation, stride and causality of the rows' axis.
         columns: the same of the columns' axis.
-        chunk_scores: most scores, T * R over all tiles, in a chunk; a chunk has at least one column.
+        chunk_scores: most scores of one head in a chunk; a chunk has at least one column all the same.
         device: where the plan's tensors live.
     """
     return _plan(rows, columns, chunk_scores, device)
@@ -130,12 +133,21 @@ def windows(rows: AxisArguments, columns: AxisArguments, device: str) -> Windows
 # A tracer takes a function's result for a constant only where the function itself is no cache.
 @lru_cache(maxsize=256)
 def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
-    return make_plan(*_best_tiles(rows, columns), chunk_scores, torch.device(device))
+    with _real_tensors():
+        return make_plan(*_best_tiles(rows, columns), chunk_scores, torch.device(device))
 
 
 @lru_cache(maxsize=256)
 def _windows(rows: AxisArguments, columns: AxisArguments, device: str) -> Windows:
-    return make_windows(*_best_tiles(rows, columns), torch.device(device))
+    with _real_tensors():
+        return make_windows(*_best_tiles(rows, columns), torch.device(device))
+
+
+@contextmanager
+def _real_tensors() -> Iterator[None]:
+    """What is cached must serve every later call: no fake, meta or inference tensors of the one that came first."""
+    with _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
+        yield
 
 
 def _best_tiles(rows: AxisArguments, columns: AxisArguments) -> tuple[AxisTiles, AxisTiles]:
@@ -220,7 +232,7 @@ def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int, device: to
         table_entries=table_entries.to(device),
         table_slots=table_slots.to(device),
         table_starts=table_starts.to(device),
-        is_identity=torch.equal(query_tokens.flatten(), in_order) and torch.equal(region_tokens.flatten(), in_order),
+        is_identity=queries == keys == H * W and torch.equal(region_tokens.flatten(), in_order),
     )
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk
 from torch import Tensor
+
+from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk
 
 OPERATORS = {"attention": neighborhood_attention, "qk": neighborhood_qk, "av": neighborhood_av}
 

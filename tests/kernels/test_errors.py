@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from attnzoo.kernels import explain, neighborhood_attention, neighborhood_av, neighborhood_qk
 from torch import Tensor
+
+from attnzoo.kernels import explain, neighborhood_attention, neighborhood_av, neighborhood_qk
 
 MAP = torch.zeros(2, 9, 12, 3, 4)
 TABLE = torch.zeros(3, 5, 5)

@@ -1,6 +1,7 @@
 """The integer geometry, exhaustively on small lengths, against NATTEN's formulas rendered naively here."""
 
 import pytest
+
 from attnzoo.kernels.neighborhood.geometry import Axis, cut
 
 LONGEST = 20

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from attnzoo.kernels import neighborhood_attention
 from torch.autograd.profiler import profile
+
+from attnzoo.kernels import neighborhood_attention
 
 MIB = 2**20
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk
-from attnzoo.kernels.neighborhood import eager
-from attnzoo.kernels.neighborhood.geometry import Axis
 from neighborhood_cases import CASES, OPERATORS, Case, assert_as_exact_as, assert_close, run, upstream
 from test_geometry import natten_keys
 from torch import Tensor
 from torch.autograd.profiler import profile
+
+from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk
+from attnzoo.kernels.neighborhood import eager_chunks
+from attnzoo.kernels.neighborhood.geometry import Axis
 
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 operators = pytest.mark.parametrize("operator", OPERATORS)
@@ -35,7 +36,7 @@ def test_eager_is_as_exact_as_plain_torch(case: Case, operator: str) -> None:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of one column of tiles, which small maps would never have otherwise."""
-    monkeypatch.setattr(eager, "_CHUNK_SCORES", 64)
+    monkeypatch.setattr(eager_chunks, "CHUNK_SCORES", 64)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -268,7 +269,7 @@ def random_case(seed: int, longest: int) -> Case:
 
 def check_random(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = random_case(seed, longest)
-    monkeypatch.setattr(eager, "_CHUNK_SCORES", random.Random(-seed).choice([64, 4096, 512 * 1024]))
+    monkeypatch.setattr(eager_chunks, "CHUNK_SCORES", random.Random(-seed).choice([64, 4096, 512 * 1024]))
     torch.manual_seed(seed)
     for operator in OPERATORS:
         check(operator, case, torch.float32)

@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 import torch
-from attnzoo.kernels import neighborhood_attention
 from neighborhood_cases import OPERATORS, Case, Run, assert_as_exact_as, assert_close, run, upstream
 from torch import Tensor, nn
+
+from attnzoo.kernels import neighborhood_attention
 
 # without a C++ compiler the graphs are still captured and differentiated ahead of time
 COMPILER = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
@@ -100,3 +101,23 @@ def test_exported_graph_is_ordinary_operators(case: Case) -> None:
     program = torch.export.export(Attention(case).eval(), tuple(inputs[name].detach() for name in "qkv"))
     targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert all(target.startswith("aten.") for target in targets), targets
+
+
+def test_a_plan_first_made_while_tracing_serves_later_calls() -> None:
+    # sizes that no other test has, so that every plan here is new
+    class Mixer(nn.Module):
+        def forward(self, q: Tensor) -> Tensor:
+            return neighborhood_attention(q, q, q, 3)
+
+    q = torch.randn(2, 17, 19, 1, 4)
+    exported = torch.export.export(Mixer(), (q,), strict=False).module()
+    with torch.device("meta"):
+        assert Mixer()(torch.randn(1, 17, 21, 1, 4)).shape == (1, 17, 21, 1, 4)
+    with torch.inference_mode():
+        Mixer()(torch.randn(1, 17, 23, 1, 4))
+    for width in (19, 21, 23):
+        x = torch.randn(2, 17, width, 1, 4, requires_grad=True)
+        out = Mixer()(x)
+        out.sum().backward()
+        assert_close(f"width {width}", out, neighborhood_attention(x, x, x, 3, backend="reference"), ROUNDING)
+    assert_close("exported", exported(q), Mixer()(q), ROUNDING)

@@ -1,0 +1,111 @@
+"""Neighborhood attention over a whole batch at once, in operators that every tracer, compiler and exporter knows.
+
+Shape legend: B batch, H W map, h heads, D E width of keys and values, n tiles, T queries of a tile, R keys of its
+region, M = B * h.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .plan import Chunk, Plan
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan) -> Tensor:
+    """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
+    size, heads = q.shape[1:3], q.shape[3]
+    mask = class_mask(plan, bias, q.dtype, heads)
+    if mask is not None:
+        # (h, classes, T, R) -> (1, h * n, T, R); fused kernels take no mask of three dimensions
+        mask = mask.index_select(1, plan.whole.tile_class).flatten(0, 1).unsqueeze(0)
+    out = F.scaled_dot_product_attention(
+        take_queries(q, plan), take_keys(k, plan), take_keys(v, plan), attn_mask=mask, scale=scale
+    )
+    return untile(out, plan, heads, size)
+
+
+def take_queries(x: Tensor, plan: Plan) -> Tensor:
+    """(B, H, W, h, D) -> (B, h * n, T, D)."""
+    x = x.flatten(1, 2).transpose(1, 2)
+    return x if plan.is_identity else _tiles(select(x, plan.whole.query_tokens), x.shape[1], plan.queries)
+
+
+def take_keys(x: Tensor, plan: Plan) -> Tensor:
+    """(B, H, W, h, D) -> (B, h * n, R, D)."""
+    x = x.flatten(1, 2).transpose(1, 2)
+    if plan.is_identity:
+        return x
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not is_traced:
+        keys = _TakeKeys.apply(x, plan)
+    else:
+        keys = select(x, plan.whole.region_tokens)
+    return _tiles(keys, x.shape[1], plan.keys)
+
+
+def select(x: Tensor, tokens: Tensor) -> Tensor:
+    """(B, h, H * W, D) -> (M, slots, D)."""
+    # index_select is some eight times slower when it must step over two axes
+    return x.flatten(0, 1).index_select(1, tokens)
+
+
+def _tiles(x: Tensor, heads: int, slots: int) -> Tensor:
+    """(M, n * slots, D) -> (B, h * n, slots, D)."""
+    return x.unflatten(1, (-1, slots)).unflatten(0, (-1, heads)).flatten(1, 2)
+
+
+def untile(x: Tensor, plan: Plan, heads: int, size: torch.Size) -> Tensor:
+    """(B, h * n, T, E) -> (B, H, W, h, E)."""
+    x = x.unflatten(1, (heads, -1)).flatten(2, 3)
+    if not plan.is_identity:
+        x = select(x, plan.query_slots).unflatten(0, (-1, heads))
+    return x.transpose(1, 2).unflatten(1, size)
+
+
+def class_mask(plan: Plan, bias: Tensor | None, dtype: torch.dtype, heads: int) -> Tensor | None:
+    """What is added to the scores, (h, classes, T, R): the bias, and -inf where a query does not attend to a key."""
+    mask = None if plan.mask is None else plan.mask.to(dtype)
+    if bias is None:
+        return None if mask is None else mask.expand(heads, -1, -1, -1)
+    table = bias.to(dtype).flatten(1).index_select(1, plan.position).view(heads, -1, plan.queries, plan.keys)
+    return table if mask is None else table + mask
+
+
+class _TakeKeys(torch.autograd.Function):
+    """Copies tokens into region slots, (B, h, H * W, D) -> (M, n * R, D), with the fast sum on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, plan: Plan) -> Tensor:
+        ctx.plan, ctx.shape = plan, x.shape
+        return select(x, plan.whole.region_tokens)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.new_zeros(ctx.shape)
+        if torch.is_grad_enabled():
+            grad = grad.unflatten(0, ctx.shape[:2])
+            return total.index_add(2, ctx.plan.whole.region_tokens, grad), None
+        add_keys(total, grad, ctx.plan.whole)
+        return total, None
+
+
+def add_keys(total: Tensor, x: Tensor, chunk: Chunk) -> None:
+    """Adds region slots, (N * h * columns * nh * R, D) in any split, to their tokens in (N, h, H * W, D)."""
+    images, heads, _, width = total.shape
+    sums = sum_rows(x.reshape(images * heads, chunk.region_tokens.numel(), width), chunk.key_slots, chunk.key_starts)
+    total.index_add_(2, chunk.key_tokens, sums.unflatten(0, (images, heads)))
+
+
+def sum_rows(x: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
+    """Sums runs of rows, on a CPU: (M, slots, D) -> (M, len(starts), D), run i is rows[starts[i] : starts[i + 1]]."""
+    repeats, slots, width = x.shape
+    # an embedding bag is a gather and a sum in one pass, some ten times faster than index_add_
+    offset = torch.arange(repeats)[:, None]
+    bags = F.embedding_bag(
+        (rows + offset * slots).flatten(), x.reshape(-1, width), (starts + offset * len(rows)).flatten(), mode="sum"
+    )
+    return bags.view(repeats, len(starts), width)

@@ -1,0 +1,165 @@
+"""Neighborhood attention on a CPU: chunks of tiles, one image or a few at a time, so that everything stays in cache.
+
+Shape legend: H W map, h heads, D E width of keys and values, N images at once; nh tiles down a column, whose keys are
+regions of one strip, T queries of a tile, R keys of its region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .eager_batch import add_keys, attend, class_mask, select, sum_rows
+from .plan import Chunk, Plan
+
+# Scores computed at once, in elements: enough to hide the cost of a call, few enough to stay in cache.
+CHUNK_SCORES = 512 * 1024
+
+
+def _steps(plan: Plan, chunk: Chunk, batch: int, heads: int) -> Iterator[slice]:
+    """Images to take together: one where regions overlap in their strip, else what fills a chunk."""
+    scores = heads * chunk.columns * plan.rows * plan.queries * plan.keys
+    step = 1 if plan.rows > 1 else max(1, CHUNK_SCORES // scores)
+    return (slice(i, min(i + step, batch)) for i in range(0, batch, step))
+
+
+def _chunk_mask(mask: Tensor | None, chunk: Chunk) -> Tensor | None:
+    """(h, classes, T, R) -> (h * columns, nh, T, R)."""
+    if mask is None:
+        return None
+    return mask.index_select(1, chunk.tile_class).unflatten(1, (chunk.columns, -1)).flatten(0, 1)
+
+
+def _chunk_queries(x: Tensor, chunk: Chunk, plan: Plan, repeats: bool = True) -> Tensor:
+    """(N, h, H * W, D) -> (N, h * columns, nh, T, D); zeros in the slots that repeat a query unless `repeats`."""
+    tiles = select(x, chunk.query_tokens)
+    if not repeats and chunk.repeats.numel():
+        tiles.index_fill_(1, chunk.repeats, 0)
+    return tiles.reshape(len(x), -1, plan.rows, plan.queries, x.shape[-1])
+
+
+def _chunk_keys(x: Tensor, chunk: Chunk, plan: Plan) -> Tensor:
+    """(N, h, H * W, D) -> (N, h * columns, nh, R, D), regions that overlap in memory."""
+    strips = select(x, chunk.strip_tokens).reshape(len(x), -1, plan.strip, x.shape[-1])
+    images, columns, token, channel = strips.stride()
+    size = (*strips.shape[:2], plan.rows, plan.keys, x.shape[-1])
+    return strips.as_strided(size, (images, columns, plan.strip_step * token, token, channel))
+
+
+def _fusible(x: Tensor, plan: Plan) -> Tensor:
+    """Drops the axis that is one of (N, h * columns, nh, ., .): the fused kernel of a CPU takes four dimensions."""
+    return x[0] if plan.rows > 1 else x[:, :, 0]
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan) -> Tensor:
+    """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
+    heads = q.shape[3]
+    out = v.new_empty(v.shape)
+    q, k, v, tokens_out = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v, out))
+    of_classes = class_mask(plan, bias, q.dtype, heads)
+    for chunk in plan.chunks:
+        mask = _chunk_mask(of_classes, chunk)
+        for images in _steps(plan, chunk, len(q), heads):
+            keys, values = (_fusible(_chunk_keys(x[images], chunk, plan), plan) for x in (k, v))
+            tiles = F.scaled_dot_product_attention(
+                _fusible(_chunk_queries(q[images], chunk, plan), plan),
+                keys,
+                values,
+                # the fused kernel of a CPU takes a mask of four dimensions, not of three
+                attn_mask=None if mask is None else mask if plan.rows > 1 else mask.transpose(0, 1),
+                scale=scale,
+            )
+            tiles = tiles.reshape(-1, heads, chunk.query_tokens.numel(), tiles.shape[-1])
+            tokens_out[images].index_copy_(2, chunk.query_tokens, tiles)
+    return out
+
+
+class Attention(torch.autograd.Function):
+    """Attention that keeps its inputs only, and computes the weights again on the way back, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan) -> Tensor:
+        """As the function of this name."""
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.scale, ctx.plan = scale, plan
+        return forward(q, k, v, bias, scale, plan)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of q, k, v and the bias."""
+        q, k, v, bias = ctx.saved_tensors
+        plan: Plan = ctx.plan
+        if torch.is_grad_enabled():
+            return *_differentiable_gradients(q, k, v, bias, ctx.scale, plan, grad), None, None
+        heads, grads = q.shape[3], [x.new_zeros(x.shape) for x in (q, k, v)]
+        tokens = [x.flatten(1, 2).transpose(1, 2) for x in (q, k, v, grad, *grads)]
+        of_classes = class_mask(plan, bias, q.dtype, heads)
+        needs_bias = bias is not None and ctx.needs_input_grad[3]
+        sum_dtype = torch.promote_types(q.dtype, torch.float32)
+        dmask = torch.zeros(heads, plan.classes, plan.queries * plan.keys, dtype=sum_dtype) if needs_bias else None
+        for chunk in plan.chunks:
+            mask = _chunk_mask(of_classes, chunk)
+            dscores = None
+            for images in _steps(plan, chunk, len(q), heads):
+                step = _backward_step([x[images] for x in tokens], mask, ctx.scale, chunk, plan)
+                if dmask is not None:
+                    step = step.sum(0, dtype=sum_dtype)
+                    dscores = step if dscores is None else dscores.add_(step)
+            if dmask is not None and dscores is not None:
+                # a product with 0 and 1 sums the tiles of a class
+                members = F.one_hot(chunk.tile_class, plan.classes).T.to(sum_dtype)
+                dmask += members @ dscores.view(heads, chunk.tile_class.numel(), -1)
+        dbias = None
+        if bias is not None and dmask is not None:
+            table = sum_rows(dmask.view(heads, -1, 1), plan.table_slots, plan.table_starts).squeeze(2)
+            dbias = torch.zeros_like(bias).flatten(1).index_copy_(1, plan.table_entries, table.to(bias.dtype))
+            dbias = dbias.view_as(bias)
+        return *grads, dbias, None, None
+
+
+def _differentiable_gradients(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of q, k, v and the bias that have gradients themselves, for a caller with `create_graph=True`."""
+    # the fused kernels have no second derivative
+    with sdpa_kernel(SDPBackend.MATH):
+        out = attend(q, k, v, bias, scale, plan)
+    inputs = (q, k, v, bias)
+    wanted = [x for x in inputs if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)
+
+
+def _backward_step(tokens: list[Tensor], mask: Tensor | None, scale: float, chunk: Chunk, plan: Plan) -> Tensor:
+    """Adds the gradients of some images to dq, dk, dv; returns those of the scores, (N, h * columns * nh, T, R).
+
+    `tokens` are q, k, v, the gradient of the output, dq, dk and dv, all (N, h, H * W, .).
+    """
+    q, k, v, grad, dq, dk, dv = tokens
+    images, heads = q.shape[:2]
+    # N * h * columns * nh first; regions as copies, since a batched product cannot read overlapping ones
+    queries = _chunk_queries(q, chunk, plan).flatten(0, 2)
+    keys, values = (_chunk_keys(x, chunk, plan).reshape(-1, plan.keys, x.shape[-1]) for x in (k, v))
+    dout = _chunk_queries(grad, chunk, plan, repeats=False).flatten(0, 2)
+    if mask is None:
+        scores = torch.bmm(queries, keys.mT).mul_(scale)
+    else:
+        mask = mask.flatten(0, 1)
+        added = mask if images == 1 else mask.expand(images, -1, -1, -1).flatten(0, 1)
+        scores = torch.baddbmm(added, queries, keys.mT, alpha=scale)
+    weights = scores.softmax(-1)
+    del scores
+    dscores = torch.bmm(dout, values.mT)
+    del values
+    add_keys(dv, torch.bmm(weights.mT, dout), chunk)
+    # the gradient of a softmax: w * (dw - sum(w * dw))
+    dscores.sub_((weights * dscores).sum(-1, keepdim=True)).mul_(weights)
+    dqueries = torch.bmm(dscores, keys).mul_(scale).view(images, heads, -1, dq.shape[-1])
+    dq.index_add_(2, chunk.query_tokens, dqueries)
+    add_keys(dk, torch.bmm(dscores.mT, queries).mul_(scale), chunk)
+    return dscores.unflatten(0, (images, -1))
