@@ -24,7 +24,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
         # a key's place in the table: (key rank - query rank) + kernel - 1, on each axis
         row_places, column_places = (
             (keys - torch.arange(axis.length, device=keys.device)[:, None]) // axis.dilation + axis.kernel - 1
-            for axis, keys in zip(axes, (rows, columns))
+            for axis, keys in zip(axes, (rows, columns), strict=True)
         )
         # (h, H, kh, 1) x (1, 1, W, kw) -> (h, H, W, kh, kw) -> (H, W, h, k)
         places = row_places.clamp(min=0)[:, None, :, None], column_places.clamp(min=0)[None, :, None, :]
