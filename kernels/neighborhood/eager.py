@@ -22,15 +22,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .geometry import Axis
-from .plan import Chunk, Plan, best_plan
+from .plan import AxisArguments, Chunk, Plan, best_plan, windows
 
 # Scores computed at once, in elements: enough to hide the cost of a call, few enough to stay in cache.
 _CHUNK_SCORES = 512 * 1024
 
 
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float
-) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
     """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     plan = plan_for(axes, q.shape[3], q.device)
     if q.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -40,44 +38,100 @@ def attention(
     return _forward(q, k, v, bias, scale, plan)
 
 
+def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
+    """Scores of each query with its keys, row-major over the window: (B, H, W, h, k); -inf where there is no key."""
+    plan, places = plan_for(axes, q.shape[3], q.device), windows(*_arguments(axes), str(q.device))
+    size, heads = q.shape[1:3], q.shape[3]
+    q, k = (x.flatten(1, 2).transpose(1, 2) for x in (q * scale, k))
+    scores = _take_tiles(q, plan.whole.query_tokens, plan.queries) @ _take_keys(k, plan).mT
+    # (classes, T, k) -> (B, h * n, T, k): of a region's scores, the window's
+    slots = places.slots[plan.whole.tile_class].repeat(heads, 1, 1).expand(len(q), -1, -1, -1)
+    scores = _untile(scores.gather(-1, slots), plan, heads, size)
+    if bias is not None:
+        # (h, H * W * k) -> (H, W, h, k)
+        on_map = bias.to(q.dtype).flatten(1).index_select(1, places.position_on_map)
+        scores = scores + on_map.unflatten(1, (*size, -1)).permute(1, 2, 0, 3)
+    if places.exists_on_map is not None:
+        scores = scores.masked_fill(~places.exists_on_map.unflatten(0, size).unsqueeze(2), -torch.inf)
+    return scores
+
+
+def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
+    """Each query's values summed with its weights: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
+    plan, places = plan_for(axes, v.shape[3], v.device), windows(*_arguments(axes), str(v.device))
+    size, heads = v.shape[1:3], v.shape[3]
+    weights, v = (x.flatten(1, 2).transpose(1, 2) for x in (weights, v))
+    tiles = _take_tiles(weights, plan.whole.query_tokens, plan.queries)
+    slots = places.slots[plan.whole.tile_class].repeat(heads, 1, 1).expand(len(v), -1, -1, -1)
+    spread = tiles.new_zeros(*tiles.shape[:-1], plan.keys)
+    if places.exists is None:
+        spread = spread.scatter(-1, slots, tiles)
+    else:
+        # places without a key all point at slot 0: add nothing there
+        exists = places.exists[plan.whole.tile_class].repeat(heads, 1, 1)
+        spread = spread.scatter_add(-1, slots, tiles.masked_fill(~exists, 0))
+    return _untile(spread @ _take_keys(v, plan), plan, heads, size)
+
+
 def plan_for(axes: tuple[Axis, Axis], heads: int, device: torch.device) -> Plan:
     """The cached plan of a neighborhood. Symbolic sizes become constants: a traced graph is for one map size."""
+    return best_plan(*_arguments(axes), _CHUNK_SCORES // heads, str(device))
+
+
+def _arguments(axes: tuple[Axis, Axis]) -> tuple[AxisArguments, AxisArguments]:
     rows, columns = (
         (operator.index(axis.length), axis.kernel, axis.dilation, axis.stride, axis.is_causal) for axis in axes
     )
-    return best_plan(rows, columns, _CHUNK_SCORES // heads, str(device))
+    return rows, columns
 
 
-# ---- the whole batch at once: traced graphs, and devices other than the CPU
+# The whole batch at once, in operators that every tracer knows.
 
 
-def _attend_batch(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan
-) -> Tensor:
+def _attend_batch(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan) -> Tensor:
     size, heads = q.shape[1:3], q.shape[3]
     q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
-    if not plan.is_identity:
-        q, k, v = take_tiles(q, plan.whole.query_tokens, plan.queries), *(
-            take_tiles(x, plan.whole.region_tokens, plan.keys) for x in (k, v)
-        )
     mask = _class_mask(plan, bias, q.dtype, heads)
     if mask is not None:
         # (h, classes, T, R) -> (h * n, T, R)
         mask = mask.index_select(1, plan.whole.tile_class).flatten(0, 1)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    return untile(out, plan, heads, size)
+    queries = _take_tiles(q, plan.whole.query_tokens, plan.queries)
+    out = F.scaled_dot_product_attention(queries, _take_keys(k, plan), _take_keys(v, plan), attn_mask=mask, scale=scale)
+    return _untile(out, plan, heads, size)
 
 
-def take_tiles(x: Tensor, tokens: Tensor, slots: int) -> Tensor:
+def _take_tiles(x: Tensor, tokens: Tensor, slots: int) -> Tensor:
     """(B, h, H * W, D) -> (B, h * n, slots, D)."""
     return x.index_select(2, tokens).unflatten(2, (-1, slots)).flatten(1, 2)
 
 
-def untile(x: Tensor, plan: Plan, heads: int, size: torch.Size) -> Tensor:
+def _take_keys(x: Tensor, plan: Plan) -> Tensor:
+    """(B, h, H * W, D) -> (B, h * n, R, D)."""
+    if x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        x = _TakeKeys.apply(x, plan)
+        return x.unflatten(2, (-1, plan.keys)).flatten(1, 2)
+    return _take_tiles(x, plan.whole.region_tokens, plan.keys)
+
+
+class _TakeKeys(torch.autograd.Function):
+    """Copies tokens into region slots, (B, h, H * W, D) -> (B, h, n * R, D), with the fast sum on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, plan: Plan) -> Tensor:
+        ctx.plan, ctx.shape = plan, x.shape
+        return x.index_select(2, plan.whole.region_tokens)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.new_zeros(ctx.shape)
+        _add_keys(total, grad, ctx.plan.whole)
+        return total, None
+
+
+def _untile(x: Tensor, plan: Plan, heads: int, size: torch.Size) -> Tensor:
     """(B, h * n, T, E) -> (B, H, W, h, E)."""
-    x = x.unflatten(1, (heads, -1)).flatten(2, 3)
-    if not plan.is_identity:
-        x = x.index_select(2, plan.query_slots)
+    x = x.unflatten(1, (heads, -1)).flatten(2, 3).index_select(2, plan.query_slots)
     return x.transpose(1, 2).unflatten(1, size)
 
 
@@ -90,7 +144,7 @@ def _class_mask(plan: Plan, bias: Tensor | None, dtype: torch.dtype, heads: int)
     return table if mask is None else table + mask
 
 
-# ---- a CPU: chunks of tiles and one or a few images at a time, everything in cache
+# A CPU: chunks of tiles, one image or a few at a time, so that everything stays in cache.
 
 
 def _steps(plan: Plan, chunk: Chunk, batch: int, heads: int) -> Iterator[slice]:
@@ -158,9 +212,7 @@ class _Attention(torch.autograd.Function):
     """Attention that keeps its inputs only, and computes the weights again on the way back, chunk by chunk."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
         ctx.scale, ctx.plan = scale, plan
         return _forward(q, k, v, bias, scale, plan)
@@ -190,16 +242,24 @@ class _Attention(torch.autograd.Function):
                 dmask += members @ dscores.view(heads, chunk.tile_class.numel(), -1)
         dbias = None
         if bias is not None and dmask is not None:
-            table = sum_rows(dmask.view(heads, -1, 1), plan.table_slots, plan.table_starts).squeeze(2)
+            table = _sum_rows(dmask.view(heads, -1, 1), plan.table_slots, plan.table_starts).squeeze(2)
             dbias = torch.zeros_like(bias).flatten(1).index_copy_(1, plan.table_entries, table.to(bias.dtype))
             dbias = dbias.view_as(bias)
         return *grads, dbias, None, None
 
 
 def _backward_step(
-    q: Tensor, k: Tensor, v: Tensor, grad: Tensor,
-    dq: Tensor, dk: Tensor, dv: Tensor,
-    mask: Tensor | None, scale: float, chunk: Chunk, plan: Plan,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grad: Tensor,
+    dq: Tensor,
+    dk: Tensor,
+    dv: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    chunk: Chunk,
+    plan: Plan,
 ) -> Tensor:
     """Adds the gradients of some images, (N, h, H * W, .), to dq, dk, dv; returns those of the scores.
 
@@ -220,23 +280,23 @@ def _backward_step(
     del scores
     dscores = torch.bmm(dout, values.mT)
     del values
-    _add_keys(dv, torch.bmm(weights.mT, dout), chunk, plan)
+    _add_keys(dv, torch.bmm(weights.mT, dout), chunk)
     # the gradient of a softmax: w * (dw - sum(w * dw))
     dscores.sub_((weights * dscores).sum(-1, keepdim=True)).mul_(weights)
     dqueries = torch.bmm(dscores, keys).mul_(scale).view(images, heads, -1, dq.shape[-1])
     dq.index_add_(2, chunk.query_tokens, dqueries)
-    _add_keys(dk, torch.bmm(dscores.mT, queries).mul_(scale), chunk, plan)
+    _add_keys(dk, torch.bmm(dscores.mT, queries).mul_(scale), chunk)
     return dscores.unflatten(0, (images, -1))
 
 
-def _add_keys(total: Tensor, x: Tensor, chunk: Chunk, plan: Plan) -> None:
-    """Adds region slots, (N * h * columns * nh, R, D), to their tokens in (N, h, H * W, D)."""
+def _add_keys(total: Tensor, x: Tensor, chunk: Chunk) -> None:
+    """Adds region slots, (N * h * columns * nh * R, D) in any split, to their tokens in (N, h, H * W, D)."""
     images, heads, _, width = total.shape
-    sums = sum_rows(x.view(images * heads, -1, width), chunk.key_slots, chunk.key_starts)
-    total.index_add_(2, chunk.key_tokens, sums.view(images, heads, -1, width))
+    sums = _sum_rows(x.reshape(images * heads, chunk.region_tokens.numel(), width), chunk.key_slots, chunk.key_starts)
+    total.index_add_(2, chunk.key_tokens, sums.unflatten(0, (images, heads)))
 
 
-def sum_rows(x: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
+def _sum_rows(x: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
     """Sums runs of rows, on a CPU: (M, slots, D) -> (M, len(starts), D), run i is rows[starts[i] : starts[i + 1]]."""
     repeats, slots, width = x.shape
     # an embedding bag is a gather and a sum in one pass, some ten times faster than index_add_

@@ -137,9 +137,7 @@ def cut(axis: Axis, tile: int) -> AxisTiles:
     best: tuple[int, int, tuple[int, ...]] | None = None
     for step in range(tile, -1, -1) if count > 1 else (0,):
         offset = tuple(min(start - t * step for t, (start, _) in enumerate(group)) for group in bounds)
-        region = max(
-            end - (offset[g] + t * step) for g, group in enumerate(bounds) for t, (_, end) in enumerate(group)
-        )
+        region = max(end - (offset[g] + t * step) for g, group in enumerate(bounds) for t, (_, end) in enumerate(group))
         if best is None or region < best[0]:
             best = region, step, offset
     assert best is not None

@@ -11,9 +11,7 @@ from torch import Tensor
 from .geometry import Axis
 
 
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float
-) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
     """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     return av(qk(q, k, axes, bias, scale).softmax(-1), v, axes)
 
@@ -26,7 +24,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
         # a key's place in the table: (key rank - query rank) + kernel - 1, on each axis
         row_places, column_places = (
             (keys - torch.arange(axis.length, device=keys.device)[:, None]) // axis.dilation + axis.kernel - 1
-            for axis, keys in zip(axes, (rows, columns))
+            for axis, keys in zip(axes, (rows, columns), strict=True)
         )
         # (h, H, kh, 1) x (1, 1, W, kw) -> (h, H, W, kh, kw) -> (H, W, h, k)
         places = row_places.clamp(min=0)[:, None, :, None], column_places.clamp(min=0)[None, :, None, :]

@@ -1,0 +1,137 @@
+"""Neighborhood attention as a token mixer, with the relative position bias that published weights have.
+
+Shape legend: B batch, H W map, C channels, h heads, D = C / h, kh kw kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module, to_2tuple, trunc_normal_
+from torch import Tensor, nn
+
+from attnzoo.kernels import neighborhood_attention, neighborhood_qk
+
+
+@register_notrace_module  # whether to pad depends on the size of the map
+class NeighborhoodAttention(nn.Module):
+    """Multi-head self-attention in which every pixel attends to a window around it.
+
+    A map smaller than kernel_size * dilation is padded with zeros at the bottom and right, before the projection to
+    queries, keys and values, and cropped again: the padding is attended to. That is what the official package did
+    when the published weights were trained (NATTEN before 0.17).
+
+    Args:
+        dim: channels C, a multiple of num_heads.
+        num_heads: heads h.
+        kernel_size: window, one number or (rows, columns), at least 1.
+        dilation: distance between keys of a window, one number or (rows, columns), at least 1.
+        stride: queries that share a window, at most kernel_size.
+        is_causal: whether a pixel sees only itself and what comes before, per axis or for both.
+        bias: whether scores get a learned table (h, 2kh-1, 2kw-1), named `rpb` as in the published weights.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        proj_drop: dropout after the output projection.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_heads`.
+
+    Source: Neighborhood Attention Transformer, arXiv 2204.07143; dilated, arXiv 2209.15001.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        kernel_size: int | tuple[int, int] = 7,
+        dilation: int | tuple[int, int] = 1,
+        stride: int | tuple[int, int] = 1,
+        is_causal: bool | tuple[bool, bool] = False,
+        bias: bool = True,
+        qkv_bias: bool = True,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
+        self.num_heads = num_heads
+        self.kernel_size: tuple[int, int] = to_2tuple(kernel_size)
+        self.dilation: tuple[int, int] = to_2tuple(dilation)
+        self.stride: tuple[int, int] = to_2tuple(stride)
+        self.is_causal: tuple[bool, bool] = to_2tuple(is_causal)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        if bias:
+            self.rpb = nn.Parameter(torch.zeros(num_heads, 2 * self.kernel_size[0] - 1, 2 * self.kernel_size[1] - 1))
+            trunc_normal_(self.rpb, std=0.02)
+        else:
+            self.rpb = None
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        height, width = x.shape[1], x.shape[2]
+        queries, keys, values = self._project(x)
+        x = self._attend(queries, keys, values)
+        # (B, padded H, padded W, h, D) -> (B, H, W, C)
+        x = x[:, :height, :width].flatten(3)
+        return self.proj_drop(self.proj(x))
+
+    @torch.jit.ignore
+    def weights(self, x: Tensor) -> Tensor:
+        """What each pixel attends to: (B, H, W, C) -> (B, H, W, h, kh * kw), rows sum to 1, windows row-major."""
+        queries, keys, _ = self._project(x)
+        scores = neighborhood_qk(
+            queries,
+            keys,
+            self.kernel_size,
+            dilation=self.dilation,
+            stride=self.stride,
+            is_causal=self.is_causal,
+            bias=self.rpb,
+        )
+        return scores.softmax(-1)[:, : x.shape[1], : x.shape[2]]
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, H, W, h, D), of the map or of the map padded to a window."""
+        missing_rows = max(self.kernel_size[0] * self.dilation[0] - x.shape[1], 0)
+        missing_columns = max(self.kernel_size[1] * self.dilation[1] - x.shape[2], 0)
+        if missing_rows > 0 or missing_columns > 0:
+            x = F.pad(x, (0, 0, 0, missing_columns, 0, missing_rows))
+        # (B, H, W, 3C) -> three of (B, H, W, h, D)
+        qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], x.shape[2], 3, self.num_heads, -1)
+        queries, keys, values = qkv.unbind(3)
+        return queries, keys, values
+
+    # TorchScript cannot read the operator; it calls it
+    @torch.jit.ignore
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return neighborhood_attention(
+            queries,
+            keys,
+            values,
+            self.kernel_size,
+            dilation=self.dilation,
+            stride=self.stride,
+            is_causal=self.is_causal,
+            bias=self.rpb,
+        )
+
+    def extra_repr(self) -> str:
+        """What the module's children do not show."""
+        return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, dilation={self.dilation}"
+
+
+def resize_bias_table(table: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+    """Interpolates a relative position table to another kernel size, bicubically, as the official weights were.
+
+    Args:
+        table: (h, 2a-1, 2b-1), learned with an a x b kernel.
+        kernel_size: the new kernel (rows, columns).
+
+    Returns:
+        (h, 2 * rows - 1, 2 * columns - 1), the table itself when it has that size.
+    """
+    size = 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1
+    if tuple(table.shape[1:]) == size:
+        return table
+    return F.interpolate(table.float().unsqueeze(0), size=size, mode="bicubic").squeeze(0).to(table.dtype)

@@ -1,0 +1,19 @@
+"""attnzoo: attention-based vision backbones, created through timm. `import attnzoo` registers them all.
+
+Example:
+    >>> import attnzoo, timm
+    >>> model = timm.create_model("nat_tiny", pretrained=True)
+"""
+
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as _version
+
+from . import neighborhood, neighborhood_isotropic
+from .registration import Published, published
+
+try:
+    __version__ = _version("attnzoo")
+except PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = ["Published", "__version__", "neighborhood", "neighborhood_isotropic", "published"]

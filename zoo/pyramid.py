@@ -1,0 +1,224 @@
+"""The skeleton of every backbone here: a stem, stages of blocks, a norm, a classifier; and timm's whole contract.
+
+A family subclasses `Pyramid` and says only which stem, which blocks and which downsamplers. The maps between stages
+are (B, H, W, C), or (B, C, H, W) for a family whose blocks are convolutional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import ClassifierHead, trunc_normal_
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+
+class Stage(nn.Module):
+    """A downsampler, or none, and blocks.
+
+    Args:
+        downsample: maps the previous stage's output to this stage's input; None to take it as it is.
+        blocks: modules that keep the shape of the map.
+    """
+
+    def __init__(self, downsample: nn.Module | None, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.downsample = nn.Identity() if downsample is None else downsample
+        self.blocks = nn.Sequential(*blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps the previous stage's output to this stage's."""
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class Pyramid(nn.Module):
+    """Stem, stages, norm, classifier.
+
+    Args:
+        stem: maps images (B, in_chans, H, W) to the first map.
+        stages: one or more `Stage`.
+        widths: channels of each stage's output.
+        reductions: size of the image over size of each stage's output.
+        norm: applied to the last stage's output before the classifier.
+        in_chans: channels of the image.
+        num_classes: classes; 0 for no classifier.
+        global_pool: how the classifier pools, `avg`, `max`, ..., or an empty string for not at all.
+        drop_rate: dropout before the classifier.
+        output_fmt: `NHWC` or `NCHW`, how the maps between stages are laid out.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Sequence[Stage],
+        *,
+        widths: Sequence[int],
+        reductions: Sequence[int],
+        norm: nn.Module,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        output_fmt: str = "NHWC",
+    ) -> None:
+        super().__init__()
+        self.in_chans = in_chans
+        self.num_classes = num_classes
+        self.num_features = widths[-1]
+        self.drop_rate = drop_rate
+        self.output_fmt = output_fmt
+        self.stem = stem
+        self.stages = nn.Sequential(*stages)
+        self.norm = norm
+        self.head = ClassifierHead(
+            self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=output_fmt
+        )
+        self.head_hidden_size = self.head.num_features
+        self.feature_info = [
+            {"num_chs": width, "reduction": reduction, "module": f"stages.{i}"}
+            for i, (width, reduction) in enumerate(zip(widths, reductions, strict=True))
+        ]
+        self.apply(_init_weights)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Names of the relative position tables, which the published recipes do not decay."""
+        return {name for name, _ in self.named_parameters() if name.endswith(".rpb")}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that group parameters by depth, for layer-wise learning rates."""
+        if coarse:
+            return {"stem": r"^stem", "blocks": [(r"^stages\.(\d+)", None), (r"^norm", (99999,))]}
+        return {
+            "stem": r"^stem",
+            "blocks": [
+                (r"^stages\.(\d+)\.downsample", (0,)),
+                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^norm", (99999,)),
+            ],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Computes the blocks again on the way back instead of keeping what they computed."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces the classifier.
+
+        Args:
+            num_classes: classes of the new one; 0 for none.
+            global_pool: how it pools; None leaves that as it is.
+        """
+        self.num_classes = num_classes
+        self.head.reset(num_classes, pool_type=global_pool)
+        self.head_hidden_size = self.head.num_features
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The outputs of stages.
+
+        Args:
+            x: images (B, in_chans, H, W).
+            indices: the stages to return; a number for the last so many, None for all.
+            norm: whether the last stage's output is normed.
+            stop_early: whether to stop at the last stage that is returned.
+            output_fmt: `NCHW` or `NHWC`, the layout of the maps returned.
+            intermediates_only: whether to return only the list.
+
+        Returns:
+            The maps, one per index; with the final features before them unless `intermediates_only`.
+
+        Raises:
+            ValueError: an unknown `output_fmt`.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt must be NCHW or NHWC, got {output_fmt!r}")
+        take, last = feature_take_indices(len(self.stages), indices)
+        intermediates = []
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
+            x = stage(x)
+            if i in take:
+                is_final = i == len(self.feature_info) - 1
+                intermediates.append(self._convert(self.norm(x) if norm and is_final else x, output_fmt))
+        if intermediates_only:
+            return intermediates
+        if not stop_early or last == len(self.stages) - 1:
+            x = self.norm(x)
+        return x, intermediates
+
+    def _convert(self, x: Tensor, output_fmt: str) -> Tensor:
+        if output_fmt == self.output_fmt:
+            return x
+        return x.permute(0, 3, 1, 2) if output_fmt == "NCHW" else x.permute(0, 2, 3, 1)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops what `forward_intermediates` does not need for these stages.
+
+        Args:
+            indices: the stages to keep; a number for the last so many.
+            prune_norm: whether to drop the final norm.
+            prune_head: whether to drop the classifier.
+
+        Returns:
+            The stages kept, as non-negative indices.
+        """
+        take, last = feature_take_indices(len(self.stages), indices)
+        shorter = last < len(self.stages) - 1
+        self.stages = self.stages[: last + 1]
+        if prune_norm or shorter:
+            self.norm = nn.Identity()
+        if shorter:
+            self.num_features = self.feature_info[last]["num_chs"]
+        if prune_head or shorter:
+            self.reset_classifier(0, "")
+        return take
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) -> the last stage's output, normed."""
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features -> logits (B, num_classes), or what the last linear layer would get."""
+        return self.head(x, pre_logits=True) if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) -> logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+
+def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """Stochastic depth per block, rising linearly from 0 to `rate` over all of them."""
+    rates = torch.linspace(0, rate, sum(depths), device="cpu")
+    return [part.tolist() for part in rates.split(list(depths))]
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,110 @@
+"""From a family's table of variants to models that timm creates by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypedDict
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+
+class Published(TypedDict, total=False):
+    """What the authors of a model published about it, of what they gave; never measured by this project.
+
+    Attributes:
+        top1: accuracy on the ImageNet-1k validation set, in percent.
+        params_m: parameters, in millions.
+        gflops: multiply-adds of one forward pass at the published input size, in 10^9.
+        source: where the figures stand.
+    """
+
+    top1: float
+    params_m: float
+    gflops: float
+    source: str
+
+
+def figures(top1: float, params_m: float, gflops: float, source: str) -> Published:
+    """Published figures, all of them."""
+    return Published(top1=top1, params_m=params_m, gflops=gflops, source=source)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a family's table.
+
+    Attributes:
+        summary: a line that says what is special about it.
+        arguments: of the family's class.
+        cfg: timm's pretrained configuration: weights, preprocessing, names of the first and last layer.
+        tag: names the weights, as in `nat_tiny.in1k`.
+        published: the authors' figures.
+    """
+
+    summary: str
+    arguments: Mapping[str, Any]
+    cfg: Mapping[str, Any]
+    tag: str = "in1k"
+    published: Published = field(default_factory=Published)
+
+
+class _Filter(Protocol):
+    def __call__(self, state_dict: dict[str, Any], model: nn.Module) -> dict[str, Any]: ...
+
+
+_published: dict[str, Published] = {}
+
+
+def register_variants(
+    module: str, network: type[nn.Module], checkpoint_filter_fn: _Filter, variants: Mapping[str, Variant]
+) -> None:
+    """Makes every variant of a family a function of its module and a model of timm's.
+
+    Args:
+        module: the family's `__name__`.
+        network: the family's class.
+        checkpoint_filter_fn: maps an official state dict to the class's names.
+        variants: by name; a name of timm's own must not be among them.
+    """
+    family: Any = sys.modules[module]
+    # another table of the same family may have come before this one
+    family.default_cfgs = {
+        **getattr(family, "default_cfgs", {}),
+        **generate_default_cfgs({f"{name}.{variant.tag}": dict(variant.cfg) for name, variant in variants.items()}),
+    }
+    for name, variant in variants.items():
+        setattr(family, name, register_model(_entrypoint(module, name, variant, network, checkpoint_filter_fn)))
+        _published[name] = variant.published
+
+
+def _entrypoint(module: str, name: str, variant: Variant, network: type[nn.Module], filter_fn: _Filter) -> Any:
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        arguments = {**variant.arguments, **kwargs}
+        return build_model_with_cfg(
+            network,
+            name,
+            pretrained,
+            pretrained_filter_fn=filter_fn,
+            feature_cfg={"out_indices": tuple(range(len(arguments["depths"]))), "feature_cls": "getter"},
+            **arguments,
+        )
+
+    create.__name__ = create.__qualname__ = name
+    create.__module__ = module
+    create.__doc__ = variant.summary
+    return create
+
+
+def published(name: str) -> Published:
+    """The published figures of a model.
+
+    Args:
+        name: a registered model, with or without its tag.
+
+    Returns:
+        The figures; empty where nothing was published.
+    """
+    return _published.get(name.partition(".")[0], Published())
