@@ -56,6 +56,9 @@ def to_onnx(model: nn.Module, images: Tensor, opset: int, metadata: Mapping[str,
             raise ExportError(f"torch cannot write {name} as ONNX with a free batch: {reason}") from error
     proto = program.model_proto
     _require_standard(proto, opset)
+    # an exporter that fails with a free batch tries again without
+    if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise ExportError(f"{name} cannot be traced with a free batch: its forward treats some batch sizes differently")
     _strip(proto)
     for key in sorted(metadata):
         proto.metadata_props.add(key=key, value=metadata[key])
