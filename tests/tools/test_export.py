@@ -11,11 +11,12 @@ import pytest
 import timm
 import timm.models
 import torch
+from click.testing import CliRunner
+from torch import nn
+
 from attnzoo.tools import export, onnx_graph
 from attnzoo.tools.export import ExportError, export_command, export_onnx
 from attnzoo.tools.onnx_graph import open_session, relative_difference
-from click.testing import CliRunner
-from torch import nn
 
 onnx = pytest.importorskip("onnx", reason="needs attnzoo[export]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
