@@ -32,7 +32,7 @@ def draw_digits(
     Args:
         path: PNG file to write; it is there whole or not at all.
         model: holds at least one `NeighborhoodAttention`; the first is looked into.
-        images: (N, 1, H, W), as the model takes them.
+        images: (N, 1, H, W), as the model takes them, on the CPU like all the rest.
         labels: (N,) true classes.
         logits: (N, classes), what the model says.
         classes: their names.
@@ -95,7 +95,7 @@ def _draw_predictions(panel: Any, images: Tensor, labels: Tensor, read: Tensor, 
     note = "" if not wrong else f"; {'the mistakes are' if len(wrong) > 1 else 'the mistake is'} red"
     panel.suptitle(f"{len(right)} of {len(images)} held-out digits read correctly{note}", fontsize=11)
     for axes, index in zip(panel.subplots(5, 6).flat, shown, strict=False):
-        axes.imshow(images[index, 0], cmap="gray_r", interpolation="nearest")
+        axes.imshow(images[index, 0].numpy(), cmap="gray_r", interpolation="nearest")
         said, true = classes[int(read[index])], classes[int(labels[index])]
         text = said if said == true else f"{said}, is {true}"
         axes.set_title(text, fontsize=10, pad=2, color="#333333" if said == true else _WRONG)
@@ -107,7 +107,7 @@ def _draw_confusion(panel: Any, labels: Tensor, read: Tensor, classes: Sequence[
     count = len(classes)
     matrix = torch.bincount(labels * count + read, minlength=count * count).view(count, count)
     axes = panel.subplots()
-    axes.imshow(matrix, cmap="Blues", vmax=1.25 * float(matrix.max()))
+    axes.imshow(matrix.numpy(), cmap="Blues", vmax=1.25 * float(matrix.max()))
     for true in range(count):
         for said in range(count):
             number = int(matrix[true, said])
@@ -133,8 +133,8 @@ def _draw_attention(panel: Any, model: nn.Module, images: Tensor, labels: Tensor
     chosen = [int((labels == label).nonzero()[0]) for label in range(min(4, len(classes)))]
     inputs = _block_input(model, block, images[chosen])
     panel.supxlabel(
-        f"Blue: the pixel. Dashed: its neighborhood. The deeper the orange, the larger the weight.\n"
-        f"{name}, mean of its {block.num_heads} heads, map of {inputs.shape[1]}x{inputs.shape[2]}",
+        "blue: the pixel; dashed: its neighborhood; orange: the weight\n"
+        f"{name}, a map of {inputs.shape[1]}x{inputs.shape[2]}, mean of {block.num_heads} heads",
         fontsize=9,
     )
     for axes, index, x in zip(panel.subplots(2, 2).flat, chosen, inputs, strict=False):
@@ -143,10 +143,10 @@ def _draw_attention(panel: Any, model: nn.Module, images: Tensor, labels: Tensor
             weights = attention_map(block, x[None], row, column)
         # drawn in cells of the map: cell (i, j) covers [j, j + 1] x [i, i + 1]
         extent = (0, x.shape[1], x.shape[0], 0)
-        axes.imshow(images[index, 0], cmap="gray_r", alpha=0.6, interpolation="bilinear", extent=extent)
+        axes.imshow(images[index, 0].numpy(), cmap="gray_r", alpha=0.6, interpolation="bilinear", extent=extent)
         orange = torch.tensor(to_rgba(_ATTENDED)).repeat(*weights.shape, 1)
         orange[..., 3] = 0.9 * weights / weights.max()
-        axes.imshow(orange, interpolation="nearest", extent=extent)
+        axes.imshow(orange.numpy(), interpolation="nearest", extent=extent)
         seen = weights.nonzero()
         top, left = seen.min(0).values.tolist()
         bottom, right = (seen.max(0).values + 1).tolist()
