@@ -68,10 +68,7 @@ def list_command(pattern: str) -> None:
     rows = [("name", "parameters", "input", "published top-1", "weights"), *map(_row, found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        name, *rest = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
+        name, *rest = (cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
         click.echo("  ".join([name, *rest]))
 
 
