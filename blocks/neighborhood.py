@@ -3,8 +3,7 @@
 Shape legend: B batch, H W map, C channels, h heads, D = C / h, kh kw kernel.
 """
 
-from __future__ import annotations
-
+# no `from __future__ import annotations`: TorchScript needs the types themselves
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple, trunc_normal_

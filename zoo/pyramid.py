@@ -4,8 +4,7 @@ A family subclasses `Pyramid` and says only which stem, which blocks and which d
 are (B, H, W, C), or (B, C, H, W) for a family whose blocks are convolutional.
 """
 
-from __future__ import annotations
-
+# no `from __future__ import annotations`: TorchScript needs the types themselves
 from collections.abc import Sequence
 from typing import Any
 
