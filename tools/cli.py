@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+import attnzoo
+
 # name: where the command is, what it does
 COMMANDS = {
     "list": ("attnzoo.tools.listing:list_command", "Show the models, their size and their published accuracy."),
@@ -58,7 +60,7 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == "attnzoo":
                 raise
-            extra = "export" if ctx.invoked_subcommand == "export" else "train"
+            extra = {"train": "train", "export": "export"}.get(str(ctx.invoked_subcommand), "all")
             raise Mistake(f'this command needs {error.name}: pip install "attnzoo[{extra}]"') from error
 
 
@@ -70,6 +72,6 @@ def _raised_by_us(error: BaseException) -> bool:
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="attnzoo")
+@click.version_option(attnzoo.__version__, prog_name="attnzoo")
 def main() -> None:
     """Attention-based vision backbones: list, train and export them."""

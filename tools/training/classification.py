@@ -92,6 +92,15 @@ class QuietRunner(Runner):
                 handler.setLevel(logging.WARNING)
         return logger
 
+    def train(self) -> nn.Module:
+        """Trains, and gives the terminal back whatever happens: a bar hides the cursor."""
+        try:
+            return super().train()
+        finally:
+            for hook in self.hooks:
+                if isinstance(hook, Progress):
+                    hook.bar.stop()
+
 
 def build_runner(recipe: Recipe, config: Config, work_dir: Path, resume_from: Path | None) -> QuietRunner:
     """Everything a run needs; `.train()` starts it.
