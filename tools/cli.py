@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+import attnzoo
+
 # name: where the command is, what it does
 COMMANDS = {
     "list": ("attnzoo.tools.listing:list_command", "Show the models, their size and their published accuracy."),
@@ -14,6 +16,12 @@ COMMANDS = {
     "export": ("attnzoo.tools.export:export_command", "Write a model as a verified ONNX file."),
     "demo": ("attnzoo.tools.demo:demo_command", "Train, export and check a model on handwritten digits."),
 }
+
+
+class Mistake(click.ClickException):
+    """Ends the command with one line on stderr and exit code 2."""
+
+    exit_code = 2
 
 
 class LazyGroup(click.Group):
@@ -24,11 +32,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Imports a command.
-
-        Raises:
-            click.ClickException: a package that it needs is not installed.
-        """
+        """Imports a command."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -44,21 +48,20 @@ class LazyGroup(click.Group):
         """Runs a command.
 
         Raises:
-            click.ClickException: a mistake of the user, found by attnzoo, or a package that is not installed.
+            Mistake: of the user, found by attnzoo; or a package is not installed.
         """
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError) as error:
             # raised in a library it is a defect of ours, and the traceback is wanted
             if not _raised_by_us(error):
                 raise
-            raise _failure(str(error)) from error
+            raise Mistake(" ".join(str(error).split())) from error
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == "attnzoo":
                 raise
-            extra = "export" if ctx.invoked_subcommand == "export" else "train"
-            hint = f'this command needs {error.name}: pip install "attnzoo[{extra}]"'
-            raise _failure(hint) from error
+            extra = {"train": "train", "export": "export"}.get(str(ctx.invoked_subcommand), "all")
+            raise Mistake(f'this command needs {error.name}: pip install "attnzoo[{extra}]"') from error
 
 
 def _raised_by_us(error: BaseException) -> bool:
@@ -68,13 +71,7 @@ def _raised_by_us(error: BaseException) -> bool:
     return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).split(".")[0] == "attnzoo"
 
 
-def _failure(message: str) -> click.ClickException:
-    failure = click.ClickException(" ".join(message.split()))
-    failure.exit_code = 2
-    return failure
-
-
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="attnzoo")
+@click.version_option(attnzoo.__version__, prog_name="attnzoo")
 def main() -> None:
     """Attention-based vision backbones: list, train and export them."""

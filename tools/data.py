@@ -98,7 +98,7 @@ def open_dataset(data: Mapping[str, Any], split: str, augment: Sequence[Mapping[
         raise ValueError(f"data.name must be one of {', '.join(DATASETS)}, got {name!r}")
     try:
         return DATASETS[name](split, transform=_transform(data, augment), **options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"data: {error}") from error
 
 
@@ -118,5 +118,5 @@ def _augmentation(description: Mapping[str, Any]) -> Any:
         raise ValueError(f"augment: type must name a transform of torchvision.transforms.v2, got {name!r}")
     try:
         return transform(**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"augment: {name}: {error}") from error

@@ -68,8 +68,8 @@ def list_command(pattern: str) -> None:
     rows = [("name", "parameters", "input", "published top-1", "weights"), *map(_row, found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        name, *rest = (cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        click.echo("  ".join([name, *rest]))
+        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        click.echo("  ".join([row[0].ljust(widths[0]), *rest]))
 
 
 def _row(entry: Entry) -> tuple[str, ...]:

@@ -31,18 +31,20 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
 
     from .training.classification import build_runner
     from .training.recipe import Recipe
-    from .training.storage import LAST, MODEL
+    from .training.storage import LAST, MODEL, recipe_of
 
     recipe, work_dir = Recipe.from_config(config), Path(work_dir).absolute()
-    checkpoint = work_dir / LAST
-    if checkpoint.exists() and not resume:
+    last = work_dir / LAST
+    if last.exists() and not resume:
         raise ValueError(
-            f"{work_dir} holds a run already: continue it with --resume (resume=True), choose another --work-dir, "
-            "or delete it"
+            f"{work_dir} holds a run already: continue it with --resume, choose another --work-dir, or delete it"
         )
-    name = Path(config.filename).stem if config.filename else work_dir.name
-    runner = build_runner(recipe, work_dir, checkpoint if checkpoint.exists() else None, name)
-    runner.train()
+    if last.exists() and recipe_of(last) != recipe.to_json():
+        raise ValueError(
+            f"{work_dir} holds a run of another config: resume with the config and options that it was started with, "
+            "or choose another --work-dir"
+        )
+    build_runner(recipe, config, work_dir, last if last.exists() else None).train()
     return work_dir / MODEL
 
 

@@ -10,9 +10,7 @@ batch_size = 64
 
 model = dict(name="nat_pico", in_chans=1, drop_path_rate=0.05)
 
-data = dict(
-    name="digits", input_size=(1, 32, 32), mean=(0.5,), std=(0.5,), interpolation="bilinear", crop_pct=1.0
-)
+data = dict(name="digits", input_size=(1, 32, 32), mean=(0.5,), std=(0.5,), interpolation="bilinear", crop_pct=1.0)
 # shifts of up to one of the eight original pixels: most of what tells writers apart here
 augment = [dict(type="RandomAffine", degrees=0, translate=(0.125, 0.125))]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
+from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner, set_random_seed
 from mmengine.visualization import TensorboardVisBackend, Visualizer  # noqa: F401  the import registers them
 from timm.optim import create_optimizer_v2
@@ -91,19 +92,31 @@ class QuietRunner(Runner):
                 handler.setLevel(logging.WARNING)
         return logger
 
+    def train(self) -> nn.Module:
+        """Trains, and gives the terminal back whatever happens: a bar hides the cursor."""
+        try:
+            return super().train()
+        finally:
+            for hook in self.hooks:
+                if isinstance(hook, Progress):
+                    hook.bar.stop()
 
-def build_runner(recipe: Recipe, work_dir: Path, resume_from: Path | None, name: str) -> QuietRunner:
+
+def build_runner(recipe: Recipe, config: Config, work_dir: Path, resume_from: Path | None) -> QuietRunner:
     """Everything a run needs; `.train()` starts it.
 
     Args:
         recipe: what to train.
+        config: what the recipe was read from, for the logs.
         work_dir: where checkpoints, the model and the logs go.
         resume_from: a checkpoint of the same run.
-        name: of the run, for its logs.
 
     Raises:
         ValueError: the recipe asks for what timm, torchvision or mmengine do not offer.
     """
+    for entry in recipe.schedule:
+        if PARAM_SCHEDULERS.get(entry["type"]) is None:
+            raise ValueError(f"schedule: type must name a scheduler of mmengine, got {entry['type']!r}")
     set_random_seed(recipe.seed)
     train_set = open_dataset(recipe.data, "train", recipe.augment)
     val_set = open_dataset(recipe.data, "val")
@@ -111,7 +124,7 @@ def build_runner(recipe: Recipe, work_dir: Path, resume_from: Path | None, name:
     metrics = MetricCollection({"accuracy": MulticlassAccuracy(len(train_set.classes), average="micro")})
     checkpoints = Checkpoints(recipe, work_dir, train_set.classes)
     return QuietRunner(
-        model=Classifier(model, _arguments("loss", nn.CrossEntropyLoss, recipe.loss)),
+        model=Classifier(model, _call("loss", nn.CrossEntropyLoss, **recipe.loss)),
         work_dir=str(work_dir),
         train_dataloader=_loader(train_set, recipe, training=True),
         train_cfg={"by_epoch": True, "max_epochs": recipe.epochs},
@@ -132,26 +145,27 @@ def build_runner(recipe: Recipe, work_dir: Path, resume_from: Path | None, name:
         load_from=None if resume_from is None else str(resume_from),
         resume=resume_from is not None,
         # mmengine keeps loggers and hubs by this name for the life of the process: no two runs may share them
-        experiment_name=f"{name}-{uuid.uuid4().hex[:8]}",
-        cfg=Config(),
+        experiment_name=uuid.uuid4().hex,
+        cfg=config,
     )
 
 
 def _create_model(recipe: Recipe, num_classes: int) -> nn.Module:
     options = {key: value for key, value in recipe.model.items() if key != "name"}
+    # the data decides, and a config that says otherwise is wrong
     if options.pop("num_classes", num_classes) != num_classes:
         raise ValueError(f"model.num_classes must be the classes of the data, {num_classes}: leave it out")
     channels, expected = options.get("in_chans", 3), recipe.data.get("input_size", (3, 224, 224))[0]
     if channels != expected:
         raise ValueError(f"model.in_chans must be the channels of data.input_size, {expected}, got {channels}")
-    return _arguments("model", timm.create_model, {"model_name": recipe.model["name"], **options}, num_classes)
+    return _call("model", timm.create_model, recipe.model["name"], num_classes=num_classes, **options)
 
 
-def _arguments(key: str, function: Any, options: dict[str, Any], num_classes: int | None = None) -> Any:
+def _call(key: str, function: Callable[..., Any], *positional: Any, **options: Any) -> Any:
     """Calls a library with what the recipe says under `key`, and blames the recipe where it does not fit."""
     try:
-        return function(**options, **({} if num_classes is None else {"num_classes": num_classes}))
-    except TypeError as error:
+        return function(*positional, **options)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{key}: {error}") from error
 
 
@@ -172,4 +186,4 @@ def _loader(dataset: Any, recipe: Recipe, training: bool) -> DataLoader[Any]:
 def _optimizer(recipe: Recipe, model: nn.Module) -> OptimWrapper:
     wrapper = Autocast if recipe.precision == "bfloat16" else OptimWrapper
     # the timm model, not the Classifier: its no_weight_decay() knows its own names
-    return wrapper(_arguments("optimizer", create_optimizer_v2, {"model_or_params": model, **recipe.optimizer}))
+    return wrapper(_call("optimizer", create_optimizer_v2, model, **recipe.optimizer))

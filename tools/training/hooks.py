@@ -43,20 +43,11 @@ class Checkpoints(Hook):
         self._random: Mapping[str, Any] | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Takes up the state of the run that wrote the checkpoint.
-
-        Raises:
-            ValueError: it was another run's.
-        """
-        run = checkpoint.get("run", {})
-        if run.get("recipe") != self.recipe.to_json():
-            raise ValueError(
-                f"{self.work_dir} holds a run of another config: resume with the config and options it was started "
-                "with, or choose another --work-dir"
-            )
+        """Takes up the state of the run that wrote the checkpoint."""
         # mmengine would execute this entry as Python
         checkpoint["meta"].pop("config", None)
-        self.best = None if run["best"] is None else (run["best"]["accuracy"], run["best"]["epoch"])
+        run = checkpoint["run"]
+        self.best = run["best"]["accuracy"], run["best"]["epoch"]
         self._random = run["random"]
 
     def before_train(self, runner: Runner) -> None:

@@ -64,7 +64,9 @@ class Recipe:
         allowed = {entry.name: entry for entry in dataclasses.fields(cls)}
         for key in values:
             if key not in allowed:
-                raise ValueError(f"{key} is no key of a training config{_guess(key, allowed)}: use {', '.join(allowed)}")
+                raise ValueError(
+                    f"{key} is no key of a training config{_guess(key, allowed)}: use {', '.join(allowed)}"
+                )
         required = [name for name, entry in allowed.items() if _is_required(entry)]
         if missing := [key for key in required if key not in values]:
             raise ValueError(f"the config lacks {', '.join(missing)}")

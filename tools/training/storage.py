@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,21 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
         # the name must not reach the disk before the contents
         file.flush()
         os.fsync(file.fileno())
+
+
+def recipe_of(path: Path) -> str | None:
+    """The recipe, as JSON, of the run that wrote a checkpoint; None when it is not one of ours.
+
+    Raises:
+        ValueError: the file cannot be read as tensors, numbers and text.
+    """
+    try:
+        # mapped: of a large file only this entry is read
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a checkpoint of `attnzoo train`: {error}") from error
+    recipe = checkpoint.get("run", {}).get("recipe")
+    return None if recipe is None else str(recipe)
 
 
 def save_model(
