@@ -87,8 +87,9 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
     model.eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     held_out = digits("val", transform)
-    images = torch.stack([image for image, _ in held_out])
-    labels = torch.tensor([label for _, label in held_out])
+    pairs = [held_out[i] for i in range(len(held_out))]
+    images = torch.stack([image for image, _ in pairs])
+    labels = torch.tensor([label for _, label in pairs])
 
     exported = export_onnx(model, onnx, metadata=origin)
     session = open_session(onnx, threads=1)

@@ -39,7 +39,8 @@ def draw_digits(
     """
     figure = Figure(figsize=(15, 5.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(1.05, 1, 1))
+    panels: Any = figure.subfigures(1, 3, width_ratios=(1.05, 1, 1))
+    left, middle, right = panels
     _draw_predictions(left, images, labels, logits.argmax(1), classes)
     _draw_confusion(middle, labels, logits.argmax(1), classes)
     _draw_attention(right, model, images, labels, classes)
@@ -173,7 +174,7 @@ def _block_input(model: nn.Module, block: nn.Module, images: Tensor) -> Tensor:
 
 def _query(image: Tensor, size: Sequence[int]) -> tuple[int, int]:
     """The cell of a map of this size that holds most ink among those away from the border."""
-    ink = torch.nn.functional.adaptive_avg_pool2d(image[None, None], tuple(size))[0, 0].clone()
+    ink = torch.nn.functional.adaptive_avg_pool2d(image[None, None], (size[0], size[1]))[0, 0].clone()
     border = torch.ones_like(ink, dtype=torch.bool)
     border[2:-2, 2:-2] = min(size) < 5
     place = int(ink.masked_fill(border, -torch.inf).argmax())

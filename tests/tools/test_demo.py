@@ -21,14 +21,6 @@ from attnzoo.tools.figure import attention_map
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def untrained(config: object, work_dir: Path, resume: bool = False) -> Path:
     """In place of `train`: the model as it starts, stored like a trained one."""
     data = {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}

@@ -22,14 +22,6 @@ onnx = pytest.importorskip("onnx", reason="needs attnzoo[export]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Tiny(nn.Module):
     """A classifier that exports in a second: pooled colors, a branch that starts as zero, a linear head."""
 
