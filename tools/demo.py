@@ -65,8 +65,6 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
         DemoError: the accuracy is lower than required, or the file reads other digits than eager.
         ExportError: the file's logits differ from eager by more than 1e-4 of the largest.
     """
-    import attnzoo  # noqa: F401  registers the models
-
     from .data import digits
     from .export import ExportError, export_onnx, load, open_session, relative_difference
     from .figure import draw_digits

@@ -232,7 +232,8 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
         logits = model(images)
     except Exception as error:
         size = "x".join(map(str, images.shape[1:]))
-        raise ValueError(f"the model does not take images of {size}, choose another image size: {error}") from error
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"the model does not take images of {size}, choose another image size: {reason}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(images):
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"the model must give logits (B, classes), it gave {given}: is its pooling or head removed?")
