@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
-import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
@@ -23,6 +22,8 @@ import timm
 import timm.data
 import torch
 from torch import Tensor, nn
+
+import attnzoo
 
 from .onnx_graph import ExportError, open_session, relative_difference, require_packages, to_onnx
 
@@ -123,7 +124,7 @@ def describe(model: nn.Module, input_size: tuple[int, int, int], classes: int) -
         input_size: channels, height and width of an image.
         classes: width of the logits.
     """
-    notes = {"input_size": json.dumps(input_size), "attnzoo_version": _version()}
+    notes = {"input_size": json.dumps(input_size), "attnzoo_version": attnzoo.__version__}
     config = getattr(model, "pretrained_cfg", None)
     if not config:
         return notes
@@ -274,13 +275,6 @@ def _check(file: bytes | Path, model: nn.Module, input_size: tuple[int, int, int
             f"and {tolerance:.0e} is allowed"
         )
     return worst
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("attnzoo")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 @click.command("export")

@@ -133,9 +133,10 @@ def _draw_attention(panel: Any, model: nn.Module, images: Tensor, labels: Tensor
     panel.suptitle(f"What one pixel attends to in its {kernel} neighborhood", fontsize=11)
     chosen = [int((labels == label).nonzero()[0]) for label in range(min(4, len(classes)))]
     inputs = _block_input(model, block, images[chosen])
+    heads = "its one head" if block.num_heads == 1 else f"mean of {block.num_heads} heads"
     panel.supxlabel(
         "blue: the pixel; dashed: its neighborhood; orange: the weight\n"
-        f"{name}, a map of {inputs.shape[1]}x{inputs.shape[2]}, mean of {block.num_heads} heads",
+        f"{name}, a map of {inputs.shape[1]}x{inputs.shape[2]}, {heads}",
         fontsize=9,
     )
     for axes, index, x in zip(panel.subplots(2, 2).flat, chosen, inputs, strict=False):
