@@ -1,0 +1,1 @@
+"""Training recipes: one run per file, data only."""

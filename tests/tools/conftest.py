@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine import Config
+
+from attnzoo.tools.training.recipe import load_config
+
+# a small convolutional network learns the digits in the time that a test may take
+SMALL = ("model.name=test_resnet", "epochs=2", "log_interval=5")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def few_digits(monkeypatch):
+    """A quarter of the training images, where a test asks how and not how well."""
+    from attnzoo.tools import data
+
+    def few(split, transform=None):
+        images = data.digits(split, transform)
+        images.pixels, images.labels = images.pixels[::4], images.labels[::4]
+        return images
+
+    monkeypatch.setitem(data.DATASETS, "digits", few)
+
+
+@pytest.fixture
+def small_config():
+    def make(*overrides: str) -> Config:
+        return load_config("classification/digits", (*SMALL, *overrides))
+
+    return make
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"

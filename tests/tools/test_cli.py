@@ -1,0 +1,102 @@
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from attnzoo.tools import cli
+
+
+@pytest.fixture
+def call():
+    return lambda *arguments: CliRunner().invoke(cli.main, list(arguments))
+
+
+def test_help_names_every_command_and_imports_none():
+    code = (
+        "import sys; from click.testing import CliRunner; from attnzoo.tools.cli import COMMANDS, main\n"
+        "output = CliRunner().invoke(main, ['--help']).output\n"
+        "assert all(name in output and summary in output for name, (_, summary) in COMMANDS.items()), output\n"
+        "loaded = [name for name in ('mmengine', 'torchmetrics', 'onnx', 'sklearn', 'rich') if name in sys.modules]\n"
+        "assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", ["list", "train"])
+def test_help_of_a_command_has_an_example(call, command):
+    result = call(command, "--help")
+    assert result.exit_code == 0
+    assert f"attnzoo {command}" in result.output.split("Example")[1]
+
+
+def test_an_unknown_command_is_named(call):
+    result = call("trian")
+    assert result.exit_code == 2
+    assert "trian" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        pytest.param(["nowhere.py"], ["nowhere.py", "classification/digits"], id="no such config"),
+        pytest.param(["classification/digits", "epoch=3"], ["epoch is no key", "did you mean epochs?"], id="typo"),
+        pytest.param(["classification/digits", "epochs"], ["key=value", "'epochs'"], id="override without value"),
+        pytest.param(["classification/digits", "epochs=0"], ["epochs", "at least 1", "got 0"], id="no epochs"),
+        pytest.param(["classification/digits", "batch_size=1.5"], ["batch_size", "1.5"], id="half an image"),
+        pytest.param(["classification/digits", "precision=float16"], ["bfloat16", "float16"], id="precision"),
+        pytest.param(["classification/digits", "model.name=nat_pica"], ["nat_pica", "nat_pico"], id="model"),
+        pytest.param(["classification/digits", "model.embed=3"], ["model:", "embed"], id="model argument"),
+        pytest.param(["classification/digits", "model.in_chans=3"], ["in_chans", "1, got 3"], id="channels"),
+        pytest.param(["classification/digits", "model.num_classes=7"], ["num_classes", "10"], id="classes"),
+        pytest.param(["classification/digits", "data.name=letters"], ["data.name", "digits", "letters"], id="data"),
+        pytest.param(["classification/digits", "data.root=x"], ["data:", "root"], id="data argument"),
+        pytest.param(["classification/digits", "augment=[dict]"], ["augment", "type"], id="augmentation"),
+        pytest.param(["classification/digits", "loss.smooth=1"], ["loss:", "smooth"], id="loss argument"),
+        pytest.param(["classification/digits", "optimizer.opt=adamx"], ["optimizer:", "adamx"], id="optimizer"),
+        pytest.param(["classification/digits", "optimizer.layer_decay=0.7"], ["layer_decay"], id="layer decay"),
+    ],
+)
+def test_a_mistake_ends_in_one_line(call, tmp_path, arguments, says):
+    result = call("train", *arguments, "--work-dir", str(tmp_path / "run"))
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.splitlines()) == 1
+    assert all(word in result.stderr for word in says), result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("epochs = ", "not valid Python", id="syntax"),
+        pytest.param("epochs = 3", "lacks model, data", id="missing keys"),
+        pytest.param(
+            "model = 'nat_pico'\ndata = {}\nepochs = 1\nbatch_size = 1\noptimizer = {}", "model must", id="kind"
+        ),
+    ],
+)
+def test_a_bad_config_file_ends_in_one_line(call, tmp_path, text, says):
+    config = tmp_path / "mine.py"
+    config.write_text(text)
+    result = call("train", str(config))
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
+    assert says in result.stderr
+
+
+def test_an_error_that_is_not_the_users_keeps_its_traceback(call, monkeypatch):
+    from attnzoo.tools.training import recipe
+
+    def broken(*arguments):
+        return {}.popitem() if arguments else int("seven")
+
+    monkeypatch.setattr(recipe, "load_config", broken)
+    assert isinstance(call("train", "classification/digits").exception, KeyError)
+
+
+def test_train_runs_as_a_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "attnzoo.tools.train", "nowhere"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert "no config 'nowhere'" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,88 @@
+"""The demo: what it leaves, when it fails, and what its picture shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import timm.models
+import torch
+
+pytest.importorskip("mmengine", reason="needs attnzoo[train]")
+pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
+
+import attnzoo  # noqa: F401
+from attnzoo.blocks import NeighborhoodAttention
+from attnzoo.tools import train as training
+from attnzoo.tools.demo import DemoError, demo
+from attnzoo.tools.figure import attention_map
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def untrained(config: object, work_dir: Path, resume: bool = False) -> Path:
+    """In place of `train`: the model as it starts, stored like a trained one."""
+    data = {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.0}
+    model = timm.create_model("nat_pico", num_classes=10, in_chans=1)
+    config = {"label_names": list("0123456789"), "pretrained_cfg": data}
+    timm.models.save_for_hf(model, str(work_dir / "model"), config, {"in_chans": 1}, safe_serialization=True)
+    return work_dir / "model"
+
+
+def test_leaves_model_file_and_picture_and_fails_below_the_bar(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "train", untrained)
+    stale = tmp_path / "digits-training" / "model"
+    stale.mkdir(parents=True)
+    (stale / "leftover").touch()
+    # an untrained model reads about a tenth of the digits: everything is written and measured, then it fails
+    with pytest.raises(DemoError, match="of the held-out digits were read correctly, 99% are required"):
+        demo(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits-training", "digits.onnx", "digits.png"]
+    assert not (stale / "leftover").exists()
+    assert (tmp_path / "digits.png").read_bytes().startswith(PNG)
+    assert "held-out digits read correctly" in capsys.readouterr().out
+
+
+def test_interrupted_training_leaves_nothing_of_an_earlier_demo(tmp_path, monkeypatch):
+    def interrupted(config: object, work_dir: Path, resume: bool = False) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    for name in ("digits.onnx", "digits.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(KeyboardInterrupt):
+        demo(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.slow
+def test_short_training_end_to_end(tmp_path):
+    report = demo(tmp_path, required_accuracy=0.15, overrides=["epochs=1"])
+    assert report.accuracy_eager == report.accuracy_onnx >= 0.15
+    assert report.max_difference <= 1e-4
+    assert report.latency_ratio > 0
+    assert report.onnx_size == report.onnx.stat().st_size
+    assert timm.create_model(f"local-dir:{report.model}", pretrained=True).num_classes == 10
+    assert report.picture.read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    ("size", "row", "column", "rows", "columns"),
+    [
+        pytest.param((7, 11), 3, 5, (2, 5), (3, 8), id="inside"),
+        pytest.param((7, 11), 0, 10, (0, 3), (6, 11), id="corner"),
+        pytest.param((2, 4), 1, 0, (0, 2), (0, 4), id="smaller-than-the-window"),
+    ],
+)
+def test_attention_map_is_the_window_of_the_query(size, row, column, rows, columns):
+    torch.manual_seed(0)
+    block = NeighborhoodAttention(8, 2, kernel_size=(3, 5)).eval()
+    with torch.no_grad():
+        weights = attention_map(block, torch.randn(1, *size, 8), row, column)
+    expected = torch.zeros(size, dtype=torch.bool)
+    expected[rows[0] : rows[1], columns[0] : columns[1]] = True
+    assert torch.equal(weights > 0, expected)
+    if min(size) > 2:
+        assert weights.sum().item() == pytest.approx(1, abs=1e-5)

@@ -1,0 +1,229 @@
+"""The exported file: right, complete in what it says, silent about where it was made, and never wrong on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import timm.models
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from attnzoo.tools import export, onnx_graph
+from attnzoo.tools.export import ExportError, export_command, export_onnx
+from attnzoo.tools.onnx_graph import open_session, relative_difference
+
+onnx = pytest.importorskip("onnx", reason="needs attnzoo[export]")
+pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
+
+
+class Tiny(nn.Module):
+    """A classifier that exports in a second: pooled colors, a branch that starts as zero, a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.branch = nn.Conv2d(3, 3, 3, padding=1)
+        self.gain = nn.Parameter(torch.zeros(3, 1, 1))
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((x + self.gain * self.branch(x).tanh()).mean((2, 3)))
+
+
+def metadata(path: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+def texts(path: Path) -> bytes:
+    """The file without its weights: what is left is all the text that it holds."""
+    proto = onnx.load(path)
+    del proto.graph.initializer[:]
+    return proto.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "options"),
+    [
+        pytest.param("test_vit", (96, 160), {"img_size": (96, 160)}, id="test_vit"),
+        pytest.param("nat_pico", (40, 56), {"num_classes": 7}, id="nat_pico"),
+        pytest.param("nat_pico", (33, 47), {"num_classes": 7}, id="nat_pico-odd"),
+    ],
+)
+def test_logits_equal_eager_at_any_batch(tmp_path, name, size, options):
+    model = timm.create_model(name, **options).train()
+    report = export_onnx(model, tmp_path / "model.onnx", image_size=size)
+    assert model.training, "the caller's model must stay as it was"
+    assert report.max_difference <= 1e-4
+    assert report.file_size == report.path.stat().st_size
+    session = open_session(report.path)
+    assert [entry.name for entry in session.get_inputs()] == ["images"]
+    assert session.get_inputs()[0].shape == ["batch", 3, *size]
+    assert [entry.name for entry in session.get_outputs()] == ["logits"]
+    model.eval()
+    for batch in (1, 2, 5):
+        images = torch.randn(batch, 3, *size)
+        with torch.no_grad():
+            expected = model(images)
+        given = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+        assert relative_difference(given, expected) <= 1e-4
+    assert onnx.load(report.path).opset_import[0].version == 20
+    assert {node.domain for node in onnx.load(report.path).graph.node} == {""}
+
+
+def test_file_holds_no_trace_of_the_machine(tmp_path):
+    model = timm.create_model("test_vit")
+    path = export_onnx(model, tmp_path / "model.onnx").path
+    found = texts(path)
+    for trace in (".py", "site-packages", str(Path.cwd()), str(Path.home()), str(tmp_path), "stack_trace"):
+        assert trace.encode() not in found
+
+
+def test_same_model_gives_same_bytes_in_another_process(tmp_path):
+    command = [sys.executable, "-m", "attnzoo.tools.export", "test_resnet", "--image-size", "32", "48", "--output"]
+    done = subprocess.run([*command, str(tmp_path / "a.onnx")], capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 1, "the exporter must stay quiet"
+    here = CliRunner().invoke(export_command, [*command[3:], str(tmp_path / "b.onnx")])
+    assert here.exit_code == 0, here.output
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
+
+
+def test_directory_brings_weights_labels_and_preprocessing(tmp_path):
+    folder, output = tmp_path / "trained", tmp_path / "out" / "model.onnx"
+    model = timm.create_model(
+        "test_resnet", num_classes=3, pretrained_cfg_overlay={"crop_pct": 1.0, "mean": (0.1,) * 3}
+    )
+    config = {"label_names": ["ant", "bee", "cat"], "pretrained_cfg": {"license": "cc-by-4.0"}}
+    timm.models.save_for_hf(model, str(folder), config, safe_serialization=True)
+    run = CliRunner().invoke(export_command, [str(folder), "--output", str(output), "--image-size", "40", "64"])
+    assert run.exit_code == 0, run.output
+    notes = metadata(output)
+    assert json.loads(notes["labels"]) == ["ant", "bee", "cat"]
+    assert json.loads(notes["input_size"]) == [3, 40, 64]
+    assert json.loads(notes["mean"]) == [0.1, 0.1, 0.1]
+    assert len(json.loads(notes["std"])) == 3
+    assert json.loads(notes["crop_pct"]) == 1.0
+    assert notes["model"] == "test_resnet"
+    assert notes["license"] == "cc-by-4.0"
+    assert notes["weights"].startswith("sha256:")
+    assert set(notes) >= {"attnzoo_version", "interpolation", "crop_mode"}
+    assert str(tmp_path).encode() not in texts(output)
+    images = torch.randn(2, 3, 40, 64)
+    with torch.no_grad():
+        expected = model.eval()(images)
+    given = open_session(output).run(None, {"images": images.numpy()})[0]
+    assert relative_difference(torch.from_numpy(given), expected) <= 1e-4
+
+
+def test_wrong_file_is_refused_and_the_old_one_stays(tmp_path, monkeypatch):
+    output = tmp_path / "model.onnx"
+    before = export_onnx(Tiny(), output, image_size=(8, 12)).path.read_bytes()
+
+    def wrong(model, *arguments):
+        model.head.bias.data += 0.01
+        content = to_onnx(model, *arguments)
+        model.head.bias.data -= 0.01
+        return content
+
+    to_onnx = export.to_onnx
+    monkeypatch.setattr(export, "to_onnx", wrong)
+    with pytest.raises(ExportError, match=r"is wrong and was not kept: .* differ from eager by"):
+        export_onnx(Tiny(), output, image_size=(8, 12))
+    with pytest.raises(ExportError):
+        export_onnx(Tiny(), tmp_path / "new.onnx", image_size=(8, 12))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert output.read_bytes() == before
+
+
+def test_check_sees_behind_layers_that_start_as_zero(tmp_path, monkeypatch):
+    def wrong(model, *arguments):
+        model.branch.weight.data *= 2
+        content = to_onnx(model, *arguments)
+        model.branch.weight.data /= 2
+        return content
+
+    to_onnx = export.to_onnx
+    monkeypatch.setattr(export, "to_onnx", wrong)
+    with pytest.raises(ExportError, match="differ from eager"):
+        export_onnx(Tiny(), tmp_path / "model.onnx", image_size=(8, 12))
+    assert not list(tmp_path.iterdir())
+
+
+def test_batch_that_the_model_takes_for_granted_is_refused(tmp_path):
+    class TwoOnly(Tiny):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * (2 if len(x) == 2 else 1)
+
+    with pytest.raises(ExportError, match="TwoOnly cannot be traced with a free batch"):
+        export_onnx(TwoOnly(), tmp_path / "model.onnx", image_size=(8, 12))
+    assert not list(tmp_path.iterdir())
+
+
+def test_operator_outside_the_standard_is_refused():
+    node = onnx.helper.make_node("FancyAttention", ["images"], ["logits"], domain="com.example")
+    values = [onnx.helper.make_tensor_value_info(name, 1, ["batch", 3]) for name in ("images", "logits")]
+    proto = onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:]))
+    with pytest.raises(ExportError, match=r"com\.example::FancyAttention"):
+        onnx_graph._require_standard(proto, 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["test_vit", "--opset", "17"], "opset must be 18, 19 or 20, got 17: torch exports", id="opset-17"),
+        pytest.param(["test_vit", "--opset", "23"], "opset must be 18, 19 or 20, got 23", id="opset-23"),
+        pytest.param(["nat_pica"], "neither a model's name nor a directory: did you mean nat_pico", id="name"),
+        pytest.param(["zzzz"], "`attnzoo list` shows the names", id="no-name-like-it"),
+        pytest.param(["{tmp}"], "config.json and model.safetensors are expected", id="empty-directory"),
+        pytest.param(["{tmp}/half"], "no model.safetensors: was the training interrupted", id="half-a-directory"),
+        pytest.param(["{tmp}/broken"], "its config.json and weights do not fit", id="broken-weights"),
+        pytest.param(["test_vit", "--image-size", "96", "161"], "does not take images of 3x96x161", id="size"),
+        pytest.param(["test_vit", "--image-size", "0", "32"], "got (0, 32)", id="size-zero"),
+        pytest.param(["nat_pico", "--pretrained"], "has no published weights", id="no-weights"),
+        pytest.param(["test_vit", "--output", "{tmp}"], "output must be a file", id="output-is-a-folder"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, arguments, message):
+    for name in ("half", "broken"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": {}}))
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")
+    output = tmp_path / "model.onnx"
+    run = CliRunner().invoke(
+        export_command, ["--output", str(output), *(text.format(tmp=tmp_path) for text in arguments)]
+    )
+    assert run.exit_code == 1
+    assert message in run.output
+    assert len(run.output.strip().splitlines()) == 1
+    assert not output.exists()
+
+
+def test_module_without_a_size_needs_one(tmp_path):
+    with pytest.raises(ValueError, match="image_size is needed: Tiny is not a model of timm"):
+        export_onnx(Tiny(), tmp_path / "model.onnx")
+
+
+def test_features_are_not_logits(tmp_path):
+    with pytest.raises(ValueError, match=r"must give logits \(B, classes\), it gave \(2, 3, 8, 8\)"):
+        export_onnx(nn.Identity(), tmp_path / "model.onnx", image_size=(8, 8))
+
+
+@pytest.mark.parametrize("opset", [18, 19])
+def test_older_opsets(tmp_path, opset):
+    report = export_onnx(timm.create_model("test_vit", img_size=32), tmp_path / "model.onnx", opset=opset)
+    assert onnx.load(report.path).opset_import[0].version == opset
+    assert report.max_difference <= 1e-4
+
+
+def test_difference_of_what_is_not_a_number_is_infinite():
+    zeros, ones = torch.zeros(2, 2), torch.ones(2, 2)
+    assert relative_difference(ones, ones) == 0
+    assert relative_difference(ones, zeros) == float("inf")
+    assert relative_difference(ones * float("nan"), ones) == float("inf")
+    assert relative_difference(1.5 * ones, ones) == 0.5

@@ -1,0 +1,88 @@
+"""`attnzoo train`: from a config to a trained model on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mmengine import Config
+
+
+def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
+    """Trains what a config describes; the config's seed decides all that is random.
+
+    Args:
+        config: the keys of `attnzoo.tools.training.recipe.Recipe`.
+        work_dir: receives `model/` (the best epoch in timm's layout), `best.pth` and `last.pth` (plain tensors, numbers
+            and text, each with all that `resume` needs) and a directory per start with its log and TensorBoard scalars.
+        resume: continue after the last epoch that `work_dir` holds; from the beginning if it holds none.
+
+    Returns:
+        `work_dir / "model"`, opened by `timm.create_model(f"local-dir:{path}", pretrained=True)`.
+
+    Raises:
+        ValueError: the config asks for what there is not; `work_dir` holds a run and `resume` is off, or it is the run
+            of another config.
+    """
+    import attnzoo  # noqa: F401  registers the models
+
+    from .training.classification import build_runner
+    from .training.recipe import Recipe
+    from .training.storage import LAST, MODEL, recipe_of
+
+    recipe, work_dir = Recipe.from_config(config), Path(work_dir).absolute()
+    last = work_dir / LAST
+    if last.exists() and not resume:
+        raise ValueError(
+            f"{work_dir} holds a run already: continue it with --resume, choose another --work-dir, or delete it"
+        )
+    if last.exists() and recipe_of(last) != recipe.to_json():
+        raise ValueError(
+            f"{work_dir} holds a run of another config: resume with the config and options that it was started with, "
+            "or choose another --work-dir"
+        )
+    build_runner(recipe, config, work_dir, last if last.exists() else None).train()
+    return work_dir / MODEL
+
+
+@click.command("train", context_settings={"show_default": True})
+@click.argument("config")
+@click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--work-dir", type=click.Path(path_type=Path, file_okay=False), help="Where results go.  [default: runs/CONFIG]"
+)
+@click.option("--resume", is_flag=True, help="Continue after the last epoch stored in the work directory.")
+@click.option("--cfg-options", multiple=True, metavar="KEY=VALUE...", help="Change keys of the config.")
+def train_command(
+    config: str, options: tuple[str, ...], work_dir: Path | None, resume: bool, cfg_options: tuple[str, ...]
+) -> None:
+    """Train a model.
+
+    CONFIG is the path of a training config (a Python file that holds data only) or the name of a packaged one:
+    classification/digits.
+
+    Writes to the work directory: model/ (the best epoch as config.json + model.safetensors, opened by
+    timm.create_model("local-dir:..."), best.pth and last.pth (checkpoints), and TensorBoard scalars.
+
+    \b
+    Examples:
+      attnzoo train classification/digits
+      attnzoo train classification/digits --work-dir runs/short --cfg-options epochs=5 optimizer.lr=1e-3
+      attnzoo train classification/digits --resume
+      tensorboard --logdir runs
+    """
+    from .training.recipe import load_config
+
+    loaded = load_config(config, (*cfg_options, *options))
+    train(loaded, work_dir or Path("runs") / Path(config).stem, resume)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from attnzoo.tools.cli import main
+
+    main(["train", *sys.argv[1:]])
