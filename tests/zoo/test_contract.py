@@ -1,0 +1,221 @@
+"""The timm contract, held by every family's small member: the ground that timm's own model tests cover, and more."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from timm.layers import set_scriptable
+from timm.models import save_for_hf
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+from attnzoo import published
+
+from .models import SMALL, ours
+
+small = pytest.mark.parametrize("name", SMALL)
+
+
+def images(height: int = 64, width: int = 64, batch: int = 1, channels: int = 3) -> torch.Tensor:
+    return torch.randn(batch, channels, height, width)
+
+
+def create(name: str, **kwargs: object) -> nn.Module:
+    return timm.create_model(name, **kwargs).eval()
+
+
+@pytest.mark.parametrize("name", ours())
+def test_every_model_builds_and_counts_its_published_parameters(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    if "params_m" in published(name):
+        # authors round as they like: dinat_large has 201.1 million and is published with 200
+        assert millions == pytest.approx(published(name)["params_m"], rel=0.02)
+
+
+@small
+@pytest.mark.parametrize("size", [(32, 32), (65, 97), (96, 64)], ids=["smallest", "odd", "landscape"])
+def test_any_size(name: str, size: tuple[int, int]) -> None:
+    model = create(name, num_classes=5)
+    with torch.no_grad():
+        assert model(images(*size, batch=2)).shape == (2, 5)
+        features = model.forward_features(images(*size))
+    reduction = model.feature_info[-1]["reduction"]
+    assert features.shape == (1, math.ceil(size[0] / reduction), math.ceil(size[1] / reduction), model.num_features)
+
+
+@small
+def test_pieces_make_the_whole(name: str) -> None:
+    model, x = create(name, num_classes=7), images()
+    with torch.no_grad():
+        features = model.forward_features(x)
+        assert torch.equal(model.forward_head(features), model(x))
+        pooled = model.forward_head(features, pre_logits=True)
+        assert pooled.shape == (1, model.head_hidden_size)
+        assert torch.equal(model.get_classifier()(pooled), model(x))
+        final, stages = model.forward_intermediates(x, norm=True)
+        assert torch.equal(final, features)
+        assert torch.equal(stages[-1].permute(0, 2, 3, 1), features)
+
+
+@small
+def test_intermediates(name: str) -> None:
+    model, x = create(name), images(64, 96)
+    count = len(model.feature_info)
+    with torch.no_grad():
+        everything = model.forward_intermediates(x, intermediates_only=True)
+        assert len(everything) == count
+        two = model.forward_intermediates(x, indices=2, intermediates_only=True)
+        assert all(torch.equal(a, b) for a, b in zip(two, everything[-2:], strict=True))
+        (first,) = model.forward_intermediates(x, indices=[0], intermediates_only=True, stop_early=True)
+        assert torch.equal(first, everything[0])
+        channels_last = model.forward_intermediates(x, output_fmt="NHWC", intermediates_only=True)
+        assert torch.equal(channels_last[1].permute(0, 3, 1, 2), everything[1])
+    with pytest.raises(ValueError, match="output_fmt must be NCHW or NHWC, got 'NLC'"):
+        model.forward_intermediates(x, output_fmt="NLC")
+
+
+@small
+def test_features_only_tells_the_truth(name: str) -> None:
+    whole = create(name)
+    model = create(name, features_only=True)
+    model.load_state_dict({f"model.{key}": value for key, value in whole.state_dict().items()}, strict=False)
+    x = images(70, 93)
+    with torch.no_grad():
+        maps = model(x)
+        expected = whole.forward_intermediates(x, intermediates_only=True)
+    assert len(maps) == len(model.feature_info.channels()) >= 3
+    for found, wanted, channels, reduction in zip(
+        maps, expected, model.feature_info.channels(), model.feature_info.reduction(), strict=True
+    ):
+        assert found.shape == (1, channels, math.ceil(70 / reduction), math.ceil(93 / reduction))
+        assert torch.equal(found, wanted)
+    assert not any(key.startswith("model.head") for key in model.state_dict())
+
+
+@small
+def test_features_can_be_chosen(name: str) -> None:
+    model = create(name, features_only=True, out_indices=(0, 1))
+    with torch.no_grad():
+        assert [x.shape[1] for x in model(images())] == model.feature_info.channels()
+    assert len(model.model.stages) == 2
+
+
+@small
+def test_prune(name: str) -> None:
+    model = create(name)
+    assert model.prune_intermediate_layers(indices=[0, 1], prune_norm=True) == [0, 1]
+    assert len(model.stages) == 2
+    assert isinstance(model.norm, nn.Identity)
+    assert model.num_classes == 0
+
+
+@small
+def test_reset_classifier(name: str) -> None:
+    model, x = create(name, num_classes=3), images()
+    model.reset_classifier(11)
+    assert model.num_classes == 11
+    with torch.no_grad():
+        assert model(x).shape == (1, 11)
+        model.reset_classifier(0)
+        assert model(x).shape == (1, model.num_features)
+        model.reset_classifier(0, "")
+        assert model(x).ndim == 4
+        assert create(name, num_classes=0, global_pool="")(x).ndim == 4
+
+
+@small
+def test_every_parameter_learns(name: str) -> None:
+    model = create(name, num_classes=4).train()
+    model(images(batch=2)).square().mean().backward()
+    missing = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert missing == []
+
+
+@small
+def test_gradient_checkpointing_changes_nothing(name: str) -> None:
+    model, x = create(name, num_classes=4), images(batch=2)
+    plain = model(x)
+    plain.sum().backward()
+    grads = {key: p.grad.clone() for key, p in model.named_parameters()}
+    model.zero_grad()
+    model.set_grad_checkpointing()
+    again = model(x)
+    again.sum().backward()
+    assert torch.equal(plain, again)
+    for key, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, grads[key], msg=key)
+
+
+@small
+def test_parameter_groups(name: str) -> None:
+    model = create(name)
+    tables = {key for key, _ in model.named_parameters() if key.endswith("rpb")}
+    assert tables == model.no_weight_decay()
+    decayed, plain = sorted(
+        param_groups_weight_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay()),
+        key=lambda group: -group["weight_decay"],
+    )
+    assert {id(p) for p in plain["params"]} >= {id(p) for key, p in model.named_parameters() if key in tables}
+    assert decayed["weight_decay"] == 0.05
+    groups = param_groups_layer_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.7)
+    scales = sorted({group["lr_scale"] for group in groups})
+    blocks = sum(len(stage.blocks) for stage in model.stages)
+    assert len(scales) >= blocks
+    assert scales[-1] == 1.0
+
+
+@small
+def test_other_channels_and_dropout(name: str) -> None:
+    model = timm.create_model(name, in_chans=1, num_classes=2, drop_rate=0.1, drop_path_rate=0.1, proj_drop_rate=0.1)
+    assert model(images(channels=1, batch=2)).shape == (2, 2)
+
+
+@small
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_dtypes(name: str, dtype: torch.dtype) -> None:
+    model, x = create(name, num_classes=4), images()
+    with torch.no_grad():
+        expected = model(x)
+        ours = model.to(dtype)(x.to(dtype))
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours.float(), expected, atol=0.05, rtol=0.05)
+
+
+@small
+def test_channels_last_images(name: str) -> None:
+    model, x = create(name), images(48, 80)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), model(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["nat_pico", "dinat_s_tiny"])
+def test_compiles_without_graph_breaks(name: str) -> None:
+    model, x = create(name, num_classes=4), images()
+    torch.compiler.reset()
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["nat_pico", "nat_isotropic_small"])
+def test_scripts(name: str) -> None:
+    with set_scriptable(True):
+        model = create(name, num_classes=4)
+    x = images()
+    with torch.no_grad():
+        assert torch.equal(torch.jit.script(model)(x), model(x))
+
+
+def test_local_directory_round_trip(tmp_path: Path) -> None:
+    model, x = create("nat_pico", num_classes=6), images()
+    save_for_hf(model, str(tmp_path), model_args={"num_classes": 6}, safe_serialization=True)
+    again = create(f"local-dir:{tmp_path}", pretrained=True)
+    with torch.no_grad():
+        assert torch.equal(model(x), again(x))

@@ -1,0 +1,47 @@
+"""Names: nothing of timm's is taken over, every row is complete."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import timm
+
+import attnzoo
+
+from .models import families, ours
+
+
+def _of_timm(code: str) -> set[str]:
+    """What a timm without this package prints."""
+    out = subprocess.run([sys.executable, "-c", f"import timm\n{code}"], capture_output=True, text=True, check=True)
+    return set(out.stdout.split())
+
+
+def test_no_model_name_is_timms() -> None:
+    assert not set(ours()) & _of_timm("print(*timm.list_models())")
+
+
+def test_no_module_name_is_timms() -> None:
+    code = "import pkgutil, timm.models\nprint(*(module.name for module in pkgutil.iter_modules(timm.models.__path__)))"
+    assert not set(families()) & _of_timm(code)
+
+
+@pytest.mark.parametrize("name", ours())
+def test_configuration_is_complete(name: str) -> None:
+    cfg = timm.get_pretrained_cfg(name)
+    assert cfg.first_conv
+    assert cfg.classifier == "head.fc"
+    assert cfg.input_size[0] == 3
+    if name != "nat_pico":
+        assert cfg.url.startswith("https://")
+        assert cfg.license == "mit"
+        assert attnzoo.published(name) or cfg.num_classes == 21841
+    assert timm.models.model_entrypoint(name).__doc__
+
+
+def test_published_figures_take_a_tag_and_are_empty_for_others() -> None:
+    assert attnzoo.published("nat_tiny.in1k")["top1"] == 83.2
+    assert attnzoo.published("nat_pico") == {}
+    assert attnzoo.published("resnet50") == {}
