@@ -94,7 +94,7 @@ def test_a_run_that_died_continues_to_the_same_weights(few_digits, small_config,
 
     states = [torch.load(runs / name / "last.pth", weights_only=True) for name in ("whole", "died")]
     assert states[0]["meta"] == states[1]["meta"]
-    assert states[0]["meta"]["iter"] == 3 * math.floor(360 / 64)
+    assert states[0]["meta"]["iter"] == 3 * math.floor(360 / 32)
     assert_close(states[1]["state_dict"], states[0]["state_dict"], rtol=0, atol=0)
     assert_close(load_file(continued / "model.safetensors"), load_file(whole / "model.safetensors"), rtol=0, atol=0)
 
