@@ -58,11 +58,8 @@ class NeighborhoodAttention(nn.Module):
         self.stride: tuple[int, int] = to_2tuple(stride)
         self.is_causal: tuple[bool, bool] = to_2tuple(is_causal)
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        if bias:
-            self.rpb = nn.Parameter(torch.zeros(num_heads, 2 * self.kernel_size[0] - 1, 2 * self.kernel_size[1] - 1))
-            trunc_normal_(self.rpb, std=0.02)
-        else:
-            self.rpb = None
+        table = torch.zeros(num_heads, 2 * self.kernel_size[0] - 1, 2 * self.kernel_size[1] - 1)
+        self.rpb: nn.Parameter | None = nn.Parameter(trunc_normal_(table, std=0.02)) if bias else None
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 

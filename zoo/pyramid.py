@@ -109,6 +109,7 @@ class Pyramid(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Computes the blocks again on the way back instead of keeping what they computed."""
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
 
     @torch.jit.ignore
