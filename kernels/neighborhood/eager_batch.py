@@ -25,6 +25,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, p
     out = F.scaled_dot_product_attention(
         take_queries(q, plan), take_keys(k, plan), take_keys(v, plan), attn_mask=mask, scale=scale
     )
+    if torch.compiler.is_exporting():
+        # the fused kernel's layout is not that of what exporters decompose it into; views must fit both
+        out = out.clone(memory_format=torch.contiguous_format)
     return untile(out, plan, heads, size)
 
 

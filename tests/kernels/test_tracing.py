@@ -121,3 +121,17 @@ def test_a_plan_first_made_while_tracing_serves_later_calls() -> None:
         out.sum().backward()
         assert_close(f"width {width}", out, neighborhood_attention(x, x, x, 3, backend="reference"), ROUNDING)
     assert_close("exported", exported(q), Mixer()(q), ROUNDING)
+
+
+@pytest.mark.parametrize("size", [(5, 4), (9, 11)], ids=["one tile", "many tiles"])
+def test_exported_graph_decomposes(size: tuple[int, int]) -> None:
+    class Mixer(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = x.unflatten(-1, (3, 2, 4)).unbind(3)
+            return neighborhood_attention(q, k, v, 4).flatten(3)
+
+    x = torch.randn(2, *size, 24)
+    batch = torch.export.Dim("batch", max=64)
+    program = torch.export.export(Mixer(), (x,), dynamic_shapes=({0: batch},), strict=False)
+    other = torch.randn(3, *size, 24)
+    assert_close("decomposed", program.run_decompositions().module()(other), Mixer()(other), ROUNDING)
