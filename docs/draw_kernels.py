@@ -66,6 +66,7 @@ def draw_tile(
 def main() -> None:
     """Three maps side by side."""
     figure, (inside, border, dilated) = plt.subplots(1, 3, figsize=(12.6, 4.9), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12)
     plain = cut(Axis(LENGTH, KERNEL), TILE)
     blank_map(inside, f"inside: {TILE}x{TILE} queries, {KERNEL}x{KERNEL} windows")
     draw_tile(inside, plain, (1, 2), (0, 0), (5, 10))
