@@ -24,18 +24,19 @@ from .plan import AxisArguments, Plan, best_plan, windows
 
 def attention(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
     """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
-    plan = _plan(axes, q.shape[3], q.device)
+    plan = _plan(axes, q.shape[3], q.device, eager_chunks.FORWARD_SCORES)
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if q.device.type != "cpu" or is_traced or plan.is_identity:
         return eager_batch.attend(q, k, v, bias, scale, plan)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias)):
-        return eager_chunks.Attention.apply(q, k, v, bias, scale, plan)
+        backward_plan = _plan(axes, q.shape[3], q.device, eager_chunks.BACKWARD_SCORES)
+        return eager_chunks.Attention.apply(q, k, v, bias, scale, plan, backward_plan)
     return eager_chunks.forward(q, k, v, bias, scale, plan)
 
 
 def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
     """Scores of each query with its keys, row-major over the window: (B, H, W, h, k); -inf where there is no key."""
-    plan, places = _plan(axes, q.shape[3], q.device), windows(*_arguments(axes), str(q.device))
+    plan, places = _plan(axes, 1, q.device, eager_chunks.FORWARD_SCORES), windows(*_arguments(axes), str(q.device))
     size, heads = q.shape[1:3], q.shape[3]
     scores = eager_batch.take_queries(q * scale, plan) @ eager_batch.take_keys(k, plan).mT
     # (classes, T, k) -> (B, h * n, T, k): of a region's scores, the window's
@@ -52,7 +53,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
 
 def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
     """Each query's values summed with its weights: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
-    plan, places = _plan(axes, v.shape[3], v.device), windows(*_arguments(axes), str(v.device))
+    plan, places = _plan(axes, 1, v.device, eager_chunks.FORWARD_SCORES), windows(*_arguments(axes), str(v.device))
     size, heads = v.shape[1:3], v.shape[3]
     tiles = eager_batch.take_queries(weights, plan)
     slots = places.slots[plan.whole.tile_class].repeat(heads, 1, 1).expand(len(v), -1, -1, -1)
@@ -66,9 +67,9 @@ def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
     return eager_batch.untile(spread @ eager_batch.take_keys(v, plan), plan, heads, size)
 
 
-def _plan(axes: tuple[Axis, Axis], heads: int, device: torch.device) -> Plan:
+def _plan(axes: tuple[Axis, Axis], heads: int, device: torch.device, scores: int) -> Plan:
     """The cached plan of a neighborhood. Symbolic sizes become constants: a traced graph is for one map size."""
-    return best_plan(*_arguments(axes), eager_chunks.CHUNK_SCORES // heads, str(device))
+    return best_plan(*_arguments(axes), scores // heads, str(device))
 
 
 def _arguments(axes: tuple[Axis, Axis]) -> tuple[AxisArguments, AxisArguments]:

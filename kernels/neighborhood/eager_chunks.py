@@ -17,14 +17,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .eager_batch import add_keys, attend, class_mask, select, sum_rows
 from .plan import Chunk, Plan
 
-# Scores computed at once, in elements: enough to hide the cost of a call, few enough to stay in cache.
-CHUNK_SCORES = 512 * 1024
+# Scores computed at once, over all heads: enough to hide the cost of a call, few enough to stay in cache. The way
+# back keeps some six arrays of that size, the way forward the mask alone.
+FORWARD_SCORES = 2048 * 1024
+BACKWARD_SCORES = 512 * 1024
 
 
-def _steps(plan: Plan, chunk: Chunk, batch: int, heads: int) -> Iterator[slice]:
+def _steps(plan: Plan, chunk: Chunk, batch: int) -> Iterator[slice]:
     """Images to take together: one where regions overlap in their strip, else what fills a chunk."""
-    scores = heads * chunk.columns * plan.rows * plan.queries * plan.keys
-    step = 1 if plan.rows > 1 else max(1, CHUNK_SCORES // scores)
+    scores = chunk.columns * plan.rows * plan.queries * plan.keys
+    step = 1 if plan.rows > 1 else max(1, plan.chunk_scores // scores)
     return (slice(i, min(i + step, batch)) for i in range(0, batch, step))
 
 
@@ -64,7 +66,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, 
     of_classes = class_mask(plan, bias, q.dtype, heads)
     for chunk in plan.chunks:
         mask = _chunk_mask(of_classes, chunk)
-        for images in _steps(plan, chunk, len(q), heads):
+        for images in _steps(plan, chunk, len(q)):
             keys, values = (_fusible(_chunk_keys(x[images], chunk, plan), plan) for x in (k, v))
             tiles = F.scaled_dot_product_attention(
                 _fusible(_chunk_queries(q[images], chunk, plan), plan),
@@ -83,10 +85,12 @@ class Attention(torch.autograd.Function):
     """Attention that keeps its inputs only, and computes the weights again on the way back, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan) -> Tensor:
-        """As the function of this name."""
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan, backward_plan: Plan
+    ) -> Tensor:
+        """As the function of this name; `backward_plan` has the chunks of the way back."""
         ctx.save_for_backward(q, k, v, bias)
-        ctx.scale, ctx.plan = scale, plan
+        ctx.scale, ctx.plan = scale, backward_plan
         return forward(q, k, v, bias, scale, plan)
 
     @staticmethod
@@ -95,7 +99,7 @@ class Attention(torch.autograd.Function):
         q, k, v, bias = ctx.saved_tensors
         plan: Plan = ctx.plan
         if torch.is_grad_enabled():
-            return *_differentiable_gradients(q, k, v, bias, ctx.scale, plan, grad), None, None
+            return *_differentiable_gradients(q, k, v, bias, ctx.scale, plan, grad), None, None, None
         heads, grads = q.shape[3], [x.new_zeros(x.shape) for x in (q, k, v)]
         tokens = [x.flatten(1, 2).transpose(1, 2) for x in (q, k, v, grad, *grads)]
         of_classes = class_mask(plan, bias, q.dtype, heads)
@@ -105,7 +109,7 @@ class Attention(torch.autograd.Function):
         for chunk in plan.chunks:
             mask = _chunk_mask(of_classes, chunk)
             dscores = None
-            for images in _steps(plan, chunk, len(q), heads):
+            for images in _steps(plan, chunk, len(q)):
                 step = _backward_step([x[images] for x in tokens], mask, ctx.scale, chunk, plan)
                 if dmask is not None:
                     step = step.sum(0, dtype=sum_dtype)
@@ -119,7 +123,7 @@ class Attention(torch.autograd.Function):
             table = sum_rows(dmask.view(heads, -1, 1), plan.table_slots, plan.table_starts).squeeze(2)
             dbias = torch.zeros_like(bias).flatten(1).index_copy_(1, plan.table_entries, table.to(bias.dtype))
             dbias = dbias.view_as(bias)
-        return *grads, dbias, None, None
+        return *grads, dbias, None, None, None
 
 
 def _differentiable_gradients(

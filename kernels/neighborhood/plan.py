@@ -63,7 +63,8 @@ class Plan:
         queries, keys: T = Th * Tw and R = Rh * Rw.
         strip, strip_step: S = Sh * Rw, and the slots between neighboring regions of a strip.
         whole: all columns as one chunk.
-        chunks: the columns in chunks of bounded size.
+        chunk_scores: most scores, T * R over all tiles, to compute at once for a head.
+        chunks: the columns in chunks of at most so many, and at least one column.
         query_slots: (H * W,) the slot of `whole` that holds each token as a query.
         mask: (classes, T, R) 0 where a query attends to a key and -inf elsewhere, float32; None when every query
             attends to every key. Tiles of one class share it.
@@ -79,6 +80,7 @@ class Plan:
     strip: int
     strip_step: int
     whole: Chunk
+    chunk_scores: int
     chunks: tuple[Chunk, ...]
     query_slots: Tensor
     mask: Tensor | None
@@ -118,7 +120,7 @@ def best_plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, de
     Args:
         rows: length, kernel, dilation, stride and causality of the rows' axis.
         columns: the same of the columns' axis.
-        chunk_scores: most scores of one head in a chunk; a chunk has at least one column all the same.
+        chunk_scores: as in `Plan`.
         device: where the plan's tensors live.
     """
     return _plan(rows, columns, chunk_scores, device)
@@ -225,6 +227,7 @@ def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int, device: to
         strip=rows.strip * columns.region,
         strip_step=rows.step * columns.region,
         whole=whole,
+        chunk_scores=chunk_scores,
         chunks=chunks,
         query_slots=query_slots.to(device),
         mask=None if bool(attends.all()) else mask.to(device),

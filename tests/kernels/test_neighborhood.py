@@ -36,7 +36,8 @@ def test_eager_is_as_exact_as_plain_torch(case: Case, operator: str) -> None:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of one column of tiles, which small maps would never have otherwise."""
-    monkeypatch.setattr(eager_chunks, "CHUNK_SCORES", 64)
+    for name in ("FORWARD_SCORES", "BACKWARD_SCORES"):
+        monkeypatch.setattr(eager_chunks, name, 64)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -269,7 +270,9 @@ def random_case(seed: int, longest: int) -> Case:
 
 def check_random(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = random_case(seed, longest)
-    monkeypatch.setattr(eager_chunks, "CHUNK_SCORES", random.Random(-seed).choice([64, 4096, 512 * 1024]))
+    sizes = random.Random(-seed)
+    for name in ("FORWARD_SCORES", "BACKWARD_SCORES"):
+        monkeypatch.setattr(eager_chunks, name, sizes.choice([64, 4096, 512 * 1024]))
     torch.manual_seed(seed)
     for operator in OPERATORS:
         check(operator, case, torch.float32)
