@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -60,3 +61,13 @@ def test_readme_table_is_the_registry() -> None:
         figures = attnzoo.published(name)
         assert timm.get_pretrained_cfg(name).input_size == (3, int(size), int(size))
         assert (gflops, top1) == (str(figures.get("gflops", "-")), str(figures.get("top1", "-")))
+
+
+def test_table_of_the_kernels_is_the_committed_measurement() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from result_table import table
+
+    page = (ROOT / "docs/kernels.md").read_text()
+    named = re.search(r"benchmarks/results/neighborhood-cpu-[\d-]+\.json", page)
+    assert named is not None
+    assert table(json.loads((ROOT / named[0]).read_text())) in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import time
@@ -161,7 +162,7 @@ def _print(report: DemoReport) -> None:
     console = Console(highlight=False)
     console.print(table)
     for name, path in (("model", report.model), ("ONNX file", report.onnx), ("picture", report.picture)):
-        console.print(f"{name}: {path}", soft_wrap=True)
+        console.print(f"{name}: {os.path.relpath(path)}", soft_wrap=True)
 
 
 @click.command("demo", context_settings={"show_default": True})
