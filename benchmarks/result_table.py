@@ -1,4 +1,4 @@
-"""A result file as the Markdown table of docs/kernels.md: `python benchmarks/result_table.py benchmarks/results/FILE.json`."""
+"""A result file as the Markdown table of docs/kernels.md: `python benchmarks/result_table.py FILE.json`."""
 
 from __future__ import annotations
 
