@@ -160,8 +160,9 @@ def load(
         The model, and the metadata entries that tell its weights' origin.
 
     Raises:
-        ValueError: an unknown name, a directory without a model, or a name without published weights.
+        ValueError: an unknown name, a directory without a model, a name without published weights, a size below 1.
     """
+    _check_size(image_size)
     folder = Path(model)
     if (folder / "config.json").is_file():
         return _load_folder(folder, image_size)
@@ -218,9 +219,13 @@ def _input_size(model: nn.Module, image_size: tuple[int, int] | None) -> tuple[i
         raise ValueError(f"image_size is needed: {type(model).__name__} is not a model of timm and names none itself")
     named = timm.data.resolve_model_data_config(model)["input_size"] if config else (3, 0, 0)
     height, width = image_size or named[1:]
-    if min(height, width) < 1:
-        raise ValueError(f"image_size must be a height and a width of at least 1, got {image_size}")
+    _check_size(image_size)
     return named[0], height, width
+
+
+def _check_size(image_size: tuple[int, int] | None) -> None:
+    if image_size and min(image_size) < 1:
+        raise ValueError(f"image_size must be a height and a width of at least 1, got {image_size}")
 
 
 def _images(input_size: tuple[int, int, int], batch: int) -> Tensor:
@@ -295,7 +300,7 @@ def export_command(model: str, output: Path, pretrained: bool, image_size: tuple
     try:
         network, origin = load(model, pretrained=pretrained, image_size=image_size)
         report = export_onnx(network, output, image_size=image_size, opset=opset, metadata=origin)
-    except (ValueError, ExportError, ImportError, OSError) as error:
+    except (ExportError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     if origin["weights"].startswith("random"):
         click.echo("note: the weights are random; --pretrained or a trained directory brings real ones", err=True)
@@ -307,4 +312,8 @@ def export_command(model: str, output: Path, pretrained: bool, image_size: tuple
 
 
 if __name__ == "__main__":
-    export_command()
+    import sys
+
+    from attnzoo.tools.cli import main
+
+    main(["export", *sys.argv[1:]])

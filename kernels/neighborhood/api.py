@@ -168,14 +168,20 @@ def _scale(scale: float | None, q: Tensor) -> float:
 
 def _autocast(*tensors: Any) -> tuple[Any, ...]:
     """Casts as torch does for its own attention where autocast is on: everything but float64."""
-    device = next((x.device.type for x in tensors if isinstance(x, Tensor)), "cpu")
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    devices = [x.device.type for x in tensors if isinstance(x, Tensor)]
+    device = devices[0] if devices else "cpu"
+    if not _knows_autocast(device) or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(
         x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64 else x
         for x in tensors
     )
+
+
+@torch.compiler.assume_constant_result  # older compilers cannot look into it
+def _knows_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
 
 
 def _check_tensors(**tensors: Tensor) -> None:

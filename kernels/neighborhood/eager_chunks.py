@@ -120,7 +120,8 @@ class Attention(torch.autograd.Function):
                 dmask += members @ dscores.view(heads, chunk.tile_class.numel(), -1)
         dbias = None
         if bias is not None and dmask is not None:
-            table = sum_rows(dmask.view(heads, -1, 1), plan.table_slots, plan.table_starts).squeeze(2)
+            # an entry sums thousands of terms one after the other: double precision here costs nothing
+            table = sum_rows(dmask.double().view(heads, -1, 1), plan.table_slots, plan.table_starts).squeeze(2)
             dbias = torch.zeros_like(bias).flatten(1).index_copy_(1, plan.table_entries, table.to(bias.dtype))
             dbias = dbias.view_as(bias)
         return *grads, dbias, None, None, None

@@ -159,6 +159,18 @@ def assert_as_exact_as(ours: Run, plain: Run, truth: Run, dtype: torch.dtype) ->
         _assert_below(name, error, allowed, ours.tensors[name], true)
 
 
+def roundings(ours: Run, plain: Run, truth: Run, dtype: torch.dtype) -> dict[str, tuple[float, float]]:
+    """Errors of ours and of plain torch, in roundings of the largest entry, by tensor."""
+    found = {}
+    for name, true in truth.tensors.items():
+        assert ours.tensors[name].shape == true.shape, name
+        size = true[true.isfinite()].abs().max().item() if true.isfinite().any() else 0.0
+        if size > 0:
+            unit = torch.finfo(dtype).eps * size
+            found[name] = tuple(_error(x.tensors[name], true).max().item() / unit for x in (ours, plain))
+    return found
+
+
 def assert_close(name: str, ours: Tensor, true: Tensor, allowed: float) -> None:
     """Largest difference below a bound; a failure names the worst index."""
     assert ours.shape == true.shape, name

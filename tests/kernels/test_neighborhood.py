@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from neighborhood_cases import CASES, OPERATORS, Case, assert_as_exact_as, assert_close, run, upstream
+from neighborhood_cases import CASES, OPERATORS, Case, Run, assert_as_exact_as, assert_close, roundings, run, upstream
 from test_geometry import natten_keys
 from torch import Tensor
 from torch.autograd.profiler import profile
@@ -20,11 +20,16 @@ cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 operators = pytest.mark.parametrize("operator", OPERATORS)
 
 
-def check(operator: str, case: Case, dtype: torch.dtype) -> None:
+def runs(operator: str, case: Case, dtype: torch.dtype) -> tuple[Run, Run, Run]:
+    """Eager, plain torch in the same dtype, and the truth."""
     inputs = case.inputs(operator, dtype)
     truth = run(operator, case, inputs, "reference", torch.float64)
     plain = run(operator, case, inputs, "reference")
-    assert_as_exact_as(run(operator, case, inputs, "eager"), plain, truth, dtype)
+    return run(operator, case, inputs, "eager"), plain, truth
+
+
+def check(operator: str, case: Case, dtype: torch.dtype) -> None:
+    assert_as_exact_as(*runs(operator, case, dtype), dtype)
 
 
 @operators
@@ -268,26 +273,36 @@ def random_case(seed: int, longest: int) -> Case:
     )
 
 
-def check_random(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = random_case(seed, longest)
+def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """A random case, and random sizes of chunks."""
     sizes = random.Random(-seed)
     for name in ("FORWARD_SCORES", "BACKWARD_SCORES"):
         monkeypatch.setattr(eager_chunks, name, sizes.choice([64, 4096, 512 * 1024]))
     torch.manual_seed(seed)
-    for operator in OPERATORS:
-        check(operator, case, torch.float32)
+    return random_case(seed, longest)
 
 
 @pytest.mark.usefixtures("poisoned_allocations")
 @pytest.mark.parametrize("first", range(0, 200, 20), ids=lambda first: f"seeds {first} to {first + 19}")
 def test_random_shapes(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(first, first + 20):
-        check_random(seed, 20, monkeypatch)
+        case = draw(seed, 20, monkeypatch)
+        for operator in OPERATORS:
+            check(operator, case, torch.float32)
 
 
+# Of thousands of draws, plain torch is lucky in some: what is compared is the worst of a hundred draws.
 @pytest.mark.slow
 @pytest.mark.usefixtures("poisoned_allocations")
 @pytest.mark.parametrize("first", range(1000, 3000, 100), ids=lambda first: f"seeds {first} to {first + 99}")
 def test_many_random_shapes(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    worst: dict[tuple[str, str], tuple[float, float]] = {}
     for seed in range(first, first + 100):
-        check_random(seed, 40, monkeypatch)
+        case = draw(seed, 40, monkeypatch)
+        for operator in OPERATORS:
+            for name, pair in roundings(*runs(operator, case, torch.float32), torch.float32).items():
+                ours, plain = (
+                    max(old, new) for old, new in zip(worst.get((operator, name), (0, 0)), pair, strict=True)
+                )
+                worst[operator, name] = ours, plain
+    assert {key: pair for key, pair in worst.items() if not pair[0] <= 2 * pair[1] + 4} == {}

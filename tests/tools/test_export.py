@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from attnzoo.tools import export, onnx_graph
+from attnzoo.tools.cli import main
 from attnzoo.tools.export import ExportError, export_command, export_onnx
 from attnzoo.tools.onnx_graph import open_session, relative_difference
 
@@ -195,10 +196,8 @@ def test_mistakes_are_one_line(tmp_path, arguments, message):
         (tmp_path / name / "config.json").write_text(json.dumps({"architecture": "test_resnet", "pretrained_cfg": {}}))
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")
     output = tmp_path / "model.onnx"
-    run = CliRunner().invoke(
-        export_command, ["--output", str(output), *(text.format(tmp=tmp_path) for text in arguments)]
-    )
-    assert run.exit_code == 1
+    run = CliRunner().invoke(main, ["export", "--output", str(output), *(x.format(tmp=tmp_path) for x in arguments)])
+    assert run.exit_code == 2
     assert message in run.output
     assert len(run.output.strip().splitlines()) == 1
     assert not output.exists()
