@@ -105,7 +105,7 @@ class Attention(torch.autograd.Function):
         of_classes = class_mask(plan, bias, q.dtype, heads)
         needs_bias = bias is not None and ctx.needs_input_grad[3]
         sum_dtype = torch.promote_types(q.dtype, torch.float32)
-        dmask = torch.zeros(heads, plan.classes, plan.queries * plan.keys, dtype=sum_dtype) if needs_bias else None
+        dmask = torch.zeros(heads, plan.classes, plan.queries * plan.keys, dtype=torch.float64) if needs_bias else None
         for chunk in plan.chunks:
             mask = _chunk_mask(of_classes, chunk)
             dscores = None
@@ -115,13 +115,12 @@ class Attention(torch.autograd.Function):
                     step = step.sum(0, dtype=sum_dtype)
                     dscores = step if dscores is None else dscores.add_(step)
             if dmask is not None and dscores is not None:
-                # a product with 0 and 1 sums the tiles of a class
-                members = F.one_hot(chunk.tile_class, plan.classes).T.to(sum_dtype)
-                dmask += members @ dscores.view(heads, chunk.tile_class.numel(), -1)
+                # a product with 0 and 1 sums the tiles of a class; thousands of terms cancel, so in double precision
+                members = F.one_hot(chunk.tile_class, plan.classes).T.double()
+                dmask += members @ dscores.view(heads, chunk.tile_class.numel(), -1).double()
         dbias = None
         if bias is not None and dmask is not None:
-            # an entry sums thousands of terms one after the other: double precision here costs nothing
-            table = sum_rows(dmask.double().view(heads, -1, 1), plan.table_slots, plan.table_starts).squeeze(2)
+            table = sum_rows(dmask.view(heads, -1, 1), plan.table_slots, plan.table_starts).squeeze(2)
             dbias = torch.zeros_like(bias).flatten(1).index_copy_(1, plan.table_entries, table.to(bias.dtype))
             dbias = dbias.view_as(bias)
         return *grads, dbias, None, None, None
