@@ -11,7 +11,6 @@ import copy
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 import attnzoo
 
+from .files import replacing
 from .onnx_graph import ExportError, open_session, relative_difference, require_packages, to_onnx
 
 OPSETS = (18, 19, 20)
@@ -105,14 +105,9 @@ def export_onnx(
         difference = _check(to_onnx(noisy, images, opset, {}), noisy, input_size, tolerance)
 
     content = to_onnx(model, images, opset, notes)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        difference = max(difference, _check(partial, model, input_size, tolerance))
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(output) as fresh:
+        fresh.write_bytes(content)
+        difference = max(difference, _check(fresh, model, input_size, tolerance))
     return ExportReport(output, len(content), opset, input_size, difference, _CHECKED_BATCHES, notes)
 
 

@@ -5,7 +5,6 @@ Shape legend: N images, C channels, H W map, h heads, k x k kernel.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import NeighborhoodAttention
 from attnzoo.kernels.neighborhood.geometry import Axis
+
+from .files import replacing
 
 _WRONG, _QUERY, _ATTENDED = "#c0392b", "#1f4e9c", "#e8710a"
 _SHOWN = 30
@@ -44,13 +45,8 @@ def draw_digits(
     _draw_predictions(left, images, labels, logits.argmax(1), classes)
     _draw_confusion(middle, labels, logits.argmax(1), classes)
     _draw_attention(right, model, images, labels, classes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(partial, format="png")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as fresh:
+        figure.savefig(fresh, format="png")
 
 
 def attention_map(block: NeighborhoodAttention, x: Tensor, row: int, column: int) -> Tensor:

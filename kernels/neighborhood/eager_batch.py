@@ -31,6 +31,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, p
     return untile(out, plan, heads, size)
 
 
+def is_traced() -> bool:
+    """Whether a compiler, exporter or tracer is looking: then only operators that it knows may run."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def take_queries(x: Tensor, plan: Plan) -> Tensor:
     """(B, H, W, h, D) -> (B, h * n, T, D)."""
     x = x.flatten(1, 2).transpose(1, 2)
@@ -42,8 +47,7 @@ def take_keys(x: Tensor, plan: Plan) -> Tensor:
     x = x.flatten(1, 2).transpose(1, 2)
     if plan.is_identity:
         return x
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not is_traced:
+    if x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not is_traced():
         keys = _TakeKeys.apply(x, plan)
     else:
         keys = select(x, plan.whole.region_tokens)
@@ -52,7 +56,7 @@ def take_keys(x: Tensor, plan: Plan) -> Tensor:
 
 def select(x: Tensor, tokens: Tensor) -> Tensor:
     """(B, h, H * W, D) -> (M, slots, D)."""
-    # index_select is some eight times slower when it must step over two axes
+    # index_select is far slower when it must step over two axes
     return x.flatten(0, 1).index_select(1, tokens)
 
 
@@ -106,7 +110,7 @@ def add_keys(total: Tensor, x: Tensor, chunk: Chunk) -> None:
 def sum_rows(x: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
     """Sums runs of rows, on a CPU: (M, slots, D) -> (M, len(starts), D), run i is rows[starts[i] : starts[i + 1]]."""
     repeats, slots, width = x.shape
-    # an embedding bag is a gather and a sum in one pass, some ten times faster than index_add_
+    # an embedding bag is a gather and a sum in one pass, where index_add_ adds row by row
     offset = torch.arange(repeats)[:, None]
     bags = F.embedding_bag(
         (rows + offset * slots).flatten(), x.reshape(-1, width), (starts + offset * len(rows)).flatten(), mode="sum"

@@ -96,23 +96,6 @@ class Plan:
         return self.position.numel() // (self.queries * self.keys)
 
 
-@dataclass(frozen=True)
-class Windows:
-    """The places of the windows, k = kh * kw of them per query, for the unfused halves.
-
-    Attributes:
-        slots: (classes, T, k) region slot of every key; 0 where there is none.
-        exists: (classes, T, k) whether there is a key; None when all are there.
-        exists_on_map: (H * W, k) the same in the order of the map; None when all are there.
-        position_on_map: (H * W * k,) index into a flat (2kh-1, 2kw-1) table; 0 where there is no key.
-    """
-
-    slots: Tensor
-    exists: Tensor | None
-    exists_on_map: Tensor | None
-    position_on_map: Tensor
-
-
 @torch.compiler.assume_constant_result
 def best_plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
     """The plan with the cheapest tiles.
@@ -126,33 +109,22 @@ def best_plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, de
     return _plan(rows, columns, chunk_scores, device)
 
 
-@torch.compiler.assume_constant_result
-def windows(rows: AxisArguments, columns: AxisArguments, device: str) -> Windows:
-    """The window places in the tiles that `best_plan` chooses for the same axes."""
-    return _windows(rows, columns, device)
-
-
 # A tracer takes a function's result for a constant only where the function itself is no cache.
 @lru_cache(maxsize=256)
 def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
-    with _real_tensors():
-        return make_plan(*_best_tiles(rows, columns), chunk_scores, torch.device(device))
-
-
-@lru_cache(maxsize=256)
-def _windows(rows: AxisArguments, columns: AxisArguments, device: str) -> Windows:
-    with _real_tensors():
-        return make_windows(*_best_tiles(rows, columns), torch.device(device))
+    with real_tensors():
+        return make_plan(*best_tiles(rows, columns), chunk_scores, torch.device(device))
 
 
 @contextmanager
-def _real_tensors() -> Iterator[None]:
+def real_tensors() -> Iterator[None]:
     """What is cached must serve every later call: no fake, meta or inference tensors of the one that came first."""
     with _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
         yield
 
 
-def _best_tiles(rows: AxisArguments, columns: AxisArguments) -> tuple[AxisTiles, AxisTiles]:
+def best_tiles(rows: AxisArguments, columns: AxisArguments) -> tuple[AxisTiles, AxisTiles]:
+    """The cheapest tiles of the two axes."""
     cuts = [
         [cut(axis, tile) for tile in range(1, min(axis.group_length(0), _LARGEST_TILE) + 1)]
         for axis in (Axis(*rows), Axis(*columns))
@@ -185,8 +157,8 @@ def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int, device: to
         _region_positions(rows)[None, None, :, :, :, None] * W + region_columns[:, :, None, None, None, :]
     ).view(count, -1)
 
-    row_class, row_relation = _classes(rows)
-    column_class, column_relation = _classes(columns)
+    row_class, row_relation = tile_classes(rows)
+    column_class, column_relation = tile_classes(columns)
     # classes are numbered (cw, ch); relations (c, T, R) combine to (cw, ch, Th, Tw, Rh, Rw)
     tile_class = (column_class[:, :, None, None] * len(row_relation) + row_class[None, None]).view(count, -1)
     of_rows, of_columns = row_relation[None, :, :, None, :, None], column_relation[:, None, None, :, None, :]
@@ -239,49 +211,6 @@ def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int, device: to
     )
 
 
-def make_windows(rows: AxisTiles, columns: AxisTiles, device: torch.device) -> Windows:
-    """Places the windows in their tiles' regions, see `Windows`."""
-    row_slots, column_slots = _window_slots(rows), _window_slots(columns)
-    # (ch, Th, kh), (cw, Tw, kw) -> (cw, ch, Th, Tw, kh, kw)
-    of_rows, of_columns = row_slots[None, :, :, None, :, None], column_slots[:, None, None, :, None, :]
-    window = rows.axis.kernel * columns.axis.kernel
-    exists = ((of_rows >= 0) & (of_columns >= 0)).reshape(-1, rows.tile * columns.tile, window)
-    slots = (of_rows * columns.region + of_columns).reshape(exists.shape) * exists
-    # (H, kh), (W, kw) -> (H, W, kh, kw)
-    row_relation, column_relation = _relation_on_map(rows.axis), _relation_on_map(columns.axis)
-    on_map_rows, on_map_columns = row_relation[:, None, :, None], column_relation[None, :, None, :]
-    exists_on_map = ((on_map_rows >= 0) & (on_map_columns >= 0)).view(-1, window)
-    position = (on_map_rows * (2 * columns.axis.kernel - 1) + on_map_columns).view(-1, window) * exists_on_map
-    complete = bool(exists.all())
-    return Windows(
-        slots=slots.to(device),
-        exists=None if complete else exists.to(device),
-        exists_on_map=None if complete else exists_on_map.to(device),
-        position_on_map=position.flatten().to(device),
-    )
-
-
-def _window_slots(tiles: AxisTiles) -> Tensor:
-    """(classes, T, k) region slots of an axis' windows, in order; -1 where a causal window has ended."""
-    _, relations = _classes(tiles)
-    # attended slots come first and in order when sorted, since the others count as past the end
-    slots = torch.arange(tiles.region).where(relations >= 0, tiles.region).sort(-1).values[..., : tiles.axis.kernel]
-    return slots.where(slots < tiles.region, -1)
-
-
-def _relation_on_map(axis: Axis) -> Tensor:
-    """(L, k) key rank - query rank + kernel - 1 of every window place; -1 where a causal window has ended."""
-    return torch.tensor(
-        [
-            [
-                -1 if key is None else (key - position) // axis.dilation + axis.kernel - 1
-                for key in axis.neighbors(position)
-            ]
-            for position in range(axis.length)
-        ]
-    )
-
-
 def _query_positions(tiles: AxisTiles) -> Tensor:
     """(G, n, T) positions of the query slots."""
     axis = tiles.axis
@@ -306,7 +235,7 @@ def _region_positions(tiles: AxisTiles) -> Tensor:
     return _strip_positions(tiles)[:, starts + torch.arange(tiles.region)]
 
 
-def _classes(tiles: AxisTiles) -> tuple[Tensor, Tensor]:
+def tile_classes(tiles: AxisTiles) -> tuple[Tensor, Tensor]:
     """Distinct relations of an axis: the class of every tile (G, n), and (classes, T, R) with -1 for None."""
     number: dict[tuple[tuple[int | None, ...], ...], int] = {}
     classes = [

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from attnzoo.tools import files
 from attnzoo.tools.data import digits, open_dataset
 from attnzoo.tools.train import train
 from attnzoo.tools.training import hooks, storage
@@ -147,17 +148,17 @@ def test_an_interrupted_save_leaves_nothing_that_opens(few_digits, small_config,
 
 def test_an_interrupted_save_leaves_the_model_before(tmp_path):
     path = tmp_path / "model"
-    with storage.replacing(path) as fresh:
+    with files.replacing(path) as fresh:
         fresh.mkdir()
         (fresh / "config.json").write_text("first")
-    with contextlib.suppress(StopError), storage.replacing(path) as fresh:
+    with contextlib.suppress(StopError), files.replacing(path) as fresh:
         fresh.mkdir()
         raise StopError
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
     # killed between the two renames, then started again
     path.rename(tmp_path / ".model.old")
-    with pytest.raises(StopError), storage.replacing(path):
+    with pytest.raises(StopError), files.replacing(path):
         raise StopError
     assert (path / "config.json").read_text() == "first"
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +13,9 @@ from timm.models import save_for_hf
 from torch import nn
 
 from ..data import PREPROCESSING
+from ..files import replacing
 
 MODEL, BEST, LAST = "model", "best.pth", "last.pth"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a place beside `path` to write a file or a directory to, and moves it to `path` when all went well.
-
-    When the writer raises, `path` is what it was; when the process is killed, it is the old or the new, never a part.
-    """
-    fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # what a killed process left behind
-    if old.exists() and not path.exists():
-        old.rename(path)
-    for leftover in (fresh, old):
-        _remove(leftover)
-    try:
-        yield fresh
-        # a directory with entries cannot be replaced in one step, a file can
-        if path.is_dir():
-            path.rename(old)
-        fresh.replace(path)
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        _remove(fresh)
-        _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Where each key of each window stands among a plan's tiles and on the map: what the unfused halves need.
+
+Shape legend: T queries per tile, R keys per region, of one axis (suffix h: rows, suffix w: columns); k = kh * kw keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .geometry import Axis, AxisTiles
+from .plan import AxisArguments, best_tiles, real_tensors, tile_classes
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The places of the windows, k = kh * kw of them per query, for the unfused halves.
+
+    Attributes:
+        slots: (classes, T, k) region slot of every key; 0 where there is none.
+        exists: (classes, T, k) whether there is a key; None when all are there.
+        exists_on_map: (H * W, k) the same in the order of the map; None when all are there.
+        position_on_map: (H * W * k,) index into a flat (2kh-1, 2kw-1) table; 0 where there is no key.
+    """
+
+    slots: Tensor
+    exists: Tensor | None
+    exists_on_map: Tensor | None
+    position_on_map: Tensor
+
+
+@torch.compiler.assume_constant_result
+def windows(rows: AxisArguments, columns: AxisArguments, device: str) -> Windows:
+    """The window places in the tiles that `best_plan` chooses for the same axes."""
+    return _windows(rows, columns, device)
+
+
+@lru_cache(maxsize=256)
+def _windows(rows: AxisArguments, columns: AxisArguments, device: str) -> Windows:
+    with real_tensors():
+        return make_windows(*best_tiles(rows, columns), torch.device(device))
+
+
+def make_windows(rows: AxisTiles, columns: AxisTiles, device: torch.device) -> Windows:
+    """Places the windows in their tiles' regions, see `Windows`."""
+    row_slots, column_slots = _window_slots(rows), _window_slots(columns)
+    # (ch, Th, kh), (cw, Tw, kw) -> (cw, ch, Th, Tw, kh, kw)
+    of_rows, of_columns = row_slots[None, :, :, None, :, None], column_slots[:, None, None, :, None, :]
+    window = rows.axis.kernel * columns.axis.kernel
+    exists = ((of_rows >= 0) & (of_columns >= 0)).reshape(-1, rows.tile * columns.tile, window)
+    slots = (of_rows * columns.region + of_columns).reshape(exists.shape) * exists
+    # (H, kh), (W, kw) -> (H, W, kh, kw)
+    row_relation, column_relation = _relation_on_map(rows.axis), _relation_on_map(columns.axis)
+    on_map_rows, on_map_columns = row_relation[:, None, :, None], column_relation[None, :, None, :]
+    exists_on_map = ((on_map_rows >= 0) & (on_map_columns >= 0)).view(-1, window)
+    position = (on_map_rows * (2 * columns.axis.kernel - 1) + on_map_columns).view(-1, window) * exists_on_map
+    complete = bool(exists.all())
+    return Windows(
+        slots=slots.to(device),
+        exists=None if complete else exists.to(device),
+        exists_on_map=None if complete else exists_on_map.to(device),
+        position_on_map=position.flatten().to(device),
+    )
+
+
+def _window_slots(tiles: AxisTiles) -> Tensor:
+    """(classes, T, k) region slots of an axis' windows, in order; -1 where a causal window has ended."""
+    _, relations = tile_classes(tiles)
+    # attended slots come first and in order when sorted, since the others count as past the end
+    slots = torch.arange(tiles.region).where(relations >= 0, tiles.region).sort(-1).values[..., : tiles.axis.kernel]
+    return slots.where(slots < tiles.region, -1)
+
+
+def _relation_on_map(axis: Axis) -> Tensor:
+    """(L, k) key rank - query rank + kernel - 1 of every window place; -1 where a causal window has ended."""
+    return torch.tensor(
+        [
+            [
+                -1 if key is None else (key - position) // axis.dilation + axis.kernel - 1
+                for key in axis.neighbors(position)
+            ]
+            for position in range(axis.length)
+        ]
+    )
