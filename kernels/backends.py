@@ -7,12 +7,18 @@ ordinary operators.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 BACKENDS = ("reference", "eager", "triton")
+# what the kernels are written for
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+TRITON_WIDTH = 256
 
 
 class Choice(NamedTuple):
@@ -25,21 +31,21 @@ class Choice(NamedTuple):
         return f"{self.backend}: {self.reason}"
 
 
-def choose(operator: str, executions: Mapping[str, Any], backend: str | None, device: torch.device) -> Choice:
-    """Chooses the execution of an operator for tensors on a device.
+def choose(operator: str, executions: Mapping[str, Any], backend: str | None, *tensors: Tensor) -> Choice:
+    """Chooses the execution of an operator for its tensors.
 
     Args:
         operator: name of the operator, for messages.
         executions: what the operator has, by backend name.
         backend: the caller's wish, one of `BACKENDS`, or None.
-        device: where the operator's tensors are.
+        tensors: the operator's inputs (.., width); device, dtype and width matter.
 
     Returns:
         The backend to run and why.
 
     Raises:
         TypeError: `backend` is neither a string nor None.
-        ValueError: `backend` is unknown, or this operator does not have it.
+        ValueError: `backend` is unknown, this operator does not have it, or it cannot run on these tensors.
     """
     if backend is not None:
         if not isinstance(backend, str):
@@ -51,29 +57,64 @@ def choose(operator: str, executions: Mapping[str, Any], backend: str | None, de
                 f"{operator} has no {backend} execution in this version: "
                 f"use one of {', '.join(executions)}, or None to choose"
             )
+        obstacle = _triton_obstacle(tensors) if backend == "triton" else None
+        if obstacle is not None:
+            raise ValueError(f"backend='triton' cannot run, for {obstacle}: use backend=None to choose, or 'eager'")
         return Choice(backend, "named by the caller")
     if torch.compiler.is_exporting():
         return Choice("eager", "the model is being exported, and only eager is made of ordinary operators")
-    if "triton" in executions and device.type == "cuda":
-        return Choice("triton", "the tensors are on a CUDA or ROCm device")
-    if device.type == "cuda":
+    device = tensors[0].device.type
+    if device != "cuda":
+        return Choice("eager", f"the tensors are on {device}, where Triton does not run")
+    if "triton" not in executions:
         return Choice("eager", f"{operator} has no triton execution in this version")
-    return Choice("eager", f"the tensors are on {device.type}, where Triton does not run")
+    obstacle = _triton_obstacle(tensors)
+    if obstacle is not None:
+        return Choice("eager", obstacle)
+    return Choice("triton", "the tensors are on a CUDA or ROCm device")
 
 
-def explain(operator: Callable[..., Any], tensor: torch.Tensor, *, backend: str | None = None) -> Choice:
-    """Says which execution an operator would run on tensors like this one, and why.
+def _triton_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
+    """Why Triton cannot run on these tensors; None where it can."""
+    if not _is_triton_installed():
+        return "triton is not installed"
+    if tensors[0].device.type != "cuda" and not _is_interpreting():
+        return (
+            f"the tensors are on {tensors[0].device.type}, and Triton runs on CUDA and ROCm devices "
+            "(elsewhere only in its interpreter, with TRITON_INTERPRET=1 in the environment from the start)"
+        )
+    for x in tensors:
+        if x.dtype not in TRITON_DTYPES:
+            return f"the kernels take float32, bfloat16 and float16, and the tensors are {x.dtype}"
+        if x.shape[-1] > TRITON_WIDTH:
+            return f"the kernels take heads of up to {TRITON_WIDTH} channels, and the tensors have {x.shape[-1]}"
+    return None
+
+
+# constants of the process, which a compiler need not look into
+@torch.compiler.assume_constant_result
+def _is_triton_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@torch.compiler.assume_constant_result
+def _is_interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def explain(operator: Callable[..., Any], *tensors: Tensor, backend: str | None = None) -> Choice:
+    """Says which execution an operator would run on tensors like these, and why.
 
     Args:
         operator: a public operator of `attnzoo.kernels`.
-        tensor: any of the operator's inputs; only its device matters.
+        tensors: one or more of the operator's inputs; only device, dtype and width matter.
         backend: what would be passed as `backend`.
 
     Returns:
         The choice; `str()` of it is a sentence.
 
     Raises:
-        TypeError: `operator` is not an operator of this package, or `tensor` no tensor.
+        TypeError: `operator` is not an operator of this package, or `tensors` are none.
         ValueError: the operator would refuse `backend`.
 
     Example:
@@ -83,6 +124,9 @@ def explain(operator: Callable[..., Any], tensor: torch.Tensor, *, backend: str 
     executions = getattr(operator, "executions", None)
     if executions is None:
         raise TypeError(f"{operator!r} is not an operator of attnzoo.kernels: pass neighborhood_attention or the like")
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"tensor must be one of the operator's inputs, a tensor, got {type(tensor).__name__}")
-    return choose(operator.__name__, executions, backend, tensor.device)
+    if not tensors:
+        raise TypeError("pass one of the operator's inputs, a tensor, beside the operator")
+    for x in tensors:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"tensor must be one of the operator's inputs, a tensor, got {type(x).__name__}")
+    return choose(operator.__name__, executions, backend, *tensors)

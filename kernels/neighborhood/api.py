@@ -5,32 +5,25 @@ Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
-
-import torch
 from torch import Tensor
 
-from ..backends import choose
+from ..arguments import (
+    PerAxis,
+    PerAxisBool,
+    autocast,
+    check_bias,
+    check_same_width,
+    check_tensors,
+    execution_of,
+    operator,
+    pair_of,
+    scale_or_default,
+)
 from . import eager, reference
 from .geometry import Axis
 
-PerAxis = int | Sequence[int]
-PerAxisBool = bool | Sequence[bool]
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def _operator(**executions: Callable[..., Tensor]) -> Callable[[F], F]:
-    """Marks a function as an operator and names its executions."""
-
-    def mark(function: F) -> F:
-        function.executions = executions  # type: ignore[attr-defined]
-        return function
-
-    return mark
-
-
-@_operator(reference=reference.attention, eager=eager.attention)
+@operator(reference=reference.attention, eager=eager.attention)
 def neighborhood_attention(
     q: Tensor,
     k: Tensor,
@@ -71,16 +64,16 @@ def neighborhood_attention(
     Sources: Neighborhood Attention Transformer (arXiv 2204.07143, eq. 1-3), its dilated form (arXiv 2209.15001,
     eq. 2-3), and for `stride` Generalized Neighborhood Attention (arXiv 2504.16922, section 3).
     """
-    q, k, v, bias = _autocast(q, k, v, bias)
-    _check_tensors(q=q, k=k, v=v)
-    _check_same_width(q, k)
+    q, k, v, bias = autocast(q, k, v, bias)
+    check_tensors(q=q, k=k, v=v)
+    check_same_width(q, k)
     axes = _axes(q, kernel_size, dilation, stride, is_causal)
-    _check_bias(bias, q, axes)
-    execution = _execution(neighborhood_attention, backend, q)
-    return execution(q, k, v, axes, bias, _scale(scale, q))
+    check_bias(bias, q, (axes[0].kernel, axes[1].kernel))
+    execution = execution_of(neighborhood_attention, backend, q, v)
+    return execution(q, k, v, axes, bias, scale_or_default(scale, q))
 
 
-@_operator(reference=reference.qk, eager=eager.qk)
+@operator(reference=reference.qk, eager=eager.qk)
 def neighborhood_qk(
     q: Tensor,
     k: Tensor,
@@ -106,15 +99,15 @@ def neighborhood_qk(
     Raises:
         TypeError, ValueError: as in `neighborhood_attention`.
     """
-    q, k, bias = _autocast(q, k, bias)
-    _check_tensors(q=q, k=k)
-    _check_same_width(q, k)
+    q, k, bias = autocast(q, k, bias)
+    check_tensors(q=q, k=k)
+    check_same_width(q, k)
     axes = _axes(q, kernel_size, dilation, stride, is_causal)
-    _check_bias(bias, q, axes)
-    return _execution(neighborhood_qk, backend, q)(q, k, axes, bias, _scale(scale, q))
+    check_bias(bias, q, (axes[0].kernel, axes[1].kernel))
+    return execution_of(neighborhood_qk, backend, q)(q, k, axes, bias, scale_or_default(scale, q))
 
 
-@_operator(reference=reference.av, eager=eager.av)
+@operator(reference=reference.av, eager=eager.av)
 def neighborhood_av(
     weights: Tensor,
     v: Tensor,
@@ -138,8 +131,8 @@ def neighborhood_av(
     Raises:
         TypeError, ValueError: as in `neighborhood_attention`.
     """
-    weights, v = _autocast(weights, v)
-    _check_tensors(weights=weights, v=v)
+    weights, v = autocast(weights, v)
+    check_tensors(weights=weights, v=v)
     axes = _axes(v, kernel_size, dilation, stride, is_causal)
     window = axes[0].kernel * axes[1].kernel
     if weights.shape[4] != window:
@@ -147,96 +140,14 @@ def neighborhood_av(
             f"weights must have one entry for each of the {axes[0].kernel} x {axes[1].kernel} keys of a window, "
             f"(B, H, W, heads, {window}), got {tuple(weights.shape)}"
         )
-    return _execution(neighborhood_av, backend, v)(weights, v, axes)
-
-
-def _execution(function: Callable[..., Any], backend: str | None, tensor: Tensor) -> Callable[..., Tensor]:
-    executions = function.executions  # type: ignore[attr-defined]
-    return executions[choose(function.__name__, executions, backend, tensor.device).backend]
-
-
-def _scale(scale: float | None, q: Tensor) -> float:
-    if scale is None:
-        return q.shape[4] ** -0.5
-    # a tensor would lose its gradient here
-    if isinstance(scale, bool) or not isinstance(scale, (int, float, torch.SymInt, torch.SymFloat)):
-        raise TypeError(
-            f"scale must be a number or None, got {type(scale).__name__}: multiply q with a learned scale and pass 1.0"
-        )
-    return float(scale)
-
-
-def _autocast(*tensors: Any) -> tuple[Any, ...]:
-    """Casts as torch does for its own attention where autocast is on: everything but float64."""
-    devices = [x.device.type for x in tensors if isinstance(x, Tensor)]
-    device = devices[0] if devices else "cpu"
-    if not _knows_autocast(device) or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(
-        x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64 else x
-        for x in tensors
-    )
-
-
-@torch.compiler.assume_constant_result  # older compilers cannot look into it
-def _knows_autocast(device: str) -> bool:
-    return torch.amp.is_autocast_available(device)
-
-
-def _check_tensors(**tensors: Tensor) -> None:
-    """All are (B, H, W, heads, .) and floating point, and agree in all but the last axis, dtype and device."""
-    first_name, first = next(iter(tensors.items()))
-    for name, x in tensors.items():
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a tensor (B, H, W, heads, width), got {type(x).__name__}")
-        if x.ndim != 5:
-            raise ValueError(
-                f"{name} must have five axes (B, H, W, heads, width), got {tuple(x.shape)}: "
-                "split the channels into heads with unflatten(-1, (heads, width))"
-            )
-        if not x.is_floating_point():
-            raise TypeError(f"{name} must be floating point, got {x.dtype}")
-        if x.shape[3] < 1 or x.shape[4] < 1:
-            raise ValueError(f"{name} must have at least one head and one channel in each, got {tuple(x.shape)}")
-        if x.shape[:4] != first.shape[:4]:
-            raise ValueError(
-                f"{name} must have the batch, map and heads of {first_name}, {tuple(first.shape[:4])}, "
-                f"got {tuple(x.shape[:4])}"
-            )
-        if x.dtype != first.dtype:
-            raise TypeError(f"{name} must have the dtype of {first_name}, {first.dtype}, got {x.dtype}")
-        if x.device != first.device:
-            raise ValueError(f"{name} must be on the device of {first_name}, {first.device}, got {x.device}")
-
-
-def _check_same_width(q: Tensor, k: Tensor) -> None:
-    if q.shape[4] != k.shape[4]:
-        raise ValueError(f"k must have the width of q, {q.shape[4]}, got {k.shape[4]}")
-
-
-def _check_bias(bias: Tensor | None, q: Tensor, axes: tuple[Axis, Axis]) -> None:
-    if bias is None:
-        return
-    if not isinstance(bias, Tensor):
-        raise TypeError(f"bias must be a tensor or None, got {type(bias).__name__}")
-    if not bias.is_floating_point():
-        raise TypeError(f"bias must be floating point, got {bias.dtype}")
-    expected = q.shape[3], 2 * axes[0].kernel - 1, 2 * axes[1].kernel - 1
-    if tuple(bias.shape) != expected:
-        raise ValueError(
-            f"bias must be a table (heads, 2 * rows - 1, 2 * columns - 1) = {expected} for a "
-            f"{axes[0].kernel} x {axes[1].kernel} kernel, got {tuple(bias.shape)}"
-        )
-    if bias.device != q.device:
-        raise ValueError(f"bias must be on the device of q, {q.device}, got {bias.device}")
+    return execution_of(neighborhood_av, backend, v)(weights, v, axes)
 
 
 def _axes(
     x: Tensor, kernel_size: PerAxis, dilation: PerAxis, stride: PerAxis, is_causal: PerAxisBool
 ) -> tuple[Axis, Axis]:
-    kernels, dilations = _pair("kernel_size", kernel_size, int), _pair("dilation", dilation, int)
-    strides, causal = _pair("stride", stride, int), _pair("is_causal", is_causal, bool)
+    kernels, dilations = pair_of("kernel_size", kernel_size, int), pair_of("dilation", dilation, int)
+    strides, causal = pair_of("stride", stride, int), pair_of("is_causal", is_causal, bool)
     for axis, length in enumerate(x.shape[1:3]):
         name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
         kernel, step = kernels[axis], dilations[axis]
@@ -255,14 +166,3 @@ def _axes(
         Axis(x.shape[axis + 1], kernels[axis], dilations[axis], strides[axis], causal[axis]) for axis in (0, 1)
     )
     return rows, columns
-
-
-def _pair(name: str, value: Any, kind: type) -> tuple[Any, Any]:
-    """One value per axis from a value for both or a pair."""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2:
-        raise ValueError(f"{name} must be one {kind.__name__} or a pair (rows, columns), got {len(pair)} values")
-    for entry in pair:
-        if not isinstance(entry, kind) or (kind is int and isinstance(entry, bool)):
-            raise TypeError(f"{name} must be made of {kind.__name__}, got {entry!r}")
-    return pair

@@ -150,7 +150,7 @@ MISTAKES = [
         "bias for another kernel",
         attend,
         ValueError,
-        "bias must be a table (heads, 2 * rows - 1, 2 * columns - 1) = (3, 9, 5) for a 5 x 3 kernel, got (3, 5, 5)",
+        "bias must be a table (heads, 2 * rows - 1, 2 * columns - 1) = (3, 9, 5) for a 5 x 3 window, got (3, 5, 5)",
         kernel_size=(5, 3),
         bias=TABLE,
     ),

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from neighborhood_cases import CASES, OPERATORS, Case, Run, assert_as_exact_as, assert_close, roundings, run, upstream
+from comparison import Run, assert_as_exact_as, assert_close, roundings, upstream
+from neighborhood_cases import CASES, OPERATORS, Case, run
 from test_geometry import natten_keys
 from torch import Tensor
 from torch.autograd.profiler import profile

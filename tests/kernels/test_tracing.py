@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 import torch
-from neighborhood_cases import OPERATORS, Case, Run, assert_as_exact_as, assert_close, run, upstream
+from comparison import Run, assert_as_exact_as, assert_close, upstream
+from neighborhood_cases import OPERATORS, Case, run
 from torch import Tensor, nn
 
 from attnzoo.kernels import neighborhood_attention

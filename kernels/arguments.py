@@ -1,0 +1,125 @@
+"""What the operators' signatures share: marking, choosing an execution, and checking arguments once.
+
+Shape legend: B batch, H W map, h heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .backends import choose
+
+PerAxis = int | Sequence[int]
+PerAxisBool = bool | Sequence[bool]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def operator(**executions: Callable[..., Tensor]) -> Callable[[F], F]:
+    """Marks a function as an operator and names its executions."""
+
+    def mark(function: F) -> F:
+        function.executions = executions  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def execution_of(function: Callable[..., Any], backend: str | None, *tensors: Tensor) -> Callable[..., Tensor]:
+    """The execution of an operator that runs on these tensors, see `choose`."""
+    executions = function.executions  # type: ignore[attr-defined]
+    return executions[choose(function.__name__, executions, backend, *tensors).backend]
+
+
+def scale_or_default(scale: float | None, q: Tensor) -> float:
+    """The factor on the scores: the caller's, or D ** -0.5 of q (B, H, W, h, D)."""
+    if scale is None:
+        return q.shape[4] ** -0.5
+    # a tensor would lose its gradient here
+    if isinstance(scale, bool) or not isinstance(scale, (int, float, torch.SymInt, torch.SymFloat)):
+        raise TypeError(
+            f"scale must be a number or None, got {type(scale).__name__}: multiply q with a learned scale and pass 1.0"
+        )
+    return float(scale)
+
+
+def autocast(*tensors: Any) -> tuple[Any, ...]:
+    """Casts as torch does for its own attention where autocast is on: everything but float64."""
+    devices = [x.device.type for x in tensors if isinstance(x, Tensor)]
+    device = devices[0] if devices else "cpu"
+    if not _knows_autocast(device) or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(
+        x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64 else x
+        for x in tensors
+    )
+
+
+@torch.compiler.assume_constant_result  # older compilers cannot look into it
+def _knows_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
+def check_tensors(**tensors: Tensor) -> None:
+    """All are (B, H, W, heads, .) and floating point, and agree in all but the last axis, dtype and device."""
+    first_name, first = next(iter(tensors.items()))
+    for name, x in tensors.items():
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor (B, H, W, heads, width), got {type(x).__name__}")
+        if x.ndim != 5:
+            raise ValueError(
+                f"{name} must have five axes (B, H, W, heads, width), got {tuple(x.shape)}: "
+                "split the channels into heads with unflatten(-1, (heads, width))"
+            )
+        if not x.is_floating_point():
+            raise TypeError(f"{name} must be floating point, got {x.dtype}")
+        if x.shape[3] < 1 or x.shape[4] < 1:
+            raise ValueError(f"{name} must have at least one head and one channel in each, got {tuple(x.shape)}")
+        if x.shape[:4] != first.shape[:4]:
+            raise ValueError(
+                f"{name} must have the batch, map and heads of {first_name}, {tuple(first.shape[:4])}, "
+                f"got {tuple(x.shape[:4])}"
+            )
+        if x.dtype != first.dtype:
+            raise TypeError(f"{name} must have the dtype of {first_name}, {first.dtype}, got {x.dtype}")
+        if x.device != first.device:
+            raise ValueError(f"{name} must be on the device of {first_name}, {first.device}, got {x.device}")
+
+
+def check_same_width(q: Tensor, k: Tensor) -> None:
+    """Queries and keys can be multiplied."""
+    if q.shape[4] != k.shape[4]:
+        raise ValueError(f"k must have the width of q, {q.shape[4]}, got {k.shape[4]}")
+
+
+def check_bias(bias: Tensor | None, q: Tensor, window: tuple[int, int]) -> None:
+    """The relative position table fits the window: (heads, 2 * rows - 1, 2 * columns - 1)."""
+    if bias is None:
+        return
+    if not isinstance(bias, Tensor):
+        raise TypeError(f"bias must be a tensor or None, got {type(bias).__name__}")
+    if not bias.is_floating_point():
+        raise TypeError(f"bias must be floating point, got {bias.dtype}")
+    expected = q.shape[3], 2 * window[0] - 1, 2 * window[1] - 1
+    if tuple(bias.shape) != expected:
+        raise ValueError(
+            f"bias must be a table (heads, 2 * rows - 1, 2 * columns - 1) = {expected} for a "
+            f"{window[0]} x {window[1]} window, got {tuple(bias.shape)}"
+        )
+    if bias.device != q.device:
+        raise ValueError(f"bias must be on the device of q, {q.device}, got {bias.device}")
+
+
+def pair_of(name: str, value: Any, kind: type) -> tuple[Any, Any]:
+    """One value per axis from a value for both or a pair."""
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"{name} must be one {kind.__name__} or a pair (rows, columns), got {len(pair)} values")
+    for entry in pair:
+        if not isinstance(entry, kind) or (kind is int and isinstance(entry, bool)):
+            raise TypeError(f"{name} must be made of {kind.__name__}, got {entry!r}")
+    return pair

@@ -1,0 +1,150 @@
+"""How a Triton kernel is started: what every operator's launcher gives, and what the offline compiler reads.
+
+A `Launch` is a kernel with its arguments, before any machine is involved. `Launch.run` starts it on the tensors'
+device; the static benchmark compiles the same object for architectures that are not there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# tables of configurations are keyed by these; the first is the one the interpreter and unknown devices use
+ARCHITECTURES = ("sm90", "sm80", "sm100", "gfx942")
+
+
+class Configuration(NamedTuple):
+    """How a kernel is cut for a machine: its own compile-time constants, and the compiler's options.
+
+    Attributes:
+        constants: tile sizes and the like, by the kernel's argument names.
+        num_warps: warps of a program, a power of two.
+        num_stages: depth of the software pipeline of its loops.
+    """
+
+    constants: Mapping[str, int]
+    num_warps: int = 4
+    num_stages: int = 2
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel and everything it is started with.
+
+    Attributes:
+        kernel: a `triton.jit` function.
+        grid: number of programs, from the configuration's constants.
+        arguments: run-time arguments by name: tensors, integers, floats, or tuples of integers.
+        constants: compile-time arguments that the problem fixes, by name.
+        configuration: the compile-time arguments and options that were chosen for the machine.
+        alternatives: configurations that give the same result, for those who opt into tuning.
+    """
+
+    kernel: Any
+    grid: Callable[[Mapping[str, int]], int]
+    arguments: Mapping[str, Any]
+    constants: Mapping[str, Any]
+    configuration: Configuration
+    alternatives: tuple[Configuration, ...] = field(default=())
+
+    def run(self) -> None:
+        """Starts the kernel on the device of its tensors; nothing happens for an empty grid."""
+        constants, num_warps, num_stages = self.configuration
+        programs = self.grid(constants)
+        if programs == 0:
+            return
+        first = next(x for x in self.arguments.values() if isinstance(x, Tensor))
+        with _device_of(first):
+            if self.alternatives and is_tuning():
+                self._run_tuned()
+                return
+            self.kernel[(programs,)](
+                **self.arguments, **self.constants, **constants, num_warps=num_warps, num_stages=num_stages
+            )
+
+    def _run_tuned(self) -> None:
+        configs = [
+            triton.Config(dict(constants), num_warps=num_warps, num_stages=num_stages)
+            for constants, num_warps, num_stages in (self.configuration, *self.alternatives)
+        ]
+        tuner = _tuners.get(self.kernel)
+        if tuner is None:
+            key = [name for name in self.constants if name in self.kernel.arg_names]
+            tuner = _tuners[self.kernel] = triton.autotune(configs, key=key, cache_results=True)(self.kernel)
+        tuner.configs = configs
+        tuner[lambda constants: (self.grid(constants),)](**self.arguments, **self.constants)
+
+
+_tuners: dict[Any, Any] = {}
+
+
+def is_tuning() -> bool:
+    """Whether the user has opted into timing the configurations on first use: `ATTNZOO_AUTOTUNE=1`."""
+    return os.environ.get("ATTNZOO_AUTOTUNE", "0") == "1" and not is_interpreted()
+
+
+def is_interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on the CPU."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def architecture_of(device: torch.device) -> str:
+    """The key of a device in the tables of configurations, one of `ARCHITECTURES`."""
+    if device.type != "cuda":
+        return ARCHITECTURES[0]
+    if torch.version.hip:
+        return "gfx942"
+    major, _ = torch.cuda.get_device_capability(device)
+    return {8: "sm80", 9: "sm90", 10: "sm100"}.get(major, "sm80" if major < 8 or major > 10 else "sm90")
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """How float32 operands are multiplied: exactly, unless torch's own setting for matrix products allows TF32."""
+    if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        return "tf32"
+    return "ieee"
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether kernels can read a tensor in place: any strides, but neighboring channels side by side."""
+    return x.stride(-1) == 1 or x.shape[-1] == 1
+
+
+def readable(x: Tensor) -> Tensor:
+    """The tensor itself where kernels can read it in place, else a copy."""
+    return x if is_readable(x) else x.contiguous()
+
+
+def block(width: int) -> int:
+    """Smallest block of channels that holds `width` and that a matrix unit takes."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def _device_of(x: Tensor) -> Any:
+    return torch.cuda.device_of(x)
+
+
+@triton.jit
+def softmax_step(scores, maximum, total):
+    """One step of the running softmax over blocks of keys, in powers of two.
+
+    Args:
+        scores: (M, N) scores times log2(e), -inf where a key does not count.
+        maximum: (M,) largest score so far, at the start a finite number below all others.
+        total: (M,) sum of weights so far.
+
+    Returns:
+        weights (M, N) relative to the new maximum, the factor (M,) that rescales earlier sums, and the new maximum
+        and total. A row without a key keeps a total of zero.
+    """
+    larger = tl.maximum(maximum, tl.max(scores, 1))
+    rescale = tl.exp2(maximum - larger)
+    weights = tl.exp2(scores - larger[:, None])
+    return weights, rescale, larger, total * rescale + tl.sum(weights, 1)

@@ -1,0 +1,71 @@
+"""How close one execution of an operator must come to another, whichever the operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an operator gave: its output and the gradient of every input, by name."""
+
+    tensors: dict[str, Tensor]
+
+
+def upstream(out: Tensor) -> Tensor:
+    """The same random gradient for every dtype and execution."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(out.shape, generator=generator).to(out.dtype)
+
+
+def assert_as_exact_as(ours: Run, plain: Run, truth: Run, dtype: torch.dtype) -> None:
+    """error(ours) <= 2 * error(plain torch in the same dtype) + eps, both measured against float64.
+
+    eps is four roundings of the largest entry: the gradient of a softmax is a difference, and sums hundreds of terms,
+    so that plain torch is at times exact by luck.
+    """
+    for name, true in truth.tensors.items():
+        assert ours.tensors[name].dtype == plain.tensors[name].dtype == dtype, name
+        assert ours.tensors[name].shape == true.shape, name
+        size = true[true.isfinite()].abs().max().item() if true.isfinite().any() else 0.0
+        error, plain_error = (_error(x.tensors[name], true) for x in (ours, plain))
+        allowed = 2 * (plain_error.max().item() if true.numel() else 0.0) + 4 * torch.finfo(dtype).eps * size
+        _assert_below(name, error, allowed, ours.tensors[name], true)
+
+
+def roundings(ours: Run, plain: Run, truth: Run, dtype: torch.dtype) -> dict[str, tuple[float, float]]:
+    """Errors of ours and of plain torch, in roundings of the largest entry, by tensor."""
+    found = {}
+    for name, true in truth.tensors.items():
+        assert ours.tensors[name].shape == true.shape, name
+        size = true[true.isfinite()].abs().max().item() if true.isfinite().any() else 0.0
+        if size > 0:
+            unit = torch.finfo(dtype).eps * size
+            found[name] = tuple(_error(x.tensors[name], true).max().item() / unit for x in (ours, plain))
+    return found
+
+
+def assert_close(name: str, ours: Tensor, true: Tensor, allowed: float) -> None:
+    """Largest difference below a bound; a failure names the worst index."""
+    assert ours.shape == true.shape, name
+    _assert_below(name, _error(ours, true), allowed, ours, true)
+
+
+def _error(ours: Tensor, true: Tensor) -> Tensor:
+    """Differences in float64; infinite where one is NaN or infinite and the other is not."""
+    ours, true = ours.detach().double(), true.detach().double()
+    same = (ours == true) | (ours.isnan() & true.isnan())
+    return (ours - true).abs().nan_to_num(torch.inf).masked_fill(same, 0)
+
+
+def _assert_below(name: str, error: Tensor, allowed: float, ours: Tensor, true: Tensor) -> None:
+    if error.numel() == 0 or error.max() <= allowed:
+        return
+    worst = tuple(int(i) for i in torch.unravel_index(error.argmax(), error.shape))
+    raise AssertionError(
+        f"{name}: worst at {worst} of {tuple(error.shape)}: got {ours[worst].item()}, want {true[worst].item()}, "
+        f"difference {error.max().item():.3g}, allowed {allowed:.3g}; {int((error > allowed).sum())} entries differ"
+    )
