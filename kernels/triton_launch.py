@@ -7,7 +7,7 @@ device; the static benchmark compiles the same object for architectures that are
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ class Launch:
     Attributes:
         kernel: a `triton.jit` function.
         grid: number of programs, from the configuration's constants.
-        arguments: run-time arguments by name: tensors, integers, floats, or tuples of integers.
+        arguments: run-time arguments by name: tensors, numbers, None, or (named) tuples of them.
         constants: compile-time arguments that the problem fixes, by name.
         configuration: the compile-time arguments and options that were chosen for the machine.
         alternatives: configurations that give the same result, for those who opt into tuning.
@@ -60,7 +60,7 @@ class Launch:
         programs = self.grid(constants)
         if programs == 0:
             return
-        first = next(x for x in self.arguments.values() if isinstance(x, Tensor))
+        first = next(x for x in flat(self.arguments.values()) if isinstance(x, Tensor))
         with _device_of(first):
             if self.alternatives and is_tuning():
                 self._run_tuned()
@@ -83,6 +83,15 @@ class Launch:
 
 
 _tuners: dict[Any, Any] = {}
+
+
+def flat(arguments: Iterable[Any]) -> Iterator[Any]:
+    """The entries of arguments and of the tuples among them."""
+    for argument in arguments:
+        if isinstance(argument, tuple):
+            yield from flat(argument)
+        else:
+            yield argument
 
 
 def is_tuning() -> bool:

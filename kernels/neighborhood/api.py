@@ -19,11 +19,11 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
-from . import eager, reference
+from . import eager, reference, triton
 from .geometry import Axis
 
 
-@operator(reference=reference.attention, eager=eager.attention)
+@operator(reference=reference.attention, eager=eager.attention, triton=triton.attention)
 def neighborhood_attention(
     q: Tensor,
     k: Tensor,

@@ -1,0 +1,204 @@
+"""Attention over intervals, backward: weights are computed again from the logsumexp, once for each side.
+
+A tile of queries walks its rectangle of keys for dq; a tile of keys walks the rectangle of queries that see it for dk and
+dv. Nothing is added atomically, so that results are the same in every run.
+
+Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values; M tokens of a tile, N of a chunk.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..triton_launch import Launch
+from .triton_blocks import (
+    LOG2_E,
+    across,
+    attends,
+    biased,
+    chunks_of,
+    down,
+    keys_of,
+    load,
+    number_of,
+    places_of,
+    queries_of,
+    ranks_of,
+    ranks_of_chunk,
+    store,
+    tile_of,
+)
+from .triton_problem import Problem, tokens
+
+
+@triton.jit
+def query_gradient_kernel(
+    q,
+    k,
+    v,
+    bias,
+    out,
+    upstream,
+    logsumexp,
+    delta,
+    q_gradient,
+    area,
+    scale,
+    RULES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    CHUNK_ROWS: tl.constexpr,
+    CHUNK_COLUMNS: tl.constexpr,
+):
+    """dq, and delta = sum(out * upstream), which the other kernels read."""
+    image, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    if (start[0] >= end[0]) | (start[1] >= end[1]):
+        return
+    query_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
+    places, exist = places_of(query_ranks, segments, area, RULES)
+    queries = load(q, image, head, places, exist, WIDTH)
+    gradients = load(upstream, image, head, places, exist, VALUE_WIDTH)
+    outputs = load(out, image, head, places, exist, VALUE_WIDTH)
+    number = number_of(image, head, places, area)
+    normalizer = tl.load(logsumexp + number, mask=exist, other=float("inf"))
+    deltas = tl.sum(outputs.to(tl.float32) * gradients.to(tl.float32), 1)
+    tl.store(delta + number, deltas, mask=exist)
+    query_ranks = down(query_ranks)
+
+    sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, WIDTH.block], tl.float32)
+    first, last = keys_of(start, end, segments, area, RULES)
+    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    for chunk in range(chunks):
+        key_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
+        key_places, keys_exist = places_of(key_ranks, segments, area, RULES)
+        keys = load(k, image, head, key_places, keys_exist, WIDTH)
+        values = load(v, image, head, key_places, keys_exist, VALUE_WIDTH)
+        key_ranks = across(key_ranks)
+        counts = attends(query_ranks, key_ranks, segments, area, RULES)
+        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale
+        scores = biased(scores, bias, head, query_ranks, key_ranks, counts, RULES)
+        weights = tl.exp2(tl.where(counts, scores, -float("inf")) - normalizer[:, None])
+        products = tl.dot(gradients, tl.trans(values), input_precision=PRECISION)
+        score_gradients = weights * (products - deltas[:, None])
+        sums = tl.dot(score_gradients.to(keys.dtype), keys, sums, input_precision=PRECISION)
+    store(q_gradient, sums * (scale / LOG2_E), image, head, places, exist, WIDTH)
+
+
+@triton.jit
+def key_gradient_kernel(
+    q,
+    k,
+    v,
+    bias,
+    upstream,
+    logsumexp,
+    delta,
+    k_gradient,
+    v_gradient,
+    area,
+    scale,
+    RULES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    CHUNK_ROWS: tl.constexpr,
+    CHUNK_COLUMNS: tl.constexpr,
+):
+    """dk and dv."""
+    image, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    if (start[0] >= end[0]) | (start[1] >= end[1]):
+        return
+    key_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
+    places, exist = places_of(key_ranks, segments, area, RULES)
+    keys = load(k, image, head, places, exist, WIDTH)
+    values = load(v, image, head, places, exist, VALUE_WIDTH)
+    key_ranks = down(key_ranks)
+
+    key_sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, WIDTH.block], tl.float32)
+    value_sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, VALUE_WIDTH.block], tl.float32)
+    first, last = queries_of(start, end, segments, area, RULES)
+    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    for chunk in range(chunks):
+        query_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
+        query_places, queries_exist = places_of(query_ranks, segments, area, RULES)
+        queries = load(q, image, head, query_places, queries_exist, WIDTH)
+        gradients = load(upstream, image, head, query_places, queries_exist, VALUE_WIDTH)
+        number = number_of(image, head, query_places, area)
+        normalizer = tl.load(logsumexp + number, mask=queries_exist, other=float("inf"))
+        deltas = tl.load(delta + number, mask=queries_exist, other=0.0)
+        query_ranks = across(query_ranks)
+        counts = attends(query_ranks, key_ranks, segments, area, RULES) & queries_exist[None, :]
+        scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * scale
+        scores = biased(scores, bias, head, query_ranks, key_ranks, counts, RULES)
+        weights = tl.exp2(tl.where(counts, scores, -float("inf")) - normalizer[None, :])
+        value_sums = tl.dot(weights.to(gradients.dtype), gradients, value_sums, input_precision=PRECISION)
+        products = tl.dot(values, tl.trans(gradients), input_precision=PRECISION)
+        score_gradients = weights * (products - deltas[None, :])
+        key_sums = tl.dot(score_gradients.to(queries.dtype), queries, key_sums, input_precision=PRECISION)
+    store(k_gradient, key_sums * (scale / LOG2_E), image, head, places, exist, WIDTH)
+    store(v_gradient, value_sums, image, head, places, exist, VALUE_WIDTH)
+
+
+def query_gradient_launch(
+    problem: Problem,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    upstream: Tensor,
+    logsumexp: Tensor,
+    delta: Tensor,
+    q_gradient: Tensor,
+    scale: float,
+) -> Launch:
+    """The launch that fills `q_gradient` (B, H, W, h, D) and the contiguous float32 `delta` (B, H, W, h)."""
+    arguments = {
+        "q": tokens(q),
+        "k": tokens(k),
+        "v": tokens(v),
+        "bias": bias,
+        "out": tokens(out),
+        "upstream": tokens(upstream),
+        "logsumexp": logsumexp,
+        "delta": delta,
+        "q_gradient": tokens(q_gradient),
+        "scale": scale * LOG2_E.value,
+    }
+    return problem.launch(query_gradient_kernel, "query_gradient", arguments)
+
+
+def key_gradient_launch(
+    problem: Problem,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    upstream: Tensor,
+    logsumexp: Tensor,
+    delta: Tensor,
+    k_gradient: Tensor,
+    v_gradient: Tensor,
+    scale: float,
+) -> Launch:
+    """The launch that fills `k_gradient` (B, H, W, h, D) and `v_gradient` (B, H, W, h, E)."""
+    arguments = {
+        "q": tokens(q),
+        "k": tokens(k),
+        "v": tokens(v),
+        "bias": bias,
+        "upstream": tokens(upstream),
+        "logsumexp": logsumexp,
+        "delta": delta,
+        "k_gradient": tokens(k_gradient),
+        "v_gradient": tokens(v_gradient),
+        "scale": scale * LOG2_E.value,
+    }
+    return problem.launch(key_gradient_kernel, "key_gradient", arguments)

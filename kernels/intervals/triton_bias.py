@@ -1,0 +1,197 @@
+"""The gradient of a relative position table: sums of score gradients over all pairs of tokens at the same offset.
+
+A program takes one tile of queries of one head in several images. Per chunk of keys it first sums the images' score
+gradients, for their offsets are the same, and only then sums pairs of equal offset, as two products with 0/1 matrices.
+Each program has a table of its own, so that nothing is added atomically and results are the same in every run.
+
+Shape legend: B batch, H W map, h heads; M queries of a tile, N keys of a chunk; kh kw kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..triton_launch import Launch
+from .triton_blocks import (
+    LOG2_E,
+    across,
+    attends,
+    biased,
+    chunks_of,
+    down,
+    keys_of,
+    load,
+    number_of,
+    places_of,
+    ranks_of,
+    ranks_of_chunk,
+    tile_of,
+)
+from .triton_problem import Problem, tokens
+
+# programs beyond this many leave no multiprocessor idle
+ENOUGH_PROGRAMS = 2048
+
+
+@triton.jit
+def _equal_offsets(QUERIES: tl.constexpr, KEYS: tl.constexpr, OFFSETS: tl.constexpr):
+    """(QUERIES * KEYS, OFFSETS) one where key - query + QUERIES - 1 is the offset."""
+    pairs = tl.arange(0, QUERIES * KEYS)
+    offsets = pairs % KEYS - pairs // KEYS + QUERIES - 1
+    return (offsets[:, None] == tl.arange(0, OFFSETS)[None, :]).to(tl.float32)
+
+
+@triton.jit
+def add_offsets(
+    table,
+    pairs,
+    query_start,
+    key_start,
+    RULES: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    CHUNK_ROWS: tl.constexpr,
+    CHUNK_COLUMNS: tl.constexpr,
+    ROW_OFFSETS: tl.constexpr,
+    COLUMN_OFFSETS: tl.constexpr,
+):
+    """Adds pairs (M, N) of a tile and a chunk to the program's table (2kh-1, 2kw-1), each at its offset."""
+    pairs = tl.reshape(pairs, (TILE_ROWS, TILE_COLUMNS, CHUNK_ROWS, CHUNK_COLUMNS))
+    pairs = tl.permute(pairs, (0, 2, 1, 3))
+    pairs = tl.reshape(pairs, (TILE_ROWS * CHUNK_ROWS, TILE_COLUMNS * CHUNK_COLUMNS))
+    of_columns = _equal_offsets(TILE_COLUMNS, CHUNK_COLUMNS, COLUMN_OFFSETS)
+    of_rows = _equal_offsets(TILE_ROWS, CHUNK_ROWS, ROW_OFFSETS)
+    sums = tl.dot(tl.trans(of_rows), tl.dot(pairs, of_columns, input_precision="ieee"), input_precision="ieee")
+    rows = key_start[0] - query_start[0] + RULES[0].kernel - TILE_ROWS + tl.arange(0, ROW_OFFSETS)
+    columns = key_start[1] - query_start[1] + RULES[1].kernel - TILE_COLUMNS + tl.arange(0, COLUMN_OFFSETS)
+    exist = ((rows >= 0) & (rows < 2 * RULES[0].kernel - 1))[:, None]
+    exist = exist & ((columns >= 0) & (columns < 2 * RULES[1].kernel - 1))[None, :]
+    places = table + rows[:, None] * (2 * RULES[1].kernel - 1) + columns[None, :]
+    tl.store(places, tl.load(places, mask=exist, other=0.0) + sums, mask=exist)
+    # the next chunk's sums may be added by other threads
+    tl.debug_barrier()
+
+
+@triton.jit
+def bias_gradient_kernel(
+    q,
+    k,
+    v,
+    bias,
+    upstream,
+    logsumexp,
+    delta,
+    tables,
+    area,
+    scale,
+    images,
+    images_each,
+    RULES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    CHUNK_ROWS: tl.constexpr,
+    CHUNK_COLUMNS: tl.constexpr,
+    ROW_OFFSETS: tl.constexpr,
+    COLUMN_OFFSETS: tl.constexpr,
+):
+    """Adds to `tables` (programs / h, h, 2kh-1, 2kw-1), which are zero before."""
+    part, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    if (start[0] >= end[0]) | (start[1] >= end[1]):
+        return
+    table = tables + tl.program_id(0).to(tl.int64) * ((2 * RULES[0].kernel - 1) * (2 * RULES[1].kernel - 1))
+    query_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
+    places, exist = places_of(query_ranks, segments, area, RULES)
+    query_ranks = down(query_ranks)
+    first, last = keys_of(start, end, segments, area, RULES)
+    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    for chunk in range(chunks):
+        key_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
+        key_places, keys_exist = places_of(key_ranks, segments, area, RULES)
+        key_ranks = across(key_ranks)
+        counts = attends(query_ranks, key_ranks, segments, area, RULES) & exist[:, None]
+        bias_scores = biased(
+            tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32),
+            bias, head, query_ranks, key_ranks, counts, RULES,
+        )  # fmt: skip
+        bias_scores = tl.where(counts, bias_scores, -float("inf"))
+        sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32)
+        for step in range(tl.minimum(images_each, images - part * images_each)):
+            image = part * images_each + step
+            queries = load(q, image, head, places, exist, WIDTH)
+            gradients = load(upstream, image, head, places, exist, VALUE_WIDTH)
+            keys = load(k, image, head, key_places, keys_exist, WIDTH)
+            values = load(v, image, head, key_places, keys_exist, VALUE_WIDTH)
+            number = number_of(image, head, places, area)
+            normalizer = tl.load(logsumexp + number, mask=exist, other=float("inf"))
+            deltas = tl.load(delta + number, mask=exist, other=0.0)
+            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale + bias_scores
+            products = tl.dot(gradients, tl.trans(values), input_precision=PRECISION)
+            sums += tl.exp2(scores - normalizer[:, None]) * (products - deltas[:, None])
+        key_start = first[0] + chunk // beside * CHUNK_ROWS, first[1] + chunk % beside * CHUNK_COLUMNS
+        add_offsets(
+            table, sums, start, key_start, RULES,
+            TILE_ROWS, TILE_COLUMNS, CHUNK_ROWS, CHUNK_COLUMNS, ROW_OFFSETS, COLUMN_OFFSETS,
+        )  # fmt: skip
+
+
+def bias_gradient_launch(
+    problem: Problem,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor,
+    upstream: Tensor,
+    logsumexp: Tensor,
+    delta: Tensor,
+    scale: float,
+) -> tuple[Launch, Tensor]:
+    """The launch, and the float32 tables (n, h, 2kh-1, 2kw-1) that it adds to: their sum is the gradient."""
+    arguments = {
+        "q": tokens(q),
+        "k": tokens(k),
+        "v": tokens(v),
+        "bias": bias,
+        "upstream": tokens(upstream),
+        "logsumexp": logsumexp,
+        "delta": delta,
+        "scale": scale * LOG2_E.value,
+    }
+    return table_launch(problem, bias_gradient_kernel, "bias_gradient", arguments, q.device)
+
+
+def table_launch(
+    problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any], device: torch.device
+) -> tuple[Launch, Tensor]:
+    """The launch of a kernel that sums tables over tiles and images, and the tables, zero."""
+    configuration = problem.configurations(direction)[0]
+    constants = configuration.constants
+    tiles = problem.tiles(constants)
+    parts = min(problem.batch, max(1, ENOUGH_PROGRAMS // max(1, tiles * problem.heads)))
+    images_each = -(-problem.batch // max(1, parts))
+    parts = -(-problem.batch // max(1, images_each))
+    sides = [2 * rule.kernel - 1 for rule in problem.rules]
+    tables = torch.zeros(parts * tiles, problem.heads, *sides, dtype=torch.float32, device=device)
+    offsets = {
+        "ROW_OFFSETS": max(16, triton.next_power_of_2(constants["TILE_ROWS"] + constants["CHUNK_ROWS"] - 1)),
+        "COLUMN_OFFSETS": max(16, triton.next_power_of_2(constants["TILE_COLUMNS"] + constants["CHUNK_COLUMNS"] - 1)),
+    }
+    arguments = {**arguments, "tables": tables, "images": problem.batch, "images_each": images_each}
+    programs = parts * tiles * problem.heads
+    launch = Launch(
+        kernel,
+        lambda _: programs,
+        problem.arguments(arguments),
+        {**problem.constants(kernel), **offsets},
+        # the tables belong to these tiles: there are no alternatives
+        configuration,
+    )
+    return launch, tables

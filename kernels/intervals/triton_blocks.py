@@ -1,0 +1,208 @@
+"""The pieces that all interval kernels are made of: which program does what, reading tokens, scores and their mask.
+
+Whatever exists once for rows and once for columns is a pair here: lengths, segments, ranks, places. Tiles and chunks are
+rectangles of ranks, taken row-major.
+
+Shape legend: M tokens of a program's tile, N tokens of a chunk it walks over, D channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from .triton_axis import (
+    end_of_keys,
+    end_of_queries,
+    first_key,
+    first_query,
+    longest_segment,
+    position_of,
+    segment_length,
+    segments_of,
+)
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+class Tokens(NamedTuple):
+    """A tensor (B, H, W, h, D) whose channels lie side by side, as a kernel's argument.
+
+    Attributes:
+        data: the tensor.
+        strides: of images, rows, columns and heads.
+    """
+
+    data: Any
+    strides: tuple[int, int, int, int]
+
+
+class Area(NamedTuple):
+    """The map that a kernel works on.
+
+    Attributes:
+        lengths: H and W.
+        shifts: of windows, along rows and columns.
+        heads: number of heads.
+    """
+
+    lengths: tuple[int, int]
+    shifts: tuple[int, int]
+    heads: int
+
+
+class Width(NamedTuple):
+    """Channels of a head, at compile time.
+
+    Attributes:
+        channels: how many there are.
+        block: the power of two that holds them.
+    """
+
+    channels: int
+    block: int
+
+
+@triton.jit
+def tile_of(program, area, RULES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A program's image, head, segments, and the ranks where its tile starts and ends.
+
+    Heads come first, for their channels lie side by side. In a segment shorter than others a tile may be empty.
+    """
+    head = program % area.heads
+    program = program // area.heads
+    column_tiles = tl.cdiv(longest_segment(area.lengths[1], RULES[1]), COLUMNS)
+    column = program % column_tiles * COLUMNS
+    program = program // column_tiles
+    column_segment = program % segments_of(area.lengths[1], RULES[1])
+    program = program // segments_of(area.lengths[1], RULES[1])
+    row_tiles = tl.cdiv(longest_segment(area.lengths[0], RULES[0]), ROWS)
+    row = program % row_tiles * ROWS
+    program = program // row_tiles
+    row_segment = program % segments_of(area.lengths[0], RULES[0])
+    image = program // segments_of(area.lengths[0], RULES[0])
+    row_end = tl.minimum(row + ROWS, segment_length(row_segment, area.lengths[0], RULES[0]))
+    column_end = tl.minimum(column + COLUMNS, segment_length(column_segment, area.lengths[1], RULES[1]))
+    return image, head, (row_segment, column_segment), (row, column), (row_end, column_end)
+
+
+@triton.jit
+def keys_of(start, end, segments, area, RULES: tl.constexpr):
+    """Start and end of the ranks that hold every key of a tile of queries."""
+    row = first_key(start[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
+    column = first_key(start[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
+    row_end = end_of_keys(end[0] - 1, segments[0], area.lengths[0], area.shifts[0], RULES[0])
+    column_end = end_of_keys(end[1] - 1, segments[1], area.lengths[1], area.shifts[1], RULES[1])
+    return (row, column), (row_end, column_end)
+
+
+@triton.jit
+def queries_of(start, end, segments, area, RULES: tl.constexpr):
+    """Start and end of the ranks of every query that sees a tile of keys; empty where a stride leaves keys unseen."""
+    row = first_query(start[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
+    column = first_query(start[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
+    row_end = end_of_queries(end[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
+    column_end = end_of_queries(end[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
+    return (row, column), (tl.maximum(row, row_end), tl.maximum(column, column_end))
+
+
+@triton.jit
+def chunks_of(start, end, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Number of chunks that cover a rectangle, in all and beside each other."""
+    across = tl.cdiv(end[1] - start[1], COLUMNS)
+    return tl.cdiv(end[0] - start[0], ROWS) * across, across
+
+
+@triton.jit
+def ranks_of(start, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Ranks of a rectangle's tokens, a pair of (ROWS * COLUMNS,)."""
+    tokens = tl.arange(0, ROWS * COLUMNS)
+    return start[0] + tokens // COLUMNS, start[1] + tokens % COLUMNS
+
+
+@triton.jit
+def ranks_of_chunk(start, chunk, across, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Ranks of the tokens of one of the chunks that cover a rectangle."""
+    return ranks_of((start[0] + chunk // across * ROWS, start[1] + chunk % across * COLUMNS), ROWS, COLUMNS)
+
+
+@triton.jit
+def down(pair):
+    """Ranks as a column, (M, 1)."""
+    return pair[0][:, None], pair[1][:, None]
+
+
+@triton.jit
+def across(pair):
+    """Ranks as a row, (1, N)."""
+    return pair[0][None, :], pair[1][None, :]
+
+
+@triton.jit
+def places_of(ranks, segments, area, RULES: tl.constexpr):
+    """Positions of tokens on the map, a pair, and whether they lie on it."""
+    rows = position_of(ranks[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
+    columns = position_of(ranks[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
+    exist = (ranks[0] < segment_length(segments[0], area.lengths[0], RULES[0])) & (rows < area.lengths[0])
+    exist &= (ranks[1] < segment_length(segments[1], area.lengths[1], RULES[1])) & (columns < area.lengths[1])
+    return (rows, columns), exist
+
+
+@triton.jit
+def _pointers(tokens, image, head, places, exist, WIDTH: tl.constexpr):
+    base = tokens.data + image.to(tl.int64) * tokens.strides[0] + head.to(tl.int64) * tokens.strides[3]
+    offsets = places[0].to(tl.int64) * tokens.strides[1] + places[1].to(tl.int64) * tokens.strides[2]
+    channels = tl.arange(0, WIDTH.block)
+    mask = exist[:, None]
+    if WIDTH.block != WIDTH.channels:
+        mask = mask & (channels < WIDTH.channels)[None, :]
+    return base + offsets[:, None] + channels[None, :], mask
+
+
+@triton.jit
+def load(tokens, image, head, places, exist, WIDTH: tl.constexpr):
+    """(M, block) channels of tokens; zeros where there is no token or no channel."""
+    pointers, mask = _pointers(tokens, image, head, places, exist, WIDTH)
+    return tl.load(pointers, mask=mask, other=0.0)
+
+
+@triton.jit
+def store(tokens, values, image, head, places, exist, WIDTH: tl.constexpr):
+    """Writes what `load` would read."""
+    pointers, mask = _pointers(tokens, image, head, places, exist, WIDTH)
+    tl.store(pointers, values.to(tokens.data.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def number_of(image, head, places, area):
+    """Where a token's entry is in a contiguous tensor (B, H, W, h)."""
+    row = image.to(tl.int64) * area.lengths[0] + places[0]
+    return (row * area.lengths[1] + places[1]) * area.heads + head
+
+
+@triton.jit
+def _attends(query_ranks, key_ranks, segment, length, shift, RULE: tl.constexpr):
+    first = first_key(query_ranks, segment, length, shift, RULE)
+    count = end_of_keys(query_ranks, segment, length, shift, RULE) - first
+    # one comparison instead of two: as unsigned, a key before the first is beyond the last
+    return (key_ranks - first).to(tl.uint32) < count.to(tl.uint32)
+
+
+@triton.jit
+def attends(query_ranks, key_ranks, segments, area, RULES: tl.constexpr):
+    """Whether queries attend to keys; one side's ranks go down, the other's across."""
+    rows = _attends(query_ranks[0], key_ranks[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
+    columns = _attends(query_ranks[1], key_ranks[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
+    return rows & columns
+
+
+@triton.jit
+def biased(scores, bias, head, query_ranks, key_ranks, counts, RULES: tl.constexpr):
+    """Scores plus the relative position table (h, 2kh-1, 2kw-1) times log2(e); unchanged without a table."""
+    if bias is not None:
+        row = head * (2 * RULES[0].kernel - 1) + key_ranks[0] - query_ranks[0] + RULES[0].kernel - 1
+        place = row * (2 * RULES[1].kernel - 1) + key_ranks[1] - query_ranks[1] + RULES[1].kernel - 1
+        scores += LOG2_E * tl.load(bias + place, mask=counts, other=0.0).to(tl.float32)
+    return scores

@@ -1,0 +1,90 @@
+"""How interval kernels are cut for a machine: how many tokens a program takes, and in which rectangles.
+
+The tables say, for an architecture and a class of shapes, how many tokens a tile and a chunk hold. Which rectangles they
+are follows from the geometry: the ones that make the kernel walk over the fewest pairs of tokens.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import triton
+
+from ..triton_launch import Configuration
+from .rule import Rule
+
+
+class Budget(NamedTuple):
+    """Tokens of a program's tile and of a chunk, both powers of two from 16 on, and the compiler's options."""
+
+    tile: int
+    chunk: int
+    num_warps: int
+    num_stages: int
+
+
+def configuration(rules: tuple[Rule, Rule], longest: tuple[int, int], budget: Budget) -> Configuration:
+    """The configuration of a kernel for axes whose longest segments have so many ranks."""
+    tile, chunk = _rectangles(rules, (min(longest[0], 256), min(longest[1], 256)), budget.tile, budget.chunk)
+    constants = {
+        "TILE_ROWS": tile[0],
+        "TILE_COLUMNS": tile[1],
+        "CHUNK_ROWS": chunk[0],
+        "CHUNK_COLUMNS": chunk[1],
+    }
+    return Configuration(constants, budget.num_warps, budget.num_stages)
+
+
+@lru_cache(maxsize=1024)
+def _rectangles(
+    rules: tuple[Rule, Rule], longest: tuple[int, int], tile_budget: int, chunk_budget: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The tile and chunk that walk over the fewest pairs, counting what lies outside of segments and regions."""
+    best = None
+    for tile in _shapes(longest, tile_budget):
+        tokens = tile[0] * tile[1]
+        tiles = _cover(longest, tile) // tokens
+        region = tuple(
+            rule.kernel if rule.is_window else min(ranks + rule.kernel - 1, segment)
+            for rule, ranks, segment in zip(rules, tile, longest, strict=True)
+        )
+        for chunk in _shapes(region, chunk_budget):
+            keys = _cover(region, chunk)
+            # a chunk costs about as much again as 16 queries: its keys and values are read
+            cost = tiles * keys * (tokens + 16), keys // (chunk[0] * chunk[1])
+            if best is None or cost < best[0]:
+                best = cost, tile, chunk
+    assert best is not None
+    return best[1], best[2]
+
+
+def _cover(lengths: tuple[int, ...], shape: tuple[int, int]) -> int:
+    """Tokens of the rectangles that cover a rectangle."""
+    rows, columns = (-(-length // side) * side for length, side in zip(lengths, shape, strict=True))
+    return rows * columns
+
+
+def _shapes(lengths: tuple[int, ...], budget: int) -> list[tuple[int, int]]:
+    """Rectangles with powers of two as sides, of 16 to `budget` tokens, none longer than it has to be."""
+    rows, columns = (triton.next_power_of_2(length) for length in lengths)
+    least = min(budget, max(16, rows * columns))
+    shapes = [
+        (1 << row, 1 << column)
+        for row in range(rows.bit_length())
+        for column in range(columns.bit_length())
+        if least // 4 <= 1 << (row + column) <= budget and 1 << (row + column) >= 16
+    ]
+    return shapes or [(16 // min(columns, 16), min(columns, 16))]
+
+
+def budgets(architecture: str, direction: str, itemsize: int, width: int) -> list[Budget]:
+    """What to try for a kernel, the choice of the table first.
+
+    Args:
+        architecture: one of `ARCHITECTURES`.
+        direction: `forward`, `query_gradient`, `key_gradient`, `bias_gradient`, `scores` or `sums`.
+        itemsize: bytes of a number.
+        width: channels of the widest operand.
+    """
+    return [Budget(64, 64, 4, 2)]

@@ -1,0 +1,108 @@
+"""What one call of an interval operator is for the kernels, apart from its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..triton_launch import Configuration, Launch, architecture_of, block, precision_of
+from .rule import Rule
+from .triton_blocks import Area, Tokens, Width
+from .triton_configurations import budgets, configuration
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A map, its geometry and the widths of its heads.
+
+    Attributes:
+        rules: of rows and columns.
+        lengths: of the map, (H, W).
+        shifts: of the map's windows, (rows, columns).
+        batch: images.
+        heads: heads.
+        width: channels of queries and keys.
+        value_width: channels of values.
+        dtype: of queries, keys and values.
+        architecture: whose table the configurations come from.
+    """
+
+    rules: tuple[Rule, Rule]
+    lengths: tuple[int, int]
+    shifts: tuple[int, int]
+    batch: int
+    heads: int
+    width: int
+    value_width: int
+    dtype: torch.dtype
+    architecture: str
+
+    @classmethod
+    def of(cls, q: Tensor, v: Tensor, rules: tuple[Rule, Rule], shifts: tuple[int, int] = (0, 0)) -> Problem:
+        """The problem of queries (B, H, W, h, D) and values (B, H, W, h, E)."""
+        batch, height, width, heads, channels = q.shape
+        return cls(
+            rules,
+            (height, width),
+            shifts,
+            batch,
+            heads,
+            channels,
+            v.shape[4],
+            q.dtype,
+            architecture_of(q.device),
+        )
+
+    @property
+    def longest_segments(self) -> tuple[int, int]:
+        """Ranks of the longest segment of rows and of columns."""
+        return self.rules[0].longest_segment(self.lengths[0]), self.rules[1].longest_segment(self.lengths[1])
+
+    def tiles(self, constants: Mapping[str, int]) -> int:
+        """Tiles of the map, of one head and image."""
+        count = 1
+        sides = constants["TILE_ROWS"], constants["TILE_COLUMNS"]
+        for rule, length, side in zip(self.rules, self.lengths, sides, strict=True):
+            count *= rule.segments(length) * -(-rule.longest_segment(length) // side)
+        return count
+
+    def programs(self, constants: Mapping[str, int]) -> int:
+        """Programs of a kernel that takes one tile of one head and image."""
+        return self.batch * self.heads * self.tiles(constants)
+
+    def configurations(self, direction: str) -> list[Configuration]:
+        """Ways to cut a kernel for this problem, the table's choice first; see `budgets` for the directions."""
+        width = max(self.width, self.value_width)
+        return [
+            configuration(self.rules, self.longest_segments, budget)
+            for budget in budgets(self.architecture, direction, self.dtype.itemsize, width)
+        ]
+
+    def launch(self, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:
+        """A launch with one program for each tile, head and image."""
+        chosen, *others = self.configurations(direction)
+        return Launch(kernel, self.programs, self.arguments(arguments), self.constants(kernel), chosen, tuple(others))
+
+    def arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """A kernel's arguments, with the map they are on."""
+        return {**arguments, "area": Area(self.lengths, self.shifts, self.heads)}
+
+    def constants(self, kernel: Any) -> dict[str, Any]:
+        """What the problem fixes of a kernel at compile time."""
+        constants = {
+            "RULES": self.rules,
+            "WIDTH": Width(self.width, block(self.width)),
+            "VALUE_WIDTH": Width(self.value_width, block(self.value_width)),
+            "PRECISION": precision_of(self.dtype),
+        }
+        return {name: value for name, value in constants.items() if name in kernel.arg_names}
+
+
+def tokens(x: Tensor) -> Tokens:
+    """A tensor (B, H, W, h, D) whose channels lie side by side, for a kernel."""
+    image, row, column, head, _ = x.stride()
+    return Tokens(x, (image, row, column, head))
