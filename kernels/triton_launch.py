@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 # tables of configurations are keyed by these; the first is the one the interpreter and unknown devices use
@@ -138,22 +137,3 @@ def block(width: int) -> int:
 
 def _device_of(x: Tensor) -> Any:
     return torch.cuda.device_of(x)
-
-
-@triton.jit
-def softmax_step(scores, maximum, total):
-    """One step of the running softmax over blocks of keys, in powers of two.
-
-    Args:
-        scores: (M, N) scores times log2(e), -inf where a key does not count.
-        maximum: (M,) largest score so far, at the start a finite number below all others.
-        total: (M,) sum of weights so far.
-
-    Returns:
-        weights (M, N) relative to the new maximum, the factor (M,) that rescales earlier sums, and the new maximum
-        and total. A row without a key keeps a total of zero.
-    """
-    larger = tl.maximum(maximum, tl.max(scores, 1))
-    rescale = tl.exp2(maximum - larger)
-    weights = tl.exp2(scores - larger[:, None])
-    return weights, rescale, larger, total * rescale + tl.sum(weights, 1)

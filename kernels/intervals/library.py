@@ -35,7 +35,7 @@ def define_attention(name: str, arguments: str, geometry: Geometry) -> None:
         f"(Tensor upstream, {tensors}, Tensor out, Tensor logsumexp, {arguments}, float scale, "
         "bool needs_keys, bool needs_bias) -> (Tensor, Tensor, Tensor, Tensor)",
     )
-    operators = getattr(torch.ops, "attnzoo")
+    operators = torch.ops.attnzoo
 
     @torch.library.impl(forward_name, DEVICES)
     def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:

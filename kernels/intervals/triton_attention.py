@@ -58,9 +58,7 @@ def backward(
     k_gradient = torch.empty(k.shape if needs_keys else 0, dtype=k.dtype, device=k.device)
     v_gradient = torch.empty(v.shape if needs_keys else 0, dtype=v.dtype, device=v.device)
     if needs_keys:
-        key_gradient_launch(
-            problem, q, k, v, bias, upstream, logsumexp, delta, k_gradient, v_gradient, scale
-        ).run()
+        key_gradient_launch(problem, q, k, v, bias, upstream, logsumexp, delta, k_gradient, v_gradient, scale).run()
     bias_gradient = torch.empty(0, dtype=q.dtype, device=q.device)
     if bias is not None and needs_bias:
         launch, tables = bias_gradient_launch(problem, q, k, v, bias, upstream, logsumexp, delta, scale)

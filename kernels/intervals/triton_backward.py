@@ -1,9 +1,10 @@
 """Attention over intervals, backward: weights are computed again from the logsumexp, once for each side.
 
-A tile of queries walks its rectangle of keys for dq; a tile of keys walks the rectangle of queries that see it for dk and
-dv. Nothing is added atomically, so that results are the same in every run.
+A tile of queries walks its rectangle of keys for dq; a tile of keys walks the rectangle of queries that see it for dk
+and dv. Nothing is added atomically, so that results are the same in every run.
 
-Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values; M tokens of a tile, N of a chunk.
+Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values; M tokens of a tile, N of a
+chunk.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..triton_launch import Launch
+from ..triton_math import LOG2_E, dot
 from .triton_blocks import (
-    LOG2_E,
     across,
     attends,
     biased,
@@ -80,12 +81,12 @@ def query_gradient_kernel(
         values = load(v, image, head, key_places, keys_exist, VALUE_WIDTH)
         key_ranks = across(key_ranks)
         counts = attends(query_ranks, key_ranks, segments, area, RULES)
-        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale
+        scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale
         scores = biased(scores, bias, head, query_ranks, key_ranks, counts, RULES)
         weights = tl.exp2(tl.where(counts, scores, -float("inf")) - normalizer[:, None])
-        products = tl.dot(gradients, tl.trans(values), input_precision=PRECISION)
+        products = dot(gradients, tl.trans(values), PRECISION=PRECISION)
         score_gradients = weights * (products - deltas[:, None])
-        sums = tl.dot(score_gradients.to(keys.dtype), keys, sums, input_precision=PRECISION)
+        sums = dot(score_gradients.to(keys.dtype), keys, sums, PRECISION=PRECISION)
     store(q_gradient, sums * (scale / LOG2_E), image, head, places, exist, WIDTH)
 
 
@@ -135,13 +136,13 @@ def key_gradient_kernel(
         deltas = tl.load(delta + number, mask=queries_exist, other=0.0)
         query_ranks = across(query_ranks)
         counts = attends(query_ranks, key_ranks, segments, area, RULES) & queries_exist[None, :]
-        scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * scale
+        scores = dot(keys, tl.trans(queries), PRECISION=PRECISION) * scale
         scores = biased(scores, bias, head, query_ranks, key_ranks, counts, RULES)
         weights = tl.exp2(tl.where(counts, scores, -float("inf")) - normalizer[None, :])
-        value_sums = tl.dot(weights.to(gradients.dtype), gradients, value_sums, input_precision=PRECISION)
-        products = tl.dot(values, tl.trans(gradients), input_precision=PRECISION)
+        value_sums = dot(weights.to(gradients.dtype), gradients, value_sums, PRECISION=PRECISION)
+        products = dot(values, tl.trans(gradients), PRECISION=PRECISION)
         score_gradients = weights * (products - deltas[None, :])
-        key_sums = tl.dot(score_gradients.to(queries.dtype), queries, key_sums, input_precision=PRECISION)
+        key_sums = dot(score_gradients.to(queries.dtype), queries, key_sums, PRECISION=PRECISION)
     store(k_gradient, key_sums * (scale / LOG2_E), image, head, places, exist, WIDTH)
     store(v_gradient, value_sums, image, head, places, exist, VALUE_WIDTH)
 

@@ -18,8 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..triton_launch import Launch
+from ..triton_math import LOG2_E, dot
 from .triton_blocks import (
-    LOG2_E,
     across,
     attends,
     biased,
@@ -44,7 +44,17 @@ def _equal_offsets(QUERIES: tl.constexpr, KEYS: tl.constexpr, OFFSETS: tl.conste
     """(QUERIES * KEYS, OFFSETS) one where key - query + QUERIES - 1 is the offset."""
     pairs = tl.arange(0, QUERIES * KEYS)
     offsets = pairs % KEYS - pairs // KEYS + QUERIES - 1
-    return (offsets[:, None] == tl.arange(0, OFFSETS)[None, :]).to(tl.float32)
+    return (offsets[:, None] == tl.arange(0, OFFSETS)[None, :]).to(tl.float32).to(tl.bfloat16)
+
+
+@triton.jit
+def _sum_over(x, ones):
+    """x @ ones for float32 (M, K) and 0/1 (K, N), as exact products: a float32 is the sum of three bfloat16."""
+    high = x.to(tl.bfloat16)
+    rest = x - high.to(tl.float32)
+    middle = rest.to(tl.bfloat16)
+    low = (rest - middle.to(tl.float32)).to(tl.bfloat16)
+    return dot(high, ones, dot(middle, ones, dot(low, ones)))
 
 
 @triton.jit
@@ -67,7 +77,7 @@ def add_offsets(
     pairs = tl.reshape(pairs, (TILE_ROWS * CHUNK_ROWS, TILE_COLUMNS * CHUNK_COLUMNS))
     of_columns = _equal_offsets(TILE_COLUMNS, CHUNK_COLUMNS, COLUMN_OFFSETS)
     of_rows = _equal_offsets(TILE_ROWS, CHUNK_ROWS, ROW_OFFSETS)
-    sums = tl.dot(tl.trans(of_rows), tl.dot(pairs, of_columns, input_precision="ieee"), input_precision="ieee")
+    sums = tl.trans(_sum_over(tl.trans(_sum_over(pairs, of_columns)), of_rows))
     rows = key_start[0] - query_start[0] + RULES[0].kernel - TILE_ROWS + tl.arange(0, ROW_OFFSETS)
     columns = key_start[1] - query_start[1] + RULES[1].kernel - TILE_COLUMNS + tl.arange(0, COLUMN_OFFSETS)
     exist = ((rows >= 0) & (rows < 2 * RULES[0].kernel - 1))[:, None]
@@ -133,8 +143,8 @@ def bias_gradient_kernel(
             number = number_of(image, head, places, area)
             normalizer = tl.load(logsumexp + number, mask=exist, other=float("inf"))
             deltas = tl.load(delta + number, mask=exist, other=0.0)
-            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale + bias_scores
-            products = tl.dot(gradients, tl.trans(values), input_precision=PRECISION)
+            scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale + bias_scores
+            products = dot(gradients, tl.trans(values), PRECISION=PRECISION)
             sums += tl.exp2(scores - normalizer[:, None]) * (products - deltas[:, None])
         key_start = first[0] + chunk // beside * CHUNK_ROWS, first[1] + chunk % beside * CHUNK_COLUMNS
         add_offsets(

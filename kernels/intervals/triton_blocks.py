@@ -1,7 +1,7 @@
 """The pieces that all interval kernels are made of: which program does what, reading tokens, scores and their mask.
 
-Whatever exists once for rows and once for columns is a pair here: lengths, segments, ranks, places. Tiles and chunks are
-rectangles of ranks, taken row-major.
+Whatever exists once for rows and once for columns is a pair here: lengths, segments, ranks, places. Tiles and chunks
+are rectangles of ranks, taken row-major.
 
 Shape legend: M tokens of a program's tile, N tokens of a chunk it walks over, D channels.
 """
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from ..triton_math import LOG2_E
 from .triton_axis import (
     end_of_keys,
     end_of_queries,
@@ -23,8 +24,6 @@ from .triton_axis import (
     segment_length,
     segments_of,
 )
-
-LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 class Tokens(NamedTuple):
@@ -202,7 +201,10 @@ def attends(query_ranks, key_ranks, segments, area, RULES: tl.constexpr):
 def biased(scores, bias, head, query_ranks, key_ranks, counts, RULES: tl.constexpr):
     """Scores plus the relative position table (h, 2kh-1, 2kw-1) times log2(e); unchanged without a table."""
     if bias is not None:
-        row = head * (2 * RULES[0].kernel - 1) + key_ranks[0] - query_ranks[0] + RULES[0].kernel - 1
-        place = row * (2 * RULES[1].kernel - 1) + key_ranks[1] - query_ranks[1] + RULES[1].kernel - 1
-        scores += LOG2_E * tl.load(bias + place, mask=counts, other=0.0).to(tl.float32)
+        across_rows = 2 * RULES[1].kernel - 1
+        first = (head * (2 * RULES[0].kernel - 1) + RULES[0].kernel - 1) * across_rows + RULES[1].kernel - 1
+        # one subtraction for a pair, the rest once for a token
+        of_queries = query_ranks[0] * across_rows + query_ranks[1] - first
+        of_keys = key_ranks[0] * across_rows + key_ranks[1]
+        scores += LOG2_E * tl.load(bias + (of_keys - of_queries), mask=counts, other=0.0).to(tl.float32)
     return scores

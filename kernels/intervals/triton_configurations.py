@@ -1,7 +1,7 @@
 """How interval kernels are cut for a machine: how many tokens a program takes, and in which rectangles.
 
-The tables say, for an architecture and a class of shapes, how many tokens a tile and a chunk hold. Which rectangles they
-are follows from the geometry: the ones that make the kernel walk over the fewest pairs of tokens.
+The tables say, for an architecture and a class of shapes, how many tokens a tile and a chunk hold. Which rectangles
+they are follows from the geometry: the ones that make the kernel walk over the fewest pairs of tokens.
 """
 
 from __future__ import annotations
@@ -24,9 +24,19 @@ class Budget(NamedTuple):
     num_stages: int
 
 
-def configuration(rules: tuple[Rule, Rule], longest: tuple[int, int], budget: Budget) -> Configuration:
-    """The configuration of a kernel for axes whose longest segments have so many ranks."""
-    tile, chunk = _rectangles(rules, (min(longest[0], 256), min(longest[1], 256)), budget.tile, budget.chunk)
+def configuration(
+    rules: tuple[Rule, Rule], longest: tuple[int, int], budget: Budget, sums_offsets: bool = False
+) -> Configuration:
+    """The configuration of a kernel.
+
+    Args:
+        rules: of rows and columns.
+        longest: ranks of the longest segment of each axis.
+        budget: from the table.
+        sums_offsets: whether the kernel multiplies the pairs of an axis, which takes 16 of them.
+    """
+    longest = min(longest[0], 256), min(longest[1], 256)
+    tile, chunk = _rectangles(rules, longest, budget.tile, budget.chunk, 16 if sums_offsets else 1)
     constants = {
         "TILE_ROWS": tile[0],
         "TILE_COLUMNS": tile[1],
@@ -38,7 +48,7 @@ def configuration(rules: tuple[Rule, Rule], longest: tuple[int, int], budget: Bu
 
 @lru_cache(maxsize=1024)
 def _rectangles(
-    rules: tuple[Rule, Rule], longest: tuple[int, int], tile_budget: int, chunk_budget: int
+    rules: tuple[Rule, Rule], longest: tuple[int, int], tile_budget: int, chunk_budget: int, least_pairs: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The tile and chunk that walk over the fewest pairs, counting what lies outside of segments and regions."""
     best = None
@@ -50,6 +60,8 @@ def _rectangles(
             for rule, ranks, segment in zip(rules, tile, longest, strict=True)
         )
         for chunk in _shapes(region, chunk_budget):
+            if min(tile[0] * chunk[0], tile[1] * chunk[1]) < least_pairs:
+                continue
             keys = _cover(region, chunk)
             # a chunk costs about as much again as 16 queries: its keys and values are read
             cost = tiles * keys * (tokens + 16), keys // (chunk[0] * chunk[1])
@@ -66,16 +78,10 @@ def _cover(lengths: tuple[int, ...], shape: tuple[int, int]) -> int:
 
 
 def _shapes(lengths: tuple[int, ...], budget: int) -> list[tuple[int, int]]:
-    """Rectangles with powers of two as sides, of 16 to `budget` tokens, none longer than it has to be."""
+    """Rectangles of `budget` tokens, or as many as a smaller area needs, widest first; sides are powers of two."""
     rows, columns = (triton.next_power_of_2(length) for length in lengths)
-    least = min(budget, max(16, rows * columns))
-    shapes = [
-        (1 << row, 1 << column)
-        for row in range(rows.bit_length())
-        for column in range(columns.bit_length())
-        if least // 4 <= 1 << (row + column) <= budget and 1 << (row + column) >= 16
-    ]
-    return shapes or [(16 // min(columns, 16), min(columns, 16))]
+    tokens = min(budget, max(16, rows * columns))
+    return [(1 << exponent, tokens >> exponent) for exponent in range(tokens.bit_length())]
 
 
 def budgets(architecture: str, direction: str, itemsize: int, width: int) -> list[Budget]:

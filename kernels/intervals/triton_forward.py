@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..triton_launch import Launch, softmax_step
+from ..triton_launch import Launch
+from ..triton_math import LOG2_E, dot, softmax_step
 from .triton_blocks import (
-    LOG2_E,
     across,
     attends,
     biased,
@@ -70,11 +70,11 @@ def forward_kernel(
         values = load(v, image, head, key_places, keys_exist, VALUE_WIDTH)
         key_ranks = across(key_ranks)
         counts = attends(query_ranks, key_ranks, segments, area, RULES)
-        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale
+        scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale
         scores = biased(scores, bias, head, query_ranks, key_ranks, counts, RULES)
         scores = tl.where(counts, scores, -float("inf"))
         weights, rescale, maximum, total = softmax_step(scores, maximum, total)
-        sums = tl.dot(weights.to(values.dtype), values, sums * rescale[:, None], input_precision=PRECISION)
+        sums = dot(weights.to(values.dtype), values, sums * rescale[:, None], PRECISION=PRECISION)
     store(out, sums / total[:, None], image, head, places, exist, VALUE_WIDTH)
     tl.store(logsumexp + number_of(image, head, places, area), maximum + tl.log2(total), mask=exist)
 

@@ -78,7 +78,7 @@ class Problem:
         """Ways to cut a kernel for this problem, the table's choice first; see `budgets` for the directions."""
         width = max(self.width, self.value_width)
         return [
-            configuration(self.rules, self.longest_segments, budget)
+            configuration(self.rules, self.longest_segments, budget, sums_offsets=direction.startswith("bias"))
             for budget in budgets(self.architecture, direction, self.dtype.itemsize, width)
         ]
 
