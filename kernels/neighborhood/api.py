@@ -73,7 +73,7 @@ def neighborhood_attention(
     return execution(q, k, v, axes, bias, scale_or_default(scale, q))
 
 
-@operator(reference=reference.qk, eager=eager.qk)
+@operator(reference=reference.qk, eager=eager.qk, triton=triton.qk)
 def neighborhood_qk(
     q: Tensor,
     k: Tensor,
@@ -107,7 +107,7 @@ def neighborhood_qk(
     return execution_of(neighborhood_qk, backend, q)(q, k, axes, bias, scale_or_default(scale, q))
 
 
-@operator(reference=reference.av, eager=eager.av)
+@operator(reference=reference.av, eager=eager.av, triton=triton.av)
 def neighborhood_av(
     weights: Tensor,
     v: Tensor,

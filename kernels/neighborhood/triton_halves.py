@@ -1,0 +1,269 @@
+"""The unfused halves of neighborhood attention and their gradients, by three kernels.
+
+Scores and weights (B, H, W, h, k) hold a query's window row-major, k = kh * kw. `scores` writes them from queries and
+keys, `sums` adds up a query's keys with them, and `sums_over_queries` a key's queries. Each is the gradient of another:
+
+    qk = scores(q, k)         dq = sums(dqk, k)          dk = sums_over_queries(dqk, q)
+    av = sums(weights, v)     dweights = scores(dav, v)  dv = sums_over_queries(weights, dav)
+
+Shape legend: B batch, H W map, h heads, D channels; M tokens of a program's tile, N tokens of a chunk.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..intervals.rule import Rule
+from ..intervals.triton_axis import first_key
+from ..intervals.triton_bias import add_offsets, table_launch
+from ..intervals.triton_blocks import (
+    across,
+    attends,
+    biased,
+    chunks_of,
+    down,
+    keys_of,
+    load,
+    number_of,
+    places_of,
+    queries_of,
+    ranks_of,
+    ranks_of_chunk,
+    store,
+    tile_of,
+)
+from ..intervals.triton_problem import Problem, tokens
+from ..triton_launch import Launch, readable
+from ..triton_math import LOG2_E, dot
+
+Rules = tuple[Rule, Rule]
+
+
+@triton.jit
+def _window_places(numbers, query_ranks, key_ranks, segments, area, RULES: tl.constexpr):
+    """Where pairs of queries and keys are in a contiguous tensor (B, H, W, h, k); `numbers` are the queries'."""
+    rows = key_ranks[0] - first_key(query_ranks[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
+    columns = key_ranks[1] - first_key(query_ranks[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
+    return numbers * (RULES[0].kernel * RULES[1].kernel) + rows * RULES[1].kernel + columns
+
+
+@triton.jit
+def scores_kernel(
+    q,
+    k,
+    bias,
+    scores,
+    area,
+    scale,
+    RULES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    CHUNK_ROWS: tl.constexpr,
+    CHUNK_COLUMNS: tl.constexpr,
+):
+    """scores = q k^T * scale + bias; places of a window that have no key are not written."""
+    image, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    if (start[0] >= end[0]) | (start[1] >= end[1]):
+        return
+    query_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
+    places, exist = places_of(query_ranks, segments, area, RULES)
+    queries = load(q, image, head, places, exist, WIDTH)
+    numbers = number_of(image, head, places, area)[:, None]
+    query_ranks = down(query_ranks)
+
+    first, last = keys_of(start, end, segments, area, RULES)
+    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    for chunk in range(chunks):
+        key_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
+        key_places, keys_exist = places_of(key_ranks, segments, area, RULES)
+        keys = load(k, image, head, key_places, keys_exist, WIDTH)
+        key_ranks = across(key_ranks)
+        counts = attends(query_ranks, key_ranks, segments, area, RULES) & exist[:, None]
+        products = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale
+        # the table comes times log2(e)
+        products = biased(products * LOG2_E, bias, head, query_ranks, key_ranks, counts, RULES) / LOG2_E
+        pointers = scores + _window_places(numbers, query_ranks, key_ranks, segments, area, RULES)
+        tl.store(pointers, products.to(scores.dtype.element_ty), mask=counts)
+
+
+@triton.jit
+def sums_kernel(
+    weights,
+    v,
+    out,
+    area,
+    scale,
+    RULES: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    CHUNK_ROWS: tl.constexpr,
+    CHUNK_COLUMNS: tl.constexpr,
+):
+    """out = scale * the sum of each query's values with its weights; places without a key are not read."""
+    image, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    if (start[0] >= end[0]) | (start[1] >= end[1]):
+        return
+    query_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
+    places, exist = places_of(query_ranks, segments, area, RULES)
+    numbers = number_of(image, head, places, area)[:, None]
+    query_ranks = down(query_ranks)
+
+    sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, VALUE_WIDTH.block], tl.float32)
+    first, last = keys_of(start, end, segments, area, RULES)
+    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    for chunk in range(chunks):
+        key_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
+        key_places, keys_exist = places_of(key_ranks, segments, area, RULES)
+        values = load(v, image, head, key_places, keys_exist, VALUE_WIDTH)
+        key_ranks = across(key_ranks)
+        counts = attends(query_ranks, key_ranks, segments, area, RULES) & exist[:, None]
+        pointers = weights + _window_places(numbers, query_ranks, key_ranks, segments, area, RULES)
+        sums = dot(tl.load(pointers, mask=counts, other=0.0), values, sums, PRECISION=PRECISION)
+    store(out, sums * scale, image, head, places, exist, VALUE_WIDTH)
+
+
+@triton.jit
+def sums_over_queries_kernel(
+    weights,
+    v,
+    out,
+    area,
+    scale,
+    RULES: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    CHUNK_ROWS: tl.constexpr,
+    CHUNK_COLUMNS: tl.constexpr,
+):
+    """out = scale * for each key, the sum over the queries that see it of `v` there with their weights for the key."""
+    image, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    if (start[0] >= end[0]) | (start[1] >= end[1]):
+        return
+    key_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
+    places, exist = places_of(key_ranks, segments, area, RULES)
+    key_ranks = down(key_ranks)
+
+    sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, VALUE_WIDTH.block], tl.float32)
+    first, last = queries_of(start, end, segments, area, RULES)
+    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    for chunk in range(chunks):
+        query_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
+        query_places, queries_exist = places_of(query_ranks, segments, area, RULES)
+        values = load(v, image, head, query_places, queries_exist, VALUE_WIDTH)
+        numbers = number_of(image, head, query_places, area)[None, :]
+        query_ranks = across(query_ranks)
+        counts = attends(query_ranks, key_ranks, segments, area, RULES) & queries_exist[None, :] & exist[:, None]
+        pointers = weights + _window_places(numbers, query_ranks, key_ranks, segments, area, RULES)
+        sums = dot(tl.load(pointers, mask=counts, other=0.0), values, sums, PRECISION=PRECISION)
+    store(out, sums * scale, image, head, places, exist, VALUE_WIDTH)
+
+
+@triton.jit
+def scores_bias_kernel(
+    gradients,
+    tables,
+    area,
+    images,
+    images_each,
+    RULES: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    CHUNK_ROWS: tl.constexpr,
+    CHUNK_COLUMNS: tl.constexpr,
+    ROW_OFFSETS: tl.constexpr,
+    COLUMN_OFFSETS: tl.constexpr,
+):
+    """Adds the gradients of scores to `tables` (programs / h, h, 2kh-1, 2kw-1), which are zero before."""
+    part, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    if (start[0] >= end[0]) | (start[1] >= end[1]):
+        return
+    table = tables + tl.program_id(0).to(tl.int64) * ((2 * RULES[0].kernel - 1) * (2 * RULES[1].kernel - 1))
+    query_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
+    places, exist = places_of(query_ranks, segments, area, RULES)
+    query_ranks = down(query_ranks)
+    first, last = keys_of(start, end, segments, area, RULES)
+    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    for chunk in range(chunks):
+        key_ranks = across(ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS))
+        counts = attends(query_ranks, key_ranks, segments, area, RULES) & exist[:, None]
+        sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32)
+        for step in range(tl.minimum(images_each, images - part * images_each)):
+            numbers = number_of(part * images_each + step, head, places, area)[:, None]
+            pointers = gradients + _window_places(numbers, query_ranks, key_ranks, segments, area, RULES)
+            sums += tl.load(pointers, mask=counts, other=0.0).to(tl.float32)
+        key_start = first[0] + chunk // beside * CHUNK_ROWS, first[1] + chunk % beside * CHUNK_COLUMNS
+        add_offsets(
+            table,
+            sums,
+            start,
+            key_start,
+            RULES,
+            TILE_ROWS,
+            TILE_COLUMNS,
+            CHUNK_ROWS,
+            CHUNK_COLUMNS,
+            ROW_OFFSETS,
+            COLUMN_OFFSETS,
+        )
+
+
+def scores_launch(problem: Problem, q: Tensor, k: Tensor, bias: Tensor | None, scores: Tensor, scale: float) -> Launch:
+    """The launch that fills the contiguous `scores` (B, H, W, h, k) where windows have keys."""
+    arguments = {"q": tokens(q), "k": tokens(k), "bias": bias, "scores": scores, "scale": scale}
+    return problem.launch(scores_kernel, "scores", arguments)
+
+
+def sums_launch(problem: Problem, weights: Tensor, v: Tensor, out: Tensor, scale: float) -> Launch:
+    """The launch that fills `out` (B, H, W, h, E) with sums over the keys of queries; `weights` are contiguous."""
+    arguments = {"weights": weights, "v": tokens(v), "out": tokens(out), "scale": scale}
+    return problem.launch(sums_kernel, "sums", arguments)
+
+
+def sums_over_queries_launch(problem: Problem, weights: Tensor, v: Tensor, out: Tensor, scale: float) -> Launch:
+    """The launch that fills `out` (B, H, W, h, E) with sums over the queries of keys; `weights` are contiguous."""
+    arguments = {"weights": weights, "v": tokens(v), "out": tokens(out), "scale": scale}
+    return problem.launch(sums_over_queries_kernel, "sums", arguments)
+
+
+def scores_bias_launch(problem: Problem, gradients: Tensor) -> tuple[Launch, Tensor]:
+    """The launch, and the float32 tables (n, h, 2kh-1, 2kw-1) that it adds to: their sum is the bias' gradient."""
+    return table_launch(problem, scores_bias_kernel, "bias_of_scores", {"gradients": gradients}, gradients.device)
+
+
+def scores(q: Tensor, k: Tensor, bias: Tensor | None, rules: Rules, scale: float, fill: float) -> Tensor:
+    """q k^T * scale + bias in windows, (B, H, W, h, k); `fill` where a window has no key."""
+    shape = *q.shape[:4], rules[0].kernel * rules[1].kernel
+    is_full = not (rules[0].is_causal or rules[1].is_causal)
+    out = q.new_empty(shape) if is_full else q.new_full(shape, fill)
+    bias = None if bias is None else bias.contiguous()
+    scores_launch(Problem.of(q, k, rules), readable(q), readable(k), bias, out, scale).run()
+    return out
+
+
+def sums(weights: Tensor, v: Tensor, rules: Rules, scale: float) -> Tensor:
+    """scale * each query's sum of its keys' values, (B, H, W, h, E)."""
+    out = v.new_empty(v.shape)
+    sums_launch(Problem.of(v, v, rules), weights.contiguous(), readable(v), out, scale).run()
+    return out
+
+
+def sums_over_queries(weights: Tensor, v: Tensor, rules: Rules, scale: float) -> Tensor:
+    """scale * each key's sum of the values at the queries that see it, (B, H, W, h, E)."""
+    out = v.new_empty(v.shape)
+    sums_over_queries_launch(Problem.of(v, v, rules), weights.contiguous(), readable(v), out, scale).run()
+    return out
+
+
+def table(scores: Tensor, rules: Rules) -> Tensor:
+    """Scores summed over images and pairs of equal offset, a float32 (h, 2kh-1, 2kw-1)."""
+    launch, tables = scores_bias_launch(Problem.of(scores, scores, rules), scores.contiguous())
+    launch.run()
+    return tables.sum(0)
