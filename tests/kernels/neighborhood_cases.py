@@ -5,6 +5,7 @@ Shape legend: B batch, H W map, h heads, D E width of keys and values, k = kh * 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -130,3 +131,25 @@ def run(operator: str, case: Case, inputs: dict[str, Tensor], backend: str, dtyp
     out = function(**copies, **arguments, backend=backend)
     grads = torch.autograd.grad(out, list(copies.values()), upstream(out))
     return Run({"output": out.detach()} | {f"gradient of {name}": x for name, x in zip(copies, grads, strict=True)})
+
+
+def random_case(seed: int, longest: int) -> Case:
+    """A case drawn at random, sides of the map at most `longest`."""
+    generator = random.Random(seed)
+    size = generator.randint(1, longest), generator.randint(1, longest)
+    dilation = tuple(generator.randint(1, max(1, min(6, length // 2))) for length in size)
+    kernel = tuple(generator.randint(1, min(13, length // step)) for length, step in zip(size, dilation, strict=True))
+    return Case(
+        name=f"seed {seed}",
+        size=size,
+        kernel=kernel,
+        dilation=dilation,
+        stride=tuple(generator.randint(1, k) if generator.random() < 0.4 else 1 for k in kernel),
+        is_causal=(generator.random() < 0.25, generator.random() < 0.25),
+        batch=generator.randint(1, 3),
+        heads=generator.randint(1, 3),
+        width=generator.randint(1, 20),
+        value_width=generator.randint(1, 20),
+        has_bias=generator.random() < 0.7,
+        layout=generator.choice(["contiguous", "strided"]),
+    )

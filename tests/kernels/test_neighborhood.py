@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from comparison import Run, assert_as_exact_as, assert_close, roundings, upstream
-from neighborhood_cases import CASES, OPERATORS, Case, run
+from neighborhood_cases import CASES, OPERATORS, Case, random_case, run
 from test_geometry import natten_keys
 from torch import Tensor
 from torch.autograd.profiler import profile
@@ -238,40 +238,6 @@ def test_gradient_penalty_reaches_the_inputs(operator: str) -> None:
         penalties[backend] = torch.autograd.grad(penalty, list(inputs.values()), materialize_grads=True)
     for name, ours, true in zip(inputs, penalties["eager"], penalties["reference"], strict=True):
         assert_close(f"second gradient of {name}", ours, true, 1e-10 * true.abs().max().item())
-
-
-@pytest.fixture
-def poisoned_allocations() -> Iterator[None]:
-    """Fresh memory holds NaN, so that a read before a write shows."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = fill
-
-
-def random_case(seed: int, longest: int) -> Case:
-    generator = random.Random(seed)
-    size = generator.randint(1, longest), generator.randint(1, longest)
-    dilation = tuple(generator.randint(1, max(1, min(6, length // 2))) for length in size)
-    kernel = tuple(generator.randint(1, min(13, length // step)) for length, step in zip(size, dilation, strict=True))
-    return Case(
-        name=f"seed {seed}",
-        size=size,
-        kernel=kernel,
-        dilation=dilation,
-        stride=tuple(generator.randint(1, k) if generator.random() < 0.4 else 1 for k in kernel),
-        is_causal=(generator.random() < 0.25, generator.random() < 0.25),
-        batch=generator.randint(1, 3),
-        heads=generator.randint(1, 3),
-        width=generator.randint(1, 20),
-        value_width=generator.randint(1, 20),
-        has_bias=generator.random() < 0.7,
-        layout=generator.choice(["contiguous", "strided"]),
-    )
 
 
 def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:

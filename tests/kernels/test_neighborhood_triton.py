@@ -1,0 +1,298 @@
+"""The Triton kernels of the neighborhood operators in Triton's interpreter, against the reference in float64."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from comparison import Run, assert_as_exact_as, assert_close, roundings, upstream
+from neighborhood_cases import CASES, OPERATORS, Case, random_case, run
+from torch import Tensor
+
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
+
+from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk  # noqa: E402
+from attnzoo.kernels.intervals import triton_axis, triton_bias, triton_problem  # noqa: E402
+from attnzoo.kernels.intervals.rule import Rule  # noqa: E402
+from attnzoo.kernels.intervals.triton_configurations import Budget  # noqa: E402
+from attnzoo.kernels.neighborhood.geometry import Axis  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("poisoned_allocations")
+operators = pytest.mark.parametrize("operator", OPERATORS)
+
+# an interpreted program takes some 30 ms: no more images and heads than it takes to tell them apart
+SMALL_CASES = [replace(case, batch=min(case.batch, 1), heads=min(case.heads, 2)) for case in CASES]
+SMALL_CASES += [
+    Case("three images, two heads", (6, 5), 3, batch=3, heads=2),
+    Case("one row", (1, 37), (1, 5), batch=1, heads=2),
+    Case("one column", (37, 1), (6, 1), batch=1, heads=1),
+    Case("kernel longer than a chunk", (4, 40), (3, 35), batch=1, heads=1),
+    Case("wide heads", (5, 6), 3, batch=1, heads=1, width=256, value_width=130),
+    Case("batch 0, without bias", (5, 6), 3, batch=0, has_bias=False),
+]
+
+
+def check(operator: str, case: Case, dtype: torch.dtype = torch.float32) -> None:
+    # plain torch costs little here
+    draws = [case.inputs(operator, dtype) for _ in range(4)]
+    inputs = draws[0]
+    (plain, truth), *more = (
+        (run(operator, case, draw, "reference"), run(operator, case, draw, "reference", torch.float64))
+        for draw in draws
+    )
+    ours = run(operator, case, inputs, "triton")
+    if operator == "attention" and case.kernels == (1, 1):
+        assert_vanishing(ours, truth, inputs, dtype)
+        return
+    assert_as_exact_as(ours, plain, truth, dtype, more)
+
+
+def assert_vanishing(ours: Run, truth: Run, inputs: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """With one key, the gradient of a score is the difference of two equal products, which kernels round apart."""
+    out = truth.tensors["output"]
+    assert_close("output", ours.tensors["output"], out, 0)
+    products = (upstream(out).double() * inputs["v"].double()).abs().sum(-1)
+    rounding = 4 * torch.finfo(dtype).eps * products.max().item() if out.numel() else 0.0
+    sizes = {"q": inputs["k"].abs().amax(), "k": inputs["q"].abs().amax(), "bias": out[..., 0].numel()}
+    for name in sizes.keys() & inputs.keys():
+        true = truth.tensors[f"gradient of {name}"]
+        assert_close(name, ours.tensors[f"gradient of {name}"], true, rounding * float(sizes[name]))
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+@operators
+@pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name)
+def test_triton_is_as_exact_as_plain_torch(case: Case, operator: str) -> None:
+    check(operator, case)
+
+
+@operators
+def test_no_integer_overflows(operator: str) -> None:
+    """The interpreter as it comes checks every integer operation."""
+    check(operator, Case("plain", (9, 8), (5, 4), dilation=(1, 2), stride=(2, 1), batch=1, heads=1))
+
+
+HALF_CASES = [
+    Case("plain", (7, 10), 5, batch=1, heads=2),
+    Case("dilation, stride", (10, 6), 3, dilation=2, stride=2, batch=1, heads=1, width=13),
+    Case("causal, packed", (6, 7), 3, is_causal=True, batch=1, heads=2, layout="packed"),
+]
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@operators
+@pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.name)
+def test_half_precision(case: Case, operator: str, dtype: torch.dtype) -> None:
+    check(operator, case, dtype)
+
+
+def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """A random case with few heads and images, random tiles, and random shares of images."""
+    generator = random.Random(-seed)
+    budget = Budget(generator.choice([16, 32, 64]), generator.choice([16, 32, 128]), 4, 2)
+    monkeypatch.setattr(triton_problem, "budgets", lambda *_: [budget])
+    monkeypatch.setattr(triton_bias, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
+    torch.manual_seed(seed)
+    case = random_case(seed, longest)
+    return replace(case, batch=min(case.batch, 2), heads=min(case.heads, 2))
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+@pytest.mark.parametrize("seed", range(24))
+def test_random_shapes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = draw(seed, 10, monkeypatch)
+    for operator in OPERATORS:
+        check(operator, case)
+
+
+# Of hundreds of draws, plain torch is lucky in some: what is compared is the worst of fifty draws.
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("quick_interpreter")
+@pytest.mark.parametrize("first", range(1000, 1200, 50), ids=lambda first: f"seeds {first} to {first + 49}")
+@operators
+def test_many_random_shapes(operator: str, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    worst: dict[str, tuple[float, float]] = {}
+    for seed in range(first, first + 50):
+        case = draw(seed, 20, monkeypatch)
+        inputs = case.inputs(operator, torch.float32)
+        truth = run(operator, case, inputs, "reference", torch.float64)
+        ours, plain = (run(operator, case, inputs, backend) for backend in ("triton", "reference"))
+        for name, pair in roundings(ours, plain, truth, torch.float32).items():
+            worst[name] = tuple(max(old, new) for old, new in zip(worst.get(name, (0, 0)), pair, strict=True))
+    assert {name: pair for name, pair in worst.items() if not pair[0] <= 2 * pair[1] + 4} == {}
+
+
+@triton.jit
+def intervals_kernel(length, segment, found, RULE: tl.constexpr, RANKS: tl.constexpr):
+    """Of each rank as a query and as a key: first key, end of keys, first query, end of queries."""
+    ranks = tl.arange(0, RANKS)
+    tl.store(found + ranks, triton_axis.first_key(ranks, segment, length, 0, RULE))
+    tl.store(found + RANKS + ranks, triton_axis.end_of_keys(ranks, segment, length, 0, RULE))
+    tl.store(found + 2 * RANKS + ranks, triton_axis.first_query(ranks, segment, length, 0, RULE))
+    tl.store(found + 3 * RANKS + ranks, triton_axis.end_of_queries(ranks + 1, segment, length, 0, RULE))
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+@pytest.mark.parametrize("is_causal", [False, True], ids=["centred", "causal"])
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_intervals_are_the_geometry(dilation: int, is_causal: bool) -> None:
+    found = torch.empty(4, 16, dtype=torch.int32)
+    for length in range(dilation, 10 * dilation, dilation + 1 if dilation > 1 else 1):
+        for kernel in range(1, length // dilation + 1):
+            for stride in range(1, kernel + 1):
+                axis = Axis(length, kernel, dilation, stride, is_causal)
+                for group in range(dilation):
+                    rule = Rule(kernel, dilation, stride, is_causal)
+                    intervals_kernel[(1,)](length, group, found, RULE=rule, RANKS=16)
+                    windows = [axis.window(group, rank) for rank in range(axis.group_length(group))]
+                    for rank, window in enumerate(windows):
+                        assert tuple(found[:2, rank].tolist()) == window, (axis, group, rank)
+                        seen_by = [query for query, (first, end) in enumerate(windows) if first <= rank < end]
+                        if seen_by:
+                            queries = tuple(found[2:, rank].tolist())
+                            assert queries == (seen_by[0], seen_by[-1] + 1), (axis, group, rank)
+
+
+def inputs_of(operator: str, dtype: torch.dtype = torch.float32) -> tuple[Case, dict[str, Tensor]]:
+    case = Case("plain", (5, 6), (3, 2), stride=(1, 2), is_causal=(True, False), batch=2, heads=2)
+    return case, case.inputs(operator, dtype)
+
+
+def arguments_of(operator: str) -> tuple[object, ...]:
+    _, inputs = inputs_of(operator)
+    geometry = [3, 2], [1, 1], [1, 2], [True, False]
+    rest = {"attention": (0.3,), "qk": (0.3, 0.0), "av": (0.5,)}[operator]
+    return *inputs.values(), *geometry, *rest
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+@pytest.mark.parametrize("name", ["attention", "qk", "av", "va", "table"])
+def test_opcheck(name: str) -> None:
+    arguments = arguments_of("av" if name in ("va", "table") else name)
+    if name == "table":
+        arguments = (arguments[0], *arguments[2:-1])
+    torch.library.opcheck(getattr(torch.ops.attnzoo, f"neighborhood_{name}").default, arguments)
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+def test_opcheck_of_the_backward() -> None:
+    q, k, v, bias, *geometry, scale = arguments_of("attention")
+    out, logsumexp = torch.ops.attnzoo.neighborhood_attention(q, k, v, bias, *geometry, scale)
+    tensors = [x.detach() for x in (torch.randn_like(out), q, k, v, bias, out, logsumexp)]
+    operator = torch.ops.attnzoo.neighborhood_attention_backward.default
+    for needs in ((True, True), (False, True), (True, False)):
+        torch.library.opcheck(operator, (*tensors, *geometry, scale, *needs))
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+@operators
+def test_compiles_as_one_graph(operator: str) -> None:
+    case, inputs = inputs_of(operator)
+
+    def call(*tensors: Tensor) -> Tensor:
+        return OPERATORS[operator](**dict(zip(inputs, tensors, strict=True)), **case.window, backend="triton")
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    found = []
+    for function in (call, compiled):
+        out = function(*inputs.values())
+        found.append([out, *torch.autograd.grad(out, list(inputs.values()), upstream(out))])
+    for ours, true in zip(*found, strict=True):
+        assert_close("compiled", ours, true, 0)
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+@pytest.mark.parametrize("names", [("q",), ("k",), ("v",), ("bias",), ("q", "bias")], ids="+".join)
+def test_gradients_of_some_inputs_alone(names: tuple[str, ...]) -> None:
+    case, inputs = inputs_of("attention")
+    every = run("attention", case, inputs, "triton")
+    some = {name: x.detach().requires_grad_(name in names) for name, x in inputs.items()}
+    out = neighborhood_attention(**some, **case.window, backend="triton")
+    out.backward(upstream(out))
+    for name, x in some.items():
+        if name in names:
+            assert_close(f"gradient of {name}", x.grad, every.tensors[f"gradient of {name}"], 0)
+        else:
+            assert x.grad is None
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+def test_an_expanded_gradient_is_read() -> None:
+    case, inputs = inputs_of("attention")
+    found = []
+    for backend in ("triton", "reference"):
+        out = neighborhood_attention(**inputs, **case.window, backend=backend)
+        found.append(torch.autograd.grad(out.sum(), list(inputs.values())))
+    for ours, true in zip(*found, strict=True):
+        assert_close("gradient", ours, true, 1e-5)
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+def test_every_run_is_the_same() -> None:
+    case = Case("plain", (9, 10), 5, batch=2, heads=2)
+    inputs = case.inputs("attention", torch.float32)
+    first, second = (run("attention", case, inputs, "triton") for _ in range(2))
+    assert all(torch.equal(x, second.tensors[name]) for name, x in first.tensors.items())
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+def test_a_float32_table_serves_half_precision_queries() -> None:
+    case, inputs = inputs_of("attention", torch.bfloat16)
+    table = inputs["bias"].detach().float().requires_grad_()
+    out = neighborhood_attention(**{**inputs, "bias": table}, **case.window, backend="triton")
+    assert_close("output", out, neighborhood_attention(**inputs, **case.window, backend="triton"), 0)
+    out.sum().backward()
+    assert table.grad.dtype == torch.float32
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+def test_autocast() -> None:
+    case, inputs = inputs_of("attention")
+    with torch.autocast("cpu", torch.bfloat16):
+        out = neighborhood_attention(**inputs, **case.window, backend="triton")
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert all(x.grad.dtype == torch.float32 for x in inputs.values())
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+def test_missing_weights_are_not_read() -> None:
+    case = Case("causal", (4, 5), 3, is_causal=True, batch=1, heads=1)
+    inputs = case.inputs("av", torch.float32)
+    clean = neighborhood_av(**inputs, **case.window, backend="triton")
+    scores = neighborhood_qk(inputs["v"], inputs["v"], **case.window, backend="triton")
+    poisoned = inputs["weights"].detach().masked_fill(scores.isinf(), torch.nan).requires_grad_()
+    out = neighborhood_av(poisoned, inputs["v"], **case.window, backend="triton")
+    assert_close("output", out, clean, 0)
+    out.sum().backward()
+    assert not poisoned.grad.isnan().any()
+    assert not inputs["v"].grad.isnan().any()
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+def test_second_derivative_of_the_whole_is_refused() -> None:
+    case, inputs = inputs_of("attention")
+    out = neighborhood_attention(**inputs, **case.window, backend="triton")
+    (gradient,) = torch.autograd.grad(out.square().sum(), inputs["q"], create_graph=True)
+    with pytest.raises(NotImplementedError, match="no second derivative: use backend='eager'"):
+        gradient.sum().backward()
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+@pytest.mark.parametrize("operator", ["qk", "av"])
+def test_halves_have_second_derivatives(operator: str) -> None:
+    case, inputs = inputs_of(operator)
+    found = []
+    for backend in ("triton", "reference"):
+        out = OPERATORS[operator](**inputs, **case.window, backend=backend)
+        out = out.masked_fill(out.isinf(), 0).tanh()
+        grads = torch.autograd.grad(out.sum(), list(inputs.values()), create_graph=True)
+        penalty = torch.stack([grad.square().sum() for grad in grads]).sum()
+        found.append(torch.autograd.grad(penalty, list(inputs.values())))
+    for name, ours, true in zip(inputs, *found, strict=True):
+        assert_close(f"second gradient of {name}", ours, true, 1e-4 * true.abs().max().item())
