@@ -20,11 +20,11 @@ from ..arguments import (
     scale_or_default,
 )
 from ..neighborhood.eager_batch import is_traced
-from . import eager, reference
+from . import eager, reference, triton
 from .geometry import Regions
 
 
-@operator(reference=reference.attention, eager=eager.attention)
+@operator(reference=reference.attention, eager=eager.attention, triton=triton.attention)
 def routed_attention(
     q: Tensor,
     k: Tensor,
