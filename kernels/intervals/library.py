@@ -31,16 +31,17 @@ def define_attention(name: str, arguments: str, geometry: Geometry) -> Any:
     tensors = "Tensor q, Tensor k, Tensor v, Tensor? bias"
 
     def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
-        from .triton_attention import forward
+        from . import triton_attention
 
         *values, scale = rest
-        return forward(q, k, v, bias, *geometry(*values), scale)
+        return triton_attention.forward(q, k, v, bias, *geometry(*values), scale)
 
     def backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        from .triton_attention import backward
+        from . import triton_attention
 
         tensors, values, (scale, needs_keys, needs_bias) = inputs[:7], inputs[7:-3], inputs[-3:]
-        return backward(*tensors, *geometry(*values), scale, needs_keys, needs_bias)
+        rules, shifts = geometry(*values)
+        return triton_attention.backward(*tensors, rules, shifts, scale, needs_keys, needs_bias)
 
     operator = define(name, f"({tensors}, {arguments}, float scale) -> (Tensor, Tensor)", forward, _fake_forward)
     backward_operator = define(
