@@ -36,12 +36,23 @@ def define_attention(name: str, arguments: str, geometry: Geometry) -> Any:
         *values, scale = rest
         return triton_attention.forward(q, k, v, bias, *geometry(*values), scale)
 
-    def backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(
+        upstream: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        out: Tensor,
+        logsumexp: Tensor,
+        *rest: Any,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         from . import triton_attention
 
-        tensors, values, (scale, needs_keys, needs_bias) = inputs[:7], inputs[7:-3], inputs[-3:]
+        *values, scale, of_keys, of_bias = rest
         rules, shifts = geometry(*values)
-        return triton_attention.backward(*tensors, rules, shifts, scale, needs_keys, needs_bias)
+        return triton_attention.backward(
+            upstream, q, k, v, bias, out, logsumexp, rules, shifts, scale, of_keys, of_bias
+        )
 
     operator = define(name, f"({tensors}, {arguments}, float scale) -> (Tensor, Tensor)", forward, _fake_forward)
     backward_operator = define(
