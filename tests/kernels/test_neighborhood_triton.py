@@ -15,7 +15,7 @@ triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
 from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk  # noqa: E402
-from attnzoo.kernels.intervals import triton_axis, triton_bias, triton_problem  # noqa: E402
+from attnzoo.kernels.intervals import triton_axis, triton_problem  # noqa: E402
 from attnzoo.kernels.intervals.rule import Rule  # noqa: E402
 from attnzoo.kernels.intervals.triton_configurations import Budget  # noqa: E402
 from attnzoo.kernels.neighborhood.geometry import Axis  # noqa: E402
@@ -95,7 +95,7 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
     generator = random.Random(-seed)
     budget = Budget(generator.choice([16, 32, 64]), generator.choice([16, 32, 128]), 4, 2)
     monkeypatch.setattr(triton_problem, "budgets", lambda *_: [budget])
-    monkeypatch.setattr(triton_bias, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
+    monkeypatch.setattr(triton_problem, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
     torch.manual_seed(seed)
     case = random_case(seed, longest)
     return replace(case, batch=min(case.batch, 2), heads=min(case.heads, 2))
