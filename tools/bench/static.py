@@ -1,0 +1,160 @@
+"""`attnzoo bench kernels --static`: what the compiler makes of every kernel, for machines that are not here.
+
+Every launch of every operator is compiled in processes of their own, in each configuration of its table; what is told
+are resources, not times. The estimated occupancy is what registers, shared memory and warps allow; the floor is of a
+named card, from its data sheet.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import torch
+
+from .environment import version
+from .operators import NamedLaunch, chosen, operators
+from .report import table, today, write
+from .roofline import CARDS
+
+HEAD = (
+    "kernel", "shape", "arch", "dtype", "warps", "stages", "registers", "spilled", "shared", "limit", "matrix unit",
+    "occupancy", "floor ms", "constants",
+)  # fmt: skip
+
+
+class Task(NamedTuple):
+    """One compilation: a launch of an operator by its place in the list, in one of its configurations."""
+
+    operator: str
+    architecture: str
+    launch: int
+    configuration: int
+    name: str
+
+
+def tasks(architectures: Sequence[str], only: str) -> list[Task]:
+    """Every configuration of every launch.
+
+    Raises:
+        ValueError: there are none, or `only` fits none.
+    """
+    found = [
+        Task(operator.name, architecture, index, number, f"{operator.name} {launch.name}")
+        for architecture in architectures
+        for operator in operators()
+        for index, launch in enumerate(operator.launches(architecture))
+        for number in range(1 + len(launch.launch.alternatives))
+    ]
+    if not found:
+        raise ValueError("there is nothing to compile: no operator has a Triton kernel in this version")
+    return [found[i] for i in chosen([task.name for task in found], only)]
+
+
+def row(task: Task) -> dict[str, Any]:
+    """Compiles one launch and describes it; runs in a process of its own."""
+    launches = {operator.name: operator.launches for operator in operators()}[task.operator](task.architecture)
+    return describe(launches[task.launch], task)
+
+
+def describe(named: NamedLaunch, task: Task) -> dict[str, Any]:
+    """One row of the table; with an error in the place of resources where the compiler refuses."""
+    from .triton_compile import LIMITS, compile_for, dtype_of, occupancy
+
+    launch, (card, roof) = named.launch, CARDS[task.architecture]
+    configuration = (launch.configuration, *launch.alternatives)[task.configuration]
+    dtype = dtype_of(launch)
+    found: dict[str, Any] = {
+        "kernel": launch.kernel.__name__,
+        "operator": task.operator,
+        "shape": named.name,
+        "architecture": task.architecture,
+        "dtype": str(dtype).removeprefix("torch."),
+        "is_chosen": task.configuration == 0,
+        "constants": dict(configuration.constants),
+        "warps": configuration.num_warps,
+        "stages": configuration.num_stages,
+        "shared_limit_bytes": LIMITS[task.architecture].shared_of_program,
+        "card": card,
+        "floor_milliseconds": roof.milliseconds(named.work, dtype) if named.work else None,
+    }
+    try:
+        resources = compile_for(launch, configuration, task.architecture)
+    except Exception as error:  # the compiler's own errors have no common base
+        return found | {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}"}
+    warps = configuration.num_warps
+    return found | resources._asdict() | {"occupancy": occupancy(resources, warps, task.architecture)}
+
+
+def rows(listed: Sequence[Task], jobs: int | None = None) -> Iterator[dict[str, Any]]:
+    """Compiles tasks in processes, and yields their rows as they come.
+
+    The processes start fresh: in one where Triton interprets, kernels are not what a compiler takes.
+    """
+    context = multiprocessing.get_context("spawn")
+    jobs = min(jobs or os.cpu_count() or 1, len(listed))
+    with ProcessPoolExecutor(jobs, context, initializer=_start) as pool:
+        for future in as_completed([pool.submit(row, task) for task in listed]):
+            yield future.result()
+
+
+def _start() -> None:
+    os.environ.pop("TRITON_INTERPRET", None)
+    torch.set_num_threads(1)
+
+
+def cells(found: dict[str, Any]) -> tuple[str, ...]:
+    """A row on screen."""
+    constants = " ".join(f"{name}={value}" for name, value in found["constants"].items())
+    floor = "-" if found["floor_milliseconds"] is None else f"{found['floor_milliseconds']:.4f}"
+    head = [str(found[name]) for name in ("kernel", "shape", "architecture", "dtype", "warps", "stages")]
+    if "error" in found:
+        return (*head, *("-" * 6), floor, found["error"])
+    resources = [str(found[name]) for name in ("registers", "spilled_bytes", "shared_bytes", "shared_limit_bytes")]
+    return (*head, *resources, found["matrix_unit"] or "-", f"{found['occupancy']:.2f}", floor, constants)
+
+
+def faults(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Rows that do not compile, spill, or need more shared memory than there is."""
+    said = []
+    for entry in found:
+        name = f"{entry['kernel']} {entry['shape']} {entry['dtype']} on {entry['architecture']}"
+        if "error" in entry:
+            said.append(f"{name}: {entry['error']}")
+        elif entry["spilled_bytes"]:
+            said.append(f"{name} spills {entry['spilled_bytes']} bytes")
+        elif entry["shared_bytes"] > entry["shared_limit_bytes"]:
+            said.append(f"{name} needs {entry['shared_bytes']} bytes of shared memory")
+    return said
+
+
+def run_static(
+    architectures: Sequence[str], jobs: int | None, only: str, out: Path, say: Callable[[str], None]
+) -> None:
+    """Compiles, prints the table, and writes `static-<triton version>.json`.
+
+    Raises:
+        ClickException: Triton is not installed, there is nothing to compile, or a row has a fault.
+        ValueError: `only` fits no row.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise click.ClickException("--static needs Triton: pip install triton, on Linux")
+    listed = tasks(architectures, only)
+    say(f"compiling {len(listed)} kernels")
+    found = sorted(rows(listed, jobs), key=lambda entry: tuple(map(str, cells(entry))))
+    say(table(HEAD, [cells(entry) for entry in found]))
+    cards = {name: {"card": card, **roof._asdict()} for name, (card, roof) in CARDS.items()}
+    path = out / f"static-{version('triton')}.json"
+    write(
+        path, {"date": today(), "triton": version("triton"), "torch": torch.__version__, "cards": cards, "rows": found}
+    )
+    say(f"written to {path}")
+    wrong = faults(found)
+    if wrong:
+        raise click.ClickException(f"{len(wrong)} of {len(found)} have a fault, the first: {wrong[0]}")
