@@ -14,6 +14,7 @@ from attnzoo.kernels import explain
 
 from .correctness import Truth, check_peer, forward, gradients
 from .operators import Function, Operator, Peer, Shape
+from .report import reason
 from .roofline import Roof, name_of
 from .timing import Budget, Meter, summary
 
@@ -116,7 +117,7 @@ def measure(
         truth = Truth(shape, inputs)
         result["wrong"] = truth.complaint(truth.of(shape.call(None), inputs, is_training=True))
     except Exception as error:  # out of memory, or a kernel that does not start: the other rows are still wanted
-        result["wrong"] = _reason(error)
+        result["wrong"] = reason(error)
     if result["wrong"] is None:
         peers = {"ours": Peer(lambda: shape.call(None)), **_peers(row, result["ours"], may_compile)}
         for name, peer in peers.items():
@@ -146,7 +147,7 @@ def _measured(
     except Exception as error:  # a peer that fails is a result too
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        return {"error": _reason(error)}
+        return {"error": reason(error)}
     for direction, floor in floors.items():
         times[direction]["over_floor"] = float(f"{times[direction]['median'] / floor:.3g}")
     return times
@@ -170,11 +171,6 @@ def _backward(function: Function, inputs: Sequence[Tensor]) -> Callable[[], obje
     return lambda: torch.autograd.grad(out, wanted, upstream, retain_graph=True)
 
 
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
     """A row on screen: its name and floor, then a line for each way to compute it."""
     floors = result["floor_milliseconds"]
@@ -182,9 +178,9 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     if result["wrong"]:
         yield f"  WRONG, not timed: {result['wrong']}"
     for name, found in result["results"].items():
-        reason = found.get("error") or found.get("skipped")
-        if reason:
-            yield f"  {name:<24} {reason}"
+        untimed = found.get("error") or found.get("skipped")
+        if untimed:
+            yield f"  {name:<24} {untimed}"
             continue
         cells = [
             f"{direction} {found[direction]['median']:.3f} ms ({found[direction]['over_floor']:.2f}x floor)"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .environment import device_name, environment
-from .report import slug, table, today, write
+from .report import reason, slug, table, today, write
 from .timing import CudaMeter, HostMeter, Meter, summary
 
 # how a network is laid out and run
@@ -96,8 +96,7 @@ def measure(
                     times = meter.milliseconds(step)
                     yield row | _result(times, batch) | {"peak_bytes": meter.peak_bytes(step)}
                 except Exception as error:  # out of memory, or a compiler is missing: the other rows are still wanted
-                    reason = (str(error).strip().splitlines() or [""])[0][:200]
-                    yield row | {"error": f"{type(error).__name__}: {reason}"}
+                    yield row | {"error": reason(error)}
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
 

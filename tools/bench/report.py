@@ -36,3 +36,9 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
         for line in lines
     )
+
+
+def reason(error: Exception, line: int = 0) -> str:
+    """An error as one entry of a result file: its kind, and one line of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[line].strip()[:200]}" if said else type(error).__name__

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,8 @@ import click
 import torch
 
 from .environment import version
-from .operators import NamedLaunch, chosen, operators
-from .report import table, today, write
+from .operators import NamedLaunch, Operator, chosen, operators
+from .report import reason, table, today, write
 from .roofline import CARDS
 
 HEAD = (
@@ -30,25 +31,28 @@ HEAD = (
 
 
 class Task(NamedTuple):
-    """One compilation: a launch of an operator by its place in the list, in one of its configurations."""
+    """One compilation: a launch by its place in its operator's list, in one of its configurations.
 
-    operator: str
+    Launches hold kernels and tensors, which do not travel between processes; the function that makes them does.
+    """
+
+    launches: Callable[[str], list[NamedLaunch]]
     architecture: str
     launch: int
     configuration: int
     name: str
 
 
-def tasks(architectures: Sequence[str], only: str) -> list[Task]:
-    """Every configuration of every launch.
+def tasks(tested: Sequence[Operator], architectures: Sequence[str], only: str) -> list[Task]:
+    """Every configuration of every launch of the operators.
 
     Raises:
         ValueError: there are none, or `only` fits none.
     """
     found = [
-        Task(operator.name, architecture, index, number, f"{operator.name} {launch.name}")
+        Task(operator.launches, architecture, index, number, f"{operator.name} {launch.name}")
         for architecture in architectures
-        for operator in operators()
+        for operator in tested
         for index, launch in enumerate(operator.launches(architecture))
         for number in range(1 + len(launch.launch.alternatives))
     ]
@@ -58,22 +62,16 @@ def tasks(architectures: Sequence[str], only: str) -> list[Task]:
 
 
 def row(task: Task) -> dict[str, Any]:
-    """Compiles one launch and describes it; runs in a process of its own."""
-    launches = {operator.name: operator.launches for operator in operators()}[task.operator](task.architecture)
-    return describe(launches[task.launch], task)
-
-
-def describe(named: NamedLaunch, task: Task) -> dict[str, Any]:
-    """One row of the table; with an error in the place of resources where the compiler refuses."""
+    """Compiles one launch: a row of the table, with an error in the place of resources where the compiler refuses."""
     from .triton_compile import LIMITS, compile_for, dtype_of, occupancy
 
+    named = task.launches(task.architecture)[task.launch]
     launch, (card, roof) = named.launch, CARDS[task.architecture]
     configuration = (launch.configuration, *launch.alternatives)[task.configuration]
     dtype = dtype_of(launch)
     found: dict[str, Any] = {
         "kernel": launch.kernel.__name__,
-        "operator": task.operator,
-        "shape": named.name,
+        "shape": task.name,
         "architecture": task.architecture,
         "dtype": str(dtype).removeprefix("torch."),
         "is_chosen": task.configuration == 0,
@@ -87,26 +85,31 @@ def describe(named: NamedLaunch, task: Task) -> dict[str, Any]:
     try:
         resources = compile_for(launch, configuration, task.architecture)
     except Exception as error:  # the compiler's own errors have no common base
-        return found | {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[-1][:200]}"}
+        return found | {"error": reason(error, -1)}
     warps = configuration.num_warps
     return found | resources._asdict() | {"occupancy": occupancy(resources, warps, task.architecture)}
 
 
 def rows(listed: Sequence[Task], jobs: int | None = None) -> Iterator[dict[str, Any]]:
-    """Compiles tasks in processes, and yields their rows as they come.
-
-    The processes start fresh: in one where Triton interprets, kernels are not what a compiler takes.
-    """
+    """Compiles tasks in processes, and yields their rows as they come."""
     context = multiprocessing.get_context("spawn")
     jobs = min(jobs or os.cpu_count() or 1, len(listed))
-    with ProcessPoolExecutor(jobs, context, initializer=_start) as pool:
-        for future in as_completed([pool.submit(row, task) for task in listed]):
+    with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with _without_interpreter():
+            futures = [pool.submit(row, task) for task in listed]
+        for future in as_completed(futures):
             yield future.result()
 
 
-def _start() -> None:
-    os.environ.pop("TRITON_INTERPRET", None)
-    torch.set_num_threads(1)
+@contextmanager
+def _without_interpreter() -> Iterator[None]:
+    """Processes that start here compile: where Triton interprets, kernels are not what a compiler takes."""
+    interpret = os.environ.pop("TRITON_INTERPRET", None)
+    try:
+        yield
+    finally:
+        if interpret is not None:
+            os.environ["TRITON_INTERPRET"] = interpret
 
 
 def cells(found: dict[str, Any]) -> tuple[str, ...]:
@@ -145,7 +148,7 @@ def run_static(
     """
     if importlib.util.find_spec("triton") is None:
         raise click.ClickException("--static needs Triton: pip install triton, on Linux")
-    listed = tasks(architectures, only)
+    listed = tasks(operators(), architectures, only)
     say(f"compiling {len(listed)} kernels")
     found = sorted(rows(listed, jobs), key=lambda entry: tuple(map(str, cells(entry))))
     say(table(HEAD, [cells(entry) for entry in found]))
