@@ -119,7 +119,7 @@ def measure(
     except Exception as error:  # out of memory, or a kernel that does not start: the other rows are still wanted
         result["wrong"] = reason(error)
     if result["wrong"] is None:
-        peers = {"ours": Peer(lambda: shape.call(None)), **_peers(row, result["ours"], may_compile)}
+        peers = {"ours": Peer(lambda: shape.call(None)), **_peers(row, device, result["ours"], may_compile)}
         for name, peer in peers.items():
             if name != "ours" and budget.is_spent:
                 result["results"][name] = {"skipped": "the row's time was spent"}
@@ -128,9 +128,9 @@ def measure(
     return result
 
 
-def _peers(row: Row, ours: str, may_compile: bool) -> dict[str, Peer]:
+def _peers(row: Row, device: torch.device, ours: str, may_compile: bool) -> dict[str, Peer]:
     peers = {} if ours.startswith("eager") else {"eager": Peer(lambda: row.shape.call("eager"))}
-    found = row.operator.cuda_peers(row.shape, True)
+    found = row.operator.cuda_peers(row.shape, device)
     return peers | {name: peer for name, peer in found.items() if may_compile or not name.startswith("compiled")}
 
 

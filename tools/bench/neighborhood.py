@@ -96,10 +96,9 @@ def cpu_peers(shape: NeighborhoodShape, is_training: bool) -> dict[str, Peer]:
     return peers
 
 
-def cuda_peers(shape: NeighborhoodShape, is_training: bool) -> dict[str, Peer]:
+def cuda_peers(shape: NeighborhoodShape, device: torch.device) -> dict[str, Peer]:
     """FlexAttention with the neighborhood as block mask and the bias as score mod, and full attention under a mask."""
     tokens = shape.size[0] * shape.size[1]
-    device = torch.device("cuda")
     peers = {}
     if tokens <= LARGEST_FLEX_MAP:
         peers["compiled flex"] = Peer(functools.partial(flex, *shape.axes, device))

@@ -65,10 +65,11 @@ def flex(rows: Axis, columns: Axis, device: torch.device = CPU) -> Function:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     length = rows.length * columns.length
-    mask = create_block_mask(lambda *place: _flex_sees(rows, columns, *place[2:]), None, None, length, length, device)
-    # every shape is a compilation of its own, and dynamo gives up after a few of one function
-    torch._dynamo.reset()
-    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return _flex_sees(rows, columns, query, key)
+
+    mask = create_block_mask(sees, None, None, length, length, device)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         def add_bias(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -84,9 +85,11 @@ def flex(rows: Axis, columns: Axis, device: torch.device = CPU) -> Function:
 
         size = q.shape[1:3]
         q, k, v = (_heads_first(x) for x in (q, k, v))
-        return _map(compiled(q, k, v, score_mod=add_bias, block_mask=mask), size)
+        return _map(flex_attention(q, k, v, score_mod=add_bias, block_mask=mask), size)
 
-    return attend
+    # every shape is a compilation of its own, and dynamo gives up after a few of one function
+    torch._dynamo.reset()
+    return torch.compile(attend, dynamic=False)
 
 
 def _flex_sees(rows: Axis, columns: Axis, query: Tensor, key: Tensor) -> Tensor:

@@ -115,11 +115,6 @@ class Shape(ABC):
         return Work((8 if is_backward else 4) * self.entries, (5 if is_backward else 2) * self.entries * self.keys)
 
 
-def no_peers(shape: Any, is_training: bool) -> dict[str, Peer]:
-    """For a device on which an operator is compared with nothing."""
-    return {}
-
-
 @dataclass(frozen=True)
 class Operator:
     """An operator under test.
@@ -129,8 +124,9 @@ class Operator:
         function: the public operator.
         cpu_shapes, cuda_shapes: rows of the tables; on CUDA those of a network's stages, batch included.
         random_shape: a small odd problem for the sweep.
-        cpu_peers, cuda_peers: from a shape, and whether gradients are wanted, by name. The name of a peer that
-            compiles for each shape, seconds long, begins with "compiled".
+        cpu_peers: by name, for a shape and whether gradients are wanted.
+        cuda_peers: by name, for a shape and a device. The name of one that compiles for each shape, seconds long,
+            begins with "compiled".
         goal_peer: the peer that a shape's `wanted_*` speak of.
         notes: what a reader of the results must know.
         launches: representative launches for an architecture, one for each class of shapes and dtype.
@@ -141,10 +137,10 @@ class Operator:
     cpu_shapes: Sequence[Any]
     cuda_shapes: Sequence[Any]
     random_shape: Callable[[random.Random], Any]
-    cpu_peers: Callable[[Any, bool], dict[str, Peer]] = no_peers
-    cuda_peers: Callable[[Any, bool], dict[str, Peer]] = no_peers
-    goal_peer: str = ""
-    notes: Sequence[str] = ()
+    cpu_peers: Callable[[Any, bool], dict[str, Peer]]
+    cuda_peers: Callable[[Any, torch.device], dict[str, Peer]]
+    goal_peer: str
+    notes: Sequence[str]
     launches: Callable[[str], list[NamedLaunch]] = field(default=lambda architecture: [])
 
 
