@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -200,6 +201,22 @@ def test_every_card_knows_every_dtype_and_its_source() -> None:
     for card, roof in CARDS.values():
         assert set(roof.flops) == {name_of(dtype) for dtype in cuda.DTYPES}, card
         assert roof.source
+
+
+def test_the_picture_shows_the_first_stage_in_its_plain_form() -> None:
+    forms = [(4, ""), (2, ""), (2, "dilation 8"), (2, "")]
+    rows = [{"shape": {"heads": heads}, "detail": detail} for heads, detail in forms]
+    assert picture.first_stage(rows) == [rows[1], rows[3]]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device itself is measured by hand")
+def test_a_device_is_measured_with_its_own_meter_and_memory(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=1 << 37))
+    monkeypatch.setattr(kernels, "measure_device", lambda *given: given)
+    settings, device, meter, memory = kernels.on_cuda(Settings(tmp_path))
+    assert (device.type, memory, meter.device) == ("cuda", 1 << 37, device)
+    assert "CUDA events" in meter.method
 
 
 def test_lines_of_the_picture_run_over_size() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .operators import Function, Operator, Peer, Shape
+from .report import reason
 from .timing import Budget
 
 METHOD = (
@@ -95,9 +96,12 @@ def check_peer(truth: Truth, peer: Peer, inputs: Sequence[Tensor], is_training: 
 def complaint_on_random_shape(operator: Operator, dtype: torch.dtype, device: torch.device, seed: int) -> str | None:
     """Runs an operator on a random shape: what is wrong with it, None when nothing is."""
     shape = operator.random_shape(random.Random(seed))
-    inputs = shape.inputs(dtype, device)
-    truth = Truth(shape, inputs)
-    complaint = truth.complaint(truth.of(shape.call(None), inputs, is_training=True))
+    try:
+        inputs = shape.inputs(dtype, device)
+        truth = Truth(shape, inputs)
+        complaint = truth.complaint(truth.of(shape.call(None), inputs, is_training=True))
+    except Exception as error:  # an operator that does not run on a shape is wrong there
+        complaint = reason(error)
     return complaint and f"{operator.name} {shape.name} width {shape.width} {str(dtype)[6:]}: {complaint}"
 
 

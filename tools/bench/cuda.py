@@ -80,6 +80,9 @@ def measure_all(
         result = measure(row, device, meter, roof, Budget(ROW_SHARE * budget.seconds), may_compile)
         if any(name.startswith("compiled") for name in result["results"]):
             compiling += budget.spent - begin
+        if device.type == "cuda":
+            # blocks of one row's sizes are in the way of the next row's
+            torch.cuda.empty_cache()
         yield result
 
 
@@ -105,6 +108,7 @@ def measure(
         "operator": operator.name,
         "name": row.name,
         "shape": asdict(shape),
+        "detail": shape.detail,
         "dtype": name_of(row.dtype),
         "queries": shape.entries // shape.width,
         "floor_milliseconds": floors,
@@ -145,8 +149,6 @@ def _measured(
         given = peer.prepare(inputs) if peer.prepare else inputs
         times = _times(function, given, meter)
     except Exception as error:  # a peer that fails is a result too
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         return {"error": reason(error)}
     for direction, floor in floors.items():
         times[direction]["over_floor"] = float(f"{times[direction]['median'] / floor:.3g}")

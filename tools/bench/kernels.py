@@ -87,9 +87,11 @@ def on_cpu(settings: Settings) -> list[str]:
 
 def on_cuda(settings: Settings) -> list[str]:
     """Measures every operator on the CUDA or ROCm device, in one file beside a picture; the rest is as in `on_cpu`."""
+    from torch._functorch import config
+
     device = torch.device("cuda", torch.cuda.current_device())
     # the timed backward runs again and again on one graph
-    torch._functorch.config.donated_buffer = False
+    config.donated_buffer = False
     memory = torch.cuda.get_device_properties(device).total_memory
     return measure_device(settings, device, CudaMeter(device), memory)
 

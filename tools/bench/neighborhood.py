@@ -121,7 +121,7 @@ def stages() -> list[NeighborhoodShape]:
 
 
 def launches(architecture: str) -> list[NamedLaunch]:
-    """Forward and backward of each class of shapes, on meta tensors."""
+    """Forward and backward for every class of shapes: none, for the operator has no kernels in this version."""
     return []
 
 

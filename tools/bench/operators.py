@@ -129,7 +129,8 @@ class Operator:
             begins with "compiled".
         goal_peer: the peer that a shape's `wanted_*` speak of.
         notes: what a reader of the results must know.
-        launches: representative launches for an architecture, one for each class of shapes and dtype.
+        launches: for an architecture, every kernel in every class of shapes and dtype, with tensors of the device
+            "meta" (`Shape.inputs` makes them) given to the operator's launchers.
     """
 
     name: str

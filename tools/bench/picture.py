@@ -1,4 +1,7 @@
-"""Time over size: a panel for each operator and direction, a line for each way to compute it, and the floor."""
+"""Time over size: a panel for each operator and direction, a line for each way to compute it, and the floor.
+
+Shown is the first stage of the networks, for other stages have other heads or keys and would not lie on one line.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +38,19 @@ def draw(path: Path, title: str, rows: Sequence[Mapping[str, Any]], dtype: str =
     figure.suptitle(f"{title}, {dtype}", fontsize=12)
     panels = figure.subplots(2, len(names), squeeze=False)
     for column, operator in enumerate(names):
+        mine = first_stage([row for row in shown if row["operator"] == operator])
+        form = f", {mine[0]['detail']}" if mine[0]["detail"] else ""
         for line, direction in enumerate(DIRECTIONS):
-            mine = [row for row in shown if row["operator"] == operator]
-            _draw_panel(panels[line][column], f"{operator}, {direction}", mine, direction)
+            _draw_panel(panels[line][column], f"{operator}, {direction}{form}", mine, direction)
     with replacing(path) as fresh:
         figure.savefig(fresh, format="png")
+
+
+def first_stage(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows of the fewest heads, in the form that comes first."""
+    heads = min(row["shape"]["heads"] for row in rows)
+    found = [row for row in rows if row["shape"]["heads"] == heads]
+    return [row for row in found if row["detail"] == found[0]["detail"]]
 
 
 def series(rows: Iterable[Mapping[str, Any]], direction: str) -> dict[str, list[tuple[int, float]]]:
