@@ -214,7 +214,7 @@ def test_a_device_is_measured_with_its_own_meter_and_memory(monkeypatch, tmp_pat
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=1 << 37))
     monkeypatch.setattr(kernels, "measure_device", lambda *given: given)
-    settings, device, meter, memory = kernels.on_cuda(Settings(tmp_path))
+    _, device, meter, memory = kernels.on_cuda(Settings(tmp_path))
     assert (device.type, memory, meter.device) == ("cuda", 1 << 37, device)
     assert "CUDA events" in meter.method
 
