@@ -141,6 +141,17 @@ def test_a_peer_that_fails_is_recorded() -> None:
     assert "forward" in found["ours"]
 
 
+def test_a_row_that_does_not_fit_is_not_called_wrong(monkeypatch) -> None:
+    def fails(*given):
+        raise torch.OutOfMemoryError("Tried to allocate 1 TiB.")
+
+    monkeypatch.setattr(cuda, "Truth", fails)
+    (row, *_) = rows_of(small("neighborhood"))
+    found = cuda.measure(row, CPU, CountingMeter(), ROOF, Budget(60))
+    assert (found["wrong"], found["results"]) == (None, {})
+    assert "  not timed: OutOfMemoryError: Tried to allocate 1 TiB." in cuda.lines(found)
+
+
 def test_a_spent_budget_names_what_was_not_measured(monkeypatch, tmp_path: Path) -> None:
     clock = iter(range(10**6))
     monkeypatch.setattr(kernels, "Budget", lambda seconds: Budget(seconds, lambda: next(clock)))

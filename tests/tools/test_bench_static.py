@@ -46,7 +46,7 @@ AMDGCN = """
     .group_segment_fixed_size: 0
     .private_segment_fixed_size: 12
     .sgpr_count:     22
-    .sgpr_spill_count: 0
+    .sgpr_spill_count: 2
     .vgpr_count:     144
     .vgpr_spill_count: 3
 """
@@ -113,7 +113,7 @@ def test_nothing_to_compile_is_said() -> None:
 def test_reports_of_the_compilers_are_read() -> None:
     assert cubin_resources(CUBIN) == (255, 48)
     assert ptxas_spills(PTXAS) == 84
-    assert amd_resources(AMDGCN, 8192) == Resources(144, 12, 12, 8192, "mfma")
+    assert amd_resources(AMDGCN, 8192) == Resources(144, 20, 12, 8192, "mfma")
 
 
 def test_a_report_without_the_number_is_an_error() -> None:

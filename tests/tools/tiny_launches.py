@@ -35,7 +35,10 @@ def refused(a, strides, b, out, length, missing, scale, CUT: tl.constexpr, BLOCK
 
 
 def launches(architecture: str) -> list[NamedLaunch]:
-    return [NamedLaunch(kernel.__name__, _launch(kernel), Work(1 << 20, 1 << 30)) for kernel in (product, refused)]
+    return [
+        NamedLaunch(kernel.__name__, _launch(kernel), torch.bfloat16, Work(1 << 20, 1 << 30))
+        for kernel in (product, refused)
+    ]
 
 
 def _launch(kernel) -> Launch:

@@ -69,13 +69,14 @@ def measure_all(
 ) -> Iterator[dict[str, Any]]:
     """Measures rows until the budget is spent; the rest is left to the caller to name.
 
-    Peers that compile have a share of the budget, and run on the rows of bfloat16 only.
+    Peers that compile have a share of the budget, and run in bfloat16 at the largest batch only.
     """
-    compiling = 0.0
+    compiling, largest = 0.0, max(row.shape.batch for row in listed)
     for row in listed:
         if budget.is_spent:
             return
-        may_compile = row.dtype == torch.bfloat16 and compiling < COMPILED_SHARE * budget.seconds
+        is_representative = row.dtype == torch.bfloat16 and row.shape.batch == largest
+        may_compile = is_representative and compiling < COMPILED_SHARE * budget.seconds
         begin = budget.spent
         result = measure(row, device, meter, roof, Budget(ROW_SHARE * budget.seconds), may_compile)
         if any(name.startswith("compiled") for name in result["results"]):
@@ -113,6 +114,7 @@ def measure(
         "queries": shape.entries // shape.width,
         "floor_milliseconds": floors,
         "wrong": None,
+        "error": None,
         "results": {},
     }
     try:
@@ -120,9 +122,11 @@ def measure(
         result["ours"] = str(explain(operator.function, inputs[0]))
         truth = Truth(shape, inputs)
         result["wrong"] = truth.complaint(truth.of(shape.call(None), inputs, is_training=True))
-    except Exception as error:  # out of memory, or a kernel that does not start: the other rows are still wanted
+    except torch.OutOfMemoryError as error:
+        result["error"] = reason(error)
+    except Exception as error:  # a kernel that does not start is wrong, and the other rows are still wanted
         result["wrong"] = reason(error)
-    if result["wrong"] is None:
+    if result["wrong"] is None and result["error"] is None:
         peers = {"ours": Peer(lambda: shape.call(None)), **_peers(row, device, result["ours"], may_compile)}
         for name, peer in peers.items():
             if name != "ours" and budget.is_spent:
@@ -179,6 +183,8 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"{result['name']}: floor {floors['forward']:.3f} ms forward, {floors['backward']:.3f} ms backward"
     if result["wrong"]:
         yield f"  WRONG, not timed: {result['wrong']}"
+    if result["error"]:
+        yield f"  not timed: {result['error']}"
     for name, found in result["results"].items():
         untimed = found.get("error") or found.get("skipped")
         if untimed:

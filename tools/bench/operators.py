@@ -33,10 +33,18 @@ class Work(NamedTuple):
 
 
 class NamedLaunch(NamedTuple):
-    """A launch on meta tensors, the class of shapes it stands for, and its work where a floor is to be given."""
+    """A launch on meta tensors, and what is told of it.
+
+    Attributes:
+        name: the class of shapes it stands for.
+        launch: the kernel and its arguments.
+        dtype: of the operator's inputs.
+        work: of the shape, where a floor is to be given.
+    """
 
     name: str
     launch: Launch
+    dtype: torch.dtype
     work: Work | None = None
 
 

@@ -22,7 +22,7 @@ import torch
 from .environment import version
 from .operators import NamedLaunch, Operator, chosen, operators
 from .report import reason, table, today, write
-from .roofline import CARDS
+from .roofline import CARDS, name_of
 
 HEAD = (
     "kernel", "shape", "arch", "dtype", "warps", "stages", "registers", "spilled", "shared", "limit", "matrix unit",
@@ -63,24 +63,23 @@ def tasks(tested: Sequence[Operator], architectures: Sequence[str], only: str) -
 
 def row(task: Task) -> dict[str, Any]:
     """Compiles one launch: a row of the table, with an error in the place of resources where the compiler refuses."""
-    from .triton_compile import LIMITS, compile_for, dtype_of, occupancy
+    from .triton_compile import LIMITS, compile_for, occupancy
 
     named = task.launches(task.architecture)[task.launch]
     launch, (card, roof) = named.launch, CARDS[task.architecture]
     configuration = (launch.configuration, *launch.alternatives)[task.configuration]
-    dtype = dtype_of(launch)
     found: dict[str, Any] = {
         "kernel": launch.kernel.__name__,
         "shape": task.name,
         "architecture": task.architecture,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": name_of(named.dtype),
         "is_chosen": task.configuration == 0,
         "constants": dict(configuration.constants),
         "warps": configuration.num_warps,
         "stages": configuration.num_stages,
         "shared_limit_bytes": LIMITS[task.architecture].shared_of_program,
         "card": card,
-        "floor_milliseconds": roof.milliseconds(named.work, dtype) if named.work else None,
+        "floor_milliseconds": roof.milliseconds(named.work, named.dtype) if named.work else None,
     }
     try:
         resources = compile_for(launch, configuration, task.architecture)

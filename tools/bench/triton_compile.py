@@ -8,9 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import triton
-from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
 from attnzoo.kernels.triton_launch import Configuration, Launch, is_interpreted
@@ -96,6 +94,8 @@ class _AbsentDevice:
 def compile_for(launch: Launch, configuration: Configuration, architecture: str) -> Resources:
     """Compiles a launch on meta tensors, specialized as the JIT specializes it on the machine itself.
 
+    The process that calls this cannot start kernels any more, for Triton then has no device.
+
     Args:
         launch: the kernel and its arguments.
         configuration: one of the launch's.
@@ -107,20 +107,12 @@ def compile_for(launch: Launch, configuration: Configuration, architecture: str)
     if is_interpreted():
         raise RuntimeError("kernels are interpreted in this process: start one without TRITON_INTERPRET")
     triton.runtime.driver.set_active(_AbsentDevice(TARGETS[architecture]))
-    try:
-        constants, num_warps, num_stages = configuration
-        arguments = {**launch.arguments, **launch.constants, **constants}
-        compiled = launch.kernel.warmup(grid=(1,), **arguments, num_warps=num_warps, num_stages=num_stages)
-    finally:
-        triton.runtime.driver._active = None
+    constants, num_warps, num_stages = configuration
+    arguments = {**launch.arguments, **launch.constants, **constants}
+    compiled = launch.kernel.warmup(grid=(1,), **arguments, num_warps=num_warps, num_stages=num_stages)
     if architecture.startswith("gfx"):
         return amd_resources(compiled.asm["amdgcn"], compiled.metadata.shared)
     return _nvidia_resources(compiled, architecture)
-
-
-def dtype_of(launch: Launch) -> torch.dtype:
-    """Of the launch's first tensor, as the others' is."""
-    return next(x for x in launch.arguments.values() if isinstance(x, Tensor)).dtype
 
 
 def occupancy(resources: Resources, num_warps: int, architecture: str) -> float:
@@ -137,7 +129,8 @@ def occupancy(resources: Resources, num_warps: int, architecture: str) -> float:
 
 def amd_resources(assembly: str, shared_bytes: int) -> Resources:
     """Reads the metadata that AMD's compiler writes at the end of the assembly."""
-    spilled = 4 * _number(r"\.vgpr_spill_count:\s*(\d+)", assembly)
+    # scalar registers, which a wave spills as a whole, count as if each thread did
+    spilled = 4 * sum(_number(rf"\.{kind}gpr_spill_count:\s*(\d+)", assembly) for kind in "vs")
     stack = _number(r"\.private_segment_fixed_size:\s*(\d+)", assembly)
     # .vgpr_count is of both halves of the unified file
     return Resources(_number(r"\.vgpr_count:\s*(\d+)", assembly), spilled, stack, shared_bytes, matrix_unit(assembly))
