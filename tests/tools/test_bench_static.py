@@ -113,7 +113,7 @@ def test_nothing_to_compile_is_said() -> None:
 def test_reports_of_the_compilers_are_read() -> None:
     assert cubin_resources(CUBIN) == (255, 48)
     assert ptxas_spills(PTXAS) == 84
-    assert amd_resources(AMDGCN, 8192) == Resources(144, 20, 12, 8192, "mfma")
+    assert amd_resources(AMDGCN, 8192) == Resources(144, 12, 12, 8192, "mfma", 2)
 
 
 def test_a_report_without_the_number_is_an_error() -> None:

@@ -118,8 +118,18 @@ def cells(found: dict[str, Any]) -> tuple[str, ...]:
     head = [str(found[name]) for name in ("kernel", "shape", "architecture", "dtype", "warps", "stages")]
     if "error" in found:
         return (*head, *("-" * 6), floor, found["error"])
-    resources = [str(found[name]) for name in ("registers", "spilled_bytes", "shared_bytes", "shared_limit_bytes")]
-    return (*head, *resources, found["matrix_unit"] or "-", f"{found['occupancy']:.2f}", floor, constants)
+    spilled = str(found["spilled_bytes"]) + (f" +{found['spilled_scalars']}s" if found["spilled_scalars"] else "")
+    shared = str(found["shared_bytes"]), str(found["shared_limit_bytes"])
+    return (
+        *head,
+        str(found["registers"]),
+        spilled,
+        *shared,
+        found["matrix_unit"] or "-",
+        f"{found['occupancy']:.2f}",
+        floor,
+        constants,
+    )
 
 
 def faults(found: Sequence[dict[str, Any]]) -> list[str]:

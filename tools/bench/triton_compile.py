@@ -66,6 +66,7 @@ class Resources(NamedTuple):
         stack_bytes: of a thread.
         shared_bytes: shared memory of a program.
         matrix_unit: the instruction that multiplies, None where there is none.
+        spilled_scalars: scalar registers of a wave kept in lanes of vector registers, on AMD; they touch no memory.
     """
 
     registers: int
@@ -73,6 +74,7 @@ class Resources(NamedTuple):
     stack_bytes: int
     shared_bytes: int
     matrix_unit: str | None
+    spilled_scalars: int = 0
 
 
 class _AbsentDevice:
@@ -129,11 +131,15 @@ def occupancy(resources: Resources, num_warps: int, architecture: str) -> float:
 
 def amd_resources(assembly: str, shared_bytes: int) -> Resources:
     """Reads the metadata that AMD's compiler writes at the end of the assembly."""
-    # scalar registers, which a wave spills as a whole, count as if each thread did
-    spilled = 4 * sum(_number(rf"\.{kind}gpr_spill_count:\s*(\d+)", assembly) for kind in "vs")
-    stack = _number(r"\.private_segment_fixed_size:\s*(\d+)", assembly)
-    # .vgpr_count is of both halves of the unified file
-    return Resources(_number(r"\.vgpr_count:\s*(\d+)", assembly), spilled, stack, shared_bytes, matrix_unit(assembly))
+    return Resources(
+        # of both halves of the unified file
+        registers=_number(r"\.vgpr_count:\s*(\d+)", assembly),
+        spilled_bytes=4 * _number(r"\.vgpr_spill_count:\s*(\d+)", assembly),
+        stack_bytes=_number(r"\.private_segment_fixed_size:\s*(\d+)", assembly),
+        shared_bytes=shared_bytes,
+        matrix_unit=matrix_unit(assembly),
+        spilled_scalars=_number(r"\.sgpr_spill_count:\s*(\d+)", assembly),
+    )
 
 
 def ptxas_spills(output: str) -> int:
