@@ -56,6 +56,13 @@ def test_a_row_is_measured_and_written(name: str, tmp_path: Path) -> None:
         assert all(ratio["p10"] <= ratio["p90"] for ratio in row["ours_over"].values())
 
 
+@pytest.mark.parametrize("command", ["kernels", "models"])
+def test_help_has_an_example(command: str) -> None:
+    done = CliRunner().invoke(cli.main, ["bench", command, "--help"])
+    assert done.exit_code == 0
+    assert f"attnzoo bench {command}" in done.output.split("Example")[1]
+
+
 def test_an_unknown_row_is_refused(tmp_path: Path) -> None:
     done = bench("--only", "nothing", "--out", str(tmp_path))
     assert done.exit_code == 2

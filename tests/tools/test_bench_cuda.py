@@ -1,6 +1,7 @@
 """What `attnzoo bench kernels --device cuda` does, on a CPU and with a meter that only counts."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +95,14 @@ def test_every_peer_computes_the_operator(name: str, monkeypatch) -> None:
             assert check_peer(truth, peer, given, is_training)[1] is None, (shape.name, peer_name)
 
 
+def test_without_matplotlib_the_numbers_are_kept(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "attnzoo.tools.bench.picture")
+    _, said, results = run(monkeypatch, tmp_path, [small("neighborhood")], quick=True)
+    assert results["rows"]
+    assert said[-1] == 'no picture, it needs matplotlib: pip install "attnzoo[train]"'
+
+
 def test_important_rows_come_first_and_operators_alternate() -> None:
     listed, _ = cuda.rows(list(TESTED.values()), 1 << 60)
     ranks = [row.rank for row in listed]
@@ -163,6 +172,11 @@ def test_a_spent_budget_names_what_was_not_measured(monkeypatch, tmp_path: Path)
     assert len(results["rows"]) + len(results["not_measured"]) == 9
     assert any("not measured" in line for line in said)
     assert all(f"  {name}" in said for name in results["not_measured"])
+
+
+def test_a_budget_spent_before_the_first_row_leaves_a_file_that_says_so(monkeypatch, tmp_path: Path) -> None:
+    _, _, results = run(monkeypatch, tmp_path, [small("neighborhood")], seconds=0)
+    assert (results["rows"], len(results["not_measured"])) == ([], 3)
 
 
 def test_a_spent_row_skips_its_peers_but_not_ours() -> None:

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from click.testing import CliRunner
 
@@ -25,8 +24,9 @@ def test_two_models_are_measured_and_written(tmp_path: Path) -> None:
     measured = [(row["model"], row["mode"], row["direction"]) for row in results["rows"]]
     assert len(set(measured)) == len(measured) == 2 * 2 * 2
     for row in results["rows"]:
-        assert row["images_per_second"]["median"] > 0
-        assert row["images_per_second"]["median"] == pytest.approx(2e3 / row["milliseconds"]["median"], rel=0.2)
+        times, rates = row["milliseconds"], row["images_per_second"]
+        assert 2e3 / times["p90"] <= rates["median"] * 1.001
+        assert rates["median"] <= 2e3 / times["p10"] * 1.001
 
 
 def test_an_unknown_model_is_refused(tmp_path: Path) -> None:

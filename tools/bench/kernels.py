@@ -113,29 +113,30 @@ def measure_device(
     """
     torch.manual_seed(0)
     budget = Budget(settings.seconds)
-    tested = operators()
-    listed, too_large = cuda.rows(tested, memory_bytes)
+    listed, too_large = cuda.rows(operators(), memory_bytes)
     listed = [listed[i] for i in chosen([row.name for row in listed], settings.only)]
-    left_out = listed[QUICK_ROWS:] if settings.quick else []
+    unmeasured = [row.name for row in listed]
     listed = listed[:QUICK_ROWS] if settings.quick else listed
     for name in too_large:
         settings.say(f"left out, would not fit into memory: {name}")
-    tested = [operator for operator in tested if any(row.operator is operator for row in listed)]
+    tested = list({row.operator.name: row.operator for row in listed}.values())
     wrong = _sweep(tested, cuda.DTYPES, device, settings)
     roof = roof or roofline.measured(device, list(cuda.DTYPES), meter)
     settings.say(f"roof: {roof.bytes_per_second / 1e12:.2f} TB/s, " + _rates(roof))
 
-    path = settings.out / f"{slug(device_name(device))}-{today()}.json"
-    results = _description(device, meter, roof, tested) | {"left_out": too_large}
     rows: list[dict[str, Any]] = []
+    path = settings.out / f"{slug(device_name(device))}-{today()}.json"
+    found = {"left_out": too_large, "not_measured": unmeasured, "wrong": wrong, "rows": rows}
+    results = _description(device, meter, roof, tested) | found
+    write(path, results)
     for row in cuda.measure_all(listed, device, meter, roof, budget):
         rows.append(row)
+        unmeasured.remove(row["name"])
         wrong += [f"{row['name']}: {row['wrong']}"] if row["wrong"] else []
         for line in cuda.lines(row):
             settings.say(line)
-        unmeasured = [x.name for x in (*listed[len(rows) :], *left_out)]
         # row by row: what was measured outlives a run that is stopped
-        write(path, {**results, "wrong": wrong, "not_measured": unmeasured, "rows": rows})
+        write(path, results)
     if len(rows) < len(listed):
         settings.say(f"the time of {settings.seconds:.0f} s was spent; not measured:")
         for left in listed[len(rows) :]:
@@ -174,7 +175,8 @@ def _draw(path: Path, device: str, rows: Sequence[dict[str, Any]], settings: Set
     try:
         from .picture import draw
     except ModuleNotFoundError as error:
-        settings.say(f'no picture, it needs {error.name}: pip install "attnzoo[train]"')
+        missing = str(error.name).split(".")[0]
+        settings.say(f'no picture, it needs {missing}: pip install "attnzoo[train]"')
         return
     draw(path, device, rows)
     if path.exists():
