@@ -1,7 +1,7 @@
 """The tensors that the eager execution needs of a geometry: index lists, masks and table positions.
 
-Shape legend: n windows, T = wh * ww tokens of a window. Windows are ordered row-major over the shifted map, and so are
-the slots in a window; tokens are numbered row-major over the map, `row * W + column`.
+Shape legend: n windows, T = wh * ww tokens of a window. Windows are ordered by their class, then row-major over the
+shifted map; slots are row-major in a window, and tokens row-major over the map, `row * W + column`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ class Chunk:
     Attributes:
         slots: first and last slot, counted over all windows.
         tokens: (windows * T,) token of every slot; 0 in the padding.
-        padding: slots of the padding.
+        padding: slots of the padding, from the first of the chunk.
         window_class: (windows,) class of every window.
+        only_class: the class that all of them have, if they do.
     """
 
     slots: slice
     tokens: Tensor
     padding: Tensor
     window_class: Tensor
+    only_class: int | None
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,21 @@ class Plan:
         tokens: T.
         whole: all windows as one chunk.
         chunks: the same in chunks.
+        slots: n * T.
         slot_of_token: (H * W,) the slot of `whole` that holds each token.
         mask: (classes, T, T) 0 where a query attends to a key and -inf elsewhere, float32; None when every query
             attends to its whole window. Windows of one class share it.
         position: (T * T,) index into a flat (2wh-1, 2ww-1) table.
-        table_slots, table_starts: places in `position` sorted by table entry, and for each where its run begins.
         is_identity: the map is one window in the same order: there is nothing to gather.
     """
 
     tokens: int
     whole: Chunk
     chunks: tuple[Chunk, ...]
+    slots: int
     slot_of_token: Tensor
     mask: Tensor | None
     position: Tensor
-    table_slots: Tensor
-    table_starts: Tensor
     is_identity: bool
 
 
@@ -87,41 +88,42 @@ def make_plan(rows: WindowAxis, columns: WindowAxis, chunk_scores: int, device: 
     """Lays a map out in windows, see `Plan`."""
     tokens = rows.window * columns.window
     row_positions, column_positions = _positions(rows), _positions(columns)
+    mask, window_class = _mask(rows, columns)
+    # neighbors in this order mostly share a mask
+    order = window_class.argsort(stable=True)
+    window_class = window_class[order]
     # (nh, 1, wh, 1) x (1, nw, 1, ww) -> (n * T,)
     of_rows, of_columns = row_positions[:, None, :, None], column_positions[None, :, None, :]
-    token = (of_rows * columns.length + of_columns).flatten()
-    is_padding = ((of_rows >= rows.length) | (of_columns >= columns.length)).flatten()
+    token = (of_rows * columns.length + of_columns).reshape(-1, tokens)[order].flatten()
+    is_padding = ((of_rows >= rows.length) | (of_columns >= columns.length)).reshape(-1, tokens)[order].flatten()
     token[is_padding] = 0
     slot_of_token = torch.empty(rows.length * columns.length, dtype=torch.long)
     slot_of_token[token[~is_padding]] = (~is_padding).nonzero().squeeze(1)
-    mask, window_class = _mask(rows, columns)
 
     def chunk(first: int, last: int) -> Chunk:
-        slots = slice(first * tokens, last * tokens)
+        slots, classes = slice(first * tokens, last * tokens), window_class[first:last]
         return Chunk(
             slots=slots,
             tokens=token[slots].to(device),
             padding=is_padding[slots].nonzero().squeeze(1).to(device),
-            window_class=window_class[first:last].to(device),
+            window_class=classes.to(device),
+            only_class=int(classes[0]) if bool((classes == classes[0]).all()) else None,
         )
 
     windows = rows.count * columns.count
     step = max(1, chunk_scores // tokens**2)
     whole = chunk(0, windows)
     relation = _relation(rows)[:, None, :, None] * (2 * columns.window - 1) + _relation(columns)[None, :, None, :]
-    position = relation.flatten()
-    counts = position.bincount()
     return Plan(
         tokens=tokens,
         whole=whole,
         chunks=(whole,)
         if step >= windows
         else tuple(chunk(first, min(first + step, windows)) for first in range(0, windows, step)),
+        slots=windows * tokens,
         slot_of_token=slot_of_token.to(device),
         mask=None if mask is None else mask.to(device),
-        position=position.to(device),
-        table_slots=position.argsort(stable=True).to(device),
-        table_starts=(counts.cumsum(0) - counts).to(device),
+        position=relation.flatten().to(device),
         is_identity=windows == 1 and torch.equal(token, torch.arange(rows.length * columns.length)),
     )
 
