@@ -2,5 +2,14 @@
 
 from .backends import BACKENDS, Choice, explain
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
+from .window import window_attention
 
-__all__ = ["BACKENDS", "Choice", "explain", "neighborhood_attention", "neighborhood_av", "neighborhood_qk"]
+__all__ = [
+    "BACKENDS",
+    "Choice",
+    "explain",
+    "neighborhood_attention",
+    "neighborhood_av",
+    "neighborhood_qk",
+    "window_attention",
+]
