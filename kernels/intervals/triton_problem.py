@@ -83,7 +83,7 @@ class Problem:
         width = max(self.width, self.value_width)
         return [
             configuration(self.rules, self.longest_segments, budget, sums_offsets=direction.startswith("bias"))
-            for budget in budgets(self.architecture, direction, self.dtype.itemsize, width)
+            for budget in budgets(self.architecture, direction, self.dtype.itemsize, width, self.rules[0].is_window)
         ]
 
     def launch(self, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:

@@ -18,11 +18,11 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
-from . import eager, reference
+from . import eager, reference, triton
 from .geometry import WindowAxis
 
 
-@operator(reference=reference.attention, eager=eager.attention)
+@operator(reference=reference.attention, eager=eager.attention, triton=triton.attention)
 def window_attention(
     q: Tensor,
     k: Tensor,

@@ -104,9 +104,7 @@ def _differentiable_gradients(
     return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)
 
 
-def _backward_step(
-    taken: list[Tensor], places: list[Tensor], added: Tensor | None, scale: float, heads: int
-) -> Tensor:
+def _backward_step(taken: list[Tensor], places: list[Tensor], added: Tensor | None, scale: float, heads: int) -> Tensor:
     """Puts the gradients of a chunk into the slots of dq, dk, dv; returns those of the scores, (M, T, T).
 
     `taken` are q, k, v and the gradient of the output, (M, T, .); `added` is the mask, and is overwritten.

@@ -28,8 +28,19 @@ from ..intervals.triton_blocks import (
     tile_of,
 )
 from ..intervals.triton_problem import Problem, tokens
-from ..triton_launch import Configuration, Launch
+from ..triton_launch import ARCHITECTURES, Configuration, Launch, block
 from ..triton_math import LOG2_E, dot
+
+# tokens of the largest window that is held whole
+LARGEST = 64
+# warps and stages for that window, by bytes of a number and block of channels, where registers do without spilling
+OPTIONS: dict[str, dict[str, dict[tuple[int, int], tuple[int, int]]]] = {
+    architecture: {
+        "forward": {(2, 32): (4, 2), (2, 64): (4, 2), (2, 128): (4, 1), (4, 32): (4, 2), (4, 64): (8, 2)},
+        "backward": {(2, 32): (8, 2)},
+    }
+    for architecture in ARCHITECTURES
+}
 
 
 @triton.jit
@@ -156,11 +167,15 @@ def window_backward_kernel(
 def small_configuration(problem: Problem, direction: str) -> Configuration | None:
     """How a program holds a whole window; None where it does not, and the kernels for intervals are used."""
     # sums over offsets multiply the pairs of an axis, which takes 16 of them
-    sides = [max(4, triton.next_power_of_2(rule.kernel)) for rule in problem.rules]
-    options = options_of(problem, direction)
-    if sides[0] * sides[1] > LARGEST or options is None:
+    rows, columns = (max(4, triton.next_power_of_2(rule.kernel)) for rule in problem.rules)
+    blocks = block(max(problem.width, problem.value_width))
+    options = OPTIONS[problem.architecture][direction].get((problem.dtype.itemsize, max(32, blocks)))
+    if rows * columns > LARGEST or options is None:
         return None
-    return Configuration({"TILE_ROWS": sides[0], "TILE_COLUMNS": sides[1]}, *options)
+    num_warps, num_stages = options
+    return Configuration(
+        {"TILE_ROWS": rows, "TILE_COLUMNS": columns}, max(1, num_warps * rows * columns // LARGEST), num_stages
+    )
 
 
 def forward_launch(
@@ -204,7 +219,7 @@ def backward_launch(
     needs_bias: bool,
 ) -> tuple[Launch, Tensor | None]:
     """The launch that fills the gradients, and the tables whose sum is the bias' gradient, where it is needed."""
-    tables = make_tables(problem, configuration, q.device) if needs_bias else None
+    tables = make_tables(problem, configuration, q.device) if needs_bias and bias is not None else None
     arguments = {
         "q": tokens(q),
         "k": tokens(k),
