@@ -1,6 +1,6 @@
 """`attnzoo bench kernels --static`: what the compiler makes of every kernel, for machines that are not here.
 
-Every launch of every operator is compiled in processes of their own, in each configuration of its table; what is told
+Every launch of every operator is compiled in processes of their own, in the configuration of its table; what is told
 are resources, not times. The estimated occupancy is what registers, shared memory and warps allow; the floor is of a
 named card, from its data sheet.
 """
@@ -31,7 +31,7 @@ HEAD = (
 
 
 class Task(NamedTuple):
-    """One compilation: a launch by its place in its operator's list, in one of its configurations.
+    """One compilation: a launch by its place in its operator's list, in the configuration of its table.
 
     Launches hold kernels and tensors, which do not travel between processes; the function that makes them does.
     """
@@ -39,22 +39,20 @@ class Task(NamedTuple):
     launches: Callable[[str], list[NamedLaunch]]
     architecture: str
     launch: int
-    configuration: int
     name: str
 
 
 def tasks(tested: Sequence[Operator], architectures: Sequence[str], only: str) -> list[Task]:
-    """Every configuration of every launch of the operators.
+    """Every launch of the operators.
 
     Raises:
         ValueError: there are none, or `only` fits none.
     """
     found = [
-        Task(operator.launches, architecture, index, number, f"{operator.name} {launch.name}")
+        Task(operator.launches, architecture, index, f"{operator.name} {launch.name}")
         for architecture in architectures
         for operator in tested
         for index, launch in enumerate(operator.launches(architecture))
-        for number in range(1 + len(launch.launch.alternatives))
     ]
     if not found:
         raise ValueError("there is nothing to compile: no operator has a Triton kernel in this version")
@@ -67,13 +65,12 @@ def row(task: Task) -> dict[str, Any]:
 
     named = task.launches(task.architecture)[task.launch]
     launch, (card, roof) = named.launch, CARDS[task.architecture]
-    configuration = (launch.configuration, *launch.alternatives)[task.configuration]
+    configuration = launch.configuration
     found: dict[str, Any] = {
         "kernel": launch.kernel.__name__,
         "shape": task.name,
         "architecture": task.architecture,
         "dtype": name_of(named.dtype),
-        "is_chosen": task.configuration == 0,
         "constants": dict(configuration.constants),
         "warps": configuration.num_warps,
         "stages": configuration.num_stages,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import triton
 from triton.backends.compiler import GPUTarget
 
-from attnzoo.kernels.triton_launch import Configuration, Launch, is_interpreted
+from attnzoo.kernels.triton_launch import OPTIONS, Configuration, Launch, is_interpreted
 
 TARGETS = {
     "sm80": GPUTarget("cuda", 80, 32),
@@ -111,7 +111,7 @@ def compile_for(launch: Launch, configuration: Configuration, architecture: str)
     triton.runtime.driver.set_active(_AbsentDevice(TARGETS[architecture]))
     constants, num_warps, num_stages = configuration
     arguments = {**launch.arguments, **launch.constants, **constants}
-    compiled = launch.kernel.warmup(grid=(1,), **arguments, num_warps=num_warps, num_stages=num_stages)
+    compiled = launch.kernel.warmup(grid=(1,), **arguments, num_warps=num_warps, num_stages=num_stages, **OPTIONS)
     if architecture.startswith("gfx"):
         return amd_resources(compiled.asm["amdgcn"], compiled.metadata.shared)
     return _nvidia_resources(compiled, architecture)

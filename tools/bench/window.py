@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from attnzoo.kernels import window_attention
+from attnzoo.kernels.intervals.rule import Rule
 
+from .interval_launches import Stage, attention, classes, every, whole_windows
 from .operators import Function, NamedLaunch, Operator, Peer, Shape
 from .window_peers import flex, sdpa, sdpa_without_copies, timm_block
 
@@ -104,8 +106,22 @@ def stages() -> list[WindowShape]:
 
 
 def launches(architecture: str) -> list[NamedLaunch]:
-    """Forward and backward for every class of shapes: none, for the operator has no kernels in this version."""
-    return []
+    """Swin's windows at every class of shapes where one program holds them; and larger windows, at every class."""
+    whole = Stage("56x56 window 7 shift 3", 56, Rule(7, is_window=True, is_shifted=True), 3)
+    others = [
+        Stage("56x56 window 7", 56, Rule(7, is_window=True)),
+        Stage("64x64 window 8", 64, Rule(8, is_window=True)),
+        Stage("56x56 window 4 shift 2", 56, Rule(4, is_window=True, is_shifted=True), 2),
+    ]
+    large = Stage("64x64 window 16 shift 8", 64, Rule(16, is_window=True, is_shifted=True), 8)
+    larger = [
+        Stage("48x48 window 12", 48, Rule(12, is_window=True)),
+        Stage("64x64 window 32", 64, Rule(32, is_window=True)),
+    ]
+    return [
+        *every([*classes(whole), *others], whole_windows, architecture),
+        *every([*classes(large), *larger], attention, architecture),
+    ]
 
 
 OPERATOR = Operator(
