@@ -28,18 +28,30 @@ from ..intervals.triton_blocks import (
     tile_of,
 )
 from ..intervals.triton_problem import Problem, tokens
-from ..triton_launch import ARCHITECTURES, Configuration, Launch, block
+from ..triton_launch import Configuration, Launch, block
 from ..triton_math import LOG2_E, dot
 
 # tokens of the largest window that is held whole
 LARGEST = 64
-# warps and stages for that window, by bytes of a number and block of channels, where registers do without spilling
+# warps and stages for that window, by bytes of a number and block of channels; where an entry is missing registers would
+# spill, and the kernels for intervals take over
 OPTIONS: dict[str, dict[str, dict[tuple[int, int], tuple[int, int]]]] = {
-    architecture: {
+    "sm80": {
+        "forward": {(2, 32): (4, 2), (2, 64): (4, 2), (2, 128): (4, 1), (4, 32): (8, 2), (4, 64): (16, 1)},
+        "backward": {(2, 32): (8, 1)},
+    },
+    "sm90": {
         "forward": {(2, 32): (4, 2), (2, 64): (4, 2), (2, 128): (4, 1), (4, 32): (4, 2), (4, 64): (8, 2)},
         "backward": {(2, 32): (8, 2)},
-    }
-    for architecture in ARCHITECTURES
+    },
+    "sm100": {
+        "forward": {(2, 32): (4, 2), (2, 64): (4, 2), (2, 128): (4, 2), (4, 32): (4, 2), (4, 64): (8, 2)},
+        "backward": {(2, 32): (4, 2)},
+    },
+    "gfx942": {
+        "forward": {(2, 32): (4, 2), (2, 64): (4, 1), (2, 128): (4, 2), (4, 32): (4, 2), (4, 64): (4, 2)},
+        "backward": {(2, 32): (4, 1)},
+    },
 }
 
 
