@@ -33,8 +33,8 @@ from ..triton_math import LOG2_E, dot
 
 # tokens of the largest window that is held whole
 LARGEST = 64
-# warps and stages for that window, by bytes of a number and block of channels; where an entry is missing registers would
-# spill, and the kernels for intervals take over
+# warps and stages for that window, by bytes of a number and block of channels; where an entry is missing registers
+# would spill, and the kernels for intervals take over
 OPTIONS: dict[str, dict[str, dict[tuple[int, int], tuple[int, int]]]] = {
     "sm80": {
         "forward": {(2, 32): (4, 2), (2, 64): (4, 2), (2, 128): (4, 1), (4, 32): (8, 2), (4, 64): (16, 1)},
