@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from comparison import Run, assert_as_exact_as, assert_close, roundings, upstream
+from comparison import Run, assert_as_exact_as, assert_close, poisoned_memory, roundings, upstream
 from neighborhood_cases import CASES, OPERATORS, Case, run
 from test_geometry import natten_keys
 from torch import Tensor
@@ -242,15 +242,8 @@ def test_gradient_penalty_reaches_the_inputs(operator: str) -> None:
 
 @pytest.fixture
 def poisoned_allocations() -> Iterator[None]:
-    """Fresh memory holds NaN, so that a read before a write shows."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = fill
+    with poisoned_memory():
+        yield
 
 
 def random_case(seed: int, longest: int) -> Case:
