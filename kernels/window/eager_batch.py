@@ -25,12 +25,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, p
         out = out.clone(memory_format=torch.contiguous_format)
     # (B, n * h, T, E) -> (B, n * T, h, E) -> (B, H, W, h, E)
     out = out.unflatten(1, (-1, heads)).transpose(2, 3).flatten(1, 2)
-    return out.index_select(1, plan.slot_of_token).unflatten(1, size)
+    return (out if plan.is_identity else out.index_select(1, plan.slot_of_token)).unflatten(1, size)
 
 
 def _take(x: Tensor, plan: Plan) -> Tensor:
     """(B, H, W, h, D) -> (B, n * h, T, D), zeros in the padding."""
-    x = x.flatten(1, 2).index_select(1, plan.whole.tokens)
+    x = x.flatten(1, 2)
+    if not plan.is_identity:
+        x = x.index_select(1, plan.whole.tokens)
     if plan.whole.padding.numel():
         x = x.index_fill(1, plan.whole.padding, 0)
     return x.unflatten(1, (-1, plan.tokens)).transpose(2, 3).flatten(1, 2)

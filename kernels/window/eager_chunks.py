@@ -22,22 +22,24 @@ from .plan import Chunk, Plan
 
 # Scores computed at once, over all heads: enough to hide the cost of a call, few enough for the copies of q, k, v to
 # stay in cache, and on the way back for some four arrays of scores, too.
-FORWARD_SCORES = 128 * 1024
-BACKWARD_SCORES = 128 * 1024
+SCORES = 128 * 1024
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan) -> Tensor:
     """softmax(q k^T * scale + bias) v within each window: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
+    if plan.is_identity:
+        # nothing to copy, so nothing to keep in cache
+        return attend(q, k, v, bias, scale, plan)
     heads = q.shape[3]
     out = v.new_empty(v.shape)
     tokens, tokens_out = [_rows(x) for x in (q, k, v)], _rows(out)
     mask = class_mask(plan, bias, q.dtype, heads)
-    for images, of_map in _steps(plan, len(q), heads, FORWARD_SCORES):
+    for images, of_map in _steps(plan, len(q), heads):
         slots = []
         for chunk in plan.chunks:
             queries, keys, values = (_take(x[of_map], images, chunk, plan, heads) for x in tokens)
             # (n, h, T, T), or one for all windows
-            added = None if mask is None else _added(mask, images, chunk)
+            added = None if mask is None else _added(mask, images, chunk, plan)
             attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=added, scale=scale)
             # (n, h, T, E) -> (n * T, h * E), which is how it lies in memory
             slots.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
@@ -49,12 +51,10 @@ class Attention(torch.autograd.Function):
     """Attention that keeps its inputs only, and computes the weights again on the way back, chunk by chunk."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan, backward_plan: Plan
-    ) -> Tensor:
-        """As the function of this name; `backward_plan` has the chunks of the way back."""
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan) -> Tensor:
+        """As the function of this name."""
         ctx.save_for_backward(q, k, v, bias)
-        ctx.scale, ctx.plan = scale, backward_plan
+        ctx.scale, ctx.plan = scale, plan
         return forward(q, k, v, bias, scale, plan)
 
     @staticmethod
@@ -63,7 +63,7 @@ class Attention(torch.autograd.Function):
         q, k, v, bias = ctx.saved_tensors
         plan: Plan = ctx.plan
         if torch.is_grad_enabled():
-            return *_differentiable_gradients(q, k, v, bias, ctx.scale, plan, grad), None, None, None
+            return *_differentiable_gradients(q, k, v, bias, ctx.scale, plan, grad), None, None
         heads = q.shape[3]
         grads = [x.new_empty(x.shape) for x in (q, k, v)]
         tokens, tokens_grads = [_rows(x) for x in (q, k, v, grad)], [_rows(x) for x in grads]
@@ -72,23 +72,24 @@ class Attention(torch.autograd.Function):
         sum_dtype = torch.promote_types(q.dtype, torch.float32)
         # thousands of terms cancel in a table's gradient, so it is summed in double precision
         dbias = torch.zeros(heads, plan.tokens, plan.tokens, dtype=torch.float64) if needs_bias else None
-        for images, of_map in _steps(plan, len(q), heads, BACKWARD_SCORES):
-            slots = [x.new_empty(images * plan.slots, x.shape[1]) for x in tokens_grads]
+        for images, of_map in _steps(plan, len(q), heads):
+            slots = [_slots(x[of_map], images, plan) for x in tokens_grads]
             for chunk in plan.chunks:
                 taken = [_take(x[of_map], images, chunk, plan, heads).flatten(0, 1) for x in tokens]
                 places = [x if len(plan.chunks) == 1 else x[chunk.slots] for x in slots]
-                added = None if mask is None else _added(mask, images, chunk, is_whole=True).flatten(0, 1)
+                added = None if mask is None else _added(mask, images, chunk, plan, is_copy=True).flatten(0, 1)
                 dscores = _backward_step(taken, places, added, ctx.scale, heads)
                 if dbias is not None:
                     dbias += dscores.unflatten(0, (-1, heads)).sum(0, dtype=sum_dtype)
             for x, of_x in zip(tokens_grads, slots, strict=True):
-                _to_map(x[of_map], of_x, images, plan)
+                if not plan.is_identity:
+                    _to_map(x[of_map], of_x, images, plan)
         if bias is None or dbias is None:
-            return *grads, None, None, None, None
+            return *grads, None, None, None
         # (h, T * T) -> (entries, h): index_add is fast over the first of two axes
         table = torch.zeros(bias[0].numel(), heads, dtype=torch.float64)
         table.index_add_(0, plan.position, dbias.flatten(1).T.contiguous())
-        return *grads, table.T.reshape(bias.shape).to(bias.dtype), None, None, None
+        return *grads, table.T.reshape(bias.shape).to(bias.dtype), None, None
 
 
 def _differentiable_gradients(
@@ -123,9 +124,9 @@ def _backward_step(taken: list[Tensor], places: list[Tensor], added: Tensor | No
     return dscores
 
 
-def _steps(plan: Plan, batch: int, heads: int, scores: int) -> Iterator[tuple[int, slice]]:
+def _steps(plan: Plan, batch: int, heads: int) -> Iterator[tuple[int, slice]]:
     """How many images to take together, and their tokens: one, or where a chunk holds the map, what fills a chunk."""
-    step = max(1, scores // (heads * plan.slots * plan.tokens)) if len(plan.chunks) == 1 else 1
+    step = max(1, SCORES // (heads * plan.slots * plan.tokens)) if len(plan.chunks) == 1 else 1
     size = len(plan.slot_of_token)
     for first in range(0, batch, step):
         images = min(step, batch - first)
@@ -142,6 +143,11 @@ def _of_images(index: Tensor, images: int, step: int) -> Tensor:
     return index if images == 1 else (index + step * torch.arange(images)[:, None]).flatten()
 
 
+def _slots(x: Tensor, images: int, plan: Plan) -> Tensor:
+    """Room for the windows of a map (N * H * W, h * D), in the order of slots: (N * n * T, h * D)."""
+    return x if plan.is_identity else x.new_empty(images * plan.slots, x.shape[1])
+
+
 def _take(x: Tensor, images: int, chunk: Chunk, plan: Plan, heads: int) -> Tensor:
     """(N * H * W, h * D) -> (n, h, T, D), zeros in the padding."""
     if not plan.is_identity:
@@ -151,10 +157,13 @@ def _take(x: Tensor, images: int, chunk: Chunk, plan: Plan, heads: int) -> Tenso
     return x.unflatten(1, (heads, -1)).unflatten(0, (-1, plan.tokens)).transpose(1, 2)
 
 
-def _added(mask: Tensor, images: int, chunk: Chunk, is_whole: bool = False) -> Tensor:
-    """What is added to the scores of a chunk: (classes, h, T, T) -> (n, h, T, T), or one for all unless `is_whole`."""
-    if chunk.only_class is not None and not is_whole:
+def _added(mask: Tensor, images: int, chunk: Chunk, plan: Plan, is_copy: bool = False) -> Tensor:
+    """What is added to the scores of a chunk: (classes, h, T, T) -> (n, h, T, T), or one for all unless `is_copy`."""
+    if chunk.only_class is not None and not is_copy:
         return mask[chunk.only_class : chunk.only_class + 1]
+    if images == len(plan.chunks) == 1 and len(chunk.window_class) == len(mask) and not is_copy:
+        # every class once, and windows are ordered by class
+        return mask
     return mask.index_select(0, chunk.window_class.repeat(images) if images > 1 else chunk.window_class)
 
 
