@@ -89,6 +89,33 @@ def assert_as_exact_as(
         _assert_below(name, _error(ours.tensors[name], true), allowed, ours.tensors[name], true)
 
 
+def assert_draws(
+    run: Callable[..., Run], draws: Sequence[dict[str, Tensor]], dtype: torch.dtype, one_key: bool = False
+) -> None:
+    """Holds the Triton execution of the first draw against plain torch on all of them, which costs little beside it.
+
+    `run` takes inputs, backend and dtype; `one_key` says that each query of an attention sees a single key.
+    """
+    (plain, truth), *more = ((run(draw, "reference"), run(draw, "reference", torch.float64)) for draw in draws)
+    ours = run(draws[0], "triton")
+    if one_key:
+        _assert_vanishing(ours, truth, draws[0], dtype)
+    else:
+        assert_as_exact_as(ours, plain, truth, dtype, more)
+
+
+def _assert_vanishing(ours: Run, truth: Run, inputs: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """With one key, the gradient of a score is the difference of two equal products, which kernels round apart."""
+    out = truth.tensors["output"]
+    assert_close("output", ours.tensors["output"], out, 0)
+    products = (upstream(out).double() * inputs["v"].double()).abs().sum(-1)
+    rounding = 4 * torch.finfo(dtype).eps * products.max().item() if out.numel() else 0.0
+    sizes = {"q": inputs["k"].abs().amax(), "k": inputs["q"].abs().amax(), "bias": out[..., 0].numel()}
+    for name in sizes.keys() & inputs.keys():
+        true = truth.tensors[f"gradient of {name}"]
+        assert_close(name, ours.tensors[f"gradient of {name}"], true, rounding * float(sizes[name]))
+
+
 def roundings(ours: Run, plain: Run, truth: Run, dtype: torch.dtype) -> dict[str, tuple[float, float]]:
     """Errors of ours and of plain torch, in roundings of the largest entry, by tensor."""
     found = {}

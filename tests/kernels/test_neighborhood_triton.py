@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comparison import Run, assert_as_exact_as, assert_close, roundings, upstream
+from comparison import assert_close, assert_draws, roundings, upstream
 from neighborhood_cases import CASES, OPERATORS, Case, random_case, run
 from torch import Tensor
 
@@ -36,30 +36,9 @@ SMALL_CASES += [
 
 
 def check(operator: str, case: Case, dtype: torch.dtype = torch.float32) -> None:
-    # plain torch costs little here
     draws = [case.inputs(operator, dtype) for _ in range(4)]
-    inputs = draws[0]
-    (plain, truth), *more = (
-        (run(operator, case, draw, "reference"), run(operator, case, draw, "reference", torch.float64))
-        for draw in draws
-    )
-    ours = run(operator, case, inputs, "triton")
-    if operator == "attention" and case.kernels == (1, 1):
-        assert_vanishing(ours, truth, inputs, dtype)
-        return
-    assert_as_exact_as(ours, plain, truth, dtype, more)
-
-
-def assert_vanishing(ours: Run, truth: Run, inputs: dict[str, Tensor], dtype: torch.dtype) -> None:
-    """With one key, the gradient of a score is the difference of two equal products, which kernels round apart."""
-    out = truth.tensors["output"]
-    assert_close("output", ours.tensors["output"], out, 0)
-    products = (upstream(out).double() * inputs["v"].double()).abs().sum(-1)
-    rounding = 4 * torch.finfo(dtype).eps * products.max().item() if out.numel() else 0.0
-    sizes = {"q": inputs["k"].abs().amax(), "k": inputs["q"].abs().amax(), "bias": out[..., 0].numel()}
-    for name in sizes.keys() & inputs.keys():
-        true = truth.tensors[f"gradient of {name}"]
-        assert_close(name, ours.tensors[f"gradient of {name}"], true, rounding * float(sizes[name]))
+    one_key = operator == "attention" and case.kernels == (1, 1)
+    assert_draws(lambda *arguments: run(operator, case, *arguments), draws, dtype, one_key)
 
 
 @pytest.mark.usefixtures("quick_interpreter")

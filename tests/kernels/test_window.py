@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from comparison import Run, assert_as_exact_as, assert_close, poisoned_memory, roundings, upstream
+from comparison import Run, assert_as_exact_as, assert_close, roundings, upstream
 from timm.models.swin_transformer import get_relative_position_index, window_partition, window_reverse
 from torch import Tensor
 from torch.autograd.profiler import profile
-from window_cases import CASES, Case, run
+from window_cases import CASES, Case, random_case, run
 
 from attnzoo.kernels import window_attention
 from attnzoo.kernels.window import eager_chunks, plan
@@ -216,29 +216,6 @@ def test_gradient_penalty_reaches_the_inputs() -> None:
         penalties[backend] = torch.autograd.grad(penalty, list(inputs.values()), materialize_grads=True)
     for name, ours, true in zip(inputs, penalties["eager"], penalties["reference"], strict=True):
         assert_close(f"second gradient of {name}", ours, true, 1e-10 * true.abs().max().item())
-
-
-@pytest.fixture
-def poisoned_allocations() -> Iterator[None]:
-    with poisoned_memory():
-        yield
-
-
-def random_case(seed: int, longest: int) -> Case:
-    generator = random.Random(seed)
-    window = generator.randint(1, 9), generator.randint(1, 9)
-    return Case(
-        name=f"seed {seed}",
-        size=(generator.randint(1, longest), generator.randint(1, longest)),
-        window=window,
-        shift=tuple(generator.randrange(length) if generator.random() < 0.7 else 0 for length in window),
-        batch=generator.randint(1, 4),
-        heads=generator.randint(1, 3),
-        width=generator.randint(1, 20),
-        value_width=generator.randint(1, 20),
-        has_bias=generator.random() < 0.7,
-        layout=generator.choice(["contiguous", "strided"]),
-    )
 
 
 def draw(seed: int, monkeypatch: pytest.MonkeyPatch) -> Case:

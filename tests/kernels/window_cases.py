@@ -5,6 +5,7 @@ Shape legend: B batch, H W map, h heads, D E width of keys and values, wh ww win
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,3 +101,21 @@ CASES = [
 def run(case: Case, inputs: dict[str, Tensor], backend: str, dtype: torch.dtype | None = None) -> Run:
     """Runs the operator forward and backward on copies of the inputs, in a dtype of choice."""
     return run_function(window_attention, inputs, {**case.arguments, "backend": backend}, dtype)
+
+
+def random_case(seed: int, longest: int) -> Case:
+    """A case drawn at random, sides of the map at most `longest`."""
+    generator = random.Random(seed)
+    window = generator.randint(1, 9), generator.randint(1, 9)
+    return Case(
+        name=f"seed {seed}",
+        size=(generator.randint(1, longest), generator.randint(1, longest)),
+        window=window,
+        shift=tuple(generator.randrange(length) if generator.random() < 0.7 else 0 for length in window),
+        batch=generator.randint(1, 4),
+        heads=generator.randint(1, 3),
+        width=generator.randint(1, 20),
+        value_width=generator.randint(1, 20),
+        has_bias=generator.random() < 0.7,
+        layout=generator.choice(["contiguous", "strided"]),
+    )
