@@ -19,6 +19,8 @@ from attnzoo.kernels.window import eager_chunks, plan
 
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
+CHUNK_SIZES = ("FORWARD_SCORES", "BACKWARD_SCORES", "IMAGE_SCORES")
+
 
 def runs(case: Case, dtype: torch.dtype) -> tuple[Run, Run, Run]:
     """Eager, plain torch in the same dtype, and the truth."""
@@ -39,7 +41,8 @@ def test_eager_is_as_exact_as_plain_torch(case: Case) -> None:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of one window, which small maps would never have otherwise."""
-    monkeypatch.setattr(eager_chunks, "SCORES", 64)
+    for name in CHUNK_SIZES:
+        monkeypatch.setattr(eager_chunks, name, 64)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -242,8 +245,10 @@ def random_case(seed: int, longest: int) -> Case:
 
 
 def draw(seed: int, monkeypatch: pytest.MonkeyPatch) -> Case:
-    """A random case, and a random size of chunks."""
-    monkeypatch.setattr(eager_chunks, "SCORES", random.Random(-seed).choice([64, 4096, 512 * 1024]))
+    """A random case, and random sizes of chunks."""
+    sizes = random.Random(-seed)
+    for name in CHUNK_SIZES:
+        monkeypatch.setattr(eager_chunks, name, sizes.choice([64, 4096, 512 * 1024]))
     torch.manual_seed(seed)
     return random_case(seed, 24)
 
