@@ -9,8 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "benchmarks/neighborhood.py", *arguments]
+def run(*arguments: str, benchmark: str = "neighborhood") -> subprocess.CompletedProcess:
+    command = [sys.executable, f"benchmarks/{benchmark}.py", *arguments]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
 
 
@@ -25,6 +25,15 @@ def test_a_row_is_measured_and_written(tmp_path: Path) -> None:
     for row in results["rows"]:
         assert set(row["ours_over"]) == {"gather", "dense", "trial"}
         assert row["ours_over"]["gather"]["p10"] <= row["ours_over"]["gather"]["p90"]
+
+
+def test_a_row_of_windows_is_measured_and_written(tmp_path: Path) -> None:
+    done = run("--quick", "--only", "7x7 h24 B1", "--out", str(tmp_path), benchmark="window")
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("window-cpu-*.json")
+    results = json.loads(path.read_text())
+    assert [row["direction"] for row in results["rows"]] == ["forward", "forward+backward"]
+    assert all(set(row["ours_over"]) == {"timm", "partition+SDPA"} for row in results["rows"])
 
 
 def test_an_unknown_row_is_refused(tmp_path: Path) -> None:

@@ -113,6 +113,27 @@ def test_reference_is_swins(case: Case) -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "eager"])
+@pytest.mark.parametrize(("size", "shift"), [((15, 20), 2), ((13, 17), 0), ((13, 17), 3)], ids=str)
+def test_ragged_maps_are_torchvisions(size: tuple[int, int], shift: int, backend: str) -> None:
+    swin_transformer = pytest.importorskip("torchvision.models.swin_transformer")
+    x, weight = torch.randn(2, *size, 12, dtype=torch.float64), torch.randn(36, 12, dtype=torch.float64)
+    table = torch.randn(3, 9, 9, dtype=torch.float64)
+    want = swin_transformer.shifted_window_attention(
+        x,
+        weight,
+        torch.eye(12, dtype=torch.float64),
+        table.flatten(1)[:, get_relative_position_index(5, 5).T].unsqueeze(0),
+        [5, 5],
+        num_heads=3,
+        shift_size=[shift, shift],
+    )
+    q, k, v = F.linear(x, weight).unflatten(3, (3, 3, 4)).unbind(3)
+    out = window_attention(q, k, v, 5, shift=shift, bias=table, backend=backend).flatten(3)
+    # its mask is -100
+    assert_close("output", out, want, 1e-12)
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager"])
 def test_a_ragged_map_is_the_padded_map_cropped(backend: str) -> None:
     case = Case("ragged", (9, 13), (4, 5), shift=(3, 1))
     inputs = case.inputs(torch.float64)
