@@ -14,7 +14,7 @@ import operator
 import torch
 from torch import Tensor
 
-from ..neighborhood.eager_batch import is_traced
+from ..tracing import is_traced
 from . import eager_batch, eager_chunks
 from .geometry import WindowAxis
 from .plan import Plan, plan_of
@@ -24,15 +24,16 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, axes: tuple[WindowAxis, WindowAxis], bias: Tensor | None, scale: float
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v within each window: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
-    plan = _plan(axes, q.shape[3], q.device)
+    plan = _plan(axes, q.shape[3], q.device, eager_chunks.FORWARD_SCORES)
     if q.device.type != "cpu" or is_traced():
         return eager_batch.attend(q, k, v, bias, scale, plan)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias)):
-        return eager_chunks.Attention.apply(q, k, v, bias, scale, plan)
+        backward_plan = _plan(axes, q.shape[3], q.device, eager_chunks.BACKWARD_SCORES)
+        return eager_chunks.Attention.apply(q, k, v, bias, scale, plan, backward_plan)
     return eager_chunks.forward(q, k, v, bias, scale, plan)
 
 
-def _plan(axes: tuple[WindowAxis, WindowAxis], heads: int, device: torch.device) -> Plan:
+def _plan(axes: tuple[WindowAxis, WindowAxis], heads: int, device: torch.device, scores: int) -> Plan:
     """The cached plan of a map. Symbolic sizes become constants: a traced graph is for one map size."""
     rows, columns = ((operator.index(axis.length), axis.window, axis.shift) for axis in axes)
-    return plan_of(rows, columns, eager_chunks.SCORES // heads, str(device))
+    return plan_of(rows, columns, scores // heads, str(device))

@@ -19,7 +19,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, p
     if mask is not None:
         # (classes, h, T, T) -> (1, n * h, T, T); fused kernels take no mask of three dimensions
         mask = mask.index_select(0, plan.whole.window_class).flatten(0, 1).unsqueeze(0)
-    out = F.scaled_dot_product_attention(*(_take(x, plan) for x in (q, k, v)), attn_mask=mask, scale=scale)
+    queries, keys, values = (_take(x, plan) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
     if torch.compiler.is_exporting():
         # the fused kernel's layout is not that of what exporters decompose it into; views must fit both
         out = out.clone(memory_format=torch.contiguous_format)

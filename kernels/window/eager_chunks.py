@@ -20,9 +20,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .eager_batch import attend, class_mask
 from .plan import Chunk, Plan
 
-# Scores computed at once, over all heads: enough to hide the cost of a call, few enough for the copies of q, k, v to
-# stay in cache, and on the way back for some four arrays of scores, too.
-SCORES = 128 * 1024
+# Scores computed at once, over all heads: enough to hide the cost of a call, few enough to stay in cache. The way back
+# keeps some four arrays of that size, the way forward none. Several images need their masks copied, so it takes fewer.
+FORWARD_SCORES = 256 * 1024
+BACKWARD_SCORES = IMAGE_SCORES = 128 * 1024
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan) -> Tensor:
@@ -42,7 +43,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, 
             added = None if mask is None else _added(mask, images, chunk, plan)
             attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=added, scale=scale)
             # (n, h, T, E) -> (n * T, h * E), which is how it lies in memory
-            slots.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
+            slots.append(attended.transpose(1, 2).reshape(-1, heads * attended.shape[3]))
         _to_map(tokens_out[of_map], slots[0] if len(slots) == 1 else torch.cat(slots), images, plan)
     return out
 
@@ -51,10 +52,12 @@ class Attention(torch.autograd.Function):
     """Attention that keeps its inputs only, and computes the weights again on the way back, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan) -> Tensor:
-        """As the function of this name."""
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan, backward_plan: Plan
+    ) -> Tensor:
+        """As the function of this name; `backward_plan` has the chunks of the way back."""
         ctx.save_for_backward(q, k, v, bias)
-        ctx.scale, ctx.plan = scale, plan
+        ctx.scale, ctx.plan = scale, backward_plan
         return forward(q, k, v, bias, scale, plan)
 
     @staticmethod
@@ -63,7 +66,7 @@ class Attention(torch.autograd.Function):
         q, k, v, bias = ctx.saved_tensors
         plan: Plan = ctx.plan
         if torch.is_grad_enabled():
-            return *_differentiable_gradients(q, k, v, bias, ctx.scale, plan, grad), None, None
+            return *_differentiable_gradients(q, k, v, bias, ctx.scale, plan, grad), None, None, None
         heads = q.shape[3]
         grads = [x.new_empty(x.shape) for x in (q, k, v)]
         tokens, tokens_grads = [_rows(x) for x in (q, k, v, grad)], [_rows(x) for x in grads]
@@ -85,11 +88,11 @@ class Attention(torch.autograd.Function):
                 if not plan.is_identity:
                     _to_map(x[of_map], of_x, images, plan)
         if bias is None or dbias is None:
-            return *grads, None, None, None
+            return *grads, None, None, None, None
         # (h, T * T) -> (entries, h): index_add is fast over the first of two axes
         table = torch.zeros(bias[0].numel(), heads, dtype=torch.float64)
         table.index_add_(0, plan.position, dbias.flatten(1).T.contiguous())
-        return *grads, table.T.reshape(bias.shape).to(bias.dtype), None, None
+        return *grads, table.T.reshape(bias.shape).to(bias.dtype), None, None, None
 
 
 def _differentiable_gradients(
@@ -126,7 +129,7 @@ def _backward_step(taken: list[Tensor], places: list[Tensor], added: Tensor | No
 
 def _steps(plan: Plan, batch: int, heads: int) -> Iterator[tuple[int, slice]]:
     """How many images to take together, and their tokens: one, or where a chunk holds the map, what fills a chunk."""
-    step = max(1, SCORES // (heads * plan.slots * plan.tokens)) if len(plan.chunks) == 1 else 1
+    step = max(1, IMAGE_SCORES // (heads * plan.slots * plan.tokens)) if len(plan.chunks) == 1 else 1
     size = len(plan.slot_of_token)
     for first in range(0, batch, step):
         images = min(step, batch - first)
@@ -154,7 +157,7 @@ def _take(x: Tensor, images: int, chunk: Chunk, plan: Plan, heads: int) -> Tenso
         x = x.index_select(0, _of_images(chunk.tokens, images, len(plan.slot_of_token)))
         if chunk.padding.numel():
             x.index_fill_(0, _of_images(chunk.padding, images, len(chunk.tokens)), 0)
-    return x.unflatten(1, (heads, -1)).unflatten(0, (-1, plan.tokens)).transpose(1, 2)
+    return x.view(-1, plan.tokens, heads, x.shape[1] // heads).transpose(1, 2)
 
 
 def _added(mask: Tensor, images: int, chunk: Chunk, plan: Plan, is_copy: bool = False) -> Tensor:
@@ -169,7 +172,8 @@ def _added(mask: Tensor, images: int, chunk: Chunk, plan: Plan, is_copy: bool = 
 
 def _put(place: Tensor, x: Tensor, heads: int) -> None:
     """Writes (M, T, D) into slots (n * T, h * D)."""
-    place.view(-1, x.shape[1], heads, x.shape[2]).copy_(x.unflatten(0, (-1, heads)).transpose(1, 2))
+    tokens, width = x.shape[1:]
+    place.view(-1, tokens, heads, width).copy_(x.view(-1, heads, tokens, width).transpose(1, 2))
 
 
 def _to_map(out: Tensor, slots: Tensor, images: int, plan: Plan) -> None:

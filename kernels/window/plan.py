@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..neighborhood.plan import real_tensors
+from ..tracing import real_tensors
 from .geometry import WindowAxis
 
 # Length, window and shift. Tracers take a plan for a constant, and that needs plain arguments.

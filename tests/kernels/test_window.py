@@ -19,6 +19,8 @@ from attnzoo.kernels.window import eager_chunks, plan
 
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
+CHUNK_SIZES = ("FORWARD_SCORES", "BACKWARD_SCORES", "IMAGE_SCORES")
+
 
 def runs(case: Case, dtype: torch.dtype) -> tuple[Run, Run, Run]:
     """Eager, plain torch in the same dtype, and the truth."""
@@ -39,7 +41,8 @@ def test_eager_is_as_exact_as_plain_torch(case: Case) -> None:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of one window, which small maps would never have otherwise."""
-    monkeypatch.setattr(eager_chunks, "SCORES", 64)
+    for name in CHUNK_SIZES:
+        monkeypatch.setattr(eager_chunks, name, 64)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -107,6 +110,27 @@ def test_reference_is_swins(case: Case) -> None:
     grads, true = (torch.autograd.grad(x, list(inputs.values()), upstream(out)) for x in (out, want))
     for name, grad, true_grad in zip(inputs, grads, true, strict=True):
         assert_close(f"gradient of {name}", grad, true_grad, 1e-11)
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+@pytest.mark.parametrize(("size", "shift"), [((15, 20), 2), ((13, 17), 0), ((13, 17), 3)], ids=str)
+def test_ragged_maps_are_torchvisions(size: tuple[int, int], shift: int, backend: str) -> None:
+    swin_transformer = pytest.importorskip("torchvision.models.swin_transformer")
+    x, weight = torch.randn(2, *size, 12, dtype=torch.float64), torch.randn(36, 12, dtype=torch.float64)
+    table = torch.randn(3, 9, 9, dtype=torch.float64)
+    want = swin_transformer.shifted_window_attention(
+        x,
+        weight,
+        torch.eye(12, dtype=torch.float64),
+        table.flatten(1)[:, get_relative_position_index(5, 5).T].unsqueeze(0),
+        [5, 5],
+        num_heads=3,
+        shift_size=[shift, shift],
+    )
+    q, k, v = F.linear(x, weight).unflatten(3, (3, 3, 4)).unbind(3)
+    out = window_attention(q, k, v, 5, shift=shift, bias=table, backend=backend).flatten(3)
+    # its mask is -100
+    assert_close("output", out, want, 1e-12)
 
 
 @pytest.mark.parametrize("backend", ["reference", "eager"])
@@ -219,8 +243,10 @@ def test_gradient_penalty_reaches_the_inputs() -> None:
 
 
 def draw(seed: int, monkeypatch: pytest.MonkeyPatch) -> Case:
-    """A random case, and a random size of chunks."""
-    monkeypatch.setattr(eager_chunks, "SCORES", random.Random(-seed).choice([64, 4096, 512 * 1024]))
+    """A random case, and random sizes of chunks."""
+    sizes = random.Random(-seed)
+    for name in CHUNK_SIZES:
+        monkeypatch.setattr(eager_chunks, name, sizes.choice([64, 4096, 512 * 1024]))
     torch.manual_seed(seed)
     return random_case(seed, 24)
 
