@@ -22,7 +22,7 @@ lint: .venv/installed
 	$(BIN)/python -m pytest tests/test_layout.py
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/neighborhood.py
+	$(BIN)/attnzoo bench kernels --device cpu
 
 clean:
 	rm -rf .venv .lint .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info runs

@@ -3,6 +3,7 @@
 from .backends import BACKENDS, Choice, explain
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
 from .routed import routed_attention
+from .window import window_attention
 
 __all__ = [
     "BACKENDS",
@@ -12,4 +13,5 @@ __all__ = [
     "neighborhood_av",
     "neighborhood_qk",
     "routed_attention",
+    "window_attention",
 ]

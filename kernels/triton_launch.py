@@ -17,6 +17,8 @@ from torch import Tensor
 
 # tables of configurations are keyed by these; the first is the one the interpreter and unknown devices use
 ARCHITECTURES = ("sm90", "sm80", "sm100", "gfx942")
+# multiplications and additions may be fused, whatever Triton's default is
+OPTIONS = {"enable_fp_fusion": True}
 
 
 class Configuration(NamedTuple):
@@ -65,7 +67,7 @@ class Launch:
                 self._run_tuned()
                 return
             self.kernel[(programs,)](
-                **self.arguments, **self.constants, **constants, num_warps=num_warps, num_stages=num_stages
+                **self.arguments, **self.constants, **constants, num_warps=num_warps, num_stages=num_stages, **OPTIONS
             )
 
     def _run_tuned(self) -> None:
@@ -78,7 +80,7 @@ class Launch:
             key = [name for name in self.constants if name in self.kernel.arg_names]
             tuner = _tuners[self.kernel] = triton.autotune(configs, key=key, cache_results=True)(self.kernel)
         tuner.configs = configs
-        tuner[lambda constants: (self.grid(constants),)](**self.arguments, **self.constants)
+        tuner[lambda constants: (self.grid(constants),)](**self.arguments, **self.constants, **OPTIONS)
 
 
 _tuners: dict[Any, Any] = {}

@@ -11,6 +11,7 @@ from pathlib import Path
 import timm
 
 import attnzoo
+from attnzoo.tools.bench.result_table import table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -64,9 +65,6 @@ def test_readme_table_is_the_registry() -> None:
 
 
 def test_table_of_the_kernels_is_the_committed_measurement() -> None:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    from result_table import table
-
     page = (ROOT / "docs/kernels.md").read_text()
     named = re.search(r"benchmarks/results/neighborhood-cpu-[\d-]+\.json", page)
     assert named is not None

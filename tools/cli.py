@@ -14,6 +14,7 @@ COMMANDS = {
     "list": ("attnzoo.tools.listing:list_command", "Show the models, their size and their published accuracy."),
     "train": ("attnzoo.tools.train:train_command", "Train a model from a config."),
     "export": ("attnzoo.tools.export:export_command", "Write a model as a verified ONNX file."),
+    "bench": ("attnzoo.tools.bench.command:bench_command", "Measure the operators and the models."),
     "demo": ("attnzoo.tools.demo:demo_command", "Train, export and check a model on handwritten digits."),
 }
 
@@ -60,7 +61,7 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == "attnzoo":
                 raise
-            extra = {"train": "train", "export": "export"}.get(str(ctx.invoked_subcommand), "all")
+            extra = {"train": "train", "export": "export", "bench": "train"}.get(str(ctx.invoked_subcommand), "all")
             raise Mistake(f'this command needs {error.name}: pip install "attnzoo[{extra}]"') from error
 
 

@@ -17,36 +17,33 @@ from .rule import Rule
 Geometry = Callable[..., tuple[tuple[Rule, Rule], tuple[int, int]]]
 
 
-def define_attention(name: str, arguments: str, geometry: Geometry) -> Any:
+def define_attention(name: str, arguments: str, geometry: Geometry, kernels: Callable[[], Any]) -> Any:
     """Defines `attnzoo::NAME(q, k, v, bias, ARGUMENTS, scale) -> (out, logsumexp)` and `attnzoo::NAME_backward`.
 
     Args:
         name: of the operator.
         arguments: its geometry as a schema, such as `SymInt[] kernel_size, bool[] is_causal`.
         geometry: rules and shifts of both axes from the values of these arguments.
+        kernels: imports the module whose `forward` and `backward` start the kernels, see `triton_attention`.
 
     Returns:
         The operator, to call.
     """
     tensors = "Tensor q, Tensor k, Tensor v, Tensor? bias"
 
-    def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
-        from .triton_attention import forward
-
-        *values, scale = rest
-        return forward(q, k, v, bias, *geometry(*values), scale)
+    def forward(*inputs: Any) -> tuple[Tensor, Tensor]:
+        tensors, values, scale = inputs[:4], inputs[4:-1], inputs[-1]
+        return kernels().forward(*tensors, *geometry(*values), scale)
 
     def backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        from .triton_attention import backward
-
-        tensors, values, (scale, needs_keys, needs_bias) = inputs[:7], inputs[7:-3], inputs[-3:]
-        return backward(*tensors, *geometry(*values), scale, needs_keys, needs_bias)
+        tensors, values, (scale, needs_bias) = inputs[:7], inputs[7:-2], inputs[-2:]
+        return kernels().backward(*tensors, *geometry(*values), scale, needs_bias)
 
     operator = define(name, f"({tensors}, {arguments}, float scale) -> (Tensor, Tensor)", forward, _fake_forward)
     backward_operator = define(
         f"{name}_backward",
         f"(Tensor upstream, {tensors}, Tensor out, Tensor logsumexp, {arguments}, float scale, "
-        "bool needs_keys, bool needs_bias) -> (Tensor, Tensor, Tensor, Tensor)",
+        "bool needs_bias) -> (Tensor, Tensor, Tensor, Tensor)",
         backward,
         _fake_backward,
     )
@@ -56,9 +53,8 @@ def define_attention(name: str, arguments: str, geometry: Geometry) -> Any:
         ctx.save_for_backward(q, k, v, bias, *output)
 
     def derivative(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Any, ...]:
-        _, of_k, of_v, of_bias = needs = ctx.needs_input_grad[:4]
-        q, k, v, bias, out, logsumexp = ctx.saved_tensors
-        found = backward_operator(upstream, q, k, v, bias, out, logsumexp, *ctx.rest, of_k or of_v, of_bias)
+        needs = ctx.needs_input_grad[:4]
+        found = backward_operator(upstream, *ctx.saved_tensors, *ctx.rest, needs[3])
         gradients = [gradient if needed else None for gradient, needed in zip(found, needs, strict=True)]
         return *gradients, *(None for _ in ctx.rest)
 
@@ -74,10 +70,6 @@ def _fake_forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *rest: A
 def _fake_backward(
     upstream: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    needs_keys, needs_bias = rest[-2:]
-    return (
-        q.new_empty(q.shape),
-        k.new_empty(k.shape if needs_keys else 0),
-        v.new_empty(v.shape if needs_keys else 0),
-        q.new_empty(0) if bias is None or not needs_bias else bias.new_empty(bias.shape),
-    )
+    shape = 0 if bias is None or not rest[-1] else bias.shape
+    like = q if bias is None else bias
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), like.new_empty(shape)

@@ -27,8 +27,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The output (B, H, W, h, E) and, for the backward, the logsumexp of the scores (B, H, W, h) in powers of two."""
     problem = Problem.of(q, v, rules, shifts)
-    out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    logsumexp = torch.empty(q.shape[:4], dtype=torch.float32, device=q.device)
+    out, logsumexp = empty_outputs(q, v)
     bias = None if bias is None else bias.contiguous()
     forward_launch(problem, readable(q), readable(k), readable(v), bias, out, logsumexp, scale).run()
     return out, logsumexp
@@ -45,23 +44,34 @@ def backward(
     rules: tuple[Rule, Rule],
     shifts: tuple[int, int],
     scale: float,
-    needs_keys: bool,
     needs_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and bias; those of keys and values, or of the bias, are empty where they are not needed."""
+    """Gradients of q, k, v and bias; that of the bias is empty where it is not needed."""
     problem = Problem.of(q, v, rules, shifts)
     q, k, v, upstream = readable(q), readable(k), readable(v), readable(upstream)
-    bias = None if bias is None else bias.contiguous()
+    table = None if bias is None else bias.contiguous()
     delta = torch.empty_like(logsumexp)
-    q_gradient = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    query_gradient_launch(problem, q, k, v, bias, out, upstream, logsumexp, delta, q_gradient, scale).run()
-    k_gradient = torch.empty(k.shape if needs_keys else 0, dtype=k.dtype, device=k.device)
-    v_gradient = torch.empty(v.shape if needs_keys else 0, dtype=v.dtype, device=v.device)
-    if needs_keys:
-        key_gradient_launch(problem, q, k, v, bias, upstream, logsumexp, delta, k_gradient, v_gradient, scale).run()
-    bias_gradient = torch.empty(0, dtype=q.dtype, device=q.device)
-    if bias is not None and needs_bias:
-        launch, tables = bias_gradient_launch(problem, q, k, v, bias, upstream, logsumexp, delta, scale)
-        launch.run()
-        bias_gradient = tables.sum(0).to(bias.dtype)
-    return q_gradient, k_gradient, v_gradient, bias_gradient
+    of_q, of_k, of_v = empty_gradients(q, k, v)
+    query_gradient_launch(problem, q, k, v, table, out, upstream, logsumexp, delta, of_q, scale).run()
+    key_gradient_launch(problem, q, k, v, table, upstream, logsumexp, delta, of_k, of_v, scale).run()
+    if table is None or not needs_bias:
+        return of_q, of_k, of_v, no_gradient(q, bias)
+    launch, tables = bias_gradient_launch(problem, q, k, v, table, upstream, logsumexp, delta, scale)
+    launch.run()
+    return of_q, of_k, of_v, tables.sum(0).to(table.dtype)
+
+
+def empty_outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Memory for the output (B, H, W, h, E) and the logsumexp (B, H, W, h)."""
+    out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
+    return out, torch.empty(q.shape[:4], dtype=torch.float32, device=q.device)
+
+
+def empty_gradients(*tensors: Tensor) -> list[Tensor]:
+    """Contiguous memory for gradients."""
+    return [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in tensors]
+
+
+def no_gradient(q: Tensor, bias: Tensor | None) -> Tensor:
+    """What stands for the gradient of a bias where it is not needed."""
+    return (q if bias is None else bias).new_empty(0)

@@ -35,7 +35,7 @@ from .triton_problem import Problem, tokens
 
 
 @triton.jit
-def query_gradient_kernel(
+def interval_query_gradient_kernel(
     q,
     k,
     v,
@@ -91,7 +91,7 @@ def query_gradient_kernel(
 
 
 @triton.jit
-def key_gradient_kernel(
+def interval_key_gradient_kernel(
     q,
     k,
     v,
@@ -173,7 +173,7 @@ def query_gradient_launch(
         "q_gradient": tokens(q_gradient),
         "scale": scale * LOG2_E.value,
     }
-    return problem.launch(query_gradient_kernel, "query_gradient", arguments)
+    return problem.launch(interval_query_gradient_kernel, "query_gradient", arguments)
 
 
 def key_gradient_launch(
@@ -202,4 +202,4 @@ def key_gradient_launch(
         "v_gradient": tokens(v_gradient),
         "scale": scale * LOG2_E.value,
     }
-    return problem.launch(key_gradient_kernel, "key_gradient", arguments)
+    return problem.launch(interval_key_gradient_kernel, "key_gradient", arguments)

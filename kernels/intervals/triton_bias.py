@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..triton_launch import Launch
+from ..triton_launch import Configuration, Launch
 from ..triton_math import LOG2_E, dot
 from .triton_blocks import (
     across,
@@ -34,9 +34,6 @@ from .triton_blocks import (
     tile_of,
 )
 from .triton_problem import Problem, tokens
-
-# programs beyond this many leave no multiprocessor idle
-ENOUGH_PROGRAMS = 2048
 
 
 @triton.jit
@@ -89,7 +86,7 @@ def add_offsets(
 
 
 @triton.jit
-def bias_gradient_kernel(
+def interval_bias_gradient_kernel(
     q,
     k,
     v,
@@ -128,10 +125,8 @@ def bias_gradient_kernel(
         key_places, keys_exist = places_of(key_ranks, segments, area, RULES)
         key_ranks = across(key_ranks)
         counts = attends(query_ranks, key_ranks, segments, area, RULES) & exist[:, None]
-        bias_scores = biased(
-            tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32),
-            bias, head, query_ranks, key_ranks, counts, RULES,
-        )  # fmt: skip
+        bias_scores = tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32)
+        bias_scores = biased(bias_scores, bias, head, query_ranks, key_ranks, counts, RULES)
         bias_scores = tl.where(counts, bias_scores, -float("inf"))
         sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32)
         for step in range(tl.minimum(images_each, images - part * images_each)):
@@ -148,9 +143,18 @@ def bias_gradient_kernel(
             sums += tl.exp2(scores - normalizer[:, None]) * (products - deltas[:, None])
         key_start = first[0] + chunk // beside * CHUNK_ROWS, first[1] + chunk % beside * CHUNK_COLUMNS
         add_offsets(
-            table, sums, start, key_start, RULES,
-            TILE_ROWS, TILE_COLUMNS, CHUNK_ROWS, CHUNK_COLUMNS, ROW_OFFSETS, COLUMN_OFFSETS,
-        )  # fmt: skip
+            table,
+            sums,
+            start,
+            key_start,
+            RULES,
+            TILE_ROWS,
+            TILE_COLUMNS,
+            CHUNK_ROWS,
+            CHUNK_COLUMNS,
+            ROW_OFFSETS,
+            COLUMN_OFFSETS,
+        )
 
 
 def bias_gradient_launch(
@@ -175,33 +179,31 @@ def bias_gradient_launch(
         "delta": delta,
         "scale": scale * LOG2_E.value,
     }
-    return table_launch(problem, bias_gradient_kernel, "bias_gradient", arguments, q.device)
+    return table_launch(problem, interval_bias_gradient_kernel, "bias_gradient", arguments, q.device)
 
 
 def table_launch(
     problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any], device: torch.device
 ) -> tuple[Launch, Tensor]:
     """The launch of a kernel that sums tables over tiles and images, and the tables, zero."""
+    # the tables belong to these tiles: there are no alternatives
     configuration = problem.configurations(direction)[0]
     constants = configuration.constants
-    tiles = problem.tiles(constants)
-    parts = min(problem.batch, max(1, ENOUGH_PROGRAMS // max(1, tiles * problem.heads)))
-    images_each = -(-problem.batch // max(1, parts))
-    parts = -(-problem.batch // max(1, images_each))
-    sides = [2 * rule.kernel - 1 for rule in problem.rules]
-    tables = torch.zeros(parts * tiles, problem.heads, *sides, dtype=torch.float32, device=device)
+    tables = make_tables(problem, configuration, device)
     offsets = {
-        "ROW_OFFSETS": max(16, triton.next_power_of_2(constants["TILE_ROWS"] + constants["CHUNK_ROWS"] - 1)),
-        "COLUMN_OFFSETS": max(16, triton.next_power_of_2(constants["TILE_COLUMNS"] + constants["CHUNK_COLUMNS"] - 1)),
+        "ROW_OFFSETS": offsets_between(constants["TILE_ROWS"], constants["CHUNK_ROWS"]),
+        "COLUMN_OFFSETS": offsets_between(constants["TILE_COLUMNS"], constants["CHUNK_COLUMNS"]),
     }
-    arguments = {**arguments, "tables": tables, "images": problem.batch, "images_each": images_each}
-    programs = parts * tiles * problem.heads
-    launch = Launch(
-        kernel,
-        lambda _: programs,
-        problem.arguments(arguments),
-        {**problem.constants(kernel), **offsets},
-        # the tables belong to these tiles: there are no alternatives
-        configuration,
-    )
-    return launch, tables
+    return problem.launch_in_parts(kernel, configuration, {**arguments, "tables": tables}, offsets), tables
+
+
+def make_tables(problem: Problem, configuration: Configuration, device: torch.device) -> Tensor:
+    """A zero table for each program that `Problem.launch_in_parts` starts: (programs / h, h, 2kh-1, 2kw-1)."""
+    programs, _ = problem.parts(configuration.constants)
+    sides = [2 * rule.kernel - 1 for rule in problem.rules]
+    return torch.zeros(programs // problem.heads, problem.heads, *sides, dtype=torch.float32, device=device)
+
+
+def offsets_between(queries: int, keys: int) -> int:
+    """The block that holds the offsets between some queries and keys of an axis."""
+    return max(16, triton.next_power_of_2(queries + keys - 1))

@@ -37,6 +37,11 @@ class Tokens(NamedTuple):
     data: Any
     strides: tuple[int, int, int, int]
 
+    @property
+    def dtype(self) -> Any:
+        """Of the tensor; Triton's tuner looks for it, and tells problems apart by it."""
+        return self.data.dtype
+
 
 class Area(NamedTuple):
     """The map that a kernel works on.

@@ -13,6 +13,10 @@ import triton
 
 from ..triton_launch import Configuration
 from .rule import Rule
+from .triton_tables import TABLES, WIDTHS
+
+# what is tried beside the table's choice by those who opt into tuning
+CHANGES: tuple[dict[str, int], ...] = ({"tile": 32}, {"tile": 64}, {"chunk": 64}, {"num_stages": 3}, {"num_warps": 4})
 
 
 class Budget(NamedTuple):
@@ -84,13 +88,24 @@ def _shapes(lengths: tuple[int, ...], budget: int) -> list[tuple[int, int]]:
     return [(1 << exponent, tokens >> exponent) for exponent in range(tokens.bit_length())]
 
 
-def budgets(architecture: str, direction: str, itemsize: int, width: int) -> list[Budget]:
-    """What to try for a kernel, the choice of the table first.
+def budgets(architecture: str, direction: str, itemsize: int, width: int, is_window: bool) -> list[Budget]:
+    """What to try for a kernel, the table's choice first.
 
     Args:
         architecture: one of `ARCHITECTURES`.
-        direction: `forward`, `query_gradient`, `key_gradient`, `bias_gradient`, `scores` or `sums`.
+        direction: `forward`, `query_gradient`, `key_gradient`, `bias_gradient`, and of the halves of neighborhood
+            attention `scores`, `sums`, `sums_over_queries` and `bias_of_scores`.
         itemsize: bytes of a number.
         width: channels of the widest operand.
+        is_window: whether the axes are windows.
     """
-    return [Budget(64, 64, 4, 2)]
+    table = TABLES[architecture]["window" if is_window else "neighborhood"][direction]
+    column = WIDTHS.index(next(w for w in WIDTHS if width <= w)) if direction != "bias_of_scores" else 0
+    chosen = Budget(*table[itemsize][column])
+    others = [
+        chosen._replace(tile=32),
+        chosen._replace(tile=64),
+        chosen._replace(chunk=64),
+        chosen._replace(num_stages=3),
+    ]
+    return [chosen, *(budget for budget in dict.fromkeys(others) if budget != chosen)]

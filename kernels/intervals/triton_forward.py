@@ -30,7 +30,7 @@ from .triton_problem import Problem, tokens
 
 
 @triton.jit
-def forward_kernel(
+def interval_forward_kernel(
     q,
     k,
     v,
@@ -99,4 +99,4 @@ def forward_launch(
         "logsumexp": logsumexp,
         "scale": scale * LOG2_E.value,
     }
-    return problem.launch(forward_kernel, "forward", arguments)
+    return problem.launch(interval_forward_kernel, "forward", arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from ..triton_launch import Configuration, Launch, architecture_of, block, preci
 from .rule import Rule
 from .triton_blocks import Area, Tokens, Width
 from .triton_configurations import budgets, configuration
+
+# programs beyond this many leave no multiprocessor idle
+ENOUGH_PROGRAMS = 2048
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,31 @@ class Problem:
         width = max(self.width, self.value_width)
         return [
             configuration(self.rules, self.longest_segments, budget, sums_offsets=direction.startswith("bias"))
-            for budget in budgets(self.architecture, direction, self.dtype.itemsize, width)
+            for budget in budgets(self.architecture, direction, self.dtype.itemsize, width, self.rules[0].is_window)
         ]
 
     def launch(self, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:
         """A launch with one program for each tile, head and image."""
         chosen, *others = self.configurations(direction)
         return Launch(kernel, self.programs, self.arguments(arguments), self.constants(kernel), chosen, tuple(others))
+
+    def parts(self, constants: Mapping[str, int]) -> tuple[int, int]:
+        """Programs of a kernel that takes one tile of one head in several images, and the images each takes."""
+        tiles = self.heads * self.tiles(constants)
+        images_each = -(-self.batch // max(1, min(self.batch, ENOUGH_PROGRAMS // max(1, tiles))))
+        return -(-self.batch // max(1, images_each)) * tiles, images_each
+
+    def launch_in_parts(
+        self,
+        kernel: Any,
+        configuration: Configuration,
+        arguments: Mapping[str, Any],
+        constants: Mapping[str, int] = MappingProxyType({}),
+    ) -> Launch:
+        """A launch with one program for each tile, head and part of the images, see `parts`."""
+        programs, images_each = self.parts(configuration.constants)
+        arguments = self.arguments({**arguments, "images": self.batch, "images_each": images_each})
+        return Launch(kernel, lambda _: programs, arguments, {**self.constants(kernel), **constants}, configuration)
 
     def arguments(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """A kernel's arguments, with the map they are on."""

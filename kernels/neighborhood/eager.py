@@ -17,6 +17,7 @@ import operator
 import torch
 from torch import Tensor
 
+from ..tracing import is_traced
 from . import eager_batch, eager_chunks
 from .geometry import Axis
 from .plan import AxisArguments, Plan, best_plan
@@ -26,7 +27,7 @@ from .windows import windows
 def attention(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
     """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     plan = _plan(axes, q.shape[3], q.device, eager_chunks.FORWARD_SCORES)
-    if q.device.type != "cpu" or eager_batch.is_traced() or plan.is_identity:
+    if q.device.type != "cpu" or is_traced() or plan.is_identity:
         return eager_batch.attend(q, k, v, bias, scale, plan)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias)):
         backward_plan = _plan(axes, q.shape[3], q.device, eager_chunks.BACKWARD_SCORES)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..tracing import is_traced
 from .plan import Chunk, Plan
 
 
@@ -29,11 +30,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, p
         # the fused kernel's layout is not that of what exporters decompose it into; views must fit both
         out = out.clone(memory_format=torch.contiguous_format)
     return untile(out, plan, heads, size)
-
-
-def is_traced() -> bool:
-    """Whether a compiler, exporter or tracer is looking: then only operators that it knows may run."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def take_queries(x: Tensor, plan: Plan) -> Tensor:

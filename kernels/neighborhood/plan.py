@@ -9,15 +9,13 @@ inside a region keys are (Rh, Rw), both row-major. Tokens are numbered row-major
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
+from ..tracing import real_tensors
 from .geometry import Axis, AxisTiles, cut
 
 # Length, kernel, dilation, stride, causality. Tracers take a plan for a constant, and that needs plain arguments.
@@ -114,13 +112,6 @@ def best_plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, de
 def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
     with real_tensors():
         return make_plan(*best_tiles(rows, columns), chunk_scores, torch.device(device))
-
-
-@contextmanager
-def real_tensors() -> Iterator[None]:
-    """What is cached must serve every later call: no fake, meta or inference tensors of the one that came first."""
-    with _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
-        yield
 
 
 def best_tiles(rows: AxisArguments, columns: AxisArguments) -> tuple[AxisTiles, AxisTiles]:

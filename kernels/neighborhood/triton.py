@@ -52,6 +52,12 @@ def _rules(kernel_size: list[int], dilation: list[int], stride: list[int], is_ca
     return rows, columns
 
 
+def _attention_kernels() -> Any:
+    from ..intervals import triton_attention
+
+    return triton_attention
+
+
 def _run_qk(q: Tensor, k: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
     from .triton_halves import scores
 
@@ -92,7 +98,9 @@ def _fake_table(scores: Tensor, kernel_size: list[int], *rest: Any) -> Tensor:
     return scores.new_empty(scores.shape[3], *sides, dtype=torch.float32)
 
 
-_attention = define_attention("neighborhood_attention", _GEOMETRY, lambda *geometry: (_rules(*geometry), (0, 0)))
+_attention = define_attention(
+    "neighborhood_attention", _GEOMETRY, lambda *geometry: (_rules(*geometry), (0, 0)), _attention_kernels
+)
 _qk = define(
     "neighborhood_qk",
     f"(Tensor q, Tensor k, Tensor? bias, {_GEOMETRY}, float scale, float fill) -> Tensor",

@@ -50,7 +50,7 @@ def _window_places(numbers, query_ranks, key_ranks, segments, area, RULES: tl.co
 
 
 @triton.jit
-def scores_kernel(
+def neighborhood_scores_kernel(
     q,
     k,
     bias,
@@ -91,7 +91,7 @@ def scores_kernel(
 
 
 @triton.jit
-def sums_kernel(
+def neighborhood_sums_kernel(
     weights,
     v,
     out,
@@ -129,7 +129,7 @@ def sums_kernel(
 
 
 @triton.jit
-def sums_over_queries_kernel(
+def neighborhood_sums_over_queries_kernel(
     weights,
     v,
     out,
@@ -167,7 +167,7 @@ def sums_over_queries_kernel(
 
 
 @triton.jit
-def scores_bias_kernel(
+def neighborhood_scores_bias_kernel(
     gradients,
     tables,
     area,
@@ -218,24 +218,26 @@ def scores_bias_kernel(
 def scores_launch(problem: Problem, q: Tensor, k: Tensor, bias: Tensor | None, scores: Tensor, scale: float) -> Launch:
     """The launch that fills the contiguous `scores` (B, H, W, h, k) where windows have keys."""
     arguments = {"q": tokens(q), "k": tokens(k), "bias": bias, "scores": scores, "scale": scale}
-    return problem.launch(scores_kernel, "scores", arguments)
+    return problem.launch(neighborhood_scores_kernel, "scores", arguments)
 
 
 def sums_launch(problem: Problem, weights: Tensor, v: Tensor, out: Tensor, scale: float) -> Launch:
     """The launch that fills `out` (B, H, W, h, E) with sums over the keys of queries; `weights` are contiguous."""
     arguments = {"weights": weights, "v": tokens(v), "out": tokens(out), "scale": scale}
-    return problem.launch(sums_kernel, "sums", arguments)
+    return problem.launch(neighborhood_sums_kernel, "sums", arguments)
 
 
 def sums_over_queries_launch(problem: Problem, weights: Tensor, v: Tensor, out: Tensor, scale: float) -> Launch:
     """The launch that fills `out` (B, H, W, h, E) with sums over the queries of keys; `weights` are contiguous."""
     arguments = {"weights": weights, "v": tokens(v), "out": tokens(out), "scale": scale}
-    return problem.launch(sums_over_queries_kernel, "sums", arguments)
+    return problem.launch(neighborhood_sums_over_queries_kernel, "sums", arguments)
 
 
 def scores_bias_launch(problem: Problem, gradients: Tensor) -> tuple[Launch, Tensor]:
     """The launch, and the float32 tables (n, h, 2kh-1, 2kw-1) that it adds to: their sum is the bias' gradient."""
-    return table_launch(problem, scores_bias_kernel, "bias_of_scores", {"gradients": gradients}, gradients.device)
+    return table_launch(
+        problem, neighborhood_scores_bias_kernel, "bias_of_scores", {"gradients": gradients}, gradients.device
+    )
 
 
 def scores(q: Tensor, k: Tensor, bias: Tensor | None, rules: Rules, scale: float, fill: float) -> Tensor:

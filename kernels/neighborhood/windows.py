@@ -11,8 +11,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..tracing import real_tensors
 from .geometry import Axis, AxisTiles
-from .plan import AxisArguments, best_tiles, real_tensors, tile_classes
+from .plan import AxisArguments, best_tiles, tile_classes
 
 
 @dataclass(frozen=True)

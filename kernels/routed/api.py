@@ -19,7 +19,7 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
-from ..neighborhood.eager_batch import is_traced
+from ..tracing import is_traced
 from . import eager, reference, triton
 from .geometry import Regions
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..neighborhood.eager_batch import is_traced
+from ..tracing import is_traced
 from . import eager_batch, eager_chunks
 from .geometry import Regions
 

@@ -1,9 +1,14 @@
-"""How close one execution of an operator must come to another, whichever the operator."""
+"""How operators are run, and how close one execution must come to another, whichever the operator.
+
+Shape legend: B batch, H W map, h heads, D width.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +25,47 @@ def upstream(out: Tensor) -> Tensor:
     """The same random gradient for every dtype and execution."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(out.shape, generator=generator).to(out.dtype)
+
+
+def random_maps(
+    size: tuple[int, int, int], heads: int, widths: tuple[int, ...], layout: str, dtype: torch.dtype
+) -> list[Tensor]:
+    """Maps (B, H, W, h, width) of several widths, `contiguous`, `strided`, or `packed` and then of the first width."""
+    if layout == "packed":
+        # (B, H, W, 3, h, D): what a linear layer gives, read in place
+        return list(torch.randn(*size, len(widths), heads, widths[0]).to(dtype).unbind(3))
+    if layout == "strided":
+        # heads first, and every second channel: no axis where a contiguous tensor has it
+        return [
+            torch.randn(size[0], heads, *size[1:], 2 * width).to(dtype).permute(0, 2, 3, 1, 4)[..., ::2]
+            for width in widths
+        ]
+    return [torch.randn(*size, heads, width).to(dtype) for width in widths]
+
+
+def run_function(
+    function: Callable[..., Tensor], inputs: dict[str, Tensor], arguments: dict[str, Any], dtype: torch.dtype | None
+) -> Run:
+    """Runs an operator forward and backward, on copies of its inputs where a dtype is chosen."""
+    copies = inputs
+    if dtype is not None:
+        copies = {name: x.detach().to(dtype).requires_grad_() for name, x in inputs.items()}
+    out = function(**copies, **arguments)
+    grads = torch.autograd.grad(out, list(copies.values()), upstream(out))
+    return Run({"output": out.detach()} | {f"gradient of {name}": x for name, x in zip(copies, grads, strict=True)})
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Fresh memory holds NaN, so that a read before a write shows."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 def assert_as_exact_as(
@@ -41,6 +87,33 @@ def assert_as_exact_as(
         size = true[true.isfinite()].abs().max().item() if true.isfinite().any() else 0.0
         allowed = (2 * worst.get(name, 0.0) + 4) * torch.finfo(dtype).eps * size
         _assert_below(name, _error(ours.tensors[name], true), allowed, ours.tensors[name], true)
+
+
+def assert_draws(
+    run: Callable[..., Run], draws: Sequence[dict[str, Tensor]], dtype: torch.dtype, one_key: bool = False
+) -> None:
+    """Holds the Triton execution of the first draw against plain torch on all of them, which costs little beside it.
+
+    `run` takes inputs, backend and dtype; `one_key` says that each query of an attention sees a single key.
+    """
+    (plain, truth), *more = ((run(draw, "reference"), run(draw, "reference", torch.float64)) for draw in draws)
+    ours = run(draws[0], "triton")
+    if one_key:
+        _assert_vanishing(ours, truth, draws[0], dtype)
+    else:
+        assert_as_exact_as(ours, plain, truth, dtype, more)
+
+
+def _assert_vanishing(ours: Run, truth: Run, inputs: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """With one key, the gradient of a score is the difference of two equal products, which kernels round apart."""
+    out = truth.tensors["output"]
+    assert_close("output", ours.tensors["output"], out, 0)
+    products = (upstream(out).double() * inputs["v"].double()).abs().sum(-1)
+    rounding = 4 * torch.finfo(dtype).eps * products.max().item() if out.numel() else 0.0
+    sizes = {"q": inputs["k"].abs().amax(), "k": inputs["q"].abs().amax(), "bias": out[..., 0].numel()}
+    for name in sizes.keys() & inputs.keys():
+        true = truth.tensors[f"gradient of {name}"]
+        assert_close(name, ours.tensors[f"gradient of {name}"], true, rounding * float(sizes[name]))
 
 
 def roundings(ours: Run, plain: Run, truth: Run, dtype: torch.dtype) -> dict[str, tuple[float, float]]:

@@ -6,20 +6,14 @@ import dataclasses
 from collections.abc import Iterator
 
 import pytest
-import torch
+from comparison import poisoned_memory
 
 
 @pytest.fixture
 def poisoned_allocations() -> Iterator[None]:
     """Fresh memory holds NaN, so that a read before a write shows."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = fill
+    with poisoned_memory():
+        yield
 
 
 @pytest.fixture

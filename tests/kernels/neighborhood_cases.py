@@ -6,12 +6,11 @@ Shape legend: B batch, H W map, h heads, D E width of keys and values, k = kh * 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comparison import Run, upstream
+from comparison import Run, random_maps, run_function
 from torch import Tensor
 
 from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk
@@ -55,7 +54,8 @@ class Case:
     def inputs(self, operator: str, dtype: torch.dtype) -> dict[str, Tensor]:
         """Random tensors of an operator, leaves that require gradients."""
         shape = self.batch, *self.size, self.heads
-        q, k, v = self._qkv(shape, dtype)
+        widths = self.width, self.width, self.value_width
+        q, k, v = random_maps(shape[:3], self.heads, widths, self.layout, dtype)
         tables = {}
         if self.has_bias:
             tables["bias"] = torch.randn(self.heads, *(2 * kernel - 1 for kernel in self.kernels)).to(dtype)
@@ -66,21 +66,6 @@ class Case:
             "av": {"weights": weights, "v": v},
         }[operator]
         return {name: x.requires_grad_() for name, x in tensors.items()}
-
-    def _qkv(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        if self.layout == "packed":
-            # (B, H, W, 3, h, D): what a linear layer gives, read in place
-            q, k, v = torch.randn(*shape[:3], 3, self.heads, self.width).to(dtype).unbind(3)
-        elif self.layout == "strided":
-            # heads first, and every second channel: no axis where a contiguous tensor has it
-            q, k, v = (
-                torch.randn(self.batch, self.heads, *self.size, 2 * width).to(dtype).permute(0, 2, 3, 1, 4)[..., ::2]
-                for width in (self.width, self.width, self.value_width)
-            )
-        else:
-            widths = self.width, self.width, self.value_width
-            q, k, v = (torch.randn(*shape, width).to(dtype) for width in widths)
-        return q, k, v
 
 
 CASES = [
@@ -123,14 +108,8 @@ CASES = [
 
 def run(operator: str, case: Case, inputs: dict[str, Tensor], backend: str, dtype: torch.dtype | None = None) -> Run:
     """Runs an operator forward and backward on copies of the inputs, in a dtype of choice."""
-    copies = inputs
-    if dtype is not None:
-        copies = {name: x.detach().to(dtype).requires_grad_() for name, x in inputs.items()}
     arguments = case.window if operator == "av" else {**case.window, "scale": case.scale}
-    function: Callable[..., Tensor] = OPERATORS[operator]
-    out = function(**copies, **arguments, backend=backend)
-    grads = torch.autograd.grad(out, list(copies.values()), upstream(out))
-    return Run({"output": out.detach()} | {f"gradient of {name}": x for name, x in zip(copies, grads, strict=True)})
+    return run_function(OPERATORS[operator], inputs, {**arguments, "backend": backend}, dtype)
 
 
 def random_case(seed: int, longest: int) -> Case:

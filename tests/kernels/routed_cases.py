@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 import torch
-from comparison import Run, upstream
+from comparison import Run, random_maps, run_function
 from torch import Tensor
 
 from attnzoo.kernels import routed_attention
@@ -57,25 +57,13 @@ class Case:
 
     def inputs(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Random queries, keys and values, leaves that require gradients."""
-        shape = self.batch, *self.size, self.heads
         widths = self.width, self.width, self.value_width
-        if self.layout == "packed":
-            # (B, H, W, 3, h, D): what a linear layer gives, read in place
-            found = torch.randn(*shape[:3], 3, self.heads, self.width).to(dtype).unbind(3)
-        elif self.layout == "permuted":
+        if self.layout == "permuted":
             # channels, then rows, before columns: a convolution's layout
-            found = [
-                torch.randn(self.batch, self.heads, width, *self.size).to(dtype).permute(0, 3, 4, 1, 2)
-                for width in widths
-            ]
-        elif self.layout == "strided":
-            # heads first, and every second channel: no axis where a contiguous tensor has it
-            found = [
-                torch.randn(self.batch, self.heads, *self.size, 2 * width).to(dtype).permute(0, 2, 3, 1, 4)[..., ::2]
-                for width in widths
-            ]
+            shapes = [(self.batch, self.heads, width, *self.size) for width in widths]
+            found = [torch.randn(shape).to(dtype).permute(0, 3, 4, 1, 2) for shape in shapes]
         else:
-            found = [torch.randn(*shape, width).to(dtype) for width in widths]
+            found = random_maps((self.batch, *self.size), self.heads, widths, self.layout, dtype)
         return {name: x.requires_grad_() for name, x in zip("qkv", found, strict=True)}
 
 
@@ -143,12 +131,8 @@ def random_case(seed: int, longest: int) -> Case:
 
 def run(case: Case, inputs: dict[str, Tensor], routes: Tensor, backend: str, dtype: torch.dtype | None = None) -> Run:
     """Runs the operator forward and backward on copies of the inputs, in a dtype of choice."""
-    copies = inputs
-    if dtype is not None:
-        copies = {name: x.detach().to(dtype).requires_grad_() for name, x in inputs.items()}
-    out = routed_attention(**copies, routes=routes, regions=case.regions, scale=case.scale, backend=backend)
-    grads = torch.autograd.grad(out, list(copies.values()), upstream(out))
-    return Run({"output": out.detach()} | {f"gradient of {name}": x for name, x in zip(copies, grads, strict=True)})
+    arguments = {"routes": routes, "regions": case.regions, "scale": case.scale, "backend": backend}
+    return run_function(routed_attention, inputs, arguments, dtype)
 
 
 def runs(case: Case, dtype: torch.dtype, backend: str) -> tuple[Run, Run, Run, list[tuple[Run, Run]]]:

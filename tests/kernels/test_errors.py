@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnzoo.kernels import explain, neighborhood_attention, neighborhood_av, neighborhood_qk
+from attnzoo.kernels.backends import choose
 
 MAP = torch.zeros(2, 9, 12, 3, 4)
 TABLE = torch.zeros(3, 5, 5)
@@ -179,10 +180,22 @@ MISTAKES = [
     ),
     mistake("backend is a number", av, TypeError, "backend must be a string or None, got int", backend=1),
     mistake(
-        "no triton yet",
+        "float64 on triton",
         attend,
         ValueError,
-        "neighborhood_attention has no triton execution in this version: use one of reference, eager, or None",
+        "backend='triton' cannot run, for the kernels take float32, bfloat16 and float16, and the tensors are "
+        "torch.float64: use backend=None to choose, or 'eager'",
+        q=MAP.double(),
+        k=MAP.double(),
+        v=MAP.double(),
+        backend="triton",
+    ),
+    mistake(
+        "heads too wide for triton",
+        attend,
+        ValueError,
+        "the kernels take heads of up to 256 channels, and the tensors have 257",
+        v=torch.zeros(2, 9, 12, 3, 257),
         backend="triton",
     ),
 ]
@@ -196,6 +209,18 @@ def test_mistakes_say_what_is_wrong(
         function(**arguments)
 
 
+def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="the tensors are on cpu, and Triton runs on CUDA and ROCm devices"):
+        attend(backend="triton")
+
+
+def test_triton_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="triton is not installed"):
+        attend(backend="triton")
+
+
 @pytest.mark.parametrize("operator", [neighborhood_attention, neighborhood_qk, neighborhood_av])
 def test_explain_names_the_backend_and_why(operator: Callable[..., Tensor]) -> None:
     choice = explain(operator, MAP)
@@ -206,6 +231,27 @@ def test_explain_names_the_backend_and_why(operator: Callable[..., Tensor]) -> N
 
 def test_explain_of_a_device_without_triton() -> None:
     assert explain(neighborhood_attention, MAP.to("meta")).backend == "eager"
+
+
+class OnCuda:
+    """What `explain` sees of a tensor on a CUDA device."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32, width: int = 32) -> None:
+        self.device, self.dtype, self.shape = torch.device("cuda"), dtype, (2, 9, 12, 3, width)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "choice"),
+    [
+        (OnCuda(), "triton: the tensors are on a CUDA or ROCm device"),
+        (OnCuda(torch.float64), "eager: the kernels take float32, bfloat16 and float16, and the tensors are"),
+        (OnCuda(width=512), "eager: the kernels take heads of up to 256 channels, and the tensors have 512"),
+    ],
+    ids=["runs", "float64", "wide"],
+)
+def test_choice_on_a_cuda_device(tensor: Any, choice: str) -> None:
+    executions = neighborhood_attention.executions  # type: ignore[attr-defined]
+    assert str(choose("neighborhood_attention", executions, None, tensor)).startswith(choice)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from timm.models.swin_transformer import WindowAttention, window_partition, window_reverse
+from torch import Tensor
 from torch.autograd.profiler import profile
 
-from attnzoo.kernels import neighborhood_attention, routed_attention
+from attnzoo.kernels import neighborhood_attention, routed_attention, window_attention
 
 MIB = 2**20
 
@@ -69,6 +71,40 @@ def test_inference() -> None:
     bias = torch.randn(2, 13, 13)
     peak = peak_of(lambda: neighborhood_attention(q, k, v, 7, bias=bias, backend="eager"))
     assert peak <= 60 * MIB, f"{peak / MIB:.1f} MiB"
+
+
+@pytest.mark.parametrize("shift", [0, 3], ids=["plain", "shift"])
+def test_window_training_step_beside_timms(shift: int) -> None:
+    """At Swin's first stage, with the projections, which are most of both."""
+    attention = WindowAttention(96, 3, window_size=7)
+    attention.fused_attn = True
+    x = torch.randn(8, 56, 56, 96)
+    table = torch.randn(3, 13, 13, requires_grad=True)
+    mask = torch.zeros(64, 49, 49) if shift else None
+
+    def ours() -> Tensor:
+        q, k, v = attention.qkv(x).unflatten(-1, (3, 3, 32)).unbind(3)
+        return attention.proj(window_attention(q, k, v, 7, shift=shift, bias=table, backend="eager").flatten(3))
+
+    def timms() -> Tensor:
+        windows = window_partition(x.roll((-shift, -shift), (1, 2)), (7, 7)).flatten(1, 2)
+        out = attention(windows, mask).unflatten(1, (7, 7))
+        return window_reverse(out, (7, 7), 56, 56).roll((shift, shift), (1, 2))
+
+    peaks = []
+    for way in (ours, timms):
+        way().sum().backward()
+        attention.zero_grad()
+        peaks.append(peak_of(lambda way=way: way().sum().backward()))
+    assert peaks[0] <= 0.8 * peaks[1], [f"{peak / MIB:.1f} MiB" for peak in peaks]
+
+
+def test_window_inference() -> None:
+    q, k, v = (torch.randn(8, 56, 56, 3, 32) for _ in range(3))
+    bias = torch.randn(3, 13, 13)
+    peak = peak_of(lambda: window_attention(q, k, v, 7, shift=3, bias=bias, backend="eager"))
+    # the output takes 9.2 MiB
+    assert peak <= 16 * MIB, f"{peak / MIB:.1f} MiB"
 
 
 @pytest.mark.parametrize(

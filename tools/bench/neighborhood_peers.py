@@ -1,4 +1,4 @@
-"""Other ways to compute neighborhood attention in plain torch, for comparison: gather, dense, and the first trial.
+"""Other ways to compute neighborhood attention, for comparison: gather, dense, the first trial, and FlexAttention.
 
 Each is a function of (q, k, v, bias) in the layout of `attnzoo.kernels`, made for one neighborhood; what does not
 depend on the inputs (indices, masks) is made beforehand. All of them read the bias from its table within the call.
@@ -9,18 +9,18 @@ R keys of its region, G dilation groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from attnzoo.kernels.neighborhood.geometry import Axis
 
-Formulation = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+from .operators import Function
+
+CPU = torch.device("cpu")
 
 
-def gather(rows: Axis, columns: Axis) -> Formulation:
+def gather(rows: Axis, columns: Axis) -> Function:
     """Copies every query's keys and values to (B, h, L, K, D), and multiplies."""
     row_keys, column_keys = _keys(rows), _keys(columns)
     # (H, 1, kh, 1) x (1, W, 1, kw) -> (L, K)
@@ -40,26 +40,76 @@ def gather(rows: Axis, columns: Axis) -> Formulation:
     return attend
 
 
-def dense(rows: Axis, columns: Axis) -> Formulation:
+def dense(rows: Axis, columns: Axis, device: torch.device = CPU) -> Function:
     """Full attention of every token to every other, under a mask."""
     (row_exists, row_relation), (column_exists, column_relation) = _dense_axis(rows), _dense_axis(columns)
     length = rows.length * columns.length
     # (H, 1, H, 1) x (1, W, 1, W) -> (L, L)
     exists = (row_exists[:, None, :, None] & column_exists[None, :, None, :]).reshape(length, length)
-    places = _table_places(row_relation, column_relation, columns).reshape(length, length) * exists
-    mask = torch.zeros(exists.shape).masked_fill(~exists, -torch.inf)
+    places = (_table_places(row_relation, column_relation, columns).reshape(length, length) * exists).to(device)
+    hidden = ~exists.to(device)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         size = q.shape[1:3]
         q, k, v = (_heads_first(x) for x in (q, k, v))
         # (h, L, L)
-        added = bias.flatten(1).index_select(1, places.flatten()).view(-1, length, length) + mask
+        added = bias.flatten(1).index_select(1, places.flatten()).view(-1, length, length)
+        added = added.masked_fill(hidden, -torch.inf)
         return _map(F.scaled_dot_product_attention(q, k, v, attn_mask=added), size)
 
     return attend
 
 
-def trial(rows: Axis, columns: Axis, is_training: bool) -> Formulation:
+def flex(rows: Axis, columns: Axis, device: torch.device = CPU) -> Function:
+    """Compiled FlexAttention: the neighborhood as block mask, the bias as score mod."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    length = rows.length * columns.length
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return _flex_sees(rows, columns, query, key)
+
+    mask = create_block_mask(sees, None, None, length, length, device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        def add_bias(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            # where the key is not attended the place is out of the table
+            row, column = (
+                ((b // axis.dilation - a // axis.dilation) + axis.kernel - 1).clamp(0, 2 * axis.kernel - 2)
+                for axis, a, b in (
+                    (rows, query // columns.length, key // columns.length),
+                    (columns, query % columns.length, key % columns.length),
+                )
+            )
+            return score + bias[head, row, column]
+
+        size = q.shape[1:3]
+        q, k, v = (_heads_first(x) for x in (q, k, v))
+        return _map(flex_attention(q, k, v, score_mod=add_bias, block_mask=mask), size)
+
+    # every shape is a compilation of its own, and dynamo gives up after a few of one function
+    torch._dynamo.reset()
+    return torch.compile(attend, dynamic=False)
+
+
+def _flex_sees(rows: Axis, columns: Axis, query: Tensor, key: Tensor) -> Tensor:
+    """Whether one token sees another, as arithmetic on their numbers."""
+    return _flex_sees_along(rows, query // columns.length, key // columns.length) & _flex_sees_along(
+        columns, query % columns.length, key % columns.length
+    )
+
+
+def _flex_sees_along(axis: Axis, query: Tensor, key: Tensor) -> Tensor:
+    assert axis.stride == 1, "stages have no stride"
+    assert not axis.is_causal, "stages are not causal"
+    group, rank = query % axis.dilation, query // axis.dilation
+    group_length = (axis.length - group + axis.dilation - 1) // axis.dilation
+    start = torch.minimum((rank - axis.kernel // 2).clamp(min=0), group_length - axis.kernel)
+    key_rank = key // axis.dilation
+    return (key % axis.dilation == group) & (key_rank >= start) & (key_rank < start + axis.kernel)
+
+
+def trial(rows: Axis, columns: Axis, is_training: bool) -> Function:
     """The trial that the eager execution had to beat: large square tiles, one flat index_select for each of q, k, v."""
     tiles = [_trial_tiles(axis, is_training) for axis in (rows, columns)]
     query_tokens = _tile_tokens(tiles[0].queries, tiles[1].queries, columns.length)

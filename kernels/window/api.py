@@ -1,0 +1,90 @@
+"""The public operator of window attention: arguments are checked here, once, and an execution is chosen.
+
+Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, wh ww window.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..arguments import (
+    PerAxis,
+    autocast,
+    check_bias,
+    check_same_width,
+    check_tensors,
+    execution_of,
+    operator,
+    pair_of,
+    scale_or_default,
+)
+from . import eager, reference, triton
+from .geometry import WindowAxis
+
+
+@operator(reference=reference.attention, eager=eager.attention, triton=triton.attention)
+def window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: PerAxis,
+    *,
+    shift: PerAxis = 0,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """softmax(q k^T * scale + bias) v within the wh x ww windows of a map.
+
+    Partition, cyclic shift and its mask are inside: with a shift, the map is rolled by (-shift rows, -shift columns)
+    before it is cut and back afterwards, and in a window across the wrap the tokens from different sides of the map
+    do not see each other.
+
+    A map that the windows do not divide counts as padded with zeros, q, k and v alike, below and on the right; the
+    shift is that of the padded map, and the result is cropped. Padded keys take part in the softmax with a score of
+    their bias alone, as in Swin, so a window larger than the map is padding, too. A block whose padded tokens carry
+    the bias of its qkv projection pads before the projection.
+
+    Args:
+        q: queries (B, H, W, h, D), any strides, floating point.
+        k: keys (B, H, W, h, D).
+        v: values (B, H, W, h, E).
+        window_size: window, per axis >= 1; one number or (rows, columns).
+        shift: how far the map is rolled, per axis 0 .. window_size - 1.
+        bias: table (h, 2wh-1, 2ww-1), added to the scores at key - query + window_size - 1 per axis.
+        scale: what the scores are multiplied with before the bias; D ** -0.5 by default.
+        backend: `reference`, `eager` or `triton`; it runs or raises. None chooses, `attnzoo.kernels.explain` tells.
+
+    Returns:
+        (B, H, W, h, E) in the dtype of v, or of autocast where it is on.
+
+    Raises:
+        TypeError: an argument of the wrong kind, or tensors whose dtypes differ.
+        ValueError: shapes that do not fit, an empty map, a shift outside of the window, an unknown backend.
+
+    Source: Swin Transformer (arXiv 2103.14030, section 3.2, eq. 3-4, and figure 4 for the shift).
+    """
+    q, k, v, bias = autocast(q, k, v, bias)
+    check_tensors(q=q, k=k, v=v)
+    check_same_width(q, k)
+    axes = _axes(q, window_size, shift)
+    check_bias(bias, q, (axes[0].window, axes[1].window))
+    execution = execution_of(window_attention, backend, q, v)
+    return execution(q, k, v, axes, bias, scale_or_default(scale, q))
+
+
+def _axes(x: Tensor, window_size: PerAxis, shift: PerAxis) -> tuple[WindowAxis, WindowAxis]:
+    windows, shifts = pair_of("window_size", window_size, int), pair_of("shift", shift, int)
+    for axis, length in enumerate(x.shape[1:3]):
+        name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
+        if length < 1:
+            raise ValueError(f"q must have a map of at least one row and one column, got {length} {name}")
+        if windows[axis] < 1:
+            raise ValueError(f"window_size must be at least 1, got {windows[axis]} {name}")
+        if not 0 <= shifts[axis] < windows[axis]:
+            raise ValueError(
+                f"shift must be between 0 and window_size - 1, {windows[axis] - 1}, got {shifts[axis]} {name}: "
+                "a shift by a whole window changes nothing"
+            )
+    rows, columns = (WindowAxis(x.shape[axis + 1], windows[axis], shifts[axis]) for axis in (0, 1))
+    return rows, columns

@@ -1,0 +1,39 @@
+"""Window attention in plain torch, fast: each window's tokens are gathered once, shift and partition in one step.
+
+On a CPU a few windows are taken at a time, so that copies and scores stay in cache and memory does not grow with the
+map (`eager_chunks`). While a model is traced, or on another device, the whole batch goes through at once
+(`eager_batch`).
+
+Shape legend: B batch, H W map, h heads, D E width of keys and values.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor
+
+from ..tracing import is_traced
+from . import eager_batch, eager_chunks
+from .geometry import WindowAxis
+from .plan import Plan, plan_of
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, axes: tuple[WindowAxis, WindowAxis], bias: Tensor | None, scale: float
+) -> Tensor:
+    """softmax(q k^T * scale + bias) v within each window: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
+    plan = _plan(axes, q.shape[3], q.device, eager_chunks.FORWARD_SCORES)
+    if q.device.type != "cpu" or is_traced():
+        return eager_batch.attend(q, k, v, bias, scale, plan)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias)):
+        backward_plan = _plan(axes, q.shape[3], q.device, eager_chunks.BACKWARD_SCORES)
+        return eager_chunks.Attention.apply(q, k, v, bias, scale, plan, backward_plan)
+    return eager_chunks.forward(q, k, v, bias, scale, plan)
+
+
+def _plan(axes: tuple[WindowAxis, WindowAxis], heads: int, device: torch.device, scores: int) -> Plan:
+    """The cached plan of a map. Symbolic sizes become constants: a traced graph is for one map size."""
+    rows, columns = ((operator.index(axis.length), axis.window, axis.shift) for axis in axes)
+    return plan_of(rows, columns, scores // heads, str(device))

@@ -1,0 +1,166 @@
+"""The tensors that the eager execution needs of a geometry: index lists, masks and table positions.
+
+Shape legend: n windows, T = wh * ww tokens of a window. Windows are ordered by their class, then row-major over the
+shifted map; slots are row-major in a window, and tokens row-major over the map, `row * W + column`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..tracing import real_tensors
+from .geometry import WindowAxis
+
+# Length, window and shift. Tracers take a plan for a constant, and that needs plain arguments.
+AxisArguments = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some windows, computed together.
+
+    Attributes:
+        slots: first and last slot, counted over all windows.
+        tokens: (windows * T,) token of every slot; 0 in the padding.
+        padding: slots of the padding, from the first of the chunk.
+        window_class: (windows,) class of every window.
+        only_class: the class that all of them have, if they do.
+    """
+
+    slots: slice
+    tokens: Tensor
+    padding: Tensor
+    window_class: Tensor
+    only_class: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A map of one size in windows.
+
+    Attributes:
+        tokens: T.
+        whole: all windows as one chunk.
+        chunks: the same in chunks.
+        slots: n * T.
+        slot_of_token: (H * W,) the slot of `whole` that holds each token.
+        mask: (classes, T, T) 0 where a query attends to a key and -inf elsewhere, float32; None when every query
+            attends to its whole window. Windows of one class share it.
+        position: (T * T,) index into a flat (2wh-1, 2ww-1) table.
+        is_identity: the map is one window in the same order: there is nothing to gather.
+    """
+
+    tokens: int
+    whole: Chunk
+    chunks: tuple[Chunk, ...]
+    slots: int
+    slot_of_token: Tensor
+    mask: Tensor | None
+    position: Tensor
+    is_identity: bool
+
+
+@torch.compiler.assume_constant_result
+def plan_of(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
+    """The plan of a map.
+
+    Args:
+        rows: length, window and shift of the rows' axis.
+        columns: the same of the columns' axis.
+        chunk_scores: most scores, T * T of each window, to compute at once for a head; at least one window's.
+        device: where the plan's tensors live.
+    """
+    return _plan(rows, columns, chunk_scores, device)
+
+
+# A tracer takes a function's result for a constant only where the function itself is no cache.
+@lru_cache(maxsize=256)
+def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
+    with real_tensors():
+        return make_plan(WindowAxis(*rows), WindowAxis(*columns), chunk_scores, torch.device(device))
+
+
+def make_plan(rows: WindowAxis, columns: WindowAxis, chunk_scores: int, device: torch.device) -> Plan:
+    """Lays a map out in windows, see `Plan`."""
+    tokens = rows.window * columns.window
+    row_positions, column_positions = _positions(rows), _positions(columns)
+    mask, window_class = _mask(rows, columns)
+    # neighbors in this order mostly share a mask
+    order = window_class.argsort(stable=True)
+    window_class = window_class[order]
+    # (nh, 1, wh, 1) x (1, nw, 1, ww) -> (n * T,)
+    of_rows, of_columns = row_positions[:, None, :, None], column_positions[None, :, None, :]
+    token = (of_rows * columns.length + of_columns).reshape(-1, tokens)[order].flatten()
+    is_padding = ((of_rows >= rows.length) | (of_columns >= columns.length)).reshape(-1, tokens)[order].flatten()
+    token[is_padding] = 0
+    slot_of_token = torch.empty(rows.length * columns.length, dtype=torch.long)
+    slot_of_token[token[~is_padding]] = (~is_padding).nonzero().squeeze(1)
+
+    def chunk(first: int, last: int) -> Chunk:
+        slots, classes = slice(first * tokens, last * tokens), window_class[first:last]
+        return Chunk(
+            slots=slots,
+            tokens=token[slots].to(device),
+            padding=is_padding[slots].nonzero().squeeze(1).to(device),
+            window_class=classes.to(device),
+            only_class=int(classes[0]) if bool((classes == classes[0]).all()) else None,
+        )
+
+    windows = rows.count * columns.count
+    step = max(1, chunk_scores // tokens**2)
+    whole = chunk(0, windows)
+    relation = _relation(rows)[:, None, :, None] * (2 * columns.window - 1) + _relation(columns)[None, :, None, :]
+    return Plan(
+        tokens=tokens,
+        whole=whole,
+        chunks=(whole,)
+        if step >= windows
+        else tuple(chunk(first, min(first + step, windows)) for first in range(0, windows, step)),
+        slots=windows * tokens,
+        slot_of_token=slot_of_token.to(device),
+        mask=None if mask is None else mask.to(device),
+        position=relation.flatten().to(device),
+        is_identity=windows == 1 and torch.equal(token, torch.arange(rows.length * columns.length)),
+    )
+
+
+def _positions(axis: WindowAxis) -> Tensor:
+    """(n, w) position of every rank."""
+    return torch.tensor([axis.position(rank) for rank in range(axis.padded_length)]).view(-1, axis.window)
+
+
+def _relation(axis: WindowAxis) -> Tensor:
+    """(w, w) place in a table of length 2w - 1: key - query + w - 1."""
+    places = torch.arange(axis.window)
+    return places[None, :] - places[:, None] + axis.window - 1
+
+
+def _mask(rows: WindowAxis, columns: WindowAxis) -> tuple[Tensor | None, Tensor]:
+    """Distinct masks (classes, T, T), and the class of every window (n,); only windows across the wrap have one."""
+    row_class, row_sees = _sides(rows)
+    column_class, column_sees = _sides(columns)
+    # (ch, 1, wh, 1, wh, 1) x (1, cw, 1, ww, 1, ww) -> (classes, T, T)
+    sees = row_sees[:, None, :, None, :, None] & column_sees[None, :, None, :, None, :]
+    tokens = rows.window * columns.window
+    sees = sees.reshape(-1, tokens, tokens)
+    window_class = (row_class[:, None] * len(column_sees) + column_class[None, :]).flatten()
+    if bool(sees.all()):
+        return None, window_class
+    return torch.zeros(sees.shape).masked_fill_(~sees, -torch.inf), window_class
+
+
+def _sides(axis: WindowAxis) -> tuple[Tensor, Tensor]:
+    """The class of every window of an axis (n,), and who sees whom in each class (classes, w, w)."""
+    number: dict[tuple[tuple[int, int], ...], int] = {}
+    classes = []
+    for window in range(axis.count):
+        first = window * axis.window
+        intervals = [axis.interval(first + slot) for slot in range(axis.window)]
+        classes.append(number.setdefault(tuple((start - first, end - first) for start, end in intervals), len(number)))
+    bounds = torch.tensor(list(number)).unsqueeze(2)
+    keys = torch.arange(axis.window)
+    return torch.tensor(classes), (bounds[..., 0] <= keys) & (keys < bounds[..., 1])

@@ -1,0 +1,38 @@
+"""Window attention by Triton kernels, as an operator of torch. Triton is imported when it runs.
+
+Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..intervals.library import define_attention
+from ..intervals.rule import Rule
+from .geometry import WindowAxis
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, axes: tuple[WindowAxis, WindowAxis], bias: Tensor | None, scale: float
+) -> Tensor:
+    """softmax(q k^T * scale + bias) v within each window: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
+    out, _ = _attention(q, k, v, bias, [axis.window for axis in axes], [axis.shift for axis in axes], scale)
+    return out
+
+
+def _geometry(window_size: list[int], shift: list[int]) -> tuple[tuple[Rule, Rule], tuple[int, int]]:
+    rows, columns = (
+        Rule(window, is_window=True, is_shifted=step > 0) for window, step in zip(window_size, shift, strict=True)
+    )
+    return (rows, columns), (shift[0], shift[1])
+
+
+def _kernels() -> Any:
+    from . import triton_attention
+
+    return triton_attention
+
+
+_attention = define_attention("window_attention", "SymInt[] window_size, SymInt[] shift", _geometry, _kernels)

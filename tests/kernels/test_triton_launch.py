@@ -1,0 +1,103 @@
+"""What is around the kernels: which table a device uses, how float32 is multiplied, and tuning on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from comparison import assert_close
+
+triton = pytest.importorskip("triton")
+
+from attnzoo.kernels import neighborhood_attention, triton_launch  # noqa: E402
+from attnzoo.kernels.intervals.rule import Rule  # noqa: E402
+from attnzoo.kernels.intervals.triton_configurations import Budget, configuration  # noqa: E402
+from attnzoo.kernels.intervals.triton_tables import TABLES  # noqa: E402
+
+
+class NoDevice:
+    """A driver that runs what it is asked to time in the interpreter, and calls each faster than the one before."""
+
+    def __init__(self) -> None:
+        self.timed = 0
+
+    def get_benchmarker(self) -> Callable[..., list[float]]:
+        def time(function: Callable[[], object], quantiles: object = None) -> list[float]:
+            function()
+            self.timed += 1
+            return [1 / self.timed] * 3
+
+        return time
+
+
+@pytest.mark.usefixtures("quick_interpreter")
+def test_tuning_times_the_alternatives_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = NoDevice()
+    monkeypatch.setattr(triton_launch, "is_tuning", lambda: True)
+    monkeypatch.setattr(triton_launch, "_tuners", {})
+    monkeypatch.setattr(triton.runtime.driver, "_active", driver)
+    q = torch.randn(1, 6, 7, 1, 8)
+    true = neighborhood_attention(q, q, q, 3, backend="reference")
+    assert_close("output", neighborhood_attention(q, q, q, 3, backend="triton"), true, 1e-6)
+    first = driver.timed
+    assert first > 1
+    assert_close("output", neighborhood_attention(q, q, q, 3, backend="triton"), true, 1e-6)
+    assert driver.timed == first
+    # another dtype is another problem
+    neighborhood_attention(*(q.half() for _ in range(3)), 3, backend="triton")
+    assert driver.timed > first
+
+
+def test_tuning_is_opted_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_launch, "is_interpreted", lambda: False)
+    monkeypatch.delenv("ATTNZOO_AUTOTUNE", raising=False)
+    assert not triton_launch.is_tuning()
+    monkeypatch.setenv("ATTNZOO_AUTOTUNE", "1")
+    assert triton_launch.is_tuning()
+
+
+@pytest.mark.parametrize(
+    ("capability", "architecture"),
+    [((7, 5), "sm80"), ((8, 0), "sm80"), ((8, 9), "sm80"), ((9, 0), "sm90"), ((10, 0), "sm100"), ((12, 0), "sm80")],
+    ids=str,
+)
+def test_table_of_a_device(capability: tuple[int, int], architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert triton_launch.architecture_of(torch.device("cuda")) == architecture
+
+
+def test_table_of_an_amd_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert triton_launch.architecture_of(torch.device("cuda")) == "gfx942"
+
+
+def test_float32_is_multiplied_as_torch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert triton_launch.precision_of(torch.float32) == "ieee"
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert triton_launch.precision_of(torch.float32) == "tf32"
+    assert triton_launch.precision_of(torch.bfloat16) == "ieee"
+
+
+def test_every_architecture_has_every_entry() -> None:
+    assert set(TABLES) == set(triton_launch.ARCHITECTURES)
+    first = TABLES["sm90"]
+    for table in TABLES.values():
+        assert {kind: set(directions) for kind, directions in table.items()} == {
+            kind: set(directions) for kind, directions in first.items()
+        }
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 7, 13, 40])
+@pytest.mark.parametrize("longest", [(1, 1), (1, 30), (5, 5), (7, 7), (56, 3), (200, 300)], ids=str)
+@pytest.mark.parametrize("sums_offsets", [False, True])
+def test_rectangles_keep_to_the_budget(kernel: int, longest: tuple[int, int], sums_offsets: bool) -> None:
+    rules = Rule(min(kernel, longest[0])), Rule(min(kernel, longest[1]))
+    for tile, chunk in ((16, 16), (32, 32), (64, 16), (64, 128)):
+        constants = configuration(rules, longest, Budget(tile, chunk, 4, 2), sums_offsets).constants
+        rows, columns, chunk_rows, chunk_columns = constants.values()
+        assert 16 <= rows * columns <= tile
+        assert 16 <= chunk_rows * chunk_columns <= chunk
+        if sums_offsets:
+            assert rows * chunk_rows >= 16
+            assert columns * chunk_columns >= 16

@@ -1,0 +1,151 @@
+"""The Triton kernels of window attention in Triton's interpreter, against the reference in float64."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from comparison import assert_close, assert_draws, roundings, upstream
+from torch import Tensor
+from window_cases import CASES, Case, random_case, run
+
+pytest.importorskip("triton")
+
+from attnzoo.kernels import window_attention
+from attnzoo.kernels.intervals import triton_problem
+from attnzoo.kernels.intervals.triton_configurations import Budget
+from attnzoo.kernels.window import triton_small
+
+pytestmark = pytest.mark.usefixtures("poisoned_allocations", "quick_interpreter")
+
+# an interpreted program takes some 10 ms: no more images, heads and windows than it takes to tell them apart
+SMALL_CASES = [
+    replace(case, batch=min(case.batch, 1), heads=min(case.heads, 2))
+    for case in CASES
+    if case.name not in ("window 32", "many windows")
+]
+SMALL_CASES += [Case("three images", (6, 5), 3, shift=1, batch=3, heads=2)]
+
+
+@pytest.fixture(params=["whole", "in tiles"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which kernels run: those that hold a window whole, for every class of shapes, or those for intervals."""
+    if request.param == "whole":
+        every = {(size, block): (4, 2) for size in (2, 4) for block in (32, 64, 128, 256)}
+        monkeypatch.setitem(triton_small.OPTIONS, "sm90", {"forward": every, "backward": every})
+    else:
+        monkeypatch.setattr(triton_small, "LARGEST", 0)
+    return request.param
+
+
+def check(case: Case, dtype: torch.dtype = torch.float32) -> None:
+    draws = [case.inputs(dtype) for _ in range(4)]
+    assert_draws(lambda *arguments: run(case, *arguments), draws, dtype, case.windows == (1, 1))
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name)
+def test_triton_is_as_exact_as_plain_torch(case: Case, kernels: str) -> None:
+    if kernels == "whole" and max(case.windows) > 8:
+        pytest.skip("a window that no program holds whole")
+    check(case)
+
+
+def test_a_window_of_a_thousand_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_problem, "budgets", lambda *_: [Budget(128, 256, 4, 2)])
+    check(Case("window 32", (32, 20), 32, shift=16, batch=1, heads=1))
+
+
+HALF_CASES = [
+    Case("shift, ragged", (7, 9), (5, 4), shift=(2, 3), batch=2, heads=1),
+    Case("without bias, packed", (6, 10), 3, has_bias=False, layout="packed", batch=1, heads=2),
+]
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.name)
+def test_half_precision(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
+def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """A random case with few heads, random tiles, and random shares of images."""
+    generator = random.Random(-seed)
+    budget = Budget(generator.choice([16, 32, 64]), generator.choice([16, 32, 128]), 4, 2)
+    monkeypatch.setattr(triton_problem, "budgets", lambda *_: [budget])
+    monkeypatch.setattr(triton_problem, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
+    torch.manual_seed(seed)
+    case = random_case(seed, longest)
+    return replace(case, batch=min(case.batch, 3), heads=min(case.heads, 2))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_shapes(seed: int, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(draw(seed, 12, monkeypatch))
+
+
+# Of hundreds of draws, plain torch is lucky in some: what is compared is the worst of fifty draws.
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("first", range(1000, 1200, 50), ids=lambda first: f"seeds {first} to {first + 49}")
+def test_many_random_shapes(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    worst: dict[str, tuple[float, float]] = {}
+    for seed in range(first, first + 50):
+        case = draw(seed, 20, monkeypatch)
+        inputs = case.inputs(torch.float32)
+        truth = run(case, inputs, "reference", torch.float64)
+        ours, plain = (run(case, inputs, backend) for backend in ("triton", "reference"))
+        for name, pair in roundings(ours, plain, truth, torch.float32).items():
+            worst[name] = tuple(max(old, new) for old, new in zip(worst.get(name, (0, 0)), pair, strict=True))
+    assert {name: pair for name, pair in worst.items() if not pair[0] <= 2 * pair[1] + 4} == {}
+
+
+CASE = Case("plain", (5, 6), (3, 4), shift=(1, 2), batch=2, heads=2)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
+def test_opcheck(has_bias: bool) -> None:
+    q, k, v, bias = CASE.inputs(torch.float32).values()
+    arguments = q, k, v, bias if has_bias else None, [3, 4], [1, 2], 0.3
+    operators = torch.ops.attnzoo
+    torch.library.opcheck(operators.window_attention.default, arguments)
+    out, logsumexp = operators.window_attention(*arguments)
+    tensors = [x if x is None else x.detach() for x in (torch.randn_like(out), *arguments[:4], out, logsumexp)]
+    for needs_bias in (True, False):
+        rest = [3, 4], [1, 2], 0.3, needs_bias
+        torch.library.opcheck(operators.window_attention_backward.default, (*tensors, *rest))
+
+
+@pytest.mark.usefixtures("kernels")
+def test_compiles_as_one_graph() -> None:
+    inputs = CASE.inputs(torch.float32)
+
+    def call(*tensors: Tensor) -> Tensor:
+        return window_attention(**dict(zip(inputs, tensors, strict=True)), **CASE.arguments, backend="triton")
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    found = []
+    for function in (call, compiled):
+        out = function(*inputs.values())
+        found.append([out, *torch.autograd.grad(out, list(inputs.values()), upstream(out))])
+    for ours, true in zip(*found, strict=True):
+        assert_close("compiled", ours, true, 0)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_every_run_is_the_same() -> None:
+    inputs = CASE.inputs(torch.float32)
+    first, second = (run(CASE, inputs, "triton") for _ in range(2))
+    assert all(torch.equal(x, second.tensors[name]) for name, x in first.tensors.items())
+
+
+def test_second_derivative_is_refused() -> None:
+    inputs = CASE.inputs(torch.float32)
+    out = window_attention(**inputs, **CASE.arguments, backend="triton")
+    (gradient,) = torch.autograd.grad(out.square().sum(), inputs["q"], create_graph=True)
+    with pytest.raises(NotImplementedError, match="window_attention have no second derivative: use backend='eager'"):
+        gradient.sum().backward()

@@ -1,0 +1,44 @@
+"""Result files: what is in all of them, and that they are there whole or not at all."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import replacing
+
+
+def today() -> str:
+    """The date in a result file and its name."""
+    return datetime.date.today().isoformat()
+
+
+def slug(name: str) -> str:
+    """A device's name as part of a file's name: "NVIDIA H200" is nvidia-h200."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def write(path: Path, results: Mapping[str, Any]) -> None:
+    """Writes a result file."""
+    with replacing(path) as fresh:
+        fresh.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Cells in columns: the first to the left, the rest to the right."""
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
+        for line in lines
+    )
+
+
+def reason(error: Exception, line: int = 0) -> str:
+    """An error as one entry of a result file: its kind, and one line of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[line].strip()[:200]}" if said else type(error).__name__

@@ -1,0 +1,35 @@
+"""A result file of a CPU as the Markdown table of the documents: `python -m attnzoo.tools.bench.result_table FILE`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def table(results: dict[str, Any]) -> str:
+    """One line per row: medians, with the 10th to 90th percentile; the peer that the goals speak of comes first."""
+    rows = results["rows"]
+    goal = next(key for key in rows[0] if key.startswith("wanted_over_"))
+    first = goal.removeprefix("wanted_over_")
+    others = sorted({peer for row in rows for peer in row["ours_over"]} - {first})
+    head = ["map, heads, batch", "direction", f"ours / {first}", "set goal", *(f"ours / {peer}" for peer in others)]
+    cells = [
+        [row["name"], row["direction"], _ratio(row, first), str(row[goal]), *(_ratio(row, peer) for peer in others)]
+        for row in rows
+    ]
+    return "\n".join([_line(head), "|" + "---|" * len(head), *map(_line, cells)])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _ratio(row: dict[str, Any], peer: str) -> str:
+    ratio = row["ours_over"].get(peer)
+    return f"{ratio['median']:.3f} ({ratio['p10']:.3f}-{ratio['p90']:.3f})" if ratio else "-"
+
+
+if __name__ == "__main__":
+    print(table(json.loads(Path(sys.argv[1]).read_text())))

@@ -1,0 +1,165 @@
+"""Other ways to compute window attention: partition and scaled_dot_product_attention, timm, and FlexAttention.
+
+Each is a function of (q, k, v, bias) in the layout of `attnzoo.kernels`, made for one shape; what does not depend on
+the inputs (indices, masks) is made beforehand.
+
+Shape legend: B batch, H W map, h heads, D width, n windows of an image, T = w * w tokens of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .operators import Function, Peer
+
+if TYPE_CHECKING:
+    from .window import WindowShape
+
+
+class Partition:
+    """Maps as windows and back, and the mask of a shift, for maps that the window divides."""
+
+    def __init__(self, shape: WindowShape, device: torch.device) -> None:
+        self.size, self.window, self.shift = shape.size, shape.window, shape.shift
+        assert all(length % self.window == 0 for length in self.size), "stages are padded to whole windows"
+        rows, columns = (self._axis_labels(length) for length in self.size)
+        # (H, W): tokens that were side by side before the shift have one label
+        labels = (2 * rows[:, None] + columns[None, :]).to(device)
+        # (n, T)
+        labels = self._windows(labels[None, :, :, None, None])[:, 0, :, 0]
+        # (n, 1, T, T)
+        self.hidden = (labels[:, :, None] != labels[:, None, :]).unsqueeze(1)
+        ranks = torch.arange(self.window, device=device)
+        relation = ranks[None, :] - ranks[:, None] + self.window - 1
+        # (w, 1, w, 1) x (1, w, 1, w) -> (T * T): a key's place in the table, relative to its query
+        places = relation[:, None, :, None] * (2 * self.window - 1) + relation[None, :, None, :]
+        self.places = places.reshape(-1)
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, H, W, h, D) -> (B * n, h, T, D)."""
+        return self._windows(x.roll((-self.shift, -self.shift), (1, 2)) if self.shift else x)
+
+    def join(self, x: Tensor) -> Tensor:
+        """(B * n, h, T, D) -> (B, H, W, h, D)."""
+        height, width = (length // self.window for length in self.size)
+        x = x.unflatten(2, (self.window, self.window)).unflatten(0, (-1, height, width))
+        # (B, nH, nW, h, w, w, D) -> (B, nH, w, nW, w, h, D) -> (B, H, W, h, D)
+        x = x.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)
+        return x.roll((self.shift, self.shift), (1, 2)) if self.shift else x
+
+    def added(self, bias: Tensor) -> Tensor:
+        """What is added to the scores: (h, 2w-1, 2w-1) -> (n, h, T, T), or (1, h, T, T) without a shift."""
+        tokens = self.window**2
+        table = bias.flatten(1).index_select(1, self.places).view(1, -1, tokens, tokens)
+        return table.masked_fill(self.hidden, -torch.inf) if self.shift else table
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, added: Tensor) -> Tensor:
+        """Attention within windows: three times (B * n, h, T, D) -> (B * n, h, T, D)."""
+        count = added.shape[0]
+        # windows beside the heads, so that one mask serves every image without a copy
+        q, k, v = (x.unflatten(0, (-1, count)).flatten(1, 2) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=added.flatten(0, 1).unsqueeze(0))
+        return out.unflatten(1, (count, -1)).flatten(0, 1)
+
+    def _windows(self, x: Tensor) -> Tensor:
+        x = x.unflatten(2, (-1, self.window)).unflatten(1, (-1, self.window))
+        # (B, nH, w, nW, w, h, D) -> (B, nH, nW, h, w, w, D) -> (B * n, h, T, D)
+        return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5).flatten(0, 2)
+
+    def _axis_labels(self, length: int) -> Tensor:
+        """1 where the shift brought a position from the other end, by its place after the shift."""
+        return (torch.arange(length) >= length - self.shift).long()
+
+
+def sdpa(shape: WindowShape, device: torch.device) -> Function:
+    """Partition, scaled_dot_product_attention under bias and mask, and back."""
+    windows = Partition(shape, device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = (windows.split(x) for x in (q, k, v))
+        return windows.join(windows.attend(q, k, v, windows.added(bias)))
+
+    return attend
+
+
+def sdpa_without_copies(shape: WindowShape, device: torch.device) -> Peer:
+    """The attention of `sdpa` alone."""
+    windows = Partition(shape, device)
+
+    def prepare(inputs: Sequence[Tensor]) -> list[Tensor]:
+        q, k, v, bias = (x.detach() for x in inputs)
+        maps = [windows.split(x).contiguous().requires_grad_() for x in (q, k, v)]
+        return [*maps, windows.added(bias)]
+
+    return Peer(lambda: windows.attend, prepare, windows.join)
+
+
+def flex(shape: WindowShape, device: torch.device) -> Function:
+    """Compiled FlexAttention over the whole map: windows and shift as block mask, the bias as score mod."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    (rows, columns), window, shift = shape.size, shape.window, shape.shift
+
+    def sees_along(length: int, query: Tensor, key: Tensor) -> Tensor:
+        query, key = (query - shift) % length, (key - shift) % length
+        same_side = (query >= length - shift) == (key >= length - shift)
+        return (query // window == key // window) & same_side
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return sees_along(rows, query // columns, key // columns) & sees_along(columns, query % columns, key % columns)
+
+    def place(length: int, query: Tensor, key: Tensor) -> Tensor:
+        # where the key is not attended the place is out of the table
+        distance = (key - shift) % length - (query - shift) % length
+        return (distance + window - 1).clamp(0, 2 * window - 2)
+
+    mask = create_block_mask(sees, None, None, rows * columns, rows * columns, device)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        def add_bias(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            row, column = place(rows, query // columns, key // columns), place(columns, query % columns, key % columns)
+            return score + bias[head, row, column]
+
+        # (B, H, W, h, D) -> (B, h, L, D)
+        q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
+        out = flex_attention(q, k, v, score_mod=add_bias, block_mask=mask)
+        return out.transpose(1, 2).unflatten(1, (rows, columns))
+
+    # every shape is a compilation of its own, and dynamo gives up after a few of one function
+    torch._dynamo.reset()
+    return torch.compile(attend, dynamic=False)
+
+
+def timm_block(shape: WindowShape, device: torch.device) -> Function:
+    """What timm's SwinTransformerBlock does around its projections."""
+    from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
+
+    channels, window, shift = shape.heads * shape.width, (shape.window, shape.window), shape.shift
+    block = SwinTransformerBlock(channels, shape.size, shape.heads, window_size=window, shift_size=shift).to(device)
+    mask, places, tokens = block.attn_mask, block.attn.relative_position_index.flatten(), shape.window**2
+
+    def split(x: Tensor) -> Tensor:
+        x = x.flatten(3)
+        x = x.roll((-shift, -shift), (1, 2)) if shift else x
+        # (B * n, w, w, C) -> (B * n, h, T, D)
+        return window_partition(x, window).view(-1, tokens, shape.heads, shape.width).transpose(1, 2)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        # timm's table is indexed by query - key
+        added = bias.flip(1, 2).flatten(1).T[places].view(tokens, tokens, -1).permute(2, 0, 1).unsqueeze(0)
+        q, k, v = (split(x) for x in (q, k, v))
+        if mask is not None:
+            repeated = mask.to(q.dtype).view(1, -1, 1, tokens, tokens)
+            repeated = repeated.expand(len(q) // mask.shape[0], -1, shape.heads, -1, -1)
+            added = added + repeated.reshape(-1, shape.heads, tokens, tokens)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=added)
+        out = window_reverse(out.transpose(1, 2).reshape(-1, *window, channels), window, *shape.size)
+        out = out.roll((shift, shift), (1, 2)) if shift else out
+        return out.unflatten(3, (shape.heads, shape.width))
+
+    return attend
