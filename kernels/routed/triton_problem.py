@@ -51,7 +51,7 @@ class Problem:
 
     def configurations(self, direction: str) -> list[Configuration]:
         """Ways to cut a kernel for this problem, the table's choice first; see `configurations` for the directions."""
-        width = block(max(self.width, self.value_width))
+        width = max(self.width, self.value_width)
         return configurations(self.architecture, direction, self.dtype.itemsize, width, self.regions.tokens)
 
     def launch(self, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:
