@@ -2,6 +2,7 @@
 
 from .backends import BACKENDS, Choice, explain
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_qk
+from .routed import routed_attention
 from .window import window_attention
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "neighborhood_attention",
     "neighborhood_av",
     "neighborhood_qk",
+    "routed_attention",
     "window_attention",
 ]

@@ -15,7 +15,7 @@ from timm.models.swin_transformer import WindowAttention, window_partition, wind
 from torch import Tensor
 from torch.autograd.profiler import profile
 
-from attnzoo.kernels import neighborhood_attention, window_attention
+from attnzoo.kernels import neighborhood_attention, routed_attention, window_attention
 
 MIB = 2**20
 
@@ -105,3 +105,28 @@ def test_window_inference() -> None:
     peak = peak_of(lambda: window_attention(q, k, v, 7, shift=3, bias=bias, backend="eager"))
     # the output takes 9.2 MiB
     assert peak <= 16 * MIB, f"{peak / MIB:.1f} MiB"
+
+
+@pytest.mark.parametrize(
+    ("size", "heads", "topk", "batch", "allowed"),
+    [
+        # of which output and gradients of q, k, v take four times the size of q: 6.1, 3.1 and 1.5 MiB at batch 8
+        pytest.param(56, 2, 1, 8, 32, id="56x56 batch 8"),
+        pytest.param(28, 4, 4, 8, 14, id="28x28 batch 8"),
+        pytest.param(14, 8, 16, 8, 9, id="14x14 batch 8"),
+        # what is held beside them does not grow with the batch
+        pytest.param(28, 4, 4, 32, 14 + 4 * 9.2, id="28x28 batch 32"),
+    ],
+)
+def test_routed_training_step(size: int, heads: int, topk: int, batch: int, allowed: float) -> None:
+    q, k, v = (torch.randn(batch, size, size, heads, 32, requires_grad=True) for _ in range(3))
+    routes = torch.rand(batch, 49, 49).topk(topk).indices
+
+    def step() -> None:
+        routed_attention(q, k, v, routes, 7, backend="eager").sum().backward()
+
+    step()
+    for x in (q, k, v):
+        x.grad = None
+    peak = peak_of(step)
+    assert peak <= allowed * MIB, f"{peak / MIB:.1f} MiB, allowed {allowed:.1f}"

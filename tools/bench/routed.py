@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import functools
 import random
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnzoo.kernels import routed_attention
 
-from .operators import Function, NamedLaunch, Operator, Peer, Shape
+from .interval_launches import BATCH, DTYPES, WIDTHS
+from .operators import Function, NamedLaunch, Operator, Peer, Shape, Work
 
 NOTES = [
     "7x7 regions, width 32, contiguous q, k, v of (B, H, W, heads, width); the routes are random, without repetition "
@@ -108,8 +111,42 @@ def stages() -> list[RoutedShape]:
 
 
 def launches(architecture: str) -> list[NamedLaunch]:
-    """Forward and backward for every class of shapes: none, for the operator has no kernels in this version."""
-    return []
+    """Forward and backward at BiFormer's stages, for every width and dtype of the tables."""
+    return [
+        launch
+        for length, heads, topk in ((56, 2, 1), (28, 4, 4), (14, 8, 16))
+        for width in WIDTHS
+        for dtype in DTYPES
+        for launch in _kernels(
+            RoutedShape(size=(length, length), heads=heads, batch=BATCH, width=width, topk=topk), dtype, architecture
+        )
+    ]
+
+
+def _kernels(shape: RoutedShape, dtype: torch.dtype, architecture: str) -> Iterator[NamedLaunch]:
+    """The kernels of one shape, on the maps of a packed projection."""
+    from attnzoo.kernels.routed.triton_backward import key_gradient_launch, query_gradient_launch
+    from attnzoo.kernels.routed.triton_forward import forward_launch
+    from attnzoo.kernels.routed.triton_problem import Problem
+
+    packed = torch.empty(shape.batch, *shape.size, 3, shape.heads, shape.width, dtype=dtype, device="meta")
+    q, out = packed.unbind(3)[0], torch.empty_like(packed[:, :, :, 0])
+    rows = torch.empty(q.shape[:4], device="meta")
+    problem = replace(Problem.of(q, q, (shape.regions, shape.regions)), architecture=architecture)
+    regions = shape.regions**2
+    routes = torch.empty(shape.batch, regions, shape.topk, dtype=torch.int32, device="meta")
+    sources, starts = routes.flatten(1), routes.new_empty(shape.batch, regions + 1)
+
+    def named(kernel: str, launch: Any, maps: int, products: int) -> NamedLaunch:
+        """A launch that moves so many maps and multiplies queries with their keys so often."""
+        work = Work(maps * shape.entries, products * shape.entries * shape.keys)
+        return NamedLaunch(f"{shape.name} D{shape.width} {kernel}", launch, dtype, work)
+
+    yield named("forward", forward_launch(problem, q, q, q, routes, out, rows, 1.0), 4, 2)
+    of_queries = query_gradient_launch(problem, q, q, q, routes, out, out, rows, rows, out, 1.0)
+    yield named("dq", of_queries, 6, 3)
+    of_keys = key_gradient_launch(problem, q, q, q, sources, starts, out, rows, rows, out, out, 1.0)
+    yield named("dk, dv", of_keys, 6, 4)
 
 
 OPERATOR = Operator(
@@ -117,8 +154,14 @@ OPERATOR = Operator(
     function=routed_attention,
     cpu_shapes=[
         RoutedShape(
-            size=(scale * length, scale * length), heads=heads, topk=topk, wanted_forward=0.5, wanted_training=0.3
+            size=(scale * length, scale * length),
+            heads=heads,
+            batch=batch,
+            topk=topk,
+            wanted_forward=0.5,
+            wanted_training=0.3,
         )
+        for batch in (1, 8)
         for scale in (1, 2)
         for length, heads, topk in ((56, 2, 1), (28, 4, 4), (14, 8, 16))
     ],

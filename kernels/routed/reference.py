@@ -1,0 +1,29 @@
+"""Routed attention, the specification: every region gathers the tokens on its route. Slow, exact, differentiable twice.
+
+Shape legend: B batch, H W map, h heads, D E width of keys and values, P regions of R tokens, t regions on a route.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .geometry import Regions
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions, scale: float) -> Tensor:
+    """softmax(q k^T * scale) v over the regions on each query's route: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
+    # (P, R) positions of the tokens of every region, (H, W) region of every position
+    rows, columns = torch.tensor(
+        [regions.positions(region) for region in range(regions.count)], device=q.device
+    ).unbind(-1)
+    # (B, P, R, h, D); (B, P, t, R, h, D) -> (B, P, t * R, h, D)
+    queries = q[:, rows, columns]
+    images = torch.arange(q.shape[0], device=q.device)[:, None, None, None]
+    places = images, rows[routes.long()], columns[routes.long()]
+    keys, values = (x[places].flatten(2, 3) for x in (k, v))
+    scores = torch.einsum("bprhd,bpkhd->bphrk", queries * scale, keys)
+    out = torch.einsum("bphrk,bpkhe->bprhe", scores.softmax(-1), values)
+    # back to the map: positions are in the order of regions, their argsort is the way back
+    order = (rows * regions.size[1] + columns).flatten().argsort()
+    return out.flatten(1, 2)[:, order].unflatten(1, regions.size)

@@ -1,0 +1,79 @@
+"""Routed attention, forward: a program takes a tile of queries of one region and head, and walks the region's route.
+
+Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, P regions, t of
+them on a route.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..intervals.triton_blocks import load, number_of, store
+from ..intervals.triton_problem import tokens
+from ..triton_launch import Launch
+from ..triton_math import LOG2_E, dot, softmax_step
+from .triton_blocks import places_of, places_of_chunk, tile_of
+from .triton_problem import Problem
+
+
+@triton.jit
+def forward_kernel(
+    q,
+    k,
+    v,
+    routes,
+    out,
+    logsumexp,
+    area,
+    steps,
+    scale,
+    WIDTH: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """out = softmax(q k^T * scale) v; `scale` and the logsumexp are in powers of two."""
+    image, head, region, query_tokens = tile_of(tl.program_id(0), area, TILE)
+    tokens_of_region = area.region[0] * area.region[1]
+    exist = query_tokens < tokens_of_region
+    places = places_of(region, query_tokens, area)
+    queries = load(q, image, head, places, exist, WIDTH)
+
+    maximum = tl.full([TILE], -1e30, tl.float32)
+    total = tl.zeros([TILE], tl.float32)
+    sums = tl.zeros([TILE, VALUE_WIDTH.block], tl.float32)
+    route = routes + (image.to(tl.int64) * area.split[0] * area.split[1] + region) * steps
+    end = steps * tokens_of_region
+    for first in range(0, end, CHUNK):
+        key_places, keys_exist = places_of_chunk(route, first, end, area, CHUNK)
+        keys = load(k, image, head, key_places, keys_exist, WIDTH)
+        values = load(v, image, head, key_places, keys_exist, VALUE_WIDTH)
+        scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale
+        scores = tl.where(keys_exist[None, :], scores, -float("inf"))
+        weights, rescale, maximum, total = softmax_step(scores, maximum, total)
+        sums = dot(weights.to(values.dtype), values, sums * rescale[:, None], PRECISION=PRECISION)
+    store(out, sums / total[:, None], image, head, places, exist, VALUE_WIDTH)
+    tl.store(logsumexp + number_of(image, head, places, area), maximum + tl.log2(total), mask=exist)
+
+
+def forward_launch(
+    problem: Problem, q: Tensor, k: Tensor, v: Tensor, routes: Tensor, out: Tensor, logsumexp: Tensor, scale: float
+) -> Launch:
+    """The launch that fills `out` (B, H, W, h, E) and the contiguous float32 `logsumexp` (B, H, W, h).
+
+    `routes` (B, P, t) are contiguous int32.
+    """
+    arguments = {
+        "q": tokens(q),
+        "k": tokens(k),
+        "v": tokens(v),
+        "routes": routes,
+        "out": tokens(out),
+        "logsumexp": logsumexp,
+        "steps": routes.shape[2],
+        "scale": scale * LOG2_E.value,
+    }
+    return problem.launch(forward_kernel, "forward", arguments)
