@@ -190,6 +190,8 @@ def number_of(image, head, places, area):
 def _attends(query_ranks, key_ranks, segment, length, shift, RULE: tl.constexpr):
     first = first_key(query_ranks, segment, length, shift, RULE)
     count = end_of_keys(query_ranks, segment, length, shift, RULE) - first
+    # a slot beyond the segment sees nothing: its places in a table would lie outside
+    count = tl.where(query_ranks < segment_length(segment, length, RULE), count, 0)
     # one comparison instead of two: as unsigned, a key before the first is beyond the last
     return (key_ranks - first).to(tl.uint32) < count.to(tl.uint32)
 

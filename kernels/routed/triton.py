@@ -24,16 +24,26 @@ def attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions,
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: list[int], scale: float
 ) -> tuple[Tensor, Tensor]:
-    from .triton_attention import forward
+    from . import triton_attention
 
-    return forward(q, k, v, routes, (regions[0], regions[1]), scale)
+    return triton_attention.forward(q, k, v, routes, (regions[0], regions[1]), scale)
 
 
-def _backward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from .triton_attention import backward
+def _backward(
+    upstream: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    routes: Tensor,
+    regions: list[int],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from . import triton_attention
 
-    *tensors, regions, scale, needs_keys = inputs
-    return backward(*tensors, (regions[0], regions[1]), scale, needs_keys)
+    split = regions[0], regions[1]
+    return triton_attention.backward(upstream, q, k, v, out, logsumexp, routes, split, scale)
 
 
 def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -41,12 +51,7 @@ def _fake_forward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, 
 
 
 def _fake_backward(upstream: Tensor, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    needs_keys = rest[-1]
-    return (
-        q.new_empty(q.shape),
-        k.new_empty(k.shape if needs_keys else 0),
-        v.new_empty(v.shape if needs_keys else 0),
-    )
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 _attention = define(
@@ -58,7 +63,7 @@ _attention = define(
 _attention_backward = define(
     "routed_attention_backward",
     "(Tensor upstream, Tensor q, Tensor k, Tensor v, Tensor out, Tensor logsumexp, Tensor routes, SymInt[] regions, "
-    "float scale, bool needs_keys) -> (Tensor, Tensor, Tensor)",
+    "float scale) -> (Tensor, Tensor, Tensor)",
     _backward,
     _fake_backward,
 )
@@ -70,8 +75,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _derivative(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Any, ...]:
-    _, of_k, of_v = needs = ctx.needs_input_grad[:3]
-    found = _attention_backward(upstream, *ctx.saved_tensors, *ctx.rest, of_k or of_v)
+    needs = ctx.needs_input_grad[:3]
+    found = _attention_backward(upstream, *ctx.saved_tensors, *ctx.rest)
     gradients = [gradient if needed else None for gradient, needed in zip(found, needs, strict=True)]
     return *gradients, None, *(None for _ in ctx.rest)
 

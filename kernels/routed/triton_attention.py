@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..intervals.triton_attention import empty_gradients, empty_outputs
 from ..triton_launch import readable
 from .triton_backward import key_gradient_launch, query_gradient_launch
 from .triton_forward import forward_launch
@@ -20,8 +21,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The output (B, H, W, h, E) and, for the backward, the logsumexp of the scores (B, H, W, h) in powers of two."""
     problem = Problem.of(q, v, regions)
-    out = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    logsumexp = torch.empty(q.shape[:4], dtype=torch.float32, device=q.device)
+    out, logsumexp = empty_outputs(q, v)
     routes = routes.to(torch.int32).contiguous()
     forward_launch(problem, readable(q), readable(k), readable(v), routes, out, logsumexp, scale).run()
     return out, logsumexp
@@ -37,21 +37,17 @@ def backward(
     routes: Tensor,
     regions: tuple[int, int],
     scale: float,
-    needs_keys: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v; those of keys and values are empty where they are not needed."""
+    """Gradients of q, k and v."""
     problem = Problem.of(q, v, regions)
     q, k, v, upstream = readable(q), readable(k), readable(v), readable(upstream)
     routes = routes.to(torch.int32).contiguous()
     delta = torch.empty_like(logsumexp)
-    q_gradient = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    query_gradient_launch(problem, q, k, v, routes, out, upstream, logsumexp, delta, q_gradient, scale).run()
-    k_gradient = torch.empty(k.shape if needs_keys else 0, dtype=k.dtype, device=k.device)
-    v_gradient = torch.empty(v.shape if needs_keys else 0, dtype=v.dtype, device=v.device)
-    if needs_keys:
-        lists = sources_of(routes)
-        key_gradient_launch(problem, q, k, v, *lists, upstream, logsumexp, delta, k_gradient, v_gradient, scale).run()
-    return q_gradient, k_gradient, v_gradient
+    of_q, of_k, of_v = empty_gradients(q, k, v)
+    query_gradient_launch(problem, q, k, v, routes, out, upstream, logsumexp, delta, of_q, scale).run()
+    lists = sources_of(routes)
+    key_gradient_launch(problem, q, k, v, *lists, upstream, logsumexp, delta, of_k, of_v, scale).run()
+    return of_q, of_k, of_v
 
 
 def sources_of(routes: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from .triton_problem import Problem
 
 
 @triton.jit
-def query_gradient_kernel(
+def routed_query_gradient_kernel(
     q,
     k,
     v,
@@ -72,7 +72,7 @@ def query_gradient_kernel(
 
 
 @triton.jit
-def key_gradient_kernel(
+def routed_key_gradient_kernel(
     q,
     k,
     v,
@@ -154,7 +154,7 @@ def query_gradient_launch(
         "steps": routes.shape[2],
         "scale": scale * LOG2_E.value,
     }
-    return problem.launch(query_gradient_kernel, "query_gradient", arguments)
+    return problem.launch(routed_query_gradient_kernel, "query_gradient", arguments)
 
 
 def key_gradient_launch(
@@ -190,4 +190,4 @@ def key_gradient_launch(
         "steps": sources.shape[1] // problem.regions.count,
         "scale": scale * LOG2_E.value,
     }
-    return problem.launch(key_gradient_kernel, "key_gradient", arguments)
+    return problem.launch(routed_key_gradient_kernel, "key_gradient", arguments)

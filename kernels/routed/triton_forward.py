@@ -19,7 +19,7 @@ from .triton_problem import Problem
 
 
 @triton.jit
-def forward_kernel(
+def routed_forward_kernel(
     q,
     k,
     v,
@@ -76,4 +76,4 @@ def forward_launch(
         "steps": routes.shape[2],
         "scale": scale * LOG2_E.value,
     }
-    return problem.launch(forward_kernel, "forward", arguments)
+    return problem.launch(routed_forward_kernel, "forward", arguments)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+import numpy
 import pytest
+import torch
 from comparison import poisoned_memory
 
 
@@ -18,8 +20,14 @@ def poisoned_allocations() -> Iterator[None]:
 
 @pytest.fixture
 def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter without its check of every integer operation, and preparing the language once per kernel."""
+    """Triton's interpreter, quicker and stricter.
+
+    It does not check every integer operation, and prepares the language once per kernel; but every address that a
+    kernel reads or writes must lie in one of its tensors.
+    """
     interpreter = pytest.importorskip("triton.runtime.interpreter")
+    from attnzoo.kernels import triton_launch
+
     options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
     monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
 
@@ -35,7 +43,30 @@ def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def start_afresh(executor, *args, **kwargs):
         prepared.clear()
+        memory[:] = [
+            (x.untyped_storage().data_ptr(), x.untyped_storage().nbytes())
+            for x in triton_launch.flat((*args, *kwargs.values()))
+            if isinstance(x, torch.Tensor)
+        ]
         return start(executor, *args, **kwargs)
+
+    # what a real device may answer with an illegal address
+    memory: list[tuple[int, int]] = []
+
+    def within_memory(access, place_of_mask):
+        def checked(builder, pointers, *rest):
+            addresses = pointers.data[rest[place_of_mask].data]
+            inside = numpy.zeros(addresses.shape, dtype=bool)
+            for start, size in memory:
+                inside |= (addresses >= start) & (addresses < start + size)
+            assert inside.all(), "a kernel reads or writes outside of its tensors"
+            return access(builder, pointers, *rest)
+
+        return checked
+
+    for name, place_of_mask in (("create_masked_load", 0), ("create_masked_store", 1)):
+        access = getattr(interpreter.InterpreterBuilder, name)
+        monkeypatch.setattr(interpreter.InterpreterBuilder, name, within_memory(access, place_of_mask))
 
     monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", call_quickly)
     monkeypatch.setattr(interpreter.GridExecutor, "__call__", start_afresh)

@@ -57,5 +57,4 @@ def _launch(kernel) -> Launch:
         },
         constants={"CUT": Cut(64, 64)},
         configuration=Configuration({"BLOCK": 32}),
-        alternatives=(Configuration({"BLOCK": 64}, 8, 1),) if kernel is product else (),
     )

@@ -34,7 +34,7 @@ def measure(operator: Operator, shape: Shape, is_training: bool, rounds: int, se
         WrongResultError: ours or a peer is wrong on this shape.
     """
     inputs = shape.inputs(torch.float32, CPU)
-    upstream = torch.randn(inputs[0].shape)
+    upstream = torch.randn(shape.output_shape)
     truth = Truth(shape, inputs)
     calls: dict[str, Callable[[], object]] = {}
     peers = {"ours": Peer(lambda: shape.call("eager")), **operator.cpu_peers(shape, is_training)}

@@ -161,12 +161,12 @@ def _measured(
 
 def _times(function: Function, inputs: Sequence[Tensor], meter: Meter) -> dict[str, Any]:
     run = functools.partial(forward, function, inputs)
+    upstream = torch.ones_like(run())
     return {
         "forward": summary(meter.milliseconds(run)),
         "backward": summary(meter.milliseconds(_backward(function, inputs))),
         "forward_peak_bytes": meter.peak_bytes(run),
-        # the output has the shape of the queries in every layout
-        "training_peak_bytes": meter.peak_bytes(lambda: gradients(function, inputs, torch.ones_like(inputs[0]))),
+        "training_peak_bytes": meter.peak_bytes(lambda: gradients(function, inputs, upstream)),
     }
 
 

@@ -99,7 +99,7 @@ class Shape(ABC):
 
     @abstractmethod
     def inputs(self, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-        """Random inputs, q, k and v first; those with a gradient require it."""
+        """Random inputs; those with a gradient require it, and those of more than four axes begin with the batch."""
 
     @abstractmethod
     def call(self, backend: str | None) -> Function:
@@ -109,6 +109,11 @@ class Shape(ABC):
         """Random maps (B, H, W, h, D) that require gradients."""
         shape = self.batch, *self.size, self.heads, self.width
         return [torch.randn(shape, dtype=dtype, device=device, requires_grad=True) for _ in range(count)]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(B, H, W, h, D)."""
+        return self.batch, *self.size, self.heads, self.width
 
     @property
     def entries(self) -> int:

@@ -29,6 +29,9 @@ HEAD = (
     "occupancy", "floor ms", "constants",
 )  # fmt: skip
 
+# compilations between two lines of progress
+REPORTED = 50
+
 
 class Task(NamedTuple):
     """One compilation: a launch by its place in its operator's list, in the configuration of its table.
@@ -156,7 +159,14 @@ def run_static(
         raise click.ClickException("--static needs Triton: pip install triton, on Linux")
     listed = tasks(operators(), architectures, only)
     say(f"compiling {len(listed)} kernels")
-    found = sorted(rows(listed, jobs), key=lambda entry: tuple(map(str, cells(entry))))
+    found = []
+    for entry in rows(listed, jobs):
+        found.append(entry)
+        for fault in faults([entry]):
+            say(f"fault: {fault}")
+        if len(found) % REPORTED == 0:
+            say(f"{len(found)} of {len(listed)}")
+    found.sort(key=lambda entry: tuple(map(str, cells(entry))))
     say(table(HEAD, [cells(entry) for entry in found]))
     cards = {name: {"card": card, **roof._asdict()} for name, (card, roof) in CARDS.items()}
     path = out / f"static-{version('triton')}.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +19,13 @@ from .window_peers import flex, sdpa, sdpa_without_copies, timm_block
 # the block mask of FlexAttention is made from a mask of all pairs
 LARGEST_FLEX_MAP = 20000
 NOTES = [
-    "Window 7x7, width 32, contiguous q, k, v of (B, H, W, heads, width), with a bias table; in training and backward "
-    "all four have gradients. Maps that the window does not divide are taken as Swin pads them.",
+    "Window 7x7, width 32, q, k, v packed as a projection leaves them, (B, H, W, 3, heads, width), with a bias table; "
+    "in training and backward both have gradients. Maps that the window does not divide are taken as Swin pads them.",
+    "timm is SwinTransformerBlock's attention with fused attention and projections that cost nothing: it rolls and "
+    "partitions its input of C channels, and is given q, k, v as a projection of these windows would leave them, where "
+    "ours cuts q, k and v, three times the channels. Its shift mask is its own, of -100.",
     "sdpa partitions and shifts q, k and v, adds bias and mask, and puts the output back; sdpa, no copies is given the "
     "windows and the sum of bias and mask, and leaves its output in windows.",
-    "timm is what SwinTransformerBlock does around its projections, with its own functions and mask; there one tensor "
-    "is moved before the projection, where here q, k and v are.",
 ]
 
 
@@ -48,15 +48,19 @@ class WindowShape(Shape):
         return self.window**2
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-        """q, k, v and the bias table."""
+        """q, k and v as a projection packs them, (B, H, W, 3, h, D), and the bias table."""
+        packed = self.batch, *self.size, 3, self.heads, self.width
         table = self.heads, 2 * self.window - 1, 2 * self.window - 1
-        return [*self.maps(3, dtype, device), torch.randn(table, dtype=dtype, device=device, requires_grad=True)]
+        return [torch.randn(shape, dtype=dtype, device=device, requires_grad=True) for shape in (packed, table)]
 
     def call(self, backend: str | None) -> Function:
         """The operator."""
-        return lambda q, k, v, bias: window_attention(
-            q, k, v, self.window, shift=self.shift, bias=bias, backend=backend
-        )
+
+        def attend(qkv: Tensor, bias: Tensor) -> Tensor:
+            q, k, v = qkv.unbind(3)
+            return window_attention(q, k, v, self.window, shift=self.shift, bias=bias, backend=backend)
+
+        return attend
 
 
 def random_shape(generator: random.Random) -> WindowShape:
@@ -75,8 +79,7 @@ def random_shape(generator: random.Random) -> WindowShape:
 def cpu_peers(shape: WindowShape, is_training: bool) -> dict[str, Peer]:
     """timm, and the same with less copying."""
     device = torch.device("cpu")
-    peers: dict[str, Callable[[WindowShape, torch.device], Function]] = {"timm": timm_block, "sdpa": sdpa}
-    return {name: Peer(functools.partial(build, shape, device)) for name, build in peers.items()}
+    return {"timm": timm_block(shape, device), "sdpa": Peer(functools.partial(sdpa, shape, device))}
 
 
 def cuda_peers(shape: WindowShape, device: torch.device) -> dict[str, Peer]:
@@ -84,7 +87,7 @@ def cuda_peers(shape: WindowShape, device: torch.device) -> dict[str, Peer]:
     peers = {
         "sdpa": Peer(functools.partial(sdpa, shape, device)),
         "sdpa, no copies": sdpa_without_copies(shape, device),
-        "timm": Peer(functools.partial(timm_block, shape, device)),
+        "timm": timm_block(shape, device),
     }
     if shape.size[0] * shape.size[1] <= LARGEST_FLEX_MAP:
         peers["compiled flex"] = Peer(functools.partial(flex, shape, device))
@@ -131,7 +134,8 @@ OPERATOR = Operator(
         WindowShape(
             size=(length, length), heads=heads, batch=batch, shift=shift, wanted_forward=goal, wanted_training=goal
         )
-        for length, heads, batch in ((56, 3, 1), (56, 3, 8), (28, 6, 1), (14, 12, 1), (7, 24, 1))
+        for length, heads in ((56, 3), (28, 6), (14, 12), (7, 24))
+        for batch in (1, 8)
         for shift, goal in ((0, 1.0), (3, 0.85))
         if length > 7 or shift == 0
     ],

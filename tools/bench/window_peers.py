@@ -1,6 +1,6 @@
 """Other ways to compute window attention: partition and scaled_dot_product_attention, timm, and FlexAttention.
 
-Each is a function of (q, k, v, bias) in the layout of `attnzoo.kernels`, made for one shape; what does not depend on
+Each is a function of packed q, k, v (B, H, W, 3, h, D) and the bias table, made for one shape; what does not depend on
 the inputs (indices, masks) is made beforehand.
 
 Shape legend: B batch, H W map, h heads, D width, n windows of an image, T = w * w tokens of a window.
@@ -9,7 +9,7 @@ Shape legend: B batch, H W map, h heads, D width, n windows of an image, T = w *
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -80,8 +80,8 @@ def sdpa(shape: WindowShape, device: torch.device) -> Function:
     """Partition, scaled_dot_product_attention under bias and mask, and back."""
     windows = Partition(shape, device)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        q, k, v = (windows.split(x) for x in (q, k, v))
+    def attend(qkv: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = (windows.split(x) for x in qkv.unbind(3))
         return windows.join(windows.attend(q, k, v, windows.added(bias)))
 
     return attend
@@ -92,8 +92,8 @@ def sdpa_without_copies(shape: WindowShape, device: torch.device) -> Peer:
     windows = Partition(shape, device)
 
     def prepare(inputs: Sequence[Tensor]) -> list[Tensor]:
-        q, k, v, bias = (x.detach() for x in inputs)
-        maps = [windows.split(x).contiguous().requires_grad_() for x in (q, k, v)]
+        qkv, bias = (x.detach() for x in inputs)
+        maps = [windows.split(x).contiguous().requires_grad_() for x in qkv.unbind(3)]
         return [*maps, windows.added(bias)]
 
     return Peer(lambda: windows.attend, prepare, windows.join)
@@ -120,13 +120,13 @@ def flex(shape: WindowShape, device: torch.device) -> Function:
 
     mask = create_block_mask(sees, None, None, rows * columns, rows * columns, device)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    def attend(qkv: Tensor, bias: Tensor) -> Tensor:
         def add_bias(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             row, column = place(rows, query // columns, key // columns), place(columns, query % columns, key % columns)
             return score + bias[head, row, column]
 
         # (B, H, W, h, D) -> (B, h, L, D)
-        q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))
+        q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in qkv.unbind(3))
         out = flex_attention(q, k, v, score_mod=add_bias, block_mask=mask)
         return out.transpose(1, 2).unflatten(1, (rows, columns))
 
@@ -135,31 +135,45 @@ def flex(shape: WindowShape, device: torch.device) -> Function:
     return torch.compile(attend, dynamic=False)
 
 
-def timm_block(shape: WindowShape, device: torch.device) -> Function:
-    """What timm's SwinTransformerBlock does around its projections."""
-    from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
+class FreeProjection(torch.autograd.Function):
+    """Stands for the projection of x: returns one computed beforehand, and on the way back x as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, projected: Tensor) -> Tensor:
+        """(B * n, T, C), (B * n, T, 3 * C) -> (B * n, T, 3 * C)."""
+        ctx.save_for_backward(x)
+        return projected.view_as(projected)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """A gradient of x, of the right size only, and that of what was computed beforehand."""
+        return ctx.saved_tensors[0], gradients[0]
+
+
+def timm_block(shape: WindowShape, device: torch.device) -> Peer:
+    """The attention of timm's SwinTransformerBlock as it is, with projections that cost nothing."""
+    from timm.models.swin_transformer import SwinTransformerBlock, window_partition
 
     channels, window, shift = shape.heads * shape.width, (shape.window, shape.window), shape.shift
     block = SwinTransformerBlock(channels, shape.size, shape.heads, window_size=window, shift_size=shift).to(device)
-    mask, places, tokens = block.attn_mask, block.attn.relative_position_index.flatten(), shape.window**2
+    attention = block.attn
+    # timm fuses its windows only when asked to
+    attention.fused_attn = True
+    attention.qkv, attention.proj = torch.nn.Identity(), torch.nn.Identity()
+    del attention.relative_position_bias_table
 
-    def split(x: Tensor) -> Tensor:
-        x = x.flatten(3)
-        x = x.roll((-shift, -shift), (1, 2)) if shift else x
-        # (B * n, w, w, C) -> (B * n, h, T, D)
-        return window_partition(x, window).view(-1, tokens, shape.heads, shape.width).transpose(1, 2)
+    def attend(qkv: Tensor, table: Tensor, x: Tensor) -> Tensor:
+        attention.qkv.forward = lambda windows: FreeProjection.apply(windows, qkv)
+        attention.relative_position_bias_table = table
+        return block._attn(x).unflatten(-1, (shape.heads, shape.width))
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        # timm's table is indexed by query - key
-        added = bias.flip(1, 2).flatten(1).T[places].view(tokens, tokens, -1).permute(2, 0, 1).unsqueeze(0)
-        q, k, v = (split(x) for x in (q, k, v))
-        if mask is not None:
-            repeated = mask.to(q.dtype).view(1, -1, 1, tokens, tokens)
-            repeated = repeated.expand(len(q) // mask.shape[0], -1, shape.heads, -1, -1)
-            added = added + repeated.reshape(-1, shape.heads, tokens, tokens)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=added)
-        out = window_reverse(out.transpose(1, 2).reshape(-1, *window, channels), window, *shape.size)
-        out = out.roll((shift, shift), (1, 2)) if shift else out
-        return out.unflatten(3, (shape.heads, shape.width))
+    def prepare(inputs: Sequence[Tensor]) -> list[Tensor]:
+        qkv, bias = (x.detach() for x in inputs)
+        rolled = qkv.flatten(3).roll((-shift, -shift), (1, 2))
+        windows = window_partition(rolled, window).flatten(1, 2)
+        # timm's table is (entries, heads), indexed by query - key
+        table = bias.flatten(1).flip(1).T.contiguous()
+        x = torch.randn(*qkv.shape[:3], channels, dtype=qkv.dtype, device=device)
+        return [x.requires_grad_() for x in (windows, table, x)]
 
-    return attend
+    return Peer(lambda: attend, prepare, lambda out: out)
