@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..tracing import real_tensors
 from .eager_batch import Form, attend, best_form, by_region, one_region, region_rows
 from .geometry import Regions
 
@@ -62,19 +64,39 @@ def _merge(target: Tensor, tiles: Tensor, regions: Regions) -> None:
 def forward(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions, scale: float) -> Tensor:
     """softmax(q k^T * scale) v over the regions on each query's route: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     out = v.new_empty(v.shape)
-    memory = _Memory(q)
-    for chunk, form in _chunks(q, routes, regions):
-        rows = region_rows(form, out[chunk].shape[3])
-        queries, keys, values = (
-            memory.split(name, x[chunk], form.regions) for name, x in (("q", q), ("k", k), ("v", v))
-        )
-        if not form.is_one_region:
-            keys = memory.take_regions("keys", keys, rows, form)
-            values = memory.take_regions("values", values, rows, form)
-        queries, keys, values = (x.unsqueeze(0) for x in (queries, keys, values))
-        tiles = F.scaled_dot_product_attention(queries, keys, values, attn_mask=form.mask, scale=scale)
-        _merge(out[chunk], tiles, form.regions)
+    for image, form in _images(routes, regions, q.dtype):
+        # (H * W, h, .)
+        queries, keys, values = (x[image].flatten(0, 2) for x in (q, k, v))
+        if form.regions.count == 1:
+            queries, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (queries, keys, values))
+            tiles = F.scaled_dot_product_attention(queries, keys, values, attn_mask=form.mask, scale=scale)
+            out[image] = tiles.transpose(1, 2).unflatten(1, regions.size)
+            continue
+        tokens, slots = tokens_of(regions.size, regions.split)
+        routed = tokens.index_select(0, form.routes.flatten())
+        queries = _take(queries, tokens)
+        keys, values = (_take(x, routed.view(regions.count, -1)) for x in (keys, values))
+        tiles = F.scaled_dot_product_attention(queries, keys, values, scale=scale)
+        # (P, h, R, E) -> (P * R, h * E)
+        rows = tiles.transpose(1, 2).reshape(-1, v.shape[3] * v.shape[4])
+        torch.index_select(rows, 0, slots, out=out[image].view(rows.shape))
     return out
+
+
+def _take(x: Tensor, tokens: Tensor) -> Tensor:
+    """(H * W, h, D) -> (P, h, T, D), the tokens (P, T): all heads of a token are one row, read once."""
+    rows = x.flatten(1).index_select(0, tokens.flatten())
+    return rows.view(*tokens.shape, *x.shape[1:]).transpose(1, 2)
+
+
+@lru_cache(maxsize=256)
+def tokens_of(size: tuple[int, int], split: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(P, R) the tokens of each region, numbered row-major over the map; and (H * W,) where each token is in there."""
+    with real_tensors():
+        regions = Regions(size, split)
+        places = [[row * size[1] + column for row, column in regions.positions(i)] for i in range(regions.count)]
+        tokens = torch.tensor(places)
+        return tokens, tokens.flatten().argsort()
 
 
 def _chunks(q: Tensor, routes: Tensor, regions: Regions) -> Iterator[tuple[tuple[slice, ...], Form]]:
