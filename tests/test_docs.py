@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import timm
 
 import attnzoo
@@ -64,8 +65,9 @@ def test_readme_table_is_the_registry() -> None:
         assert (gflops, top1) == (str(figures.get("gflops", "-")), str(figures.get("top1", "-")))
 
 
-def test_table_of_the_kernels_is_the_committed_measurement() -> None:
+@pytest.mark.parametrize("operator", ["neighborhood", "window", "routed"])
+def test_tables_of_the_kernels_are_the_committed_measurements(operator: str) -> None:
     page = (ROOT / "docs/kernels.md").read_text()
-    named = re.search(r"benchmarks/results/neighborhood-cpu-[\d-]+\.json", page)
+    named = re.search(rf"benchmarks/results/{operator}-cpu-[\d-]+\.json", page)
     assert named is not None
     assert table(json.loads((ROOT / named[0]).read_text())) in page
