@@ -115,6 +115,13 @@ def test_the_commonest_kernels_compile_without_spilling() -> None:
     assert all(row["matrix_unit"] for row in found if row["dtype"] == "bfloat16")
 
 
+def test_problems_of_ones_compile() -> None:
+    ones = SimpleNamespace(name="ones", launches=tiny_launches.of_ones)
+    found = list(static.rows(static.tasks([ones], ["sm90"], ""), 2))
+    assert len(found) == 13
+    assert static.faults(found) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_every_kernel_compiles_without_spilling() -> None:
