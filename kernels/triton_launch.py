@@ -78,7 +78,9 @@ class Launch:
         tuner = _tuners.get(self.kernel)
         if tuner is None:
             key = [name for name in self.constants if name in self.kernel.arg_names]
-            tuner = _tuners[self.kernel] = triton.autotune(configs, key=key, cache_results=True)(self.kernel)
+            # what the interpreter runs has no compiled form that a file could be found by
+            on_disk = not is_interpreted()
+            tuner = _tuners[self.kernel] = triton.autotune(configs, key=key, cache_results=on_disk)(self.kernel)
         tuner.configs = configs
         tuner[lambda constants: (self.grid(constants),)](**self.arguments, **self.constants, **OPTIONS)
 
