@@ -7,18 +7,20 @@ device; the static benchmark compiles the same object for architectures that are
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-# tables of configurations are keyed by these; the first is the one the interpreter and unknown devices use
+# tables of configurations are keyed by these; the interpreter uses the first
 ARCHITECTURES = ("sm90", "sm80", "sm100", "gfx942")
 # multiplications and additions may be fused, whatever Triton's default is
 OPTIONS = {"enable_fp_fusion": True}
+# tables have an entry for heads of up to so many channels
+WIDTHS = (32, 64, 128, 256)
 
 
 class Configuration(NamedTuple):
@@ -45,7 +47,7 @@ class Launch:
         arguments: run-time arguments by name: tensors, numbers, None, or (named) tuples of them.
         constants: compile-time arguments that the problem fixes, by name.
         configuration: the compile-time arguments and options that were chosen for the machine.
-        alternatives: configurations that give the same result, for those who opt into tuning.
+        alternatives: makes configurations that give the same result, for those who opt into tuning.
     """
 
     kernel: Any
@@ -53,7 +55,7 @@ class Launch:
     arguments: Mapping[str, Any]
     constants: Mapping[str, Any]
     configuration: Configuration
-    alternatives: tuple[Configuration, ...] = field(default=())
+    alternatives: Callable[[], Sequence[Configuration]] = tuple
 
     def run(self) -> None:
         """Starts the kernel on the device of its tensors; nothing happens for an empty grid."""
@@ -62,22 +64,23 @@ class Launch:
         if programs == 0:
             return
         first = next(x for x in flat(self.arguments.values()) if isinstance(x, Tensor))
-        with _device_of(first):
-            if self.alternatives and is_tuning():
-                self._run_tuned()
+        with torch.cuda.device_of(first):
+            alternatives = self.alternatives() if is_tuning() else ()
+            if alternatives:
+                self._run_tuned((self.configuration, *alternatives))
                 return
             self.kernel[(programs,)](
                 **self.arguments, **self.constants, **constants, num_warps=num_warps, num_stages=num_stages, **OPTIONS
             )
 
-    def _run_tuned(self) -> None:
+    def _run_tuned(self, configurations: Sequence[Configuration]) -> None:
         configs = [
             triton.Config(dict(constants), num_warps=num_warps, num_stages=num_stages)
-            for constants, num_warps, num_stages in (self.configuration, *self.alternatives)
+            for constants, num_warps, num_stages in configurations
         ]
         tuner = _tuners.get(self.kernel)
         if tuner is None:
-            key = [name for name in self.constants if name in self.kernel.arg_names]
+            key = list(self.constants)
             # what the interpreter runs has no compiled form that a file could be found by
             on_disk = not is_interpreted()
             tuner = _tuners[self.kernel] = triton.autotune(configs, key=key, cache_results=on_disk)(self.kernel)
@@ -114,7 +117,8 @@ def architecture_of(device: torch.device) -> str:
     if torch.version.hip:
         return "gfx942"
     major, _ = torch.cuda.get_device_capability(device)
-    return {8: "sm80", 9: "sm90", 10: "sm100"}.get(major, "sm80" if major < 8 or major > 10 else "sm90")
+    # what is between and beyond has the shared memory of the smallest
+    return {9: "sm90", 10: "sm100"}.get(major, "sm80")
 
 
 def precision_of(dtype: torch.dtype) -> str:
@@ -124,14 +128,9 @@ def precision_of(dtype: torch.dtype) -> str:
     return "ieee"
 
 
-def is_readable(x: Tensor) -> bool:
-    """Whether kernels can read a tensor in place: any strides, but neighboring channels side by side."""
-    return x.stride(-1) == 1 or x.shape[-1] == 1
-
-
 def readable(x: Tensor) -> Tensor:
-    """The tensor itself where kernels can read it in place, else a copy."""
-    return x if is_readable(x) else x.contiguous()
+    """The tensor itself where kernels can read it in place, with any strides but channels side by side; else a copy."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def block(width: int) -> int:
@@ -139,5 +138,6 @@ def block(width: int) -> int:
     return max(16, triton.next_power_of_2(width))
 
 
-def _device_of(x: Tensor) -> Any:
-    return torch.cuda.device_of(x)
+def width_class(width: int) -> int:
+    """The place of the entry for heads of `width` channels, see `WIDTHS`."""
+    return next(place for place, largest in enumerate(WIDTHS) if width <= largest)

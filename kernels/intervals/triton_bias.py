@@ -187,7 +187,7 @@ def table_launch(
 ) -> tuple[Launch, Tensor]:
     """The launch of a kernel that sums tables over tiles and images, and the tables, zero."""
     # the tables belong to these tiles: there are no alternatives
-    configuration = problem.configurations(direction)[0]
+    configuration = problem.configuration(problem.budget(direction), sums_offsets=True)
     constants = configuration.constants
     tables = make_tables(problem, configuration, device)
     offsets = {

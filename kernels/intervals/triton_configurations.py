@@ -11,12 +11,9 @@ from typing import NamedTuple
 
 import triton
 
-from ..triton_launch import Configuration
+from ..triton_launch import Configuration, width_class
 from .rule import Rule
-from .triton_tables import TABLES, WIDTHS
-
-# what is tried beside the table's choice by those who opt into tuning
-CHANGES: tuple[dict[str, int], ...] = ({"tile": 32}, {"tile": 64}, {"chunk": 64}, {"num_stages": 3}, {"num_warps": 4})
+from .triton_tables import TABLES
 
 
 class Budget(NamedTuple):
@@ -88,8 +85,8 @@ def _shapes(lengths: tuple[int, ...], budget: int) -> list[tuple[int, int]]:
     return [(1 << exponent, tokens >> exponent) for exponent in range(tokens.bit_length())]
 
 
-def budgets(architecture: str, direction: str, itemsize: int, width: int, is_window: bool) -> list[Budget]:
-    """What to try for a kernel, the table's choice first.
+def budget_of(architecture: str, direction: str, itemsize: int, width: int, is_window: bool) -> Budget:
+    """The table's choice for a kernel.
 
     Args:
         architecture: one of `ARCHITECTURES`.
@@ -100,12 +97,15 @@ def budgets(architecture: str, direction: str, itemsize: int, width: int, is_win
         is_window: whether the axes are windows.
     """
     table = TABLES[architecture]["window" if is_window else "neighborhood"][direction]
-    column = WIDTHS.index(next(w for w in WIDTHS if width <= w)) if direction != "bias_of_scores" else 0
-    chosen = Budget(*table[itemsize][column])
+    return Budget(*table[itemsize][width_class(width) if direction != "bias_of_scores" else 0])
+
+
+def alternatives_to(budget: Budget) -> list[Budget]:
+    """What is tried beside the table's choice by those who opt into tuning."""
     others = [
-        chosen._replace(tile=32),
-        chosen._replace(tile=64),
-        chosen._replace(chunk=64),
-        chosen._replace(num_stages=3),
+        budget._replace(tile=32),
+        budget._replace(tile=64),
+        budget._replace(chunk=64),
+        budget._replace(num_stages=3),
     ]
-    return [chosen, *(budget for budget in dict.fromkeys(others) if budget != chosen)]
+    return [other for other in dict.fromkeys(others) if other != budget]

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..triton_launch import Configuration, Launch, architecture_of, block, precision_of
 from .rule import Rule
 from .triton_blocks import Area, Tokens, Width
-from .triton_configurations import budgets, configuration
+from .triton_configurations import Budget, alternatives_to, budget_of, configuration
 
 # programs beyond this many leave no multiprocessor idle
 ENOUGH_PROGRAMS = 2048
@@ -78,18 +78,26 @@ class Problem:
         """Programs of a kernel that takes one tile of one head and image."""
         return self.batch * self.heads * self.tiles(constants)
 
-    def configurations(self, direction: str) -> list[Configuration]:
-        """Ways to cut a kernel for this problem, the table's choice first; see `budgets` for the directions."""
+    def budget(self, direction: str) -> Budget:
+        """The table's choice for a kernel, see `budget_of` for the directions."""
         width = max(self.width, self.value_width)
-        return [
-            configuration(self.rules, self.longest_segments, budget, sums_offsets=direction.startswith("bias"))
-            for budget in budgets(self.architecture, direction, self.dtype.itemsize, width, self.rules[0].is_window)
-        ]
+        return budget_of(self.architecture, direction, self.dtype.itemsize, width, self.rules[0].is_window)
+
+    def configuration(self, budget: Budget, sums_offsets: bool = False) -> Configuration:
+        """How a kernel is cut for this problem."""
+        return configuration(self.rules, self.longest_segments, budget, sums_offsets)
 
     def launch(self, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:
         """A launch with one program for each tile, head and image."""
-        chosen, *others = self.configurations(direction)
-        return Launch(kernel, self.programs, self.arguments(arguments), self.constants(kernel), chosen, tuple(others))
+        budget = self.budget(direction)
+        return Launch(
+            kernel,
+            self.programs,
+            self.arguments(arguments),
+            self.constants(kernel),
+            self.configuration(budget),
+            lambda: [self.configuration(other) for other in alternatives_to(budget)],
+        )
 
     def parts(self, constants: Mapping[str, int]) -> tuple[int, int]:
         """Programs of a kernel that takes one tile of one head in several images, and the images each takes."""
@@ -115,13 +123,17 @@ class Problem:
 
     def constants(self, kernel: Any) -> dict[str, Any]:
         """What the problem fixes of a kernel at compile time."""
-        constants = {
-            "RULES": self.rules,
-            "WIDTH": Width(self.width, block(self.width)),
-            "VALUE_WIDTH": Width(self.value_width, block(self.value_width)),
-            "PRECISION": precision_of(self.dtype),
-        }
+        constants = {"RULES": self.rules, **operand_constants(self.width, self.value_width, self.dtype)}
         return {name: value for name, value in constants.items() if name in kernel.arg_names}
+
+
+def operand_constants(width: int, value_width: int, dtype: torch.dtype) -> dict[str, Any]:
+    """What kernels are compiled for of queries and keys (.., width) and values (.., value_width) of a dtype."""
+    return {
+        "WIDTH": Width(width, block(width)),
+        "VALUE_WIDTH": Width(value_width, block(value_width)),
+        "PRECISION": precision_of(dtype),
+    }
 
 
 def tokens(x: Tensor) -> Tokens:

@@ -8,8 +8,6 @@ was timed.
 
 from __future__ import annotations
 
-WIDTHS = (32, 64, 128, 256)
-
 Entry = tuple[int, int, int, int]
 Table = dict[str, dict[int, tuple[Entry, ...]]]
 

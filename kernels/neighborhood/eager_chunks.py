@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..second_derivatives import differentiable_gradients
 from .eager_batch import add_keys, attend, class_mask, select, sum_rows
 from .plan import Chunk, Plan
 
@@ -99,7 +99,8 @@ class Attention(torch.autograd.Function):
         q, k, v, bias = ctx.saved_tensors
         plan: Plan = ctx.plan
         if torch.is_grad_enabled():
-            return *_differentiable_gradients(q, k, v, bias, ctx.scale, plan, grad), None, None, None
+            gradients = differentiable_gradients(lambda: attend(q, k, v, bias, ctx.scale, plan), (q, k, v, bias), grad)
+            return *gradients, None, None, None
         heads, grads = q.shape[3], [x.new_zeros(x.shape) for x in (q, k, v)]
         tokens = [x.flatten(1, 2).transpose(1, 2) for x in (q, k, v, grad, *grads)]
         of_classes = class_mask(plan, bias, q.dtype, heads)
@@ -124,19 +125,6 @@ class Attention(torch.autograd.Function):
             dbias = torch.zeros_like(bias).flatten(1).index_copy_(1, plan.table_entries, table.to(bias.dtype))
             dbias = dbias.view_as(bias)
         return *grads, dbias, None, None, None
-
-
-def _differentiable_gradients(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan, grad: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients of q, k, v and the bias that have gradients themselves, for a caller with `create_graph=True`."""
-    # the fused kernels have no second derivative
-    with sdpa_kernel(SDPBackend.MATH):
-        out = attend(q, k, v, bias, scale, plan)
-    inputs = (q, k, v, bias)
-    wanted = [x for x in inputs if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
-    return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)
 
 
 def _backward_step(tokens: list[Tensor], mask: Tensor | None, scale: float, chunk: Chunk, plan: Plan) -> Tensor:

@@ -1,10 +1,10 @@
-"""Routed attention in plain torch, fast: whole regions are copied as rows, or not at all.
+"""Routed attention in plain torch, fast: what a route lists is copied as long rows, or not at all.
 
-With a map laid out region by region, a region of one head is a row of memory, and following a route is one index_select
-of long rows; on the way back, sums of rows. Regions of few tokens multiply badly, and long routes copy much: there the
-whole map attends to itself under a mask. On a CPU images are taken one by one, so that copies and scores stay in cache
-and memory does not grow with the batch (`eager_chunks`). While a model is traced, or on another device, the whole batch
-goes through at once (`eager_batch`).
+Following a route is one index_select: of tokens with all their heads, where the map is read as it lies (`eager_chunks`
+forward); of whole regions of a head, where it is laid out region by region (`eager_batch`, and all ways back, on which
+rows are added up). Regions of few tokens multiply badly, and long routes copy much: there the whole map attends to
+itself under a mask. On a CPU images are taken one by one, so that memory does not grow with the batch (`eager_chunks`).
+While a model is traced, or on another device, the whole batch goes through at once (`eager_batch`).
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, P regions, t regions on a route.
 """

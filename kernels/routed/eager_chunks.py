@@ -1,4 +1,4 @@
-"""Routed attention on a CPU: some heads of an image at a time, in memory that is used again.
+"""Routed attention on a CPU, image by image: forward all heads at once, back some of them, in memory used again.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, P regions of R tokens, t regions on a route;
 N regions of all heads of a chunk, h * P.
@@ -14,14 +14,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..second_derivatives import differentiable_gradients
 from ..tracing import real_tensors
 from .eager_batch import Form, attend, best_form, by_region, one_region, region_rows
 from .geometry import Regions
 
-# Numbers of keys or values taken at once, and scores at once on the way back, which keeps three such arrays: enough to
-# hide the cost of a call, few enough to stay in cache.
+# On the way back, numbers of keys or values taken at once, and scores at once, of which three such arrays are kept:
+# enough to hide the cost of a call, few enough to stay in cache.
 CHUNK_NUMBERS = 64 * 1024
 BACKWARD_SCORES = 64 * 1024
 
@@ -100,7 +100,7 @@ def tokens_of(size: tuple[int, int], split: tuple[int, int]) -> tuple[Tensor, Te
 
 
 def _chunks(q: Tensor, routes: Tensor, regions: Regions) -> Iterator[tuple[tuple[slice, ...], Form]]:
-    """Images and heads that are taken together, and how to compute each."""
+    """Images and heads that are taken together on the way back, and how to compute each."""
     every = slice(None)
     for image, form in _images(routes, regions, q.dtype):
         numbers = form.routes.shape[2] * regions.count * regions.tokens * q.shape[4]
@@ -140,7 +140,9 @@ class Attention(torch.autograd.Function):
         """Gradients of q, k and v."""
         q, k, v, routes = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *_differentiable_gradients(q, k, v, routes, ctx.regions, ctx.scale, grad), None, None, None
+            form = best_form(routes, ctx.regions, q.dtype)
+            gradients = differentiable_gradients(lambda: attend(q, k, v, form, ctx.scale), (q, k, v), grad)
+            return *gradients, None, None, None
         grads = [x.new_empty(x.shape) for x in (q, k, v)]
         memory = _Memory(q)
         for chunk, form in _chunks(q, routes, ctx.regions):
@@ -192,15 +194,3 @@ def _backward_step(
     torch.bmm(dscores, k, out=dq)
     dkeys, dvalues = memory.take("dkeys", *k.shape), memory.take("dvalues", *v.shape)
     return torch.bmm(dscores.mT, q, out=dkeys), torch.bmm(weights.mT, grad, out=dvalues)
-
-
-def _differentiable_gradients(
-    q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions, scale: float, grad: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients of q, k and v that have gradients themselves, for a caller with `create_graph=True`."""
-    # the fused kernels have no second derivative
-    with sdpa_kernel(SDPBackend.MATH):
-        out = attend(q, k, v, best_form(routes, regions, q.dtype), scale)
-    inputs = (q, k, v)
-    found = iter(torch.autograd.grad(out, [x for x in inputs if x.requires_grad], grad, create_graph=True))
-    return tuple(next(found) if x.requires_grad else None for x in inputs)

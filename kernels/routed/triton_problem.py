@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..intervals.triton_blocks import Width
-from ..triton_launch import Configuration, Launch, architecture_of, block, precision_of
+from ..intervals.triton_problem import operand_constants
+from ..triton_launch import Launch, architecture_of
 from .geometry import Regions
 from .triton_blocks import Area
-from .triton_configurations import configurations
+from .triton_configurations import alternatives_to, configuration
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,15 @@ class Problem:
         """Programs of a kernel that takes one tile of one region, head and image."""
         return self.batch * self.heads * self.regions.count * -(-self.regions.tokens // constants["TILE"])
 
-    def configurations(self, direction: str) -> list[Configuration]:
-        """Ways to cut a kernel for this problem, the table's choice first; see `configurations` for the directions."""
-        width = max(self.width, self.value_width)
-        return configurations(self.architecture, direction, self.dtype.itemsize, width, self.regions.tokens)
-
     def launch(self, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:
-        """A launch with one program for each tile, head and image."""
-        chosen, *others = self.configurations(direction)
-        constants = {
-            "WIDTH": Width(self.width, block(self.width)),
-            "VALUE_WIDTH": Width(self.value_width, block(self.value_width)),
-            "PRECISION": precision_of(self.dtype),
-        }
-        area = Area(self.regions.size, self.regions.split, self.regions.region_size, self.heads)
-        return Launch(kernel, self.programs, {**arguments, "area": area}, constants, chosen, tuple(others))
+        """A launch with one program for each tile, head and image; see `configuration` for the directions."""
+        width = max(self.width, self.value_width)
+        chosen = configuration(self.architecture, direction, self.dtype.itemsize, width, self.regions.tokens)
+        return Launch(
+            kernel,
+            self.programs,
+            {**arguments, "area": Area(self.regions.size, self.regions.split, self.regions.region_size, self.heads)},
+            operand_constants(self.width, self.value_width, self.dtype),
+            chosen,
+            lambda: alternatives_to(chosen),
+        )

@@ -8,8 +8,6 @@ sm80 also fit the smaller ones of its family. `attnzoo bench kernels --static` r
 
 from __future__ import annotations
 
-WIDTHS = (32, 64, 128, 256)
-
 Entry = tuple[int, int, int, int]
 Table = dict[str, dict[int, tuple[Entry, ...]]]
 

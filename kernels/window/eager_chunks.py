@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..second_derivatives import differentiable_gradients
 from .eager_batch import attend, class_mask
 from .plan import Chunk, Plan
 
@@ -66,7 +66,8 @@ class Attention(torch.autograd.Function):
         q, k, v, bias = ctx.saved_tensors
         plan: Plan = ctx.plan
         if torch.is_grad_enabled():
-            return *_differentiable_gradients(q, k, v, bias, ctx.scale, plan, grad), None, None, None
+            gradients = differentiable_gradients(lambda: attend(q, k, v, bias, ctx.scale, plan), (q, k, v, bias), grad)
+            return *gradients, None, None, None
         heads = q.shape[3]
         grads = [x.new_empty(x.shape) for x in (q, k, v)]
         tokens, tokens_grads = [_rows(x) for x in (q, k, v, grad)], [_rows(x) for x in grads]
@@ -93,19 +94,6 @@ class Attention(torch.autograd.Function):
         table = torch.zeros(bias[0].numel(), heads, dtype=torch.float64)
         table.index_add_(0, plan.position, dbias.flatten(1).T.contiguous())
         return *grads, table.T.reshape(bias.shape).to(bias.dtype), None, None, None
-
-
-def _differentiable_gradients(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan, grad: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients of q, k, v and the bias that have gradients themselves, for a caller with `create_graph=True`."""
-    # the fused kernels have no second derivative
-    with sdpa_kernel(SDPBackend.MATH):
-        out = attend(q, k, v, bias, scale, plan)
-    inputs = (q, k, v, bias)
-    wanted = [x for x in inputs if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
-    return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)
 
 
 def _backward_step(taken: list[Tensor], places: list[Tensor], added: Tensor | None, scale: float, heads: int) -> Tensor:

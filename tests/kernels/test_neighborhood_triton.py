@@ -73,7 +73,7 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
     """A random case with few heads and images, random tiles, and random shares of images."""
     generator = random.Random(-seed)
     budget = Budget(generator.choice([16, 32, 64]), generator.choice([16, 32, 128]), 4, 2)
-    monkeypatch.setattr(triton_problem, "budgets", lambda *_: [budget])
+    monkeypatch.setattr(triton_problem, "budget_of", lambda *_: budget)
     monkeypatch.setattr(triton_problem, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
     torch.manual_seed(seed)
     case = random_case(seed, longest)

@@ -57,7 +57,7 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
     """A random case with few heads and images, and random tiles."""
     generator = random.Random(-seed)
     constants = {"TILE": generator.choice([16, 32, 64]), "CHUNK": generator.choice([16, 32, 128])}
-    monkeypatch.setattr(triton_problem, "configurations", lambda *_: [Configuration(constants)])
+    monkeypatch.setattr(triton_problem, "configuration", lambda *_: Configuration(constants))
     torch.manual_seed(seed)
     case = random_case(seed, longest)
     return replace(case, batch=min(case.batch, 2), heads=min(case.heads, 2))

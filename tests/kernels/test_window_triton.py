@@ -53,7 +53,7 @@ def test_triton_is_as_exact_as_plain_torch(case: Case, kernels: str) -> None:
 
 
 def test_a_window_of_a_thousand_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_problem, "budgets", lambda *_: [Budget(128, 256, 4, 2)])
+    monkeypatch.setattr(triton_problem, "budget_of", lambda *_: Budget(128, 256, 4, 2))
     check(Case("window 32", (32, 20), 32, shift=16, batch=1, heads=1))
 
 
@@ -74,7 +74,7 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
     """A random case with few heads, random tiles, and random shares of images."""
     generator = random.Random(-seed)
     budget = Budget(generator.choice([16, 32, 64]), generator.choice([16, 32, 128]), 4, 2)
-    monkeypatch.setattr(triton_problem, "budgets", lambda *_: [budget])
+    monkeypatch.setattr(triton_problem, "budget_of", lambda *_: budget)
     monkeypatch.setattr(triton_problem, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
     torch.manual_seed(seed)
     case = random_case(seed, longest)

@@ -16,7 +16,6 @@ from attnzoo.kernels.intervals.rule import Rule
 
 from .operators import NamedLaunch, Work
 
-WIDTHS = (32, 64, 128, 256)
 DTYPES = (torch.bfloat16, torch.float32)
 BATCH, HEADS = 128, 2
 
@@ -63,6 +62,8 @@ class Stage:
 
 def classes(stage: Stage) -> list[Stage]:
     """A stage at every width and dtype of the tables."""
+    from attnzoo.kernels.triton_launch import WIDTHS
+
     return [dataclasses.replace(stage, width=width, dtype=dtype) for width in WIDTHS for dtype in DTYPES]
 
 
@@ -86,6 +87,7 @@ def attention(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
 def halves(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
     """The kernels of the unfused halves."""
     from attnzoo.kernels.neighborhood import triton_halves
+    from attnzoo.kernels.triton_launch import WIDTHS
 
     problem, q, out, _, table = _tensors(stage, architecture)
     weights = torch.empty(*out.shape[:4], stage.rule.kernel**2, dtype=stage.dtype, device="meta")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnzoo.kernels import routed_attention
 
-from .interval_launches import BATCH, DTYPES, WIDTHS
+from .interval_launches import BATCH, DTYPES
 from .operators import Function, NamedLaunch, Operator, Peer, Shape, Work
 
 NOTES = [
@@ -112,6 +112,8 @@ def stages() -> list[RoutedShape]:
 
 def launches(architecture: str) -> list[NamedLaunch]:
     """Forward and backward at BiFormer's stages, for every width and dtype of the tables."""
+    from attnzoo.kernels.triton_launch import WIDTHS
+
     return [
         launch
         for length, heads, topk in ((56, 2, 1), (28, 4, 4), (14, 8, 16))

@@ -1,0 +1,27 @@
+"""Gradients that have gradients themselves, for eager executions whose own way back is not differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def differentiable_gradients(
+    attend: Callable[[], Tensor], inputs: Sequence[Tensor | None], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients for a caller with `create_graph=True`.
+
+    Args:
+        attend: computes the output from the inputs, in operators that autograd can differentiate twice.
+        inputs: of the operator; None, and those without a gradient, have None for theirs.
+        grad: gradient of the output, of its shape.
+    """
+    # the fused kernels have no second derivative
+    with sdpa_kernel(SDPBackend.MATH):
+        out = attend()
+    wanted = [x for x in inputs if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(out, wanted, grad, create_graph=True))
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)
