@@ -1,16 +1,23 @@
 """The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W."""
 
+from .convolution import ChannelsLastConv2d, ConvNorm, ResidualConv, depthwise
 from .downsample import ConvDownsample, PatchMerging
+from .fusing import fuse
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .residual import TransformerBlock
 from .stem import ConvStem, PatchStem
 
 __all__ = [
+    "ChannelsLastConv2d",
     "ConvDownsample",
+    "ConvNorm",
     "ConvStem",
     "NeighborhoodAttention",
     "PatchMerging",
     "PatchStem",
+    "ResidualConv",
     "TransformerBlock",
+    "depthwise",
+    "fuse",
     "resize_bias_table",
 ]

@@ -19,6 +19,7 @@ class TransformerBlock(nn.Module):
         drop_path: probability that a sample skips a branch in training.
         proj_drop: dropout inside the MLP.
         norm_layer: makes a norm over channels.
+        pos_embed: what the map goes through first, such as a `ResidualConv` that tells borders from the middle.
     """
 
     def __init__(
@@ -30,8 +31,10 @@ class TransformerBlock(nn.Module):
         drop_path: float = 0.0,
         proj_drop: float = 0.0,
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        pos_embed: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.pos_embed = nn.Identity() if pos_embed is None else pos_embed
         self.norm1 = norm_layer(dim)
         self.attn = mixer
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale)
@@ -43,5 +46,6 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
+        x = self.pos_embed(x)
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))

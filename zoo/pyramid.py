@@ -1,7 +1,8 @@
 """The skeleton of every backbone here: a stem, stages of blocks, a norm, a classifier; and timm's whole contract.
 
 A family subclasses `Pyramid` and says only which stem, which blocks and which downsamplers. The maps between stages
-are (B, H, W, C), or (B, C, H, W) for a family whose blocks are convolutional.
+are (B, H, W, C), or (B, C, H, W) for a family whose blocks are convolutional. A network whose stages pass on more than
+a map, such as a class token, says in `_map` where the map is and in `_finish` what the classifier gets.
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
@@ -13,6 +14,8 @@ from timm.layers import ClassifierHead, trunc_normal_
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
+
+from attnzoo.blocks import fuse
 
 
 class Stage(nn.Module):
@@ -51,7 +54,12 @@ class Pyramid(nn.Module):
         global_pool: how the classifier pools, `avg`, `max`, ..., or an empty string for not at all.
         drop_rate: dropout before the classifier.
         output_fmt: `NHWC` or `NCHW`, how the maps between stages are laid out.
+        num_features: channels after the norm, where it changes them.
+        head: the classifier, with the `fc`, `num_features` and `reset` of timm's; None for pooling and a linear layer.
     """
+
+    # how the names of parameters end which the published recipes do not decay, beside biases and norms
+    undecayed: tuple[str, ...] = (".rpb",)
 
     def __init__(
         self,
@@ -66,17 +74,19 @@ class Pyramid(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         output_fmt: str = "NHWC",
+        num_features: int | None = None,
+        head: Any = None,
     ) -> None:
         super().__init__()
         self.in_chans = in_chans
         self.num_classes = num_classes
-        self.num_features = widths[-1]
+        self.num_features = num_features or widths[-1]
         self.drop_rate = drop_rate
         self.output_fmt = output_fmt
         self.stem = stem
         self.stages = nn.Sequential(*stages)
         self.norm = norm
-        self.head = ClassifierHead(
+        self.head = head or ClassifierHead(
             self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=output_fmt
         )
         self.head_hidden_size = self.head.num_features
@@ -88,8 +98,8 @@ class Pyramid(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of the relative position tables, which the published recipes do not decay."""
-        return {name for name, _ in self.named_parameters() if name.endswith(".rpb")}
+        """Names of the parameters, such as position tables, that the published recipes do not decay."""
+        return {name for name, _ in self.named_parameters() if name.endswith(self.undecayed)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -111,6 +121,18 @@ class Pyramid(nn.Module):
         for stage in self.stages:
             assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def fuse(self) -> "Pyramid":
+        """Folds norms and parallel branches into convolutions, in place; see `attnzoo.blocks.fuse`.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: the model is in training mode.
+        """
+        return fuse(self)
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -162,12 +184,21 @@ class Pyramid(nn.Module):
             x = stage(x)
             if i in take:
                 is_final = i == len(self.feature_info) - 1
-                intermediates.append(self._convert(self.norm(x) if norm and is_final else x, output_fmt))
+                feature = self._map(x)
+                intermediates.append(self._convert(self.norm(feature) if norm and is_final else feature, output_fmt))
         if intermediates_only:
             return intermediates
-        if not stop_early or last == len(self.stages) - 1:
-            x = self.norm(x)
-        return x, intermediates
+        is_whole = not stop_early or last == len(self.stages) - 1
+        return self._finish(x) if is_whole else self._map(x), intermediates
+
+    # TorchScript compiles these for what a family's stages pass on
+    def _map(self, x: Tensor) -> Tensor:
+        """The map in what a stage passes on."""
+        return x
+
+    def _finish(self, x: Tensor) -> Tensor:
+        """What the last stage passes on -> features for the classifier."""
+        return self.norm(self._map(x))
 
     def _convert(self, x: Tensor, output_fmt: str) -> Tensor:
         if output_fmt == self.output_fmt:
@@ -192,7 +223,6 @@ class Pyramid(nn.Module):
         self.stages = self.stages[: last + 1]
         if prune_norm or shorter:
             self.norm = nn.Identity()
-        if shorter:
             self.num_features = self.feature_info[last]["num_chs"]
         if prune_head or shorter:
             self.reset_classifier(0, "")
@@ -200,7 +230,7 @@ class Pyramid(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) -> the last stage's output, normed."""
-        return self.norm(self.stages(self.stem(x)))
+        return self._finish(self.stages(self.stem(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Features -> logits (B, num_classes), or what the last linear layer would get."""

@@ -19,7 +19,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-CASES = Path(__file__).parent / "cases"
+# in `cases_unit` position tables are drawn at full size: under the plain recipe a dropped one hardly moves the logits
+FOLDERS = [Path(__file__).parent / name for name in ("cases", "cases_unit")]
+PATHS = sorted(path for folder in FOLDERS for path in folder.glob("*.json"))
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,12 @@ class Case:
     images: Tensor
     answers: dict[str, Tensor]
     stage_shapes: list[list[int]]
+    parameters: int
 
 
-def load_case(name: str) -> Case:
-    """Reads a case and fills its checkpoint."""
-    manifest = json.loads((CASES / f"{name}.json").read_text())
+def load_case(path: Path) -> Case:
+    """Reads a case, its `.json` and the `.safetensors` beside it, and fills its checkpoint."""
+    manifest = json.loads(path.read_text())
     undivided = [re.compile(pattern) for pattern in manifest.get("unit_normal", [])]
     checkpoint = {}
     for tensor_name, shape, dtype, is_derived in manifest["tensors"]:
@@ -52,8 +55,9 @@ def load_case(name: str) -> Case:
         facts=manifest["facts"],
         checkpoint=checkpoint,
         images=torch.from_numpy(np.asarray(_draw("input", tuple(manifest["input"])), dtype=np.float32)),
-        answers=load_file(CASES / f"{name}.safetensors"),
+        answers=load_file(path.with_suffix(".safetensors")),
         stage_shapes=manifest["stage_shapes"],
+        parameters=manifest["parameters"],
     )
 
 
@@ -75,3 +79,14 @@ def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     return np.random.Generator(np.random.PCG64(seed)).standard_normal(shape)
+
+
+def readable(path: Path) -> str:
+    """The name of a case for a report."""
+    return f"{path.parent.name}/{path.stem}"
+
+
+def relative_error(ours: Tensor, official: Tensor) -> float:
+    """The largest difference over the largest official value."""
+    official = official.view_as(ours)
+    return ((ours - official).abs().max() / official.abs().max()).item()

@@ -1,0 +1,110 @@
+"""Convolutions of channel-last maps, convolutions with a norm, and residual ones, which fuse into plain convolutions.
+
+On a CPU a large depthwise kernel over a channel-last map takes a small part of the time it takes over a channel-first
+one, so families whose maps could be either keep them channel-last.
+
+Shape legend: B batch, H W map, C channels.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class ChannelsLastConv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` of a map (B, H, W, C), padded with zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H', W', out_channels)."""
+        x = self._conv_forward(x.permute(0, 3, 1, 2), self.weight, self.bias)
+        return x.permute(0, 2, 3, 1)
+
+
+def depthwise(dim: int, kernel_size: int, bias: bool = True, channels_last: bool = True) -> nn.Conv2d:
+    """A depthwise convolution that keeps the size of the map.
+
+    Args:
+        dim: channels C.
+        kernel_size: odd side of the kernel.
+        bias: whether it has a bias.
+        channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
+    """
+    layer = ChannelsLastConv2d if channels_last else nn.Conv2d
+    return layer(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias)
+
+
+class ConvNorm(nn.Module):
+    """A convolution and a batch norm; `fuse` makes one convolution of them.
+
+    Args:
+        dim: channels of the map.
+        out_dim: channels of the result.
+        kernel_size: odd side of the kernel; zeros are padded so that stride 1 keeps the size.
+        stride: step of the kernel.
+        groups: of channels that see each other only.
+        bias: whether the convolution has a bias beside the norm's.
+        channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias)
+        self.norm = nn.BatchNorm2d(out_dim)
+        self.channels_last = channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, out_dim), or the same channel-first."""
+        if self.channels_last:
+            x = x.permute(0, 3, 1, 2)
+        x = self.norm(self.conv(x))
+        return x.permute(0, 2, 3, 1) if self.channels_last else x
+
+    def fuse(self) -> nn.Conv2d:
+        """One convolution that computes the same in evaluation mode."""
+        conv = fuse_conv_bn_eval(self.conv, self.norm)
+        if self.channels_last:
+            # the class differs only in the layout of its input
+            conv.__class__ = ChannelsLastConv2d
+        return conv
+
+
+class ResidualConv(nn.Module):
+    """x + depthwise convolution of x: (B, H, W, C) -> (B, H, W, C); `fuse` makes one convolution of them.
+
+    Args:
+        dim: channels C.
+        kernel_size: odd side of the kernel.
+        norm: whether a batch norm follows the convolution, which then has no bias of its own.
+        channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
+    """
+
+    def __init__(self, dim: int, kernel_size: int = 3, norm: bool = False, channels_last: bool = True) -> None:
+        super().__init__()
+        self.conv: nn.Module
+        if norm:
+            self.conv = ConvNorm(dim, dim, kernel_size, groups=dim, channels_last=channels_last)
+        else:
+            self.conv = depthwise(dim, kernel_size, channels_last=channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A map -> a map of its shape."""
+        return x + self.conv(x)
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Conv2d:
+        """One convolution that computes the same: the center of the kernel adds the input itself."""
+        conv = self.conv.fuse() if isinstance(self.conv, ConvNorm) else self.conv
+        assert isinstance(conv, nn.Conv2d)
+        rows, columns = conv.kernel_size
+        conv.weight[:, :, rows // 2, columns // 2] += 1
+        return conv

@@ -1,0 +1,44 @@
+"""Layers with the weights of official layers give what the official ones give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from attnzoo.blocks import NeighborhoodAttention
+
+from .recipe import PATHS, Case, load_case, readable, relative_error
+
+MODULES = [path for path in PATHS if path.stem.startswith("module_")]
+
+Arguments = dict[str, int]
+
+
+def neighborhood(case: Case, arguments: Arguments) -> nn.Module:
+    module = NeighborhoodAttention(case.images.shape[-1], **arguments)
+    module.load_state_dict(case.checkpoint)
+    return module
+
+
+# by the end of the official constructor's name: makes our layer, with the weights, from the numbers it was given
+BUILDERS: dict[str, Callable[[Case, Arguments], nn.Module]] = {
+    "NeighborhoodAttention2D": neighborhood,
+}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=readable)
+def test_module(path: Path) -> None:
+    case = load_case(path)
+    constructor = case.facts["constructor"]
+    arguments = {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", constructor)}
+    module = BUILDERS[constructor.partition("(")[0].rpartition(".")[2]](case, arguments).eval()
+    with torch.no_grad():
+        assert relative_error(module(case.images), case.answers["logits"]) < 2e-5
+        in_double = module.double()(case.images.double())
+    error = relative_error(in_double, case.answers["logits"])
+    assert error == pytest.approx(case.facts["float64_rel_diff"], rel=1e-3)
