@@ -1,23 +1,32 @@
 """The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W."""
 
+from .agent import AgentAttention, ClassTokenAgentAttention, resize_line
 from .convolution import ChannelsLastConv2d, ConvNorm, ResidualConv, depthwise
 from .downsample import ConvDownsample, PatchMerging
 from .fusing import fuse
 from .neighborhood import NeighborhoodAttention, resize_bias_table
+from .position import PositionEmbedding
 from .residual import TransformerBlock
 from .stem import ConvStem, PatchStem
+from .window import CrossShapedAttention, WindowAttention
 
 __all__ = [
+    "AgentAttention",
     "ChannelsLastConv2d",
+    "ClassTokenAgentAttention",
     "ConvDownsample",
     "ConvNorm",
     "ConvStem",
+    "CrossShapedAttention",
     "NeighborhoodAttention",
     "PatchMerging",
     "PatchStem",
+    "PositionEmbedding",
     "ResidualConv",
     "TransformerBlock",
+    "WindowAttention",
     "depthwise",
     "fuse",
     "resize_bias_table",
+    "resize_line",
 ]

@@ -9,25 +9,43 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 
+@register_notrace_module  # whether to pad depends on the size of the map
 class ConvDownsample(nn.Module):
-    """A 3x3 convolution of stride 2 and a norm: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim).
+    """A convolution of stride 2 and a norm: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim).
+
+    Kernels of 3x3 overlap. Kernels of 2x2 do not, and an odd side is padded with zeros at the bottom or right.
 
     Args:
         dim: channels C of the map.
         out_dim: channels of the result.
         norm_layer: makes a norm over channels.
+        kernel_size: side of the kernel, 2 or 3.
+        bias: whether the convolution has a bias.
 
-    Source: Neighborhood Attention Transformer, arXiv 2204.07143, section 3.3.
+    Source: Neighborhood Attention Transformer, arXiv 2204.07143, section 3.3, for 3x3; Pyramid Vision Transformer,
+    arXiv 2102.12122, section 3.2, for 2x2.
     """
 
-    def __init__(self, dim: int, out_dim: int, norm_layer: Callable[[int], nn.Module] = nn.LayerNorm) -> None:
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        kernel_size: int = 3,
+        bias: bool = False,
+    ) -> None:
         super().__init__()
-        self.reduction = nn.Conv2d(dim, out_dim, 3, stride=2, padding=1, bias=False)
+        self.reduction = nn.Conv2d(dim, out_dim, kernel_size, stride=2, padding=kernel_size // 3, bias=bias)
         self.norm = norm_layer(out_dim)
+        self.pads = kernel_size == 2
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim)."""
-        return self.norm(self.reduction(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        x = x.permute(0, 3, 1, 2)
+        odd_rows, odd_columns = x.shape[2] % 2, x.shape[3] % 2
+        if self.pads and (odd_rows > 0 or odd_columns > 0):
+            x = F.pad(x, (0, odd_columns, 0, odd_rows))
+        return self.norm(self.reduction(x).permute(0, 2, 3, 1))
 
 
 @register_notrace_module  # whether to pad depends on the size of the map

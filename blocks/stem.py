@@ -34,7 +34,7 @@ class ConvStem(nn.Module):
 
 @register_notrace_module  # whether to pad depends on the size of the image
 class PatchStem(nn.Module):
-    """One convolution over patches that do not overlap, and a norm: (B, P, H, W) -> (B, ⌈H/p⌉, ⌈W/p⌉, C).
+    """One convolution with the stride of a patch, and a norm: (B, P, H, W) -> (B, ⌈H/p⌉, ⌈W/p⌉, C).
 
     An image that patches do not divide is padded with zeros at the bottom and right.
 
@@ -43,16 +43,23 @@ class PatchStem(nn.Module):
         dim: channels C.
         patch_size: p, pixels per side of a patch.
         norm_layer: makes a norm over channels.
+        kernel_size: side of the kernel, at least patch_size; patches overlap where it is larger.
 
-    Source: Swin Transformer, arXiv 2103.14030, section 3.1.
+    Source: Swin Transformer, arXiv 2103.14030, section 3.1; overlapping: CSWin Transformer, arXiv 2107.00652, 3.1.
     """
 
     def __init__(
-        self, in_chans: int, dim: int, patch_size: int, norm_layer: Callable[[int], nn.Module] = nn.LayerNorm
+        self,
+        in_chans: int,
+        dim: int,
+        patch_size: int,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        kernel_size: int | None = None,
     ) -> None:
         super().__init__()
+        kernel_size = kernel_size or patch_size
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(in_chans, dim, kernel_size, patch_size, padding=(kernel_size - patch_size + 1) // 2)
         self.norm = norm_layer(dim)
 
     def forward(self, x: Tensor) -> Tensor:

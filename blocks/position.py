@@ -1,0 +1,44 @@
+"""Learned absolute positions."""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+from timm.layers import register_notrace_module, resample_abs_pos_embed, trunc_normal_
+from torch import Tensor, nn
+
+
+@register_notrace_module  # whether to interpolate depends on the size of the map
+class PositionEmbedding(nn.Module):
+    """Adds a learned vector to every pixel: (B, H, W, C) -> (B, H, W, C).
+
+    Args:
+        dim: channels C.
+        map_size: the map (rows, columns) that the vectors are learned on; they are interpolated to others.
+        interpolation: `bilinear` or `bicubic`.
+        class_tokens: tokens before those of the map that have a vector, too.
+    """
+
+    def __init__(
+        self, dim: int, map_size: tuple[int, int], interpolation: str = "bilinear", class_tokens: int = 0
+    ) -> None:
+        super().__init__()
+        self.map_size = map_size
+        self.interpolation = interpolation
+        self.class_tokens = class_tokens
+        self.table = nn.Parameter(
+            trunc_normal_(torch.zeros(1, class_tokens + map_size[0] * map_size[1], dim), std=0.02)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return x + self.at(x.shape[1], x.shape[2]).reshape(1, x.shape[1], x.shape[2], -1)
+
+    def at(self, height: int, width: int) -> Tensor:
+        """The vectors of a map, (1, class_tokens + H * W, C)."""
+        return resample_abs_pos_embed(
+            self.table,
+            [height, width],
+            list(self.map_size),
+            num_prefix_tokens=self.class_tokens,
+            interpolation=self.interpolation,
+            antialias=False,
+        )

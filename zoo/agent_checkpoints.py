@@ -1,0 +1,158 @@
+"""What the bodies of Agent Attention share beside layers: official checkpoints, and what timm must know of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from attnzoo.blocks import PositionEmbedding, resize_bias_table, resize_line
+
+from .registration import Variant, figures
+
+CODE = "https://github.com/LeapLabTHU/Agent-Attention"
+
+
+def variant(
+    summary: str,
+    weights: str,
+    published: tuple[float, float, float] | None,
+    *,
+    size: int = 224,
+    crop_pct: float = 0.875,
+    first_conv: str = "stem.proj",
+    has_map: bool = True,
+    **arguments: Any,
+) -> Variant:
+    """A row of a table of variants.
+
+    Args:
+        summary: a line that says what is special about it.
+        weights: name of the file on the authors' server; empty for a model without weights.
+        published: top-1 accuracy in percent, parameters in millions and multiply-adds in 10^9.
+        size: side of the image, of which positions are learned.
+        crop_pct: side of the image over side of what it is cut from.
+        first_conv: name of the first layer.
+        has_map: whether the features before the classifier are a map, of size / 32.
+        arguments: of the family's class.
+    """
+    cfg = {
+        "url": f"https://cloud.tsinghua.edu.cn/f/{weights}/?dl=1" if weights else "",
+        "num_classes": 1000,
+        "input_size": (3, size, size),
+        "pool_size": (size // 32, size // 32) if has_map else None,
+        "crop_pct": crop_pct,
+        # both sides are scaled, whatever the shape of the image
+        "crop_mode": "squash",
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": first_conv,
+        "classifier": "head.fc",
+        "license": "unknown",
+        "origin_url": CODE,
+        "paper_ids": "arXiv:2312.08874",
+    }
+    arguments = {"img_size": size, **arguments}
+    if published is None:
+        return Variant(summary, arguments, cfg, tag="untrained")
+    source = f"{CODE}/blob/master/agent_transformer/README.md"
+    return Variant(summary, arguments, cfg, published=figures(*published, source=source))
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """Official checkpoints, or this project's own, to this project's names.
+
+    Positions that were learned at another size of image than the model's `img_size` are interpolated as the official
+    code does it for fine-tuning: the lines of agents linearly, tables of windows and absolute positions bicubically.
+    """
+    for key in ("state_dict", "model"):
+        state_dict = state_dict.get(key, state_dict)
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    result: dict[str, Tensor] = {}
+    for name, tensor in state_dict.items():
+        if name.endswith(("relative_position_index", "attn_mask")):
+            continue
+        if ".attn.kv." in name:
+            continue
+        if ".attn.q." in name:
+            # queries, keys and values have one projection here
+            tensor = torch.cat([tensor, state_dict[name.replace(".attn.q.", ".attn.kv.")]])
+        if name.endswith("relative_position_bias_table"):
+            tensor = _by_head(tensor)
+        name = rename(name)
+        for one_body, another in _SYNONYMS:
+            name = name if name in wanted else name.replace(one_body, another)
+        result[name] = _fit(name, tensor, wanted.get(name), model)
+    return result
+
+
+# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, Swin and CSWin after it.
+_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"^module\.", ""),
+    # PVT, which counts from one
+    (r"^patch_embed1\.", "stem."),
+    (r"^patch_embed(\d)\.proj\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.reduction."),
+    (r"^patch_embed(\d)\.norm\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.norm."),
+    (r"^pos_embed(\d)$", lambda match: f"stages.{int(match[1]) - 1}.position.table"),
+    (r"^block(\d)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks."),
+    (r"\.attn\.q\.", ".attn.qkv."),
+    # Swin
+    (r"^layers\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample."),
+    (r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks."),
+    (r"\.relative_position_bias_table$", ".rpb"),
+    # CSWin, whose projections stand beside the attention
+    (r"^stage1_conv_embed\.0\.", "stem.proj."),
+    (r"^stage1_conv_embed\.2\.", "stem.norm."),
+    (r"^merge(\d)\.conv\.", r"stages.\1.downsample.reduction."),
+    (r"^merge(\d)\.norm\.", r"stages.\1.downsample.norm."),
+    (r"^stage(\d)\.(\d+)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks.{match[2]}."),
+    (r"(\.blocks\.\d+)\.(qkv|proj)\.", r"\1.attn.\2."),
+    (r"\.attns\.(\d)\.get_v\.", r".attn.dwc.\1."),
+    (r"\.attns\.0\.", ".attn."),
+    # DeiT, whose blocks are taken three to a stage
+    (r"^blocks\.(\d+)\.", lambda match: f"stages.{int(match[1]) // 3}.blocks.{int(match[1]) % 3}."),
+    (r"^cls_token$", "stem.class_token"),
+    (r"^pos_embed$", "stem.position.table"),
+    (r"^patch_embed\.", "stem."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+)
+
+# official names that mean one thing in one body and another in another
+_SYNONYMS = (".attn.dwc.0.", ".attn.dwc."), ("stem.proj.", "stem.patches.proj.")
+
+
+def rename(name: str) -> str:
+    """This project's name of an official parameter; a name of ours stays."""
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _by_head(table: Tensor) -> Tensor:
+    """(positions, h) -> (h, rows, columns), of key minus query where the official table is of query minus key."""
+    side = round(table.shape[0] ** 0.5)
+    return table.T.unflatten(1, (side, side)).flip(1, 2)
+
+
+def _fit(name: str, tensor: Tensor, shape: torch.Size | None, model: nn.Module) -> Tensor:
+    """Interpolates positions to the shape that the model wants; what is no position stays."""
+    if shape is None or tensor.shape == shape or tensor.ndim != len(shape):
+        return tensor
+    if name.endswith(".rpb"):
+        return resize_bias_table(tensor, ((shape[1] + 1) // 2, (shape[2] + 1) // 2))
+    if re.search(r"\.[ahw]{2}_bias$", name):
+        dim = next(dim for dim in range(tensor.ndim) if tensor.shape[dim] != shape[dim])
+        return resize_line(tensor, shape[dim], dim)
+    if name.endswith("position.table"):
+        position = model.get_submodule(name.rpartition(".")[0])
+        assert isinstance(position, PositionEmbedding)
+        return resample_abs_pos_embed(
+            tensor, list(position.map_size), num_prefix_tokens=position.class_tokens, antialias=False
+        )
+    return tensor
