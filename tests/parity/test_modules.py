@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from attnzoo.blocks import NeighborhoodAttention
+from attnzoo.agent_checkpoints import checkpoint_filter_fn
+from attnzoo.blocks import AgentAttention, ClassTokenAgentAttention, NeighborhoodAttention
 
 from .recipe import PATHS, Case, load_case, readable, relative_error
 
@@ -25,8 +27,33 @@ def neighborhood(case: Case, arguments: Arguments) -> nn.Module:
     return module
 
 
+class Tokens(nn.Module):
+    """A module of maps or of a class token and a map, on tokens (B, N, C, 1) of a square map."""
+
+    def __init__(self, module: AgentAttention) -> None:
+        super().__init__()
+        self.attn = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[..., 0]
+        side = math.isqrt(x.shape[1])
+        if isinstance(self.attn, ClassTokenAgentAttention):
+            return self.attn(x, side, side)
+        return self.attn(x.unflatten(1, (side, side))).flatten(1, 2)
+
+
+def agent(case: Case, arguments: Arguments) -> nn.Module:
+    layer = AgentAttention if "pvt" in case.name else ClassTokenAgentAttention
+    module = Tokens(layer(case.images.shape[2], arguments["num_heads"], arguments["agent_num"]))
+    official = {f"block.attn.{name}": tensor for name, tensor in case.checkpoint.items()}
+    renamed = checkpoint_filter_fn(official, module)
+    module.load_state_dict({name.removeprefix("block."): tensor for name, tensor in renamed.items()})
+    return module
+
+
 # by the end of the official constructor's name: makes our layer, with the weights, from the numbers it was given
 BUILDERS: dict[str, Callable[[Case, Arguments], nn.Module]] = {
+    "AgentAttention": agent,
     "NeighborhoodAttention2D": neighborhood,
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .recipe import PATHS, Case, load_case, readable, relative_error
 
@@ -16,10 +16,20 @@ NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
 
 def create(case: Case, folder: Path) -> nn.Module:
     path = folder / "official.pth"
-    key = case.facts["checkpoint_key"]
-    torch.save({key: case.checkpoint} if key else case.checkpoint, path)
+    # `model (and a remark)`, or nothing for a bare file
+    key = (case.facts["checkpoint_key"] or "bare").split()[0]
+    torch.save({key: case.checkpoint} if key in ("model", "state_dict") else case.checkpoint, path)
     name = case.name if timm.is_model(case.name) and not in_timm(case.name) else f"zoo_{case.name}"
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}).eval()
+
+
+def sampled(stage: Tensor, shape: list[int]) -> Tensor:
+    """Every k-th value of a stage in the official layout; not a number where the feature has no class token."""
+    if len(shape) == 3:
+        tokens = stage.flatten(2).transpose(1, 2)
+        stage = torch.cat([torch.full_like(tokens[:, :1], torch.nan), tokens], 1)
+    assert list(stage.shape) == shape
+    return stage.flatten()[:: max(1, stage.numel() // 512)]
 
 
 def in_timm(name: str) -> bool:
@@ -33,10 +43,12 @@ def test_network(path: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         features, stages = model.forward_intermediates(case.images)
         logits = model.forward_head(features)
-    for i, (stage, shape) in enumerate(zip(stages, case.stage_shapes, strict=False)):
-        assert list(stage.shape) == shape
-        sampled = stage.flatten()[:: max(1, stage.numel() // 512)]
-        assert relative_error(sampled, case.answers[f"stage{i}"][: len(sampled)]) < 1e-4
+    for i, (stage, shape) in enumerate(zip(stages, case.stage_shapes, strict=True)):
+        found, wanted = sampled(stage, shape), case.answers[f"stage{i}"]
+        found = found[: len(wanted)]
+        known = ~found.isnan()
+        assert known.sum() > 400
+        assert relative_error(found[known], wanted[known]) < 1e-4
     assert relative_error(logits, case.answers["logits"]) < 2e-5
     assert sum(p.numel() for p in model.parameters()) == case.parameters
 

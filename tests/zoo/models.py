@@ -9,7 +9,16 @@ import timm
 import attnzoo  # noqa: F401  registers
 
 # one member per family that is quick enough for every test
-SMALL = ["nat_pico", "nat_mini", "dinat_mini", "dinat_s_tiny", "nat_isotropic_small", "vitrpb_small"]
+SMALL = [
+    "agent_pico",
+    "agent_swin_pico",
+    "agent_cswin_pico",
+    "agent_deit_pico",
+    "nat_pico",
+    "dinat_s_tiny",
+    "nat_isotropic_small",
+    "vitrpb_small",
+]
 
 
 def families() -> list[str]:

@@ -24,7 +24,11 @@ def images(height: int = 64, width: int = 64, batch: int = 1, channels: int = 3)
     return torch.randn(batch, channels, height, width)
 
 
-def channels_first(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def channels_first(model: nn.Module, x: torch.Tensor, size: tuple[int, int] = (64, 64)) -> torch.Tensor:
+    """Features of an image, channels first and without a class token."""
+    if x.ndim == 3:
+        rows, columns = (math.ceil(side / model.feature_info[-1]["reduction"]) for side in size)
+        x = x[:, model.num_prefix_tokens :].unflatten(1, (rows, columns))
     return x.permute(0, 3, 1, 2) if model.output_fmt == "NHWC" else x
 
 
@@ -43,8 +47,8 @@ def test_every_model_builds_and_counts_its_published_parameters(name: str) -> No
         model = timm.create_model(name)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     if "params_m" in published(name):
-        # authors round as they like: dinat_large has 201.1 million and is published with 200
-        assert millions == pytest.approx(published(name)["params_m"], rel=0.02)
+        # authors round as they like: agent_cswin_tiny has 20.5 million and is published with 21
+        assert millions == pytest.approx(published(name)["params_m"], rel=0.03)
 
 
 @small
@@ -56,7 +60,7 @@ def test_any_size(name: str, size: tuple[int, int]) -> None:
         features = model.forward_features(images(*size))
     reduction = model.feature_info[-1]["reduction"]
     height, width = (math.ceil(side / reduction) for side in size)
-    assert channels_first(model, features).shape == (1, model.num_features, height, width)
+    assert channels_first(model, features, size).shape == (1, model.num_features, height, width)
 
 
 @small
@@ -135,8 +139,8 @@ def test_reset_classifier(name: str) -> None:
         model.reset_classifier(0)
         assert model(x).shape == (1, model.num_features)
         model.reset_classifier(0, "")
-        assert model(x).ndim == 4
-        assert create(name, num_classes=0, global_pool="")(x).ndim == 4
+        assert torch.equal(model(x), model.forward_features(x))
+        assert create(name, num_classes=0, global_pool="")(x).shape == model(x).shape
 
 
 @small
