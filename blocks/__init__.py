@@ -1,6 +1,6 @@
 """The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W."""
 
-from .agent import AgentAttention, ClassTokenAgentAttention, resize_line
+from .agent import AgentAttention, resize_line
 from .convolution import ChannelsLastConv2d, ConvNorm, ResidualConv, depthwise
 from .downsample import ConvDownsample, PatchMerging
 from .fusing import fuse
@@ -13,7 +13,6 @@ from .window import CrossShapedAttention, WindowAttention
 __all__ = [
     "AgentAttention",
     "ChannelsLastConv2d",
-    "ClassTokenAgentAttention",
     "ConvDownsample",
     "ConvNorm",
     "ConvStem",

@@ -6,6 +6,7 @@ more where there is a class token.
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,61 +18,42 @@ from .convolution import depthwise
 # side of the grids that the position biases of agents are learned on
 GRID = 7
 # biases of more numbers are computed at every call: of large maps they would fill the memory
-CACHED_NUMBERS = 2**22
+KEPT_NUMBERS = 2**22
 
 
-@register_notrace_module  # biases depend on the size of the map
-class AgentAttention(nn.Module):
-    """Agent attention over a map.
+class AgentBiases(nn.Module):
+    """What position adds to the scores of agents and of the tokens that ask them.
 
-    Queries are pooled to agents. The agents attend to all tokens, and all tokens attend to the agents, both under a
-    bias of position; a depthwise convolution of the values is added. Positions are learned on a grid of 7x7 and on
-    lines of the size of the map that the network is trained on. Elsewhere, in dense prediction, the sum of the lines is
-    interpolated bilinearly to the map, as the grid always is.
-
-    In evaluation without gradients the biases are interpolated once for a size of map and kept until a parameter or the
-    size changes.
+    A bias is the sum of a grid of 7x7 and of two lines of the size of the map that the network is trained on. The grid
+    is interpolated bilinearly to the map, and so is the sum of the lines where the map has another size, in dense
+    prediction. In evaluation without gradients that happens once for a size of map: the result is kept until a
+    parameter or the size changes.
 
     Args:
-        dim: channels C, a multiple of num_heads.
         num_heads: heads h.
         num_agents: agents a, a square number, of which biases are learned.
         map_size: the map (rows, columns) that the lines are learned on.
-        qkv_bias: whether the projection to queries, keys and values has a bias.
-        proj_drop: dropout after the output projection.
+        class_token: whether there is a class token, with biases of its own, before the tokens of the map.
         dense_agents: agents that there are instead of num_agents, a square number, with biases interpolated between
             those of num_agents; None for num_agents.
 
     Raises:
-        ValueError: `dim` is not a multiple of `num_heads`, or a number of agents is not a square.
+        ValueError: a number of agents is not a square.
 
-    Source: Agent Attention, arXiv 2312.08874, section 3.2, eq. 5, and 3.3. Shapes of biases and both rules of resizing
-    are the official code's.
+    Source: Agent Attention, arXiv 2312.08874, section 3.3. Shapes and both rules of resizing are the official code's.
     """
-
-    class_tokens = 0
 
     def __init__(
         self,
-        dim: int,
         num_heads: int,
-        num_agents: int = 49,
-        map_size: tuple[int, int] = (14, 14),
-        qkv_bias: bool = True,
-        proj_drop: float = 0.0,
+        num_agents: int,
+        map_size: tuple[int, int],
+        class_token: bool = False,
         dense_agents: int | None = None,
     ) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
-        self.num_heads = num_heads
-        self.map_size = map_size
         self.side = _side_of(num_agents)
         self.dense_side = self.side if dense_agents is None else _side_of(dense_agents)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.dwc = depthwise(dim, 3)
-        self.proj = nn.Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
         rows, columns = map_size
         # of what agents gather (agent, then token) and of what they hand on (token, then agent)
         self.an_bias = _table(num_heads, num_agents, GRID, GRID)
@@ -80,84 +62,88 @@ class AgentAttention(nn.Module):
         self.aw_bias = _table(1, num_heads, num_agents, 1, columns)
         self.ha_bias = _table(1, num_heads, rows, 1, num_agents)
         self.wa_bias = _table(1, num_heads, 1, columns, num_agents)
-        self._cache: tuple[tuple[object, ...], tuple[Tensor, Tensor]] | None = None
+        self.ac_bias: nn.Parameter | None = _table(1, num_heads, num_agents, 1) if class_token else None
+        self.ca_bias: nn.Parameter | None = _table(1, num_heads, 1, num_agents) if class_token else None
+        self._kept: Any = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        height, width = x.shape[1], x.shape[2]
-        return self._mix(x.flatten(1, 2), height, width).reshape(x.shape)
+    def forward(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The size of a map and a dtype -> biases of agents, (1, h, a, T), and of tokens, (1, h, T, a)."""
+        if torch.jit.is_scripting():
+            return self._interpolated(height, width, dtype)
+        return self._once(height, width, dtype)
 
-    # TorchScript cannot read the cache; it calls this
-    @torch.jit.ignore
-    def _mix(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Tokens (B, T, C) of a map -> (B, T, C)."""
-        channels = x.shape[2]
-        # (B, T, 3C) -> queries, keys and values (B, T, C)
-        tokens = self.qkv(x).split(channels, -1)
-        of_map = [part[:, self.class_tokens :].unflatten(1, (height, width)) for part in (tokens[0], tokens[2])]
-        # (B, C, H, W) -> (B, C, a) -> (B, a, C)
-        pooled = F.adaptive_avg_pool2d(of_map[0].permute(0, 3, 1, 2), self.dense_side).flatten(2).transpose(1, 2)
-        # (B, T or a, C) -> (B, h, T or a, D)
-        q, k, v, agents = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in (*tokens, pooled))
-        to_agents, to_tokens = self._biases(height, width, q.dtype)
-        gathered = F.scaled_dot_product_attention(agents, k, v, to_agents)
-        # (B, h, T, D) -> (B, T, C)
-        out = F.scaled_dot_product_attention(q, agents, gathered, to_tokens).transpose(1, 2).flatten(2)
-        local = self.dwc(of_map[1]).flatten(1, 2)
-        out = out + (F.pad(local, (0, 0, self.class_tokens, 0)) if self.class_tokens else local)
-        return self.proj_drop(self.proj(out))
-
-    def _biases(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """What is added to the scores of agents, (1, h, a, T), and of tokens, (1, h, T, a)."""
-        # a version is that of what stands in the memory now: in-place changes count it up
-        parameters = [parameter for name, parameter in self.named_parameters() if name.endswith("_bias")]
+    @torch.jit.unused
+    def _once(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        parameters = list(self.parameters())
         is_constant = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        numbers = 2 * self.num_heads * self.dense_side**2 * height * width
-        if not is_constant or numbers > CACHED_NUMBERS or any(x.is_inference() for x in parameters):
-            return self._compute_biases(height, width, dtype)
+        numbers = 2 * len(self.an_bias) * self.dense_side**2 * height * width
+        if not is_constant or numbers > KEPT_NUMBERS or any(x.is_inference() for x in parameters):
+            return self._interpolated(height, width, dtype)
+        # changes in place count a tensor's version up
         state = tuple((x.data_ptr(), x._version, x.device) for x in parameters)
         key = (height, width, dtype, state)
-        if self._cache is None or self._cache[0] != key:
-            self._cache = key, self._compute_biases(height, width, dtype)
-        return self._cache[1]
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, self._interpolated(height, width, dtype)
+        biases: tuple[Tensor, Tensor] = self._kept[1]
+        return biases
 
-    def _compute_biases(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        # (1, h, H, 1, a) + (1, h, 1, W, a) -> (h, a, H, W)
-        lines = self.ah_bias + self.aw_bias, (self.ha_bias + self.wa_bias).permute(0, 1, 4, 2, 3)
-        to_agents, to_tokens = (
-            self._of_agents(_resize(grid, height, width) + _resize(line[0], height, width))
-            for grid, line in zip((self.an_bias, self.na_bias), lines, strict=True)
-        )
+    def _interpolated(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        # (1, h, a, H, 1) + (1, h, a, 1, W) -> (1, h, a, H, W)
+        lines = self.ah_bias + self.aw_bias
+        to_agents = self._on_map(self.an_bias, lines, height, width)
+        # (1, h, H, 1, a) + (1, h, 1, W, a) -> (1, h, a, H, W)
+        lines = (self.ha_bias + self.wa_bias).permute(0, 1, 4, 2, 3)
+        to_tokens = self._on_map(self.na_bias, lines, height, width).transpose(1, 2)
+        of_class, by_class = self.ac_bias, self.ca_bias
+        if of_class is not None and by_class is not None:
+            # the token before those of the map: the first key of agents, the first that asks them
+            to_agents = torch.cat([self._of_dense_agents(of_class[0]), to_agents], dim=2)
+            asked = self._of_dense_agents(by_class[0].transpose(1, 2)).transpose(1, 2)
+            to_tokens = torch.cat([asked, to_tokens], dim=1)
         # contiguous, for the copy is made once and read often
-        return to_agents.unsqueeze(0).to(dtype), to_tokens.transpose(1, 2).contiguous().unsqueeze(0).to(dtype)
+        return to_agents.unsqueeze(0).to(dtype), to_tokens.contiguous().unsqueeze(0).to(dtype)
 
-    def _of_agents(self, biases: Tensor) -> Tensor:
-        """(h, a of num_agents, ...) -> (h, a of dense_agents, tokens), interpolated where the numbers differ."""
-        biases = biases.flatten(2)
+    def _on_map(self, grid: Tensor, lines: Tensor, height: int, width: int) -> Tensor:
+        """A grid (h, a, 7, 7) and the sum of two lines (1, h, a, rows, columns) -> (h, a, H * W)."""
+        biases = _resize(grid, height, width) + _resize(lines[0], height, width)
+        return self._of_dense_agents(biases.flatten(2))
+
+    def _of_dense_agents(self, biases: Tensor) -> Tensor:
+        """(h, a of num_agents, T) -> (h, a of dense_agents, T)."""
         if self.dense_side == self.side:
             return biases
         # (h, a, T) -> (h, T, side, side) -> (h, T, dense side, dense side) -> (h, a, T)
-        grid = _resize(biases.transpose(1, 2).unflatten(2, (self.side, self.side)), self.dense_side, self.dense_side)
-        return grid.flatten(2).transpose(1, 2)
+        grid = biases.transpose(1, 2).unflatten(2, [self.side, self.side])
+        return _resize(grid, self.dense_side, self.dense_side).flatten(2).transpose(1, 2)
 
-    def train(self, mode: bool = True) -> "AgentAttention":
+    def train(self, mode: bool = True) -> "AgentBiases":
         """Switches to training or evaluation, and forgets the interpolated biases."""
-        self._cache = None
+        self._kept = None
         return super().train(mode)
 
-    def extra_repr(self) -> str:
-        """What the module's children do not show."""
-        return f"num_heads={self.num_heads}, agents={self.dense_side**2}, map_size={self.map_size}"
 
+@register_notrace_module  # biases depend on the size of the map
+class AgentAttention(nn.Module):
+    """Agent attention over a map, or over a class token and a map.
 
-@register_notrace_module
-class ClassTokenAgentAttention(AgentAttention):
-    """Agent attention over a class token and a map; agents are pooled from the map only.
+    Queries of the map are pooled to agents. The agents attend to all tokens, and all tokens attend to the agents, both
+    under a bias of position; a depthwise convolution of the map's values is added. Maps of any size.
 
-    The class token has its own biases; the convolution passes it by. Arguments and source are `AgentAttention`'s.
+    Args:
+        dim: channels C, a multiple of num_heads.
+        num_heads: heads h.
+        num_agents: agents a, a square number.
+        map_size: the map (rows, columns) that positions are learned on.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        proj_drop: dropout after the output projection.
+        dense_agents: agents that there are instead of num_agents, see `AgentBiases`.
+        class_token: whether a class token comes before those of the map: then `forward_tokens` is to be called.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_heads`, or a number of agents is not a square.
+
+    Source: Agent Attention, arXiv 2312.08874, section 3.2, eq. 5, and 3.3.
     """
-
-    class_tokens = 1
 
     def __init__(
         self,
@@ -168,22 +154,48 @@ class ClassTokenAgentAttention(AgentAttention):
         qkv_bias: bool = True,
         proj_drop: float = 0.0,
         dense_agents: int | None = None,
+        class_token: bool = False,
     ) -> None:
-        super().__init__(dim, num_heads, num_agents, map_size, qkv_bias, proj_drop, dense_agents)
-        self.ac_bias = _table(1, num_heads, num_agents, 1)
-        self.ca_bias = _table(1, num_heads, 1, num_agents)
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
+        self.num_heads = num_heads
+        self.class_tokens = int(class_token)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.biases = AgentBiases(num_heads, num_agents, map_size, class_token, dense_agents)
+        self.dwc = depthwise(dim, 3)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:  # type: ignore[override]
-        """Tokens (B, 1 + H * W, C), the class token first, and the size of the map -> (B, 1 + H * W, C)."""
-        return self._mix(x, height, width)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return self.forward_tokens(x.flatten(1, 2), x.shape[1], x.shape[2]).reshape(x.shape)
 
-    def _compute_biases(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        to_agents, to_tokens = super()._compute_biases(height, width, dtype)
-        of_class = self._of_agents(self.ac_bias[0]).unsqueeze(0), self._of_agents(self.ca_bias[0].mT).mT.unsqueeze(0)
-        return (
-            torch.cat([of_class[0].to(dtype), to_agents], dim=3),
-            torch.cat([of_class[1].to(dtype), to_tokens], dim=2),
-        )
+    def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
+        """Tokens (B, T, C), a class token first if there is one, and the size of their map -> (B, T, C)."""
+        # (B, T, 3C) -> queries, keys and values (B, T, C)
+        q, k, v = self.qkv(x).chunk(3, dim=2)
+        of_map = q[:, self.class_tokens :].transpose(1, 2).unflatten(2, [height, width])
+        side = self.biases.dense_side
+        # (B, C, H, W) -> (B, C, a) -> (B, a, C)
+        agents = self._by_head(F.adaptive_avg_pool2d(of_map, (side, side)).flatten(2).transpose(1, 2))
+        to_agents, to_tokens = self.biases(height, width, q.dtype)
+        gathered = F.scaled_dot_product_attention(agents, self._by_head(k), self._by_head(v), to_agents)
+        out = F.scaled_dot_product_attention(self._by_head(q), agents, gathered, to_tokens)
+        # (B, T, C) -> (B, H, W, C), around the class token
+        local = self.dwc(v[:, self.class_tokens :].unflatten(1, [height, width])).flatten(1, 2)
+        if self.class_tokens > 0:
+            local = F.pad(local, [0, 0, self.class_tokens, 0])
+        # (B, h, T, D) -> (B, T, C)
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2) + local))
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, h, T, D)."""
+        return x.unflatten(2, [self.num_heads, -1]).transpose(1, 2)
+
+    def extra_repr(self) -> str:
+        """What the module's children do not show."""
+        return f"num_heads={self.num_heads}, agents={self.biases.dense_side**2}"
 
 
 def _side_of(num_agents: int) -> int:
@@ -201,7 +213,7 @@ def _resize(grid: Tensor, height: int, width: int) -> Tensor:
     """(h, a, rows, columns) -> (h, a, height, width), bilinearly; itself where it has that size."""
     if grid.shape[2] == height and grid.shape[3] == width:
         return grid
-    return F.interpolate(grid, (height, width), mode="bilinear")
+    return F.interpolate(grid, [height, width], mode="bilinear")
 
 
 def resize_line(line: Tensor, length: int, dim: int) -> Tensor:

@@ -126,25 +126,28 @@ class CrossShapedAttention(nn.Module):
         height, width = x.shape[1], x.shape[2]
         if self.stripe_width is not None:
             x = _pad(x, self.stripe_width, self.stripe_width)
-        # (B, H, W, 3C) -> three of (B, H, W, h, D)
-        q, k, v = self.qkv(x).unflatten(3, (3, self.num_heads, -1)).unbind(3)
+        # (B, H, W, 3C) -> three of (B, H, W, h, D), a list of them for every direction
+        qkv = self.qkv(x).unflatten(3, (3, self.num_heads, -1)).chunk(len(self.dwc), dim=4)
+        out = []
+        for i, dwc in enumerate(self.dwc):
+            rows, columns = self._stripe(i, x.shape[1], x.shape[2])
+            q, k, v = qkv[i].unbind(3)
+            values = _cut(v.flatten(3), rows, columns)
+            local = _join(dwc(values), x.shape[1], x.shape[2])
+            out.append(self._attend(q, k, v, rows, columns).flatten(3) + local)
         # (B, padded H, padded W, C) -> (B, H, W, C)
-        out = self._attend(q, k, v)[:, :height, :width]
-        return self.proj_drop(self.proj(out))
+        return self.proj_drop(self.proj(torch.cat(out, 3)[:, :height, :width]))
+
+    def _stripe(self, direction: int, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the stripes of a map: upright, then level."""
+        if self.stripe_width is None:
+            return height, width
+        return (height, self.stripe_width) if direction == 0 else (self.stripe_width, width)
 
     # TorchScript cannot read the operator; it calls it
     @torch.jit.ignore
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Queries, keys and values (B, H, W, h, D) -> (B, H, W, C)."""
-        height, width = q.shape[1], q.shape[2]
-        stripes = [(height, self.stripe_width or width), (self.stripe_width or height, width)]
-        heads = self.num_heads // len(self.dwc)
-        out = []
-        for i, (stripe, dwc) in enumerate(zip(stripes, self.dwc)):  # noqa: B905
-            own = slice(i * heads, (i + 1) * heads)
-            attended = window_attention(q[..., own, :], k[..., own, :], v[..., own, :], stripe).flatten(3)
-            out.append(attended + _within(dwc, v[..., own, :].flatten(3), stripe))
-        return torch.cat(out, 3) if len(out) > 1 else out[0]
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, rows: int, columns: int) -> Tensor:
+        return window_attention(q, k, v, (rows, columns))
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""
@@ -159,13 +162,19 @@ def _pad(x: Tensor, rows: int, columns: int) -> Tensor:
     return x
 
 
-def _within(layer: nn.Module, x: Tensor, window: tuple[int, int]) -> Tensor:
-    """A layer of maps (B, H, W, C), applied to each window by itself."""
+def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
+    """A map (B, H, W, C) -> its windows (windows, rows, columns, C)."""
     batch, height, width, channels = x.shape
-    rows, columns = window
-    if (rows, columns) == (height, width):
-        return layer(x)
-    # (B, H / rows, rows, W / columns, columns, C) -> (windows, rows, columns, C)
-    cut = x.unflatten(1, (-1, rows)).unflatten(3, (-1, columns)).transpose(2, 3)
-    out = layer(cut.reshape(-1, rows, columns, channels)).reshape(cut.shape)
-    return out.transpose(2, 3).reshape(batch, height, width, channels)
+    if rows == height and columns == width:
+        return x
+    x = x.reshape(batch, height // rows, rows, width // columns, columns, channels)
+    return x.transpose(2, 3).reshape(-1, rows, columns, channels)
+
+
+def _join(x: Tensor, height: int, width: int) -> Tensor:
+    """Windows (windows, rows, columns, C) -> the map (B, H, W, C) they were cut from."""
+    rows, columns, channels = x.shape[1], x.shape[2], x.shape[3]
+    if rows == height and columns == width:
+        return x
+    x = x.reshape(-1, height // rows, width // columns, rows, columns, channels)
+    return x.transpose(2, 3).reshape(-1, height, width, channels)

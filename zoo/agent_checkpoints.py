@@ -115,6 +115,7 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"(\.blocks\.\d+)\.(qkv|proj)\.", r"\1.attn.\2."),
     (r"\.attns\.(\d)\.get_v\.", r".attn.dwc.\1."),
     (r"\.attns\.0\.", ".attn."),
+    (r"\.attn\.([achnw]{2}_bias)$", r".attn.biases.\1"),
     # DeiT, whose blocks are taken three to a stage
     (r"^blocks\.(\d+)\.", lambda match: f"stages.{int(match[1]) // 3}.blocks.{int(match[1]) % 3}."),
     (r"^cls_token$", "stem.class_token"),

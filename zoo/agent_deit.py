@@ -18,11 +18,18 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, calculate_drop_path_rates, global_pool_nlc, to_2tuple, trunc_normal_
+from timm.layers import (
+    Attention,
+    calculate_drop_path_rates,
+    global_pool_nlc,
+    register_notrace_module,
+    to_2tuple,
+    trunc_normal_,
+)
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from attnzoo.blocks import ClassTokenAgentAttention, PatchStem, PositionEmbedding, TransformerBlock
+from attnzoo.blocks import AgentAttention, PatchStem, PositionEmbedding, TransformerBlock
 
 from .agent_checkpoints import checkpoint_filter_fn, variant
 from .pyramid import Pyramid, Stage
@@ -39,6 +46,7 @@ class Tokens(NamedTuple):
     width: int
 
 
+@register_notrace_module  # positions depend on the size of the map
 class TokenStem(nn.Module):
     """Patches, a class token before them, and positions: images (B, P, H, W) -> tokens."""
 
@@ -59,7 +67,7 @@ class TokenStem(nn.Module):
 class PlainAttention(Attention):
     """timm's attention over all tokens, called like attention that must know the size of the map."""
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+    def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         # (B, T, 3C) -> (3, B, h, T, D)
         qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -67,13 +75,14 @@ class PlainAttention(Attention):
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
 
 
+@register_notrace_module  # so do the biases of agents
 class TokenBlock(TransformerBlock):
     """The residual block around attention that must know the size of the map."""
 
     def forward(self, tokens: Tokens) -> Tokens:  # type: ignore[override]
         """Tokens -> tokens."""
         x = tokens.x
-        x = x + self.drop_path1(self.attn(self.norm1(x), tokens.height, tokens.width))
+        x = x + self.drop_path1(self.attn.forward_tokens(self.norm1(x), tokens.height, tokens.width))  # type: ignore[operator]
         x = x + self.drop_path2(self.mlp(self.norm2(x)))
         return Tokens(x, tokens.height, tokens.width)
 
@@ -85,7 +94,10 @@ class TokenStage(Stage):
         """Tokens -> tokens."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, tokens)
-        return self.blocks(tokens)
+        # a `Sequential` called as a whole takes nothing but a tensor in TorchScript
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
 
 
 class TokenHead(nn.Module):
@@ -171,8 +183,8 @@ class AgentVisionTransformer(Pyramid):
         def block(is_agent: bool, drop_path: float) -> nn.Module:
             mixer: nn.Module
             if is_agent:
-                mixer = ClassTokenAgentAttention(
-                    embed_dim, num_heads, num_agents, map_size, qkv_bias, proj_drop_rate, dense_agents
+                mixer = AgentAttention(
+                    embed_dim, num_heads, num_agents, map_size, qkv_bias, proj_drop_rate, dense_agents, class_token=True
                 )
             else:
                 mixer = PlainAttention(embed_dim, num_heads, qkv_bias=qkv_bias, proj_drop=proj_drop_rate)
@@ -193,6 +205,13 @@ class AgentVisionTransformer(Pyramid):
             drop_rate=drop_rate,
             head=TokenHead(embed_dim, num_classes, global_pool, drop_rate),
         )
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) -> tokens (B, 1 + H * W, C), normed, the class token first."""
+        tokens = self.stem(x)
+        for stage in self.stages:
+            tokens = stage(tokens)
+        return self._finish(tokens)
 
     def _map(self, x: Tokens) -> Tensor:  # type: ignore[override]
         return x.x[:, 1:].reshape(x.x.shape[0], x.height, x.width, -1)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from attnzoo.agent_checkpoints import checkpoint_filter_fn
-from attnzoo.blocks import AgentAttention, ClassTokenAgentAttention, NeighborhoodAttention
+from attnzoo.blocks import AgentAttention, NeighborhoodAttention
 
 from .recipe import PATHS, Case, load_case, readable, relative_error
 
@@ -37,14 +37,12 @@ class Tokens(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x[..., 0]
         side = math.isqrt(x.shape[1])
-        if isinstance(self.attn, ClassTokenAgentAttention):
-            return self.attn(x, side, side)
-        return self.attn(x.unflatten(1, (side, side))).flatten(1, 2)
+        return self.attn.forward_tokens(x, side, side)
 
 
 def agent(case: Case, arguments: Arguments) -> nn.Module:
-    layer = AgentAttention if "pvt" in case.name else ClassTokenAgentAttention
-    module = Tokens(layer(case.images.shape[2], arguments["num_heads"], arguments["agent_num"]))
+    heads, agents, has_class = arguments["num_heads"], arguments["agent_num"], "deit" in case.name
+    module = Tokens(AgentAttention(case.images.shape[2], heads, agents, class_token=has_class))
     official = {f"block.attn.{name}": tensor for name, tensor in case.checkpoint.items()}
     renamed = checkpoint_filter_fn(official, module)
     module.load_state_dict({name.removeprefix("block."): tensor for name, tensor in renamed.items()})
