@@ -178,7 +178,9 @@ class AgentAttention(nn.Module):
         of_map = q[:, self.class_tokens :].transpose(1, 2).unflatten(2, [height, width])
         side = self.biases.dense_side
         # (B, C, H, W) -> (B, C, a) -> (B, a, C)
-        agents = self._by_head(F.adaptive_avg_pool2d(of_map, (side, side)).flatten(2).transpose(1, 2))
+        pooled = F.adaptive_avg_pool2d(of_map, (side, side)).flatten(2).transpose(1, 2)
+        # for one image a compiler takes other strides for granted than pooling gives: attention must not read those
+        agents = self._by_head(pooled.clone(memory_format=torch.contiguous_format))
         to_agents, to_tokens = self.biases(height, width, q.dtype)
         gathered = F.scaled_dot_product_attention(agents, self._by_head(k), self._by_head(v), to_agents)
         out = F.scaled_dot_product_attention(self._by_head(q), agents, gathered, to_tokens)

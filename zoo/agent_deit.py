@@ -90,11 +90,15 @@ class TokenBlock(TransformerBlock):
 class TokenStage(Stage):
     """Blocks of tokens."""
 
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
+        super().__init__(None, blocks)
+        # a `Sequential` takes nothing but tensors in TorchScript
+        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
+
     def forward(self, tokens: Tokens) -> Tokens:  # type: ignore[override]
         """Tokens -> tokens."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, tokens)
-        # a `Sequential` called as a whole takes nothing but a tensor in TorchScript
         for block in self.blocks:
             tokens = block(tokens)
         return tokens
@@ -191,7 +195,7 @@ class AgentVisionTransformer(Pyramid):
             return TokenBlock(embed_dim, mixer, mlp_ratio, None, drop_path, proj_drop_rate, norm_layer)
 
         stages = [
-            TokenStage(None, [block(j < agent_depths[i], rate) for j, rate in enumerate(rates)])
+            TokenStage([block(j < agent_depths[i], rate) for j, rate in enumerate(rates)])
             for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True))
         ]
         super().__init__(
@@ -205,6 +209,7 @@ class AgentVisionTransformer(Pyramid):
             drop_rate=drop_rate,
             head=TokenHead(embed_dim, num_classes, global_pool, drop_rate),
         )
+        self.stages = nn.ModuleList(stages)  # type: ignore[assignment]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) -> tokens (B, 1 + H * W, C), normed, the class token first."""
