@@ -6,8 +6,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
+from urllib.parse import urlparse
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._hub import download_cached_file
 from torch import nn
 
 
@@ -82,6 +84,8 @@ def register_variants(
 
 def _entrypoint(module: str, name: str, variant: Variant, network: type[nn.Module], filter_fn: _Filter) -> Any:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if pretrained:
+            kwargs = _with_named_file(f"{name}.{variant.tag}", variant.cfg["url"], kwargs)
         arguments = {**variant.arguments, **kwargs}
         return build_model_with_cfg(
             network,
@@ -96,6 +100,24 @@ def _entrypoint(module: str, name: str, variant: Variant, network: type[nn.Modul
     create.__module__ = module
     create.__doc__ = variant.summary
     return create
+
+
+def _with_named_file(name: str, url: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `build_model_with_cfg` that name a downloaded file, where the address names none.
+
+    timm keeps a file under the last part of its address; of a link to a file-sharing service that is the same word for
+    every file, or nothing. Those are kept under the model's name.
+    """
+    overlay = kwargs.get("pretrained_cfg_overlay") or {}
+    is_ours = not isinstance(kwargs.get("pretrained_cfg"), (dict, PretrainedCfg)) and not overlay.keys() & _SOURCES
+    if not url or not is_ours or "." in urlparse(url).path.rpartition("/")[2]:
+        return kwargs
+    path = download_cached_file((url, f"{name}.pth"), cache_dir=kwargs.get("cache_dir"))
+    return {**kwargs, "pretrained_cfg_overlay": {**overlay, "file": path}}
+
+
+# fields of a configuration that say where weights are
+_SOURCES = {"file", "url", "state_dict", "hf_hub_id"}
 
 
 def published(name: str) -> Published:
