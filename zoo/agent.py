@@ -177,7 +177,6 @@ _PICO: dict[str, Any] = {
     "num_heads": (1, 2, 4, 6),
     "num_agents": (4, 9, 16, 16),
     "mlp_ratios": (2, 2, 2, 2),
-    "window_size": 4,
 }
 _SWIN_PICO = {**_PICO, "layout": "swin", "agent_depths": (1, 2, 1, 0)}
 _CSWIN_PICO = {**_PICO, "layout": "cswin", "agent_depths": (1, 2, 0, 0)}

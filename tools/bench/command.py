@@ -80,9 +80,10 @@ def kernels_command(
 @click.option("--batch", type=click.IntRange(min=1), help="Images of a batch; 128 on CUDA and 2 on a CPU by default.")
 @click.option("--image-size", type=click.IntRange(min=1), default=224, show_default=True, help="Side of the images.")
 @click.option("--quick", is_flag=True, help="A short time for each row, and nothing compiled.")
+@click.option("--official", is_flag=True, help="Compare with the authors' formulation, on one thread of the CPU.")
 @_out
 def models_command(
-    models: tuple[str, ...], device: str, batch: int | None, image_size: int, quick: bool, out: Path
+    models: tuple[str, ...], device: str, batch: int | None, image_size: int, quick: bool, official: bool, out: Path
 ) -> None:
     """Measure MODELS in images per second.
 
@@ -91,8 +92,19 @@ def models_command(
     MODELS are names that timm knows; nat_tiny and swin_tiny_patch4_window7_224 by default. Inference and training run
     under bfloat16 autocast on CUDA and in float32 on one thread of a CPU.
 
-    Example: attnzoo bench models --device cuda nat_tiny swin_tiny_patch4_window7_224
+    With --official, models whose family has a rendering of its authors' formulation (all of them by default) run
+    beside it, in turns, on images of the published size, in batches of 1 and 8: printed is our time over theirs.
+
+    \b
+    Examples:
+      attnzoo bench models --device cuda nat_tiny swin_tiny_patch4_window7_224
+      attnzoo bench models --official biformer_tiny
     """
+    if official:
+        from .against_official import BATCHES, run_against_official
+
+        run_against_official(models, (batch,) if batch else BATCHES, quick, 20, out, click.echo)
+        return
     _require(device)
     from .models import run_models
 
