@@ -19,8 +19,8 @@ class WindowAttention(nn.Module):
     """Multi-head self-attention within square windows, which may be shifted by half a window.
 
     A map that windows do not divide is padded with zeros at the bottom and right, before the projection to queries,
-    keys and values, and cropped again: the padding is attended to, as in the official code for dense prediction. Where
-    the smaller side is no longer than a window there is no shift.
+    keys and values, and cropped again: the padding is attended to, as in the official code for dense prediction. A map
+    that fits one window is not shifted.
 
     Args:
         dim: channels C, a multiple of num_heads.
@@ -61,7 +61,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = x.shape[1], x.shape[2]
-        shift = self.window_size // 2 if self.shifted and min(height, width) > self.window_size else 0
+        shift = self.window_size // 2 if self.shifted and max(height, width) > self.window_size else 0
         x = _pad(x, self.window_size, self.window_size)
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
         q, k, v = self.qkv(x).unflatten(3, (3, self.num_heads, -1)).unbind(3)

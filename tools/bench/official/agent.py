@@ -101,7 +101,7 @@ class _ShiftedWindows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         layer, window = self.layer, self.layer.window_size
         batch, height, width, channels = x.shape
-        shift = window // 2 if layer.shifted and min(height, width) > window else 0
+        shift = window // 2 if layer.shifted and max(height, width) > window else 0
         if shift:
             x = torch.roll(x, (-shift, -shift), (1, 2))
         cut = _cut(x, window, window)
