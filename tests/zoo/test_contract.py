@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 
@@ -188,6 +189,45 @@ def test_parameter_groups(name: str) -> None:
 def test_other_channels_and_dropout(name: str) -> None:
     model = timm.create_model(name, in_chans=1, num_classes=2, drop_rate=0.1, drop_path_rate=0.1)
     assert logits(model(images(channels=1, batch=2))).shape[1] == 2
+
+
+@small
+def test_projections_drop_out(name: str) -> None:
+    if "proj_drop_rate" not in inspect.signature(type(create(name)).__init__).parameters:
+        pytest.skip("a convolutional family has no projections")
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=2, proj_drop_rate=0.5).train()
+    x = images(batch=2)
+    assert not torch.equal(logits(model(x)), logits(model(x)))
+    assert torch.equal(model.eval()(x), model(x))
+
+
+@small
+def test_trains_under_autocast(name: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=4).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = logits(model(images(batch=2))).float().square().mean()
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@small
+def test_fused_computes_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    model, x = create(name, num_classes=4), images(70, 93, batch=2)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    with torch.no_grad():
+        expected = model(x)
+        fused = model.fuse()
+        assert fused is model
+        torch.testing.assert_close(fused(x), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    with pytest.raises(ValueError, match=r"call \.eval\(\) before"):
+        model.train().fuse()
 
 
 @small
