@@ -1,13 +1,14 @@
 """The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W."""
 
 from .agent import AgentAttention, resize_line
-from .convolution import ChannelsLastConv2d, ConvNorm, ResidualConv, depthwise
+from .convolution import ChannelsLastConv2d, ConvNorm, ResidualConv, as_affine, depthwise
 from .downsample import ConvDownsample, PatchMerging
 from .fusing import fuse
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .position import PositionEmbedding
 from .residual import TransformerBlock
-from .stem import ConvStem, PatchStem
+from .single_head import SingleHeadAttention, SingleHeadBlock, SqueezeMerging
+from .stem import ConvNormStem, ConvStem, PatchStem
 from .window import CrossShapedAttention, WindowAttention
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ChannelsLastConv2d",
     "ConvDownsample",
     "ConvNorm",
+    "ConvNormStem",
     "ConvStem",
     "CrossShapedAttention",
     "NeighborhoodAttention",
@@ -22,8 +24,12 @@ __all__ = [
     "PatchStem",
     "PositionEmbedding",
     "ResidualConv",
+    "SingleHeadAttention",
+    "SingleHeadBlock",
+    "SqueezeMerging",
     "TransformerBlock",
     "WindowAttention",
+    "as_affine",
     "depthwise",
     "fuse",
     "resize_bias_table",

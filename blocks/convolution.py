@@ -40,11 +40,13 @@ class ConvNorm(nn.Module):
     Args:
         dim: channels of the map.
         out_dim: channels of the result.
-        kernel_size: odd side of the kernel; zeros are padded so that stride 1 keeps the size.
+        kernel_size: side of the kernel.
         stride: step of the kernel.
         groups: of channels that see each other only.
         bias: whether the convolution has a bias beside the norm's.
         channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
+        dilation: distance between the places that neighboring entries of the kernel see.
+        padding: zeros around the map; None for as many as keep its size at stride 1.
     """
 
     def __init__(
@@ -56,9 +58,12 @@ class ConvNorm(nn.Module):
         groups: int = 1,
         bias: bool = False,
         channels_last: bool = True,
+        dilation: int = 1,
+        padding: int | None = None,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias)
+        padding = dilation * (kernel_size // 2) if padding is None else padding
+        self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride, padding, dilation, groups, bias)
         self.norm = nn.BatchNorm2d(out_dim)
         self.channels_last = channels_last
 
@@ -78,6 +83,15 @@ class ConvNorm(nn.Module):
         return conv
 
 
+def as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """A batch norm of evaluation mode as x * scale + shift, each (C,), in float32 at least."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    dtype = torch.promote_types(norm.weight.dtype, torch.float32)
+    scale = norm.weight.to(dtype) * torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
+    return scale, norm.bias.to(dtype) - norm.running_mean.to(dtype) * scale
+
+
 class ResidualConv(nn.Module):
     """x + depthwise convolution of x: (B, H, W, C) -> (B, H, W, C); `fuse` makes one convolution of them.
 
@@ -93,6 +107,8 @@ class ResidualConv(nn.Module):
         self.conv: nn.Module
         if norm:
             self.conv = ConvNorm(dim, dim, kernel_size, groups=dim, channels_last=channels_last)
+            # at first the layer adds nothing
+            nn.init.zeros_(self.conv.norm.weight)
         else:
             self.conv = depthwise(dim, kernel_size, channels_last=channels_last)
 

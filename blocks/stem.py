@@ -1,12 +1,14 @@
 """From images to the first map. Shape legend: B batch, P channels of the image, H W its size, C channels of the map."""
 
-from __future__ import annotations
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+from collections.abc import Callable, Sequence
 
-from collections.abc import Callable
-
+import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
+
+from .convolution import ConvNorm
 
 
 class ConvStem(nn.Module):
@@ -68,3 +70,49 @@ class PatchStem(nn.Module):
         if missing_rows > 0 or missing_columns > 0:
             x = F.pad(x, (0, missing_columns, 0, missing_rows))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class ConvNormStem(nn.Sequential):
+    """Convolutions, each with a batch norm, and an activation between them: (B, P, H, W) -> (B, H', W', C).
+
+    Args:
+        in_chans: channels P of the image.
+        dims: channels after each convolution, C the last of them.
+        strides: of the convolutions, 2 each where not given; a side is divided by each in turn and rounded up.
+        kernel_size: side of their kernels.
+        padding: zeros around their inputs; None for half a kernel.
+        bias: whether the convolutions have a bias beside the norm's.
+        act_layer: makes the activation.
+        channels_last: whether the map is (B, H', W', C), or (B, C, H', W').
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        dims: Sequence[int],
+        strides: Sequence[int] | None = None,
+        kernel_size: int = 3,
+        padding: int | None = None,
+        bias: bool = False,
+        act_layer: Callable[[], nn.Module] = nn.GELU,
+        channels_last: bool = True,
+    ) -> None:
+        strides = [2] * len(dims) if strides is None else strides
+        layers: list[nn.Module] = []
+        for before, dim, stride in zip((in_chans, *dims), dims, strides, strict=False):
+            layers += [act_layer()] if layers else []
+            layers.append(
+                ConvNorm(before, dim, kernel_size, stride, bias=bias, channels_last=channels_last, padding=padding)
+            )
+        super().__init__(*layers)
+        self.channels_last = channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, P, H, W) -> (B, H', W', C), or (B, C, H', W')."""
+        # channel-last in memory from here on, whatever the shape: large depthwise kernels are fast for such maps only
+        x = x.contiguous(memory_format=torch.channels_last)
+        if self.channels_last:
+            x = x.permute(0, 2, 3, 1)
+        for layer in self:
+            x = layer(x)
+        return x

@@ -8,7 +8,7 @@ Example:
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import agent, agent_deit, neighborhood, neighborhood_isotropic
+from . import agent, agent_deit, neighborhood, neighborhood_isotropic, single_head
 from .registration import Published, published
 
 try:
@@ -16,4 +16,13 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["Published", "__version__", "agent", "agent_deit", "neighborhood", "neighborhood_isotropic", "published"]
+__all__ = [
+    "Published",
+    "__version__",
+    "agent",
+    "agent_deit",
+    "neighborhood",
+    "neighborhood_isotropic",
+    "published",
+    "single_head",
+]

@@ -18,6 +18,7 @@ SMALL = [
     "dinat_s_tiny",
     "nat_isotropic_small",
     "vitrpb_small",
+    "shvit_pico",
 ]
 
 
