@@ -4,6 +4,7 @@ from .agent import AgentAttention, resize_line
 from .convolution import ChannelsLastConv2d, ConvNorm, ResidualConv, as_affine, depthwise
 from .downsample import ConvDownsample, PatchMerging
 from .fusing import fuse
+from .linear import Linear, Mlp, PointwiseConv2d
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .position import PositionEmbedding
 from .residual import TransformerBlock
@@ -19,9 +20,12 @@ __all__ = [
     "ConvNormStem",
     "ConvStem",
     "CrossShapedAttention",
+    "Linear",
+    "Mlp",
     "NeighborhoodAttention",
     "PatchMerging",
     "PatchStem",
+    "PointwiseConv2d",
     "PositionEmbedding",
     "ResidualConv",
     "SingleHeadAttention",

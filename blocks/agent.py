@@ -14,6 +14,7 @@ from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
 from .convolution import depthwise
+from .linear import Linear
 
 # side of the grids that the position biases of agents are learned on
 GRID = 7
@@ -161,10 +162,10 @@ class AgentAttention(nn.Module):
             raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
         self.num_heads = num_heads
         self.class_tokens = int(class_token)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.biases = AgentBiases(num_heads, num_agents, map_size, class_token, dense_agents)
         self.dwc = depthwise(dim, 3)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:

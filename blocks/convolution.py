@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .linear import Linear, PointwiseConv2d
+
 
 class ChannelsLastConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` of a map (B, H, W, C), padded with zeros."""
@@ -63,7 +65,12 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         padding = dilation * (kernel_size // 2) if padding is None else padding
-        self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride, padding, dilation, groups, bias)
+        is_pointwise = kernel_size == stride == groups == 1
+        self.conv: nn.Conv2d = (
+            PointwiseConv2d(dim, out_dim, bias)
+            if is_pointwise
+            else nn.Conv2d(dim, out_dim, kernel_size, stride, padding, dilation, groups, bias)
+        )
         self.norm = nn.BatchNorm2d(out_dim)
         self.channels_last = channels_last
 
@@ -74,13 +81,18 @@ class ConvNorm(nn.Module):
         x = self.norm(self.conv(x))
         return x.permute(0, 2, 3, 1) if self.channels_last else x
 
-    def fuse(self) -> nn.Conv2d:
-        """One convolution that computes the same in evaluation mode."""
+    def fuse(self) -> nn.Module:
+        """One layer that computes the same in evaluation mode: a convolution, or for channel-last pixels a `Linear`."""
         conv = fuse_conv_bn_eval(self.conv, self.norm)
-        if self.channels_last:
+        if not self.channels_last:
+            return conv
+        if not isinstance(conv, PointwiseConv2d):
             # the class differs only in the layout of its input
             conv.__class__ = ChannelsLastConv2d
-        return conv
+            return conv
+        linear = Linear(conv.in_channels, conv.out_channels).to(conv.weight).eval()
+        linear.load_state_dict({"weight": conv.weight.flatten(1), "bias": conv.bias})
+        return linear
 
 
 def as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from attnzoo.kernels import neighborhood_attention, neighborhood_qk
 
+from .linear import Linear
+
 
 @register_notrace_module  # whether to pad depends on the size of the map
 class NeighborhoodAttention(nn.Module):
@@ -57,10 +59,10 @@ class NeighborhoodAttention(nn.Module):
         self.dilation: tuple[int, int] = to_2tuple(dilation)
         self.stride: tuple[int, int] = to_2tuple(stride)
         self.is_causal: tuple[bool, bool] = to_2tuple(is_causal)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         table = torch.zeros(num_heads, 2 * self.kernel_size[0] - 1, 2 * self.kernel_size[1] - 1)
         self.rpb: nn.Parameter | None = nn.Parameter(trunc_normal_(table, std=0.02)) if bias else None
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:

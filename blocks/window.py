@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnzoo.kernels import window_attention
 
 from .convolution import depthwise
+from .linear import Linear
 
 
 @register_notrace_module  # whether to pad and to shift depends on the size of the map
@@ -51,11 +52,11 @@ class WindowAttention(nn.Module):
         self.num_heads = num_heads
         self.window_size = window_size
         self.shifted = shifted
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.rpb = nn.Parameter(
             trunc_normal_(torch.zeros(num_heads, 2 * window_size - 1, 2 * window_size - 1), std=0.02)
         )
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,9 +117,9 @@ class CrossShapedAttention(nn.Module):
             )
         self.num_heads = num_heads
         self.stripe_width = stripe_width
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.dwc = nn.ModuleList(depthwise(dim // branches, 3) for _ in range(branches))
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:

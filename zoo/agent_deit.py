@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from timm.layers import (
-    Attention,
     calculate_drop_path_rates,
     global_pool_nlc,
     register_notrace_module,
@@ -29,7 +28,7 @@ from timm.layers import (
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from attnzoo.blocks import AgentAttention, PatchStem, PositionEmbedding, TransformerBlock
+from attnzoo.blocks import AgentAttention, Linear, PatchStem, PositionEmbedding, TransformerBlock
 
 from .agent_checkpoints import checkpoint_filter_fn, variant
 from .pyramid import Pyramid, Stage
@@ -64,8 +63,22 @@ class TokenStem(nn.Module):
         return Tokens(tokens + self.position.at(height, width), height, width)
 
 
-class PlainAttention(Attention):
-    """timm's attention over all tokens, called like attention that must know the size of the map."""
+class PlainAttention(nn.Module):
+    """Attention over all tokens, called like attention that must know the size of the map: (B, T, C) -> (B, T, C).
+
+    Args:
+        dim: channels C, a multiple of num_heads.
+        num_heads: heads h.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        proj_drop: dropout after the output projection.
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
 
     def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -191,7 +204,7 @@ class AgentVisionTransformer(Pyramid):
                     embed_dim, num_heads, num_agents, map_size, qkv_bias, proj_drop_rate, dense_agents, class_token=True
                 )
             else:
-                mixer = PlainAttention(embed_dim, num_heads, qkv_bias=qkv_bias, proj_drop=proj_drop_rate)
+                mixer = PlainAttention(embed_dim, num_heads, qkv_bias, proj_drop_rate)
             return TokenBlock(embed_dim, mixer, mlp_ratio, None, drop_path, proj_drop_rate, norm_layer)
 
         stages = [

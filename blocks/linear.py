@@ -1,0 +1,106 @@
+"""Linear layers and 1x1 convolutions that take the faster of two ways on a CPU.
+
+torch multiplies matrices with the library it was built with, and convolves with oneDNN. For float32 on x86 the first is
+often MKL, which does not use AVX512 on processors of every maker; there a linear layer takes about half the time as a
+1x1 convolution. A 1x1 convolution itself is left to the first library, too, where there is one thread and a small
+batch, unless it is dilated: dilation changes nothing in a kernel of one entry but that choice.
+
+Shape legend: C channels, N rows of a matrix.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module
+from torch import Tensor, nn
+
+# below, packing the weights for oneDNN costs more than it gains
+ENOUGH_ROWS = 128
+# below, torch does not take oneDNN for a single image
+ENOUGH_NUMBERS = 20480
+
+
+def prefers_convolution(x: Tensor, rows: int) -> bool:
+    """Whether x (of `rows` rows) times a matrix is faster as a convolution."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and rows >= ENOUGH_ROWS
+        and x.numel() > ENOUGH_NUMBERS
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    )
+
+
+@register_notrace_module  # the way depends on the size of the input
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, faster on a CPU: (.., in_features) -> (.., out_features)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(.., in_features) -> (.., out_features)."""
+        if torch.jit.is_scripting():
+            return F.linear(input, self.weight, self.bias)
+        return self._either_way(input)
+
+    @torch.jit.unused
+    def _either_way(self, x: Tensor) -> Tensor:
+        if not prefers_convolution(x, x.numel() // max(x.shape[-1], 1)):
+            return F.linear(x, self.weight, self.bias)
+        # (.., C) -> (1, C, N, 1), channels last in memory
+        rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+        out = F.conv2d(rows, self.weight[:, :, None, None], self.bias, dilation=2)
+        return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
+@register_notrace_module
+class PointwiseConv2d(nn.Conv2d):
+    """A 1x1 `torch.nn.Conv2d` of stride 1, faster on a CPU with one thread: (B, C, H, W) -> (B, out_channels, H, W).
+
+    Args:
+        in_channels: channels C.
+        out_channels: of the result.
+        bias: whether there is a bias.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_channels, H, W)."""
+        if torch.jit.is_scripting():
+            return F.conv2d(input, self.weight, self.bias)
+        return self._either_way(input)
+
+    @torch.jit.unused
+    def _either_way(self, x: Tensor) -> Tensor:
+        is_dilated = prefers_convolution(x, x.shape[0] * x.shape[2] * x.shape[3])
+        return F.conv2d(x, self.weight, self.bias, dilation=2 if is_dilated else 1)
+
+
+class Mlp(nn.Module):
+    """Linear, activation, linear: (.., dim) -> (.., dim).
+
+    Args:
+        dim: channels.
+        hidden_dim: channels in between.
+        drop: dropout after the activation and at the end.
+        act_layer: makes the activation.
+    """
+
+    def __init__(
+        self, dim: int, hidden_dim: int, drop: float = 0.0, act_layer: Callable[[], nn.Module] = nn.GELU
+    ) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden_dim)
+        self.act = act_layer()
+        self.drop = nn.Dropout(drop)
+        self.fc2 = Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(.., dim) -> (.., dim)."""
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
