@@ -8,7 +8,7 @@ from .linear import Linear, Mlp, PointwiseConv2d
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .position import PositionEmbedding
 from .residual import TransformerBlock
-from .single_head import SingleHeadAttention, SingleHeadBlock, SqueezeMerging
+from .single_head import SingleHeadAttention, SingleHeadBlock
 from .stem import ConvNormStem, ConvStem, PatchStem
 from .window import CrossShapedAttention, WindowAttention
 
@@ -30,7 +30,6 @@ __all__ = [
     "ResidualConv",
     "SingleHeadAttention",
     "SingleHeadBlock",
-    "SqueezeMerging",
     "TransformerBlock",
     "WindowAttention",
     "as_affine",
