@@ -8,6 +8,7 @@ Shape legend: B batch, H W map, C channels.
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -108,3 +109,37 @@ class ResidualConv(nn.Module):
         rows, columns = conv.kernel_size
         conv.weight[:, :, rows // 2, columns // 2] += 1
         return conv
+
+
+class ConvNormMlp(nn.Module):
+    """Two 1x1 convolutions with a batch norm each, and ReLU between them: (B, C, H, W) -> (B, C, H, W).
+
+    The second norm starts as zero, so a residual branch of it starts as nothing.
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels between the two.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(dim, hidden_dim, channels_last=False)
+        self.act = nn.ReLU(inplace=True)
+        self.conv2 = ConvNorm(hidden_dim, dim, channels_last=False)
+        nn.init.zeros_(self.conv2.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.conv2(self.act(self.conv1(x)))
+
+
+@register_notrace_module  # what it does depends on the device
+class FastMemoryFormat(nn.Module):
+    """The same (B, C, H, W), on a CPU with its channels next to each other in memory.
+
+    Convolutions keep the order, and on a CPU they are faster in this one. Elsewhere the order is the caller's choice.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x

@@ -1,0 +1,220 @@
+"""SHViT: three stages of convolutions and attention of a single head.
+
+Paper: SHViT: Single-Head Vision Transformer with Memory Efficient Macro Design, arXiv 2401.16456. Official code:
+ysj9909/SHViT, MIT licence.
+
+What the official code does that the paper does not say: the attention's input is normed, the channels that pass by are
+not; a batch norm stands before the classifier; the last norm of every branch starts as zero, except that of the
+depthwise convolutions around a downsampler; there is no stochastic depth. timm has these networks under other names of
+parameters, to which the official files do not map; here they load as they are.
+
+Shapes at 224 (zoo_shvit_s1): image 3x224x224, stem 128x14x14, stages 128x14x14, 224x7x7, 320x4x4.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+
+from attnzoo.blocks import (
+    BatchNormHead,
+    ConvNorm,
+    FastMemoryFormat,
+    InvertedDownsample,
+    SingleHeadAttention,
+    SingleHeadBlock,
+)
+
+from .pyramid import Pyramid, Stage
+from .registration import Variant, figures, register_variants
+
+__all__ = ["SHViT"]
+
+
+class SHViT(Pyramid):
+    """Single-head attention on maps of strides 16, 32 and 64.
+
+    Args:
+        embed_dims: channels of the stages; the first is a multiple of 8.
+        depths: blocks per stage.
+        partial_dims: per stage, channels that are attended over; 0 for a stage without attention.
+        qk_dim: channels of queries and keys.
+        mlp_ratio: hidden channels of an MLP over its input's.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate: as in `Pyramid`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: Sequence[int] = (128, 224, 320),
+        depths: Sequence[int] = (2, 4, 5),
+        partial_dims: Sequence[int] = (0, 48, 68),
+        qk_dim: int = 16,
+        mlp_ratio: float = 2.0,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        if embed_dims[0] % 8:
+            raise ValueError(f"embed_dims must start with a multiple of 8, got {embed_dims[0]}")
+
+        def block(stage: int, drop_path: float) -> nn.Module:
+            dim, partial_dim = embed_dims[stage], partial_dims[stage]
+            mixer = SingleHeadAttention(dim, partial_dim, qk_dim) if partial_dim else None
+            return SingleHeadBlock(dim, mixer, mlp_ratio, drop_path, zero_conv=True)
+
+        stages = [
+            Stage(
+                _downsample(embed_dims[i - 1], embed_dims[i], mlp_ratio) if i > 0 else None,
+                [block(i, rate) for rate in rates],
+            )
+            for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True))
+        ]
+        super().__init__(
+            _stem(in_chans, embed_dims[0]),
+            stages,
+            widths=embed_dims,
+            reductions=[16 * 2**i for i in range(len(depths))],
+            norm=nn.Identity(),
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            output_fmt="NCHW",
+            head=BatchNormHead(embed_dims[-1], num_classes, global_pool, drop_rate),
+        )
+
+
+def _stem(in_chans: int, dim: int) -> nn.Module:
+    """Four 3x3 convolutions of stride 2: (B, in_chans, H, W) -> (B, dim, ⌈H/16⌉, ⌈W/16⌉)."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(layout=FastMemoryFormat())
+    widths = (in_chans, dim // 8, dim // 4, dim // 2, dim)
+    for i in range(4):
+        if i > 0:
+            layers[f"act{i}"] = nn.ReLU(inplace=True)
+        layers[f"conv{i + 1}"] = ConvNorm(widths[i], widths[i + 1], 3, stride=2, channels_last=False)
+    return nn.Sequential(layers)
+
+
+def _downsample(dim: int, out_dim: int, mlp_ratio: float) -> nn.Module:
+    """(B, dim, H, W) -> (B, out_dim, ⌈H/2⌉, ⌈W/2⌉), with a block without attention before and after."""
+    return nn.Sequential(
+        SingleHeadBlock(dim, mlp_ratio=mlp_ratio),
+        InvertedDownsample(dim, out_dim),
+        SingleHeadBlock(out_dim, mlp_ratio=mlp_ratio),
+    )
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official checkpoint, or this project's own, to this project's names.
+
+    Kernels of 1x1 convolutions that were stored as matrices get their unit axes back.
+    """
+    state_dict = state_dict.get("model", state_dict)
+    ours = model.state_dict()
+    result = {}
+    for name, tensor in state_dict.items():
+        name = rename(name)
+        if tensor.ndim == 2 and name in ours and ours[name].ndim == 4:
+            tensor = tensor[:, :, None, None]
+        result[name] = tensor
+    return result
+
+
+# The official name of a parameter, as a pattern, and ours. Theirs has a downsampler's three parts, two of them pairs,
+# before the blocks of a stage.
+_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"^module\.", ""),
+    (r"^patch_embed\.(\d)\.", lambda match: f"stem.conv{int(match[1]) // 2 + 1}."),
+    (r"^blocks1\.", "stages.0.blocks."),
+    (r"^blocks(\d)\.([02])\.0\.m\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.{match[2]}.conv.m."),
+    (r"^blocks(\d)\.([02])\.1\.m\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.{match[2]}.ffn.m."),
+    (r"^blocks(\d)\.1\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.1."),
+    (r"^blocks(\d)\.(\d+)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks.{int(match[2]) - 3}."),
+    (r"\.conv\.m\.", ".conv.conv."),
+    (r"\.mixer\.m\.", ".attn."),
+    (r"\.ffn\.m\.pw(\d)\.", r".mlp.conv\1."),
+    (r"\.pre_norm\.", ".norm."),
+    (r"\.proj\.1\.", ".proj."),
+    (r"^head\.l\.", "head.fc."),
+    (r"\.c\.", ".conv."),
+    (r"\.bn\.", ".norm."),
+)
+
+
+def rename(name: str) -> str:
+    """This project's name of an official parameter; a name of ours stays."""
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+_CODE = "https://github.com/ysj9909/SHViT"
+
+
+def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
+    return {
+        "url": url,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (4, 4),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv1.conv",
+        "classifier": "head.fc",
+        "license": "mit",
+        "origin_url": _CODE,
+        "paper_ids": "arXiv:2401.16456",
+        **kwargs,
+    }
+
+
+def _shvit(size: str, published: tuple[float, float, float], *, image_size: int = 224, **arguments: Any) -> Variant:
+    cfg = _cfg(f"{_CODE}/releases/download/v1.0/shvit_{size}.pth", input_size=(3, image_size, image_size))
+    return Variant(
+        f"SHViT-{size.upper()}, with the official weights.",
+        arguments,
+        cfg,
+        published=figures(*published, source=f"{_CODE}#pre-trained-models"),
+    )
+
+
+register_variants(
+    __name__,
+    SHViT,
+    checkpoint_filter_fn,
+    {
+        "shvit_pico": Variant(
+            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
+            {"embed_dims": (64, 128, 192), "depths": (1, 2, 2), "partial_dims": (0, 32, 48)},
+            _cfg(license=None, origin_url=None, paper_ids=None),
+            tag="untrained",
+        ),
+        "zoo_shvit_s1": _shvit(
+            "s1", (72.8, 6.3, 0.241), embed_dims=(128, 224, 320), depths=(2, 4, 5), partial_dims=(0, 48, 68)
+        ),
+        "zoo_shvit_s2": _shvit(
+            "s2", (75.2, 11.4, 0.366), embed_dims=(128, 308, 448), depths=(2, 4, 5), partial_dims=(0, 66, 96)
+        ),
+        "zoo_shvit_s3": _shvit(
+            "s3", (77.4, 14.2, 0.601), embed_dims=(192, 352, 448), depths=(3, 5, 5), partial_dims=(0, 75, 96)
+        ),
+        "zoo_shvit_s4": _shvit(
+            "s4",
+            (79.4, 16.5, 0.986),
+            image_size=256,
+            embed_dims=(224, 336, 448),
+            depths=(4, 7, 6),
+            partial_dims=(0, 72, 96),
+        ),
+    },
+)
