@@ -1,9 +1,10 @@
 """The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W."""
 
 from .agent import AgentAttention, resize_line
-from .convolution import ChannelsLastConv2d, ConvNorm, ResidualConv, as_affine, depthwise
-from .downsample import ConvDownsample, PatchMerging
+from .convolution import ChannelsLastConv2d, ConvNorm, ConvNormMlp, ResidualConv, as_affine, depthwise
+from .downsample import ConvDownsample, InvertedDownsample, PatchMerging
 from .fusing import fuse
+from .head import BatchNormHead
 from .linear import Linear, Mlp, PointwiseConv2d
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .position import PositionEmbedding
@@ -14,12 +15,15 @@ from .window import CrossShapedAttention, WindowAttention
 
 __all__ = [
     "AgentAttention",
+    "BatchNormHead",
     "ChannelsLastConv2d",
     "ConvDownsample",
     "ConvNorm",
+    "ConvNormMlp",
     "ConvNormStem",
     "ConvStem",
     "CrossShapedAttention",
+    "InvertedDownsample",
     "Linear",
     "Mlp",
     "NeighborhoodAttention",

@@ -119,8 +119,6 @@ class ResidualConv(nn.Module):
         self.conv: nn.Module
         if norm:
             self.conv = ConvNorm(dim, dim, kernel_size, groups=dim, channels_last=channels_last)
-            # at first the layer adds nothing
-            nn.init.zeros_(self.conv.norm.weight)
         else:
             self.conv = depthwise(dim, kernel_size, channels_last=channels_last)
 
@@ -136,3 +134,25 @@ class ResidualConv(nn.Module):
         rows, columns = conv.kernel_size
         conv.weight[:, :, rows // 2, columns // 2] += 1
         return conv
+
+
+class ConvNormMlp(nn.Module):
+    """Two 1x1 convolutions with a batch norm each, and ReLU between them: (B, C, H, W) -> (B, C, H, W).
+
+    The second norm starts as zero, so a residual branch of it starts as nothing.
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels between the two.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(dim, hidden_dim, channels_last=False)
+        self.act = nn.ReLU(inplace=True)
+        self.conv2 = ConvNorm(hidden_dim, dim, channels_last=False)
+        nn.init.zeros_(self.conv2.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.conv2(self.act(self.conv1(x)))

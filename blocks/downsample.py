@@ -1,13 +1,14 @@
-"""From one level of a pyramid to the next: half the size, other channels. Maps are (B, H, W, C)."""
+"""From one level of a pyramid to the next: half the size, other channels. Maps are (B, H, W, C), or as a class says."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch.nn.functional as F
-from timm.layers import register_notrace_module
+from timm.layers import SqueezeExcite, register_notrace_module
 from torch import Tensor, nn
 
+from .convolution import ConvNorm
 from .linear import Linear
 
 
@@ -78,3 +79,30 @@ class PatchMerging(nn.Module):
         # (B, H/2, 2, W/2, 2, C) -> (B, H/2, W/2, 4C), the column of the square before its row
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
         return self.reduction(self.norm(x))
+
+
+class InvertedDownsample(nn.Module):
+    """Widens, takes a depthwise step of 2, gates channels, narrows: (B, C, H, W) -> (B, out_dim, ⌈H/2⌉, ⌈W/2⌉).
+
+    Args:
+        dim: channels C of the map.
+        out_dim: channels of the result.
+        expansion: channels in between, over C. A quarter of them, rounded to a multiple of 8, decide the gates.
+
+    Source: SHViT, arXiv 2401.16456, figure 4.
+    """
+
+    def __init__(self, dim: int, out_dim: int, expansion: int = 4) -> None:
+        super().__init__()
+        hidden_dim = dim * expansion
+        self.conv1 = ConvNorm(dim, hidden_dim, channels_last=False)
+        self.act1 = nn.ReLU(inplace=True)
+        self.conv2 = ConvNorm(hidden_dim, hidden_dim, 3, stride=2, groups=hidden_dim, channels_last=False)
+        self.act2 = nn.ReLU(inplace=True)
+        self.se = SqueezeExcite(hidden_dim, 0.25)
+        self.conv3 = ConvNorm(hidden_dim, out_dim, channels_last=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, out_dim, ⌈H/2⌉, ⌈W/2⌉)."""
+        x = self.act2(self.conv2(self.act1(self.conv1(x))))
+        return self.conv3(self.se(x))

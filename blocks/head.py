@@ -6,6 +6,8 @@ import torch
 from timm.layers import NormMlpClassifierHead, get_device_dtype
 from torch import nn
 
+from .convolution import as_affine
+
 
 class BatchNormHead(NormMlpClassifierHead):
     """Pools a map, norms what is left over the batch, and classifies: (B, C, H, W) -> (B, num_classes).
@@ -39,12 +41,9 @@ class BatchNormHead(NormMlpClassifierHead):
     def fuse(self) -> BatchNormHead:
         """Folds the norm into the classifier, in place, if there is one; computes the same in evaluation mode."""
         if isinstance(self.norm, nn.BatchNorm2d) and not isinstance(self.fc, nn.Identity):
-            assert self.norm.running_mean is not None
-            assert self.norm.running_var is not None
-            scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)
-            shift = self.norm.bias - self.norm.running_mean * scale
+            scale, shift = as_affine(self.norm)
             # a linear layer, or a 1x1 convolution where nothing is pooled
-            weight = self.fc.weight.flatten(1)
+            weight = self.fc.weight.flatten(1).to(scale.dtype)
             self.fc.bias.add_(weight @ shift)
             self.fc.weight.copy_((weight * scale).view_as(self.fc.weight))
             self.norm = nn.Identity()

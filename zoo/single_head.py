@@ -13,7 +13,6 @@ Shapes at 224 (zoo_shvit_s1): image 3x224x224, stem 128x14x14, stages 128x14x14,
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,8 +22,7 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import (
     BatchNormHead,
-    ConvNorm,
-    FastMemoryFormat,
+    ConvNormStem,
     InvertedDownsample,
     SingleHeadAttention,
     SingleHeadBlock,
@@ -78,7 +76,9 @@ class SHViT(Pyramid):
             for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True))
         ]
         super().__init__(
-            _stem(in_chans, embed_dims[0]),
+            ConvNormStem(
+                in_chans, [embed_dims[0] // part for part in (8, 4, 2, 1)], act_layer=nn.ReLU, channels_last=False
+            ),
             stages,
             widths=embed_dims,
             reductions=[16 * 2**i for i in range(len(depths))],
@@ -90,17 +90,6 @@ class SHViT(Pyramid):
             output_fmt="NCHW",
             head=BatchNormHead(embed_dims[-1], num_classes, global_pool, drop_rate),
         )
-
-
-def _stem(in_chans: int, dim: int) -> nn.Module:
-    """Four 3x3 convolutions of stride 2: (B, in_chans, H, W) -> (B, dim, ⌈H/16⌉, ⌈W/16⌉)."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict(layout=FastMemoryFormat())
-    widths = (in_chans, dim // 8, dim // 4, dim // 2, dim)
-    for i in range(4):
-        if i > 0:
-            layers[f"act{i}"] = nn.ReLU(inplace=True)
-        layers[f"conv{i + 1}"] = ConvNorm(widths[i], widths[i + 1], 3, stride=2, channels_last=False)
-    return nn.Sequential(layers)
 
 
 def _downsample(dim: int, out_dim: int, mlp_ratio: float) -> nn.Module:
@@ -132,7 +121,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 # before the blocks of a stage.
 _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^module\.", ""),
-    (r"^patch_embed\.(\d)\.", lambda match: f"stem.conv{int(match[1]) // 2 + 1}."),
+    (r"^patch_embed\.", "stem."),
     (r"^blocks1\.", "stages.0.blocks."),
     (r"^blocks(\d)\.([02])\.0\.m\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.{match[2]}.conv.m."),
     (r"^blocks(\d)\.([02])\.1\.m\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.{match[2]}.ffn.m."),
@@ -169,7 +158,7 @@ def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv1.conv",
+        "first_conv": "stem.0.conv",
         "classifier": "head.fc",
         "license": "mit",
         "origin_url": _CODE,

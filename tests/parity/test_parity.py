@@ -9,6 +9,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import attnzoo  # noqa: F401  registers
+
 from .recipe import PATHS, Case, load_case, readable, relative_error
 
 NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+
+from attnzoo.blocks import Linear, PointwiseConv2d
 
 from ..listing import entries
 from .environment import environment
@@ -97,7 +100,7 @@ def measure(name: str, batch: int, rounds: int, seconds: float) -> dict[str, Any
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
     rendering = importlib.import_module(f".official.{RENDERINGS[_family(name)]}", __package__)
-    candidates = {"ours": model, "official": rendering.official(model)}
+    candidates = {"ours": model, "official": rendering.official(_with_plain_layers(model))}
     images = torch.randn(batch, *model.pretrained_cfg["input_size"])
     with torch.inference_mode():
         ours, official = (network(images) for network in candidates.values())
@@ -118,6 +121,17 @@ def measure(name: str, batch: int, rounds: int, seconds: float) -> dict[str, Any
         },
         "wanted_over_official": GOALS.get(_family(name), 1.0),
     }
+
+
+def _with_plain_layers(model: nn.Module) -> nn.Module:
+    """A copy whose linear layers and convolutions are torch's own, which have the same parameters."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.__class__ = nn.Linear  # type: ignore[assignment]
+        elif isinstance(module, PointwiseConv2d):
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
+    return model
 
 
 def _infer(network: nn.Module, images: Tensor) -> Tensor:

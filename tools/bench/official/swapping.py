@@ -8,24 +8,15 @@ from typing import Any
 
 from torch import nn
 
-from attnzoo.blocks import Linear, PointwiseConv2d
-
-# layers of ours that only take another way to the same result
-_PLAIN: dict[type[nn.Module], type[nn.Module]] = {Linear: nn.Linear, PointwiseConv2d: nn.Conv2d}
-
 
 def swapped(model: nn.Module, renderings: Mapping[type[nn.Module], Callable[[Any], nn.Module]]) -> nn.Module:
-    """A copy of a network in which every layer of these types is replaced, and linear layers are torch's own.
+    """A copy of a network in which every layer of these types is replaced.
 
     Args:
         model: the network; it stays as it is.
         renderings: by type of layer, what makes another module, with its weights, from the layer.
     """
     model = copy.deepcopy(model)
-    for module in model.modules():
-        if type(module) in _PLAIN:
-            # a plain layer has the same parameters
-            module.__class__ = _PLAIN[type(module)]
     for name, module in list(model.named_modules()):
         rendering = renderings.get(type(module))
         if rendering is not None:
