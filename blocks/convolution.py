@@ -21,6 +21,14 @@ class ChannelsLastConv2d(nn.Conv2d):
         return x.permute(0, 2, 3, 1)
 
 
+class ChannelsLastBatchNorm2d(nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d` of a map (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
 def depthwise(dim: int, kernel_size: int, bias: bool = True, channels_last: bool = True) -> nn.Conv2d:
     """A depthwise convolution that keeps the size of the map.
 
@@ -40,11 +48,12 @@ class ConvNorm(nn.Module):
     Args:
         dim: channels of the map.
         out_dim: channels of the result.
-        kernel_size: odd side of the kernel; zeros are padded so that stride 1 keeps the size.
+        kernel_size: side of the kernel.
         stride: step of the kernel.
         groups: of channels that see each other only.
         bias: whether the convolution has a bias beside the norm's.
         channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
+        padding: zeros around the map; None for half a kernel, with which an odd one of stride 1 keeps the size.
     """
 
     def __init__(
@@ -56,14 +65,16 @@ class ConvNorm(nn.Module):
         groups: int = 1,
         bias: bool = False,
         channels_last: bool = True,
+        padding: int | None = None,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias)
+        padding = kernel_size // 2 if padding is None else padding
+        self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride, padding, groups=groups, bias=bias)
         self.norm = nn.BatchNorm2d(out_dim)
         self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, out_dim), or the same channel-first."""
+        """(B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, out_dim) with the usual padding, or the same channel-first."""
         if self.channels_last:
             x = x.permute(0, 3, 1, 2)
         x = self.norm(self.conv(x))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
+
+from .convolution import ConvNorm
 
 
 class ConvStem(nn.Module):
@@ -30,6 +32,33 @@ class ConvStem(nn.Module):
         """(B, P, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
         x = self.conv2(self.conv1(x))
         return self.norm(x.permute(0, 2, 3, 1))
+
+
+class ConvNormStem(nn.Module):
+    """Convolutions with a bias and a batch norm each, GELU between them: (B, P, H, W) -> (B, H', W', C).
+
+    Args:
+        in_chans: channels P of the image.
+        widths: channels after each convolution, C the last of them.
+        kernel_size: side of their kernels.
+        stride: step of their kernels; with the usual padding each divides the size by it and rounds up.
+        padding: zeros around their inputs; None for half a kernel.
+    """
+
+    def __init__(
+        self, in_chans: int, widths: Sequence[int], kernel_size: int = 3, stride: int = 2, padding: int | None = None
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential()
+        for i, (width, out_width) in enumerate(zip((in_chans, *widths), widths, strict=False)):
+            if i > 0:
+                self.layers.append(nn.GELU())
+            self.layers.append(ConvNorm(width, out_width, kernel_size, stride, bias=True, padding=padding))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, P, H, W) -> (B, H', W', C)."""
+        # channel-last in memory too, so that every map after it is
+        return self.layers(x.permute(0, 2, 3, 1).contiguous())
 
 
 @register_notrace_module  # whether to pad depends on the size of the image
