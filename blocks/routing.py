@@ -90,9 +90,9 @@ class BiLevelRoutingAttention(nn.Module):
         if is_padded and not self.pad_projected:
             x = F.pad(x, (0, 0, 0, missing_columns, 0, missing_rows))
         qkv = self.qkv(x)
+        routes = self._route(qkv.detach(), region_height, region_width)
         if is_padded and self.pad_projected:
             qkv = F.pad(qkv, (0, 0, 0, missing_columns, 0, missing_rows))
-        routes = self._route(qkv.detach(), rows, columns, height, width)
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
         queries, keys, values = qkv.unflatten(3, (3, self.num_heads, self.dim // self.num_heads)).unbind(3)
         attended = self._attend(queries, keys, values, routes, rows, columns)
@@ -116,25 +116,15 @@ class BiLevelRoutingAttention(nn.Module):
             return (length + size - 1) // size, size
         return count, (length + count - 1) // count
 
-    def _route(self, qkv: Tensor, rows: int, columns: int, height: int, width: int) -> Tensor:
-        """(B, H, W, 3C), perhaps padded, of a map of height x width -> (B, P, topk), the regions of each route."""
-        # (B, H, W, 2C) -> (B, Pr, H / Pr, Pc, W / Pc, 2C)
-        tiles = qkv[..., : 2 * self.dim].unflatten(2, (columns, -1)).unflatten(1, (rows, -1))
-        if self.pad_projected and (tiles.shape[2] * rows != height or tiles.shape[4] * columns != width):
-            counts = self._pixels(height, rows, tiles.shape[2], qkv)[:, None] * self._pixels(
-                width, columns, tiles.shape[4], qkv
-            )
-            means = tiles.sum((2, 4)) / counts[..., None]
-        else:
-            means = tiles.mean((2, 4))
-        queries, keys = means.flatten(1, 2).chunk(2, -1)
-        scores = (queries * self.scale) @ keys.transpose(1, 2)
-        return scores.topk(min(self.topk, rows * columns), sorted=False)[1]
-
-    def _pixels(self, length: int, count: int, size: int, like: Tensor) -> Tensor:
-        """(count,): how many of each region's pixels along an axis are no padding."""
-        starts = torch.arange(count, device=like.device) * size
-        return (length - starts).clamp(max=size).to(like.dtype)
+    def _route(self, qkv: Tensor, region_height: int, region_width: int) -> Tensor:
+        """(B, H, W, 3C) -> (B, P, topk), the regions on the route of each region."""
+        # all of qkv: to leave out the values would copy the rest. In ceiling mode a region that the map cuts off is
+        # averaged over what is there.
+        means = F.avg_pool2d(qkv.permute(0, 3, 1, 2), (region_height, region_width), ceil_mode=True)
+        # (B, 3C, Pr, Pc) -> three of (B, C, P)
+        queries, keys, _ = means.flatten(2).chunk(3, 1)
+        scores = (queries * self.scale).transpose(1, 2) @ keys
+        return scores.topk(min(self.topk, scores.shape[2]), sorted=False)[1]
 
     # TorchScript cannot read the operator; it calls it
     @torch.jit.ignore
