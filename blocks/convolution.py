@@ -17,16 +17,29 @@ class ChannelsLastConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H', W', out_channels)."""
-        x = self._conv_forward(x.permute(0, 3, 1, 2), self.weight, self.bias)
-        return x.permute(0, 2, 3, 1)
+        x = x.permute(0, 3, 1, 2)
+        # torch copies the kernel to the layout of the map on every call: of half a million numbers and more, that takes
+        # longer than to copy most maps
+        kernel = self.in_channels // self.groups * self.out_channels * self.kernel_size[0] * self.kernel_size[1]
+        if kernel > 2**19:
+            x = x.contiguous()
+        return self._conv_forward(x, self.weight, self.bias).permute(0, 2, 3, 1).contiguous()
 
 
-class ChannelsLastBatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d` of a map (B, H, W, C)."""
+class ChannelsLastBatchNorm2d(nn.Module):
+    """`torch.nn.BatchNorm2d`, inside as `norm`, of a map (B, H, W, C).
+
+    Args:
+        dim: channels C.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def depthwise(dim: int, kernel_size: int, bias: bool = True, channels_last: bool = True) -> nn.Conv2d:
@@ -69,24 +82,21 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         padding = kernel_size // 2 if padding is None else padding
-        self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride, padding, groups=groups, bias=bias)
+        layer = ChannelsLastConv2d if channels_last else nn.Conv2d
+        self.conv = layer(dim, out_dim, kernel_size, stride, padding, groups=groups, bias=bias)
         self.norm = nn.BatchNorm2d(out_dim)
         self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, out_dim) with the usual padding, or the same channel-first."""
+        x = self.conv(x)
         if self.channels_last:
-            x = x.permute(0, 3, 1, 2)
-        x = self.norm(self.conv(x))
-        return x.permute(0, 2, 3, 1) if self.channels_last else x
+            return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.norm(x)
 
     def fuse(self) -> nn.Conv2d:
         """One convolution that computes the same in evaluation mode."""
-        conv = fuse_conv_bn_eval(self.conv, self.norm)
-        if self.channels_last:
-            # the class differs only in the layout of its input
-            conv.__class__ = ChannelsLastConv2d
-        return conv
+        return fuse_conv_bn_eval(self.conv, self.norm)
 
 
 class ResidualConv(nn.Module):

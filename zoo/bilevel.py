@@ -169,6 +169,7 @@ _RENAMES = (
     (r"^downsample_layers\.0\.([03])\.", lambda match: f"stem.layers.{int(match[1]) * 2 // 3}.conv."),
     (r"^downsample_layers\.0\.([14])\.", lambda match: f"stem.layers.{int(match[1]) * 2 // 3}.norm."),
     (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
+    (r"^norm\.(?!norm\.)", "norm.norm."),
     (r"^(stages\.\d+)\.(\d+)\.", r"\1.blocks.\2."),
     (r"\.pos_embed\.(weight|bias)$", r".pos_embed.conv.\1"),
     (r"\.attn\.(?:qkv\.qkv|qkv_linear)\.", r".attn.qkv."),
@@ -184,8 +185,8 @@ def rename(name: str, layout: str = "biformer") -> str:
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
     if layout == "biformer":
-        name = name.replace(".downsample.0.", ".downsample.conv.").replace(".downsample.1.", ".downsample.norm.")
-    return name
+        return name.replace(".downsample.0.", ".downsample.conv.").replace(".downsample.1.", ".downsample.norm.")
+    return re.sub(r"\.downsample\.0\.(?!norm\.)", ".downsample.0.norm.", name)
 
 
 _CODE = "https://github.com/rayleizhu/BiFormer"

@@ -9,7 +9,10 @@ import timm
 import attnzoo  # noqa: F401  registers
 
 # one member per family that is quick enough for every test
-SMALL = ["nat_pico", "nat_mini", "dinat_mini", "dinat_s_tiny", "nat_isotropic_small", "vitrpb_small"]
+SMALL = ["nat_pico", "nat_mini", "dinat_mini", "dinat_s_tiny", "nat_isotropic_small", "vitrpb_small", "biformer_pico"]
+
+# what they need to take images of any size
+ARGUMENTS: dict[str, dict[str, object]] = {"biformer_pico": {"auto_pad": True}}
 
 
 def families() -> list[str]:

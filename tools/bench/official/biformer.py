@@ -5,20 +5,21 @@ convolutions, a map is cut into regions before queries, keys and values are proj
 gathered from a tensor expanded to one copy per region. `biformer_stl_nchw` stays (B, C, H, W) throughout. Written anew
 from what rayleizhu/BiFormer does.
 
-Shape legend: B batch, C channels, H W map, h heads, D = C / h, P = Pr * Pc regions of R = rh * rw pixels, t regions on a
-route.
+Shape legend: B batch, C channels, H W map, h heads, D = C / h, P = Pr * Pc regions of R = rh * rw pixels, t regions on
+a route.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnzoo.bilevel import BiFormer
-from attnzoo.blocks import BiLevelRoutingAttention, ConvNorm, LepeAttention, ResidualConv, TransformerBlock
+from attnzoo.blocks import BiLevelRoutingAttention, ChannelsLastBatchNorm2d, ConvNorm, ResidualConv
 
 
 def official(model: nn.Module) -> nn.Module:
@@ -40,7 +41,8 @@ def official(model: nn.Module) -> nn.Module:
 
 
 class _Network(nn.Module):
-    def __init__(self, model: BiFormer) -> None:
+    # our modules are read by attributes that nn.Module does not declare
+    def __init__(self, model: Any) -> None:
         super().__init__()
         block = _MapBlock if model.layout == "stl_nchw" else _Block
         layers: list[nn.Module] = [_channels_first(model.stem)]
@@ -89,7 +91,7 @@ class _Residual(nn.Module):
 class _Block(nn.Module):
     """(B, H, W, C) -> (B, H, W, C)."""
 
-    def __init__(self, ours: TransformerBlock) -> None:
+    def __init__(self, ours: Any) -> None:
         super().__init__()
         self.norm1, self.norm2, self.drop_path = ours.norm1, ours.norm2, ours.drop_path1
         self.attn = _Routed(ours.attn) if isinstance(ours.attn, BiLevelRoutingAttention) else _Dense(ours.attn)
@@ -146,7 +148,7 @@ class _Routed(nn.Module):
 class _Dense(nn.Module):
     """(B, H, W, C) -> (B, H, W, C)."""
 
-    def __init__(self, ours: LepeAttention) -> None:
+    def __init__(self, ours: Any) -> None:
         super().__init__()
         self.heads = ours.num_heads
         self.qkv, self.proj, self.lepe = ours.qkv, ours.proj, _channels_first(ours.lepe)
@@ -164,7 +166,7 @@ class _Dense(nn.Module):
 class _MapBlock(nn.Module):
     """(B, C, H, W) -> (B, C, H, W): linear layers as 1x1 convolutions."""
 
-    def __init__(self, ours: TransformerBlock) -> None:
+    def __init__(self, ours: Any) -> None:
         super().__init__()
         self.norm1, self.norm2, self.drop_path = ours.norm1, ours.norm2, ours.drop_path1
         self.attn = _RoutedMap(ours.attn) if isinstance(ours.attn, BiLevelRoutingAttention) else _DenseMap(ours.attn)
@@ -232,7 +234,7 @@ def _channels_first(module: nn.Module) -> nn.Module:
     if isinstance(module, ResidualConv):
         return _Residual(_channels_first(module.conv))
     if isinstance(module, ConvNorm):
-        return nn.Sequential(module.conv, module.norm)
+        return nn.Sequential(_channels_first(module.conv), module.norm)
     if isinstance(module, nn.Conv2d):
         with torch.device("meta"):
             conv = nn.Conv2d(
@@ -245,12 +247,7 @@ def _channels_first(module: nn.Module) -> nn.Module:
             )
         conv.weight, conv.bias = module.weight, module.bias
         return conv
-    if isinstance(module, nn.BatchNorm2d):
-        with torch.device("meta"):
-            norm = nn.BatchNorm2d(module.num_features, module.eps)
-        norm.weight, norm.bias = module.weight, module.bias
-        for name, buffer in module.named_buffers():
-            setattr(norm, name, buffer)
-        return norm
+    if isinstance(module, ChannelsLastBatchNorm2d):
+        return module.norm
     layers = [_channels_first(child) for child in module.children()]
     return nn.Sequential(*layers) if layers else module
