@@ -3,6 +3,7 @@
 from .convolution import ChannelsLastBatchNorm2d, ChannelsLastConv2d, ConvNorm, ResidualConv, depthwise
 from .downsample import ConvDownsample, PatchMerging
 from .fusing import fuse
+from .lean import LeanMlp
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .residual import TransformerBlock
 from .routing import BiLevelRoutingAttention, LepeAttention
@@ -16,6 +17,7 @@ __all__ = [
     "ConvNorm",
     "ConvNormStem",
     "ConvStem",
+    "LeanMlp",
     "LepeAttention",
     "NeighborhoodAttention",
     "PatchMerging",

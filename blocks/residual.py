@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from timm.layers import DropPath, LayerScale, Mlp
+from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
+
+from .lean import LeanMlp
 
 
 class TransformerBlock(nn.Module):
@@ -40,7 +42,7 @@ class TransformerBlock(nn.Module):
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale)
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=nn.GELU, drop=proj_drop)
+        self.mlp = LeanMlp(dim, int(dim * mlp_ratio), drop=proj_drop)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale)
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 

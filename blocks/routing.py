@@ -171,7 +171,9 @@ class LepeAttention(nn.Module):
         self.head_dim = dim // num_heads
         self.lepe_of_values = lepe_of_values
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.lepe = depthwise(dim, lepe_kernel)
+        # of the few pixels and many channels of a last stage, oneDNN takes long and 12 MiB for the gradient of a
+        # channel-last 5x5 kernel
+        self.lepe = depthwise(dim, lepe_kernel, channels_last=False)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -185,7 +187,8 @@ class LepeAttention(nn.Module):
         attended = F.scaled_dot_product_attention(queries, keys, values)
         # (B, h, H * W, D) -> (B, H, W, C)
         attended = attended.transpose(1, 2).flatten(2).unflatten(1, (height, width))
-        lepe = self.lepe(qkv.chunk(3, -1)[2] if self.lepe_of_values else x)
+        source = qkv.chunk(3, -1)[2] if self.lepe_of_values else x
+        lepe = self.lepe(source.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
         return self.proj_drop(self.proj(attended + lepe))
 
     def extra_repr(self) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import ConvNorm
+from .lean import are_plain, gelu_conv, is_kept
 
 
 class ConvStem(nn.Module):
@@ -34,6 +36,7 @@ class ConvStem(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1))
 
 
+@register_notrace_module  # it runs another way where gradients are wanted
 class ConvNormStem(nn.Module):
     """Convolutions with a bias and a batch norm each, GELU between them: (B, P, H, W) -> (B, H', W', C).
 
@@ -58,7 +61,19 @@ class ConvNormStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, P, H, W) -> (B, H', W', C)."""
         # channel-last in memory too, so that every map after it is
-        return self.layers(x.permute(0, 2, 3, 1).contiguous())
+        x = x.permute(0, 2, 3, 1).contiguous()
+        return self.layers(x) if torch.jit.is_scripting() else self._lean(x)
+
+    @torch.jit.ignore
+    def _lean(self, x: Tensor) -> Tensor:
+        """The layers, of whose results, the largest maps of a network, not all are kept."""
+        x = self.layers[0](x)
+        for act, layer in zip(self.layers[1::2], self.layers[2::2], strict=True):
+            if isinstance(layer, ConvNorm) and is_kept(x) and are_plain(act, layer.conv):
+                x = layer.norm(gelu_conv(x, layer.conv).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            else:
+                x = layer(act(x))
+        return x
 
 
 @register_notrace_module  # whether to pad depends on the size of the image

@@ -15,6 +15,8 @@ from attnzoo.bilevel import BiFormer, rename
 from attnzoo.blocks import BiLevelRoutingAttention, LepeAttention
 from attnzoo.tools.bench.official.biformer import official
 
+from ..kernels.test_memory import MIB, peak_of
+
 PUBLISHED = ["biformer_tiny", "biformer_small", "biformer_base", "biformer_stl", "biformer_stl_nchw"]
 
 
@@ -185,3 +187,35 @@ def test_the_official_formulation_gives_the_same_and_the_same_gradients(layout: 
 def test_only_a_biformer_has_an_official_formulation() -> None:
     with pytest.raises(TypeError, match="model must be a BiFormer, got Identity"):
         official(nn.Identity())
+
+
+def peaks_of_a_training_step(name: str, size: int) -> list[int]:
+    """Of ours, and of the official formulation."""
+    model = timm.create_model(name)
+    networks = [model, official(model.eval())]
+    x = torch.randn(1, 3, size, size)
+    peaks = []
+    for network in networks:
+        network.train()
+
+        def step(network: nn.Module = network) -> None:
+            network(x).sum().backward()
+
+        step()
+        model.zero_grad()
+        peaks.append(peak_of(step))
+        model.zero_grad()
+    return peaks
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "share"),
+    [
+        # where maps are small, the parameters' gradients, the same in both, are more of the whole
+        pytest.param("biformer_tiny", 224, 0.5, id="tiny 224"),
+        pytest.param("biformer_tiny", 448, 1 / 3, id="tiny 448", marks=pytest.mark.slow),
+    ],
+)
+def test_memory_of_a_training_step(name: str, size: int, share: float) -> None:
+    ours, theirs = peaks_of_a_training_step(name, size)
+    assert ours <= share * theirs, f"{ours / MIB:.1f} of {theirs / MIB:.1f} MiB, allowed {share:.2f} of it"
