@@ -30,9 +30,15 @@ class LeanMlp(Mlp):
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         x = self.fc1(x)
-        if not torch.jit.is_scripting() and self.drop1.p == 0 and is_kept(x) and are_plain(self.act, self.fc2):
-            return self.drop2(_GeluLinear.apply(x, self.fc2.weight, self.fc2.bias))
-        return self.drop2(self.fc2(self.drop1(self.act(x))))
+        x = self.fc2(self.drop1(self.act(x))) if torch.jit.is_scripting() else self._lean(x)
+        return self.drop2(x)
+
+    @torch.jit.ignore
+    def _lean(self, x: Tensor) -> Tensor:
+        """(..., M) -> (..., C)."""
+        if self.drop1.p == 0 and is_kept(x) and are_plain(self.act, self.fc2):
+            return _GeluLinear.apply(x, self.fc2.weight, self.fc2.bias)
+        return self.fc2(self.drop1(self.act(x)))
 
 
 def is_kept(x: Tensor) -> bool:
