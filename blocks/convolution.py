@@ -8,19 +8,43 @@ Shape legend: B batch, H W map, C channels.
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import torch
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .linear import Linear, PointwiseConv2d
+from .linear import PointwiseConv2d, pointwise_conv2d
 
 
+@register_notrace_module  # what is fastest depends on the size of the map
 class ChannelsLastConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` of a map (B, H, W, C), padded with zeros."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H', W', out_channels)."""
-        x = self._conv_forward(x.permute(0, 3, 1, 2), self.weight, self.bias)
-        return x.permute(0, 2, 3, 1)
+        x = input.permute(0, 3, 1, 2)
+        if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1:
+            return pointwise_conv2d(x, self.weight, self.bias).permute(0, 2, 3, 1)
+        # torch copies the kernel to the layout of the map on every call: of half a million numbers and more, that takes
+        # longer than to copy most maps
+        if self.in_channels // self.groups * self.out_channels * self.kernel_size[0] * self.kernel_size[1] > 2**19:
+            x = x.contiguous()
+        return self._conv_forward(x, self.weight, self.bias).permute(0, 2, 3, 1).contiguous()
+
+
+class ChannelsLastBatchNorm2d(nn.Module):
+    """`torch.nn.BatchNorm2d`, inside as `norm`, of a map (B, H, W, C).
+
+    Args:
+        dim: channels C.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def depthwise(dim: int, kernel_size: int, bias: bool = True, channels_last: bool = True) -> nn.Conv2d:
@@ -65,34 +89,25 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         padding = dilation * (kernel_size // 2) if padding is None else padding
-        is_pointwise = kernel_size == stride == groups == 1
-        self.conv: nn.Conv2d = (
-            PointwiseConv2d(dim, out_dim, bias)
-            if is_pointwise
-            else nn.Conv2d(dim, out_dim, kernel_size, stride, padding, dilation, groups, bias)
-        )
+        self.conv: nn.Conv2d
+        if not channels_last and kernel_size == stride == groups == 1:
+            self.conv = PointwiseConv2d(dim, out_dim, bias)
+        else:
+            layer = ChannelsLastConv2d if channels_last else nn.Conv2d
+            self.conv = layer(dim, out_dim, kernel_size, stride, padding, dilation, groups, bias)
         self.norm = nn.BatchNorm2d(out_dim)
         self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, out_dim), or the same channel-first."""
+        """(B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, out_dim) with the usual padding, or the same channel-first."""
+        x = self.conv(x)
         if self.channels_last:
-            x = x.permute(0, 3, 1, 2)
-        x = self.norm(self.conv(x))
-        return x.permute(0, 2, 3, 1) if self.channels_last else x
+            return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.norm(x)
 
-    def fuse(self) -> nn.Module:
-        """One layer that computes the same in evaluation mode: a convolution, or for channel-last pixels a `Linear`."""
-        conv = fuse_conv_bn_eval(self.conv, self.norm)
-        if not self.channels_last:
-            return conv
-        if not isinstance(conv, PointwiseConv2d):
-            # the class differs only in the layout of its input
-            conv.__class__ = ChannelsLastConv2d
-            return conv
-        linear = Linear(conv.in_channels, conv.out_channels).to(conv.weight).eval()
-        linear.load_state_dict({"weight": conv.weight.flatten(1), "bias": conv.bias})
-        return linear
+    def fuse(self) -> nn.Conv2d:
+        """One convolution that computes the same in evaluation mode."""
+        return fuse_conv_bn_eval(self.conv, self.norm)
 
 
 def as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

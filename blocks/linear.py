@@ -9,12 +9,11 @@ Shape legend: C channels, N rows of a matrix.
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 # below, packing the weights for oneDNN costs more than it gains
 ENOUGH_ROWS = 128
@@ -22,6 +21,7 @@ ENOUGH_ROWS = 128
 ENOUGH_NUMBERS = 20480
 
 
+@torch.jit.unused
 def prefers_convolution(x: Tensor, rows: int) -> bool:
     """Whether x (of `rows` rows) times a matrix is faster as a convolution."""
     return (
@@ -35,6 +35,14 @@ def prefers_convolution(x: Tensor, rows: int) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
     )
+
+
+def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution of stride 1, of (B, C, H, W) with (out_channels, C, 1, 1) and (out_channels,)."""
+    if torch.jit.is_scripting():
+        return F.conv2d(x, weight, bias)
+    is_dilated = prefers_convolution(x, x.shape[0] * x.shape[2] * x.shape[3])
+    return F.conv2d(x, weight, bias, dilation=2 if is_dilated else 1)
 
 
 @register_notrace_module  # the way depends on the size of the input
@@ -72,35 +80,42 @@ class PointwiseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, out_channels, H, W)."""
-        if torch.jit.is_scripting():
-            return F.conv2d(input, self.weight, self.bias)
-        return self._either_way(input)
-
-    @torch.jit.unused
-    def _either_way(self, x: Tensor) -> Tensor:
-        is_dilated = prefers_convolution(x, x.shape[0] * x.shape[2] * x.shape[3])
-        return F.conv2d(x, self.weight, self.bias, dilation=2 if is_dilated else 1)
+        return pointwise_conv2d(input, self.weight, self.bias)
 
 
+@register_notrace_module  # it runs another way where gradients are wanted
 class Mlp(nn.Module):
-    """Linear, activation, linear: (.., dim) -> (.., dim).
+    """Linear, GELU, linear: (.., dim) -> (.., dim).
+
+    In training what GELU gives is computed again on the way back instead of kept: it is quick to compute, and large.
 
     Args:
         dim: channels.
         hidden_dim: channels in between.
-        drop: dropout after the activation and at the end.
-        act_layer: makes the activation.
+        drop: dropout after GELU and at the end.
     """
 
-    def __init__(
-        self, dim: int, hidden_dim: int, drop: float = 0.0, act_layer: Callable[[], nn.Module] = nn.GELU
-    ) -> None:
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
         super().__init__()
         self.fc1 = Linear(dim, hidden_dim)
-        self.act = act_layer()
+        self.act = nn.GELU()
         self.drop = nn.Dropout(drop)
         self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(.., dim) -> (.., dim)."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+        x = self.fc1(x)
+        if torch.jit.is_scripting():
+            return self._second_half(x)
+        return self._lean(x)
+
+    def _second_half(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(self.act(x))))
+
+    @torch.jit.unused
+    def _lean(self, x: Tensor) -> Tensor:
+        # compilers choose themselves what to compute again, and function transforms know no such choice
+        is_kept = x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if not is_kept or torch._C._are_functorch_transforms_active():
+            return self._second_half(x)
+        return checkpoint(self._second_half, x, use_reentrant=False, preserve_rng_state=self.drop.p > 0)

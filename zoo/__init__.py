@@ -8,7 +8,7 @@ Example:
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import agent, agent_deit, neighborhood, neighborhood_isotropic, single_head
+from . import agent, agent_deit, bilevel, neighborhood, neighborhood_isotropic, single_head
 from .registration import Published, published
 
 try:
@@ -21,6 +21,7 @@ __all__ = [
     "__version__",
     "agent",
     "agent_deit",
+    "bilevel",
     "neighborhood",
     "neighborhood_isotropic",
     "published",

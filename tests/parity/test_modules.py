@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from attnzoo.agent_checkpoints import checkpoint_filter_fn
-from attnzoo.blocks import AgentAttention, NeighborhoodAttention
+from attnzoo.bilevel import rename
+from attnzoo.blocks import AgentAttention, BiLevelRoutingAttention, LepeAttention, NeighborhoodAttention
 
 from .recipe import PATHS, Case, load_case, readable, relative_error
 
@@ -49,9 +50,32 @@ def agent(case: Case, arguments: Arguments) -> nn.Module:
     return module
 
 
+def routing(case: Case, arguments: Arguments) -> nn.Module:
+    module = BiLevelRoutingAttention(
+        case.images.shape[-1],
+        arguments["num_heads"],
+        arguments["n_win"],
+        arguments["topk"],
+        auto_pad="auto_pad=True" in case.facts["constructor"],
+        lepe_kernel=arguments["side_dwconv"],
+    )
+    return load_routing(module, case)
+
+
+def dense(case: Case, arguments: Arguments) -> nn.Module:
+    return load_routing(LepeAttention(case.images.shape[-1], lepe_kernel=arguments["side_dwconv"]), case)
+
+
+def load_routing(module: nn.Module, case: Case) -> nn.Module:
+    module.load_state_dict({rename(f".attn.{name}")[6:]: tensor for name, tensor in case.checkpoint.items()})
+    return module
+
+
 # by the end of the official constructor's name: makes our layer, with the weights, from the numbers it was given
 BUILDERS: dict[str, Callable[[Case, Arguments], nn.Module]] = {
     "AgentAttention": agent,
+    "AttentionLePE": dense,
+    "BiLevelRoutingAttention": routing,
     "NeighborhoodAttention2D": neighborhood,
 }
 

@@ -18,8 +18,12 @@ SMALL = [
     "dinat_s_tiny",
     "nat_isotropic_small",
     "vitrpb_small",
+    "biformer_pico",
     "shvit_pico",
 ]
+
+# what they need to take images of any size
+ARGUMENTS: dict[str, dict[str, object]] = {"biformer_pico": {"auto_pad": True}}
 
 
 def families() -> list[str]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from attnzoo import published
 
-from .models import SMALL, ours
+from .models import ARGUMENTS, SMALL, ours
 
 small = pytest.mark.parametrize("name", SMALL)
 
@@ -39,7 +39,7 @@ def logits(answer: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 
 def create(name: str, **kwargs: object) -> nn.Module:
-    return timm.create_model(name, **kwargs).eval()
+    return timm.create_model(name, **ARGUMENTS.get(name, {}), **kwargs).eval()
 
 
 @pytest.mark.parametrize("name", ours())
@@ -187,7 +187,7 @@ def test_parameter_groups(name: str) -> None:
 
 @small
 def test_other_channels_and_dropout(name: str) -> None:
-    model = timm.create_model(name, in_chans=1, num_classes=2, drop_rate=0.1, drop_path_rate=0.1)
+    model = create(name, in_chans=1, num_classes=2, drop_rate=0.1, drop_path_rate=0.1).train()
     assert logits(model(images(channels=1, batch=2))).shape[1] == 2
 
 
@@ -258,7 +258,7 @@ def test_compiles_without_graph_breaks(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", ["nat_pico", "nat_isotropic_small"])
+@pytest.mark.parametrize("name", ["nat_pico", "nat_isotropic_small", "biformer_pico"])
 def test_scripts(name: str) -> None:
     with set_scriptable(True):
         model = create(name, num_classes=4)

@@ -1,0 +1,197 @@
+"""Bi-level routing attention as a token mixer, and the dense attention that follows it where maps are small.
+
+Shape legend: B batch, H W map, C channels, h heads, D = C / h, P = Pr * Pc regions, Pr down and Pc across.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module, to_2tuple
+from torch import Tensor, nn
+
+from attnzoo.kernels import routed_attention
+
+from .convolution import depthwise
+from .linear import Linear
+
+
+@register_notrace_module  # whether to pad depends on the size of the map
+class BiLevelRoutingAttention(nn.Module):
+    """Multi-head self-attention of every pixel to the regions that suit its own region best.
+
+    The map is cut into a fixed number of regions, whatever its size. The mean query of a region and the mean keys of
+    all say which `topk` regions its pixels attend to; all heads share that choice, and no gradient goes through it.
+    A depthwise convolution of the values is added to what is attended to. Scores are multiplied with C ** -0.5, not
+    D ** -0.5: the official code does so, and the published weights were trained with it.
+
+    Args:
+        dim: channels C, a multiple of num_heads.
+        num_heads: heads h.
+        regions: regions of the map, one number per side or (rows, columns).
+        topk: regions that each region attends to, 1 .. P.
+        auto_pad: whether a map that the regions do not divide is padded with zeros at the bottom and right, and cropped
+            again. The padding is attended to.
+        pad_projected: where the padding goes. False: the input is padded, so that padding has the keys and values that
+            the projection's bias gives it, and counts in the means of regions. True: queries, keys and values are
+            padded, and padding does not count in the means; regions then have ⌊H/Pr⌋ x ⌊W/Pc⌋ pixels, and more of them
+            are added until they cover the map. The first is what the published dense tasks use, the second what
+            `biformer_stl_nchw` does.
+        lepe_kernel: odd side of the depthwise convolution.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        proj_drop: dropout after the output projection.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_heads`, or there are fewer regions than `topk`. On a call: the
+            regions do not divide the map, and `auto_pad` is off.
+
+    Source: BiFormer, arXiv 2303.08810, equations 1 to 7 and algorithm 1.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        regions: int | tuple[int, int] = 7,
+        topk: int = 4,
+        auto_pad: bool = False,
+        pad_projected: bool = False,
+        lepe_kernel: int = 5,
+        qkv_bias: bool = True,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
+        self.dim = dim
+        self.num_heads = num_heads
+        self.regions: tuple[int, int] = to_2tuple(regions)
+        if min(self.regions) < 1:
+            raise ValueError(f"regions must be at least 1 per side, got {regions}")
+        if not 1 <= topk <= self.regions[0] * self.regions[1]:
+            raise ValueError(
+                f"topk must be 1 .. {self.regions[0] * self.regions[1]}, the number of regions, got {topk} for "
+                f"{self.regions[0]} x {self.regions[1]} regions"
+            )
+        self.topk = topk
+        self.auto_pad = auto_pad
+        self.pad_projected = pad_projected
+        self.scale = dim**-0.5
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.lepe = depthwise(dim, lepe_kernel)
+        self.proj = Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        height, width = x.shape[1], x.shape[2]
+        rows, region_height = self._cut(height, 0)
+        columns, region_width = self._cut(width, 1)
+        missing_rows, missing_columns = rows * region_height - height, columns * region_width - width
+        is_padded = missing_rows > 0 or missing_columns > 0
+        if is_padded and not self.pad_projected:
+            x = F.pad(x, (0, 0, 0, missing_columns, 0, missing_rows))
+        qkv = self.qkv(x)
+        routes = self._route(qkv.detach(), region_height, region_width)
+        if is_padded and self.pad_projected:
+            qkv = F.pad(qkv, (0, 0, 0, missing_columns, 0, missing_rows))
+        # (B, H, W, 3C) -> three of (B, H, W, h, D)
+        queries, keys, values = qkv.unflatten(3, (3, self.num_heads, self.dim // self.num_heads)).unbind(3)
+        attended = self._attend(queries, keys, values, routes, rows, columns)
+        # (B, padded H, padded W, h, D) -> (B, padded H, padded W, C)
+        x = attended.flatten(3) + self.lepe(values.flatten(3))
+        if is_padded:
+            x = x[:, :height, :width]
+        return self.proj_drop(self.proj(x))
+
+    def _cut(self, length: int, axis: int) -> tuple[int, int]:
+        """Regions along an axis of the map, and how many pixels each has there, the padding's among them."""
+        count = self.regions[axis]
+        if length % count != 0 and not self.auto_pad:
+            side = "rows" if axis == 0 else "columns"
+            raise ValueError(
+                f"regions must divide the map: {length} {side} of it, {count} regions. Choose another size or other "
+                f"regions, or pass auto_pad=True to pad the map"
+            )
+        if self.pad_projected:
+            size = max(length // count, 1)
+            return (length + size - 1) // size, size
+        return count, (length + count - 1) // count
+
+    def _route(self, qkv: Tensor, region_height: int, region_width: int) -> Tensor:
+        """(B, H, W, 3C) -> (B, P, topk), the regions on the route of each region."""
+        # all of qkv: to leave out the values would copy the rest. In ceiling mode a region that the map cuts off is
+        # averaged over what is there.
+        means = F.avg_pool2d(qkv.permute(0, 3, 1, 2), (region_height, region_width), ceil_mode=True)
+        # (B, 3C, Pr, Pc) -> three of (B, C, P)
+        queries, keys, _ = means.flatten(2).chunk(3, 1)
+        scores = (queries * self.scale).transpose(1, 2) @ keys
+        return scores.topk(min(self.topk, scores.shape[2]), sorted=False)[1]
+
+    # TorchScript cannot read the operator; it calls it
+    @torch.jit.ignore
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, routes: Tensor, rows: int, columns: int) -> Tensor:
+        return routed_attention(queries, keys, values, routes, (rows, columns), scale=self.scale)
+
+    def extra_repr(self) -> str:
+        """What the module's children do not show."""
+        return f"num_heads={self.num_heads}, regions={self.regions}, topk={self.topk}, auto_pad={self.auto_pad}"
+
+
+class LepeAttention(nn.Module):
+    """Multi-head self-attention of every pixel to all others, with a depthwise convolution added to it.
+
+    Args:
+        dim: channels C, a multiple of num_heads.
+        num_heads: heads h.
+        lepe_of_values: whether the convolution is of the values; of the input where not, as in the published
+            BiFormers, `biformer_stl_nchw` excepted.
+        lepe_kernel: odd side of the convolution.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        proj_drop: dropout after the output projection.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_heads`.
+
+    Source: the last stage of BiFormer, arXiv 2303.08810, section 4.2; the convolution is of CSWin Transformer
+        (arXiv 2107.00652, equation 9).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        lepe_of_values: bool = False,
+        lepe_kernel: int = 5,
+        qkv_bias: bool = False,
+        proj_drop: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.lepe_of_values = lepe_of_values
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        # of the few pixels and many channels of a last stage, oneDNN takes long and 12 MiB for the gradient of a
+        # channel-last 5x5 kernel
+        self.lepe = depthwise(dim, lepe_kernel, channels_last=False)
+        self.proj = Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        height, width = x.shape[1], x.shape[2]
+        qkv = self.qkv(x)
+        # (B, H, W, 3C) -> three of (B, h, H * W, D)
+        tokens = qkv.unflatten(3, (3, self.num_heads, self.head_dim)).flatten(1, 2)
+        queries, keys, values = tokens.permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(queries, keys, values)
+        # (B, h, H * W, D) -> (B, H, W, C)
+        attended = attended.transpose(1, 2).flatten(2).unflatten(1, (height, width))
+        source = qkv.chunk(3, -1)[2] if self.lepe_of_values else x
+        lepe = self.lepe(source.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
+        return self.proj_drop(self.proj(attended + lepe))
+
+    def extra_repr(self) -> str:
+        """What the module's children do not show."""
+        return f"num_heads={self.num_heads}, lepe_of_values={self.lepe_of_values}"
