@@ -196,7 +196,7 @@ def test_projections_drop_out(name: str) -> None:
     if "proj_drop_rate" not in inspect.signature(type(create(name)).__init__).parameters:
         pytest.skip("a convolutional family has no projections")
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=2, proj_drop_rate=0.5).train()
+    model = create(name, num_classes=2, proj_drop_rate=0.5).train()
     x = images(batch=2)
     assert not torch.equal(logits(model(x)), logits(model(x)))
     assert torch.equal(model.eval()(x), model(x))
@@ -205,7 +205,7 @@ def test_projections_drop_out(name: str) -> None:
 @small
 def test_trains_under_autocast(name: str) -> None:
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=4).train()
+    model = create(name, num_classes=4).train()
     with torch.autocast("cpu", torch.bfloat16):
         loss = logits(model(images(batch=2))).float().square().mean()
     loss.backward()
