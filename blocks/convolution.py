@@ -45,6 +45,7 @@ class ConvNorm(nn.Module):
         groups: of channels that see each other only.
         bias: whether the convolution has a bias beside the norm's.
         channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
+        dilation: distance between the places that neighboring entries of the kernel see.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class ConvNorm(nn.Module):
         groups: int = 1,
         bias: bool = False,
         channels_last: bool = True,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias)
+        padding = dilation * (kernel_size // 2)
+        self.conv = nn.Conv2d(dim, out_dim, kernel_size, stride, padding, dilation, groups, bias)
         self.norm = nn.BatchNorm2d(out_dim)
         self.channels_last = channels_last
 
@@ -108,3 +111,39 @@ class ResidualConv(nn.Module):
         rows, columns = conv.kernel_size
         conv.weight[:, :, rows // 2, columns // 2] += 1
         return conv
+
+
+class NormLinear(nn.Module):
+    """A batch norm and a linear layer: (B, H, W, C) -> (B, H, W, out_dim); `fuse` makes one linear layer of them.
+
+    Args:
+        dim: channels C.
+        out_dim: channels of the result.
+    """
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim)
+        self.fc = nn.Linear(dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, out_dim)."""
+        return self.fc(self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Linear:
+        """One linear layer that computes the same in evaluation mode."""
+        scale, shift = as_affine(self.norm)
+        weight = self.fc.weight.to(scale.dtype)
+        self.fc.bias.add_(weight @ shift)
+        self.fc.weight.copy_(weight * scale)
+        return self.fc
+
+
+def as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """A batch norm of evaluation mode as x * scale + shift, each (C,), in float32 at least."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    dtype = torch.promote_types(norm.weight.dtype, torch.float32)
+    scale = norm.weight.to(dtype) * torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
+    return scale, norm.bias.to(dtype) - norm.running_mean.to(dtype) * scale

@@ -1,12 +1,14 @@
 """From one level of a pyramid to the next: half the size, other channels. Maps are (B, H, W, C)."""
 
-from __future__ import annotations
-
+# no `from __future__ import annotations`: TorchScript needs the types themselves
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
+
+from .convolution import ConvNorm
 
 
 class ConvDownsample(nn.Module):
@@ -58,3 +60,25 @@ class PatchMerging(nn.Module):
         # (B, H/2, 2, W/2, 2, C) -> (B, H/2, W/2, 4C), the column of the square before its row
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
         return self.reduction(self.norm(x))
+
+
+class ContextDownsample(nn.Module):
+    """3x3 convolutions of stride 2 with a norm, of a map and of its context: (B, H, W, C + S) -> (B, H', W', D + S).
+
+    Args:
+        dim: channels C of the map.
+        out_dim: channels D of the result, without the context.
+        context_dim: channels S of the context.
+
+    Source: OverLoCK, arXiv 2502.20087, official code.
+    """
+
+    def __init__(self, dim: int, out_dim: int, context_dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.map = ConvNorm(dim, out_dim, 3, 2)
+        self.context = ConvNorm(context_dim, context_dim, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C + S) -> (B, ⌈H/2⌉, ⌈W/2⌉, D + S)."""
+        return torch.cat([self.map(x[..., : self.dim]), self.context(x[..., self.dim :])], -1)

@@ -1,12 +1,14 @@
 """From images to the first map. Shape legend: B batch, P channels of the image, H W its size, C channels of the map."""
 
-from __future__ import annotations
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+from collections.abc import Callable, Sequence
 
-from collections.abc import Callable
-
+import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
+
+from .convolution import ConvNorm
 
 
 class ConvStem(nn.Module):
@@ -61,3 +63,30 @@ class PatchStem(nn.Module):
         if missing_rows > 0 or missing_columns > 0:
             x = F.pad(x, (0, missing_columns, 0, missing_rows))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class ConvNormStem(nn.Sequential):
+    """3x3 convolutions, each with a batch norm, and GELU between them: (B, P, H, W) -> (B, H', W', C).
+
+    Args:
+        in_chans: channels P of the image.
+        dims: channels after each convolution.
+        strides: of the convolutions; a side is divided by each in turn and rounded up.
+
+    Source: OverLoCK, arXiv 2502.20087, official code.
+    """
+
+    def __init__(self, in_chans: int, dims: Sequence[int], strides: Sequence[int]) -> None:
+        layers: list[nn.Module] = []
+        for before, dim, stride in zip((in_chans, *dims), dims, strides, strict=False):
+            layers += [nn.GELU()] if layers else []
+            layers.append(ConvNorm(before, dim, 3, stride))
+        super().__init__(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, P, H, W) -> (B, H', W', C)."""
+        # memory in the order of the shape from here on: what follows is fast for such maps only
+        x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        for layer in self:
+            x = layer(x)
+        return x.contiguous()

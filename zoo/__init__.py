@@ -8,7 +8,7 @@ Example:
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import neighborhood, neighborhood_isotropic
+from . import neighborhood, neighborhood_isotropic, overlock
 from .registration import Published, published
 
 try:
@@ -16,4 +16,4 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-__all__ = ["Published", "__version__", "neighborhood", "neighborhood_isotropic", "published"]
+__all__ = ["Published", "__version__", "neighborhood", "neighborhood_isotropic", "overlock", "published"]

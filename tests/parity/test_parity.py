@@ -13,10 +13,14 @@ from .recipe import PATHS, Case, load_case, readable, relative_error
 
 NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
 
+# where a case holds other stages than a network passes on, which of them those are
+OVERVIEW_FIRST = dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5))
+
 
 def create(case: Case, folder: Path) -> nn.Module:
     path = folder / "official.pth"
-    key = case.facts["checkpoint_key"]
+    # the first word: some official code takes a file with it and one without
+    key = (case.facts["checkpoint_key"] or "").partition(" ")[0]
     torch.save({key: case.checkpoint} if key else case.checkpoint, path)
     name = case.name if timm.is_model(case.name) and not in_timm(case.name) else f"zoo_{case.name}"
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}).eval()
@@ -33,8 +37,8 @@ def test_network(path: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         features, stages = model.forward_intermediates(case.images)
         logits = model.forward_head(features)
-    for i, (stage, shape) in enumerate(zip(stages, case.stage_shapes, strict=False)):
-        assert list(stage.shape) == shape
+    for i, stage in zip(OVERVIEW_FIRST.get(case.name, range(len(case.stage_shapes))), stages, strict=False):
+        assert list(stage.shape) == case.stage_shapes[i]
         sampled = stage.flatten()[:: max(1, stage.numel() // 512)]
         assert relative_error(sampled, case.answers[f"stage{i}"][: len(sampled)]) < 1e-4
     assert relative_error(logits, case.answers["logits"]) < 2e-5

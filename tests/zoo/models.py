@@ -9,7 +9,7 @@ import timm
 import attnzoo  # noqa: F401  registers
 
 # one member per family that is quick enough for every test
-SMALL = ["nat_pico", "nat_mini", "dinat_mini", "dinat_s_tiny", "nat_isotropic_small", "vitrpb_small"]
+SMALL = ["nat_pico", "nat_mini", "dinat_mini", "dinat_s_tiny", "nat_isotropic_small", "vitrpb_small", "overlock_pico"]
 
 
 def families() -> list[str]:
