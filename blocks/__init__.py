@@ -9,7 +9,7 @@ from .heads import AuxiliaryHead
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .reparam import DilatedReparamConv
 from .residual import TransformerBlock
-from .response import GlobalResponseNorm, ResponseMlp
+from .response import GlobalResponseNorm, ResponseMlp, SqueezeExcite
 from .stem import ConvNormStem, ConvStem, PatchStem
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "ReparamConvBlock",
     "ResidualConv",
     "ResponseMlp",
+    "SqueezeExcite",
     "TransformerBlock",
     "depthwise",
     "fuse",

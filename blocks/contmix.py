@@ -9,17 +9,13 @@ import contextlib
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_function, register_notrace_module
-from timm.layers.squeeze_excite import SqueezeExciteCl
 from torch import Tensor, nn
 
 from attnzoo.kernels import neighborhood_av, neighborhood_bias
 
 from .convolution import ConvNorm, NormLinear
 from .reparam import DilatedReparamConv
-from .response import GlobalResponseNorm
-
-# sides of the grid that the context is pooled to, whatever the size of the map
-_GRID = 7
+from .response import GlobalResponseNorm, SqueezeExcite
 
 
 @register_notrace_function
@@ -27,11 +23,6 @@ def resize(x: Tensor, height: int, width: int) -> Tensor:
     """Interpolates a map linearly: (B, H, W, C) -> (B, height, width, C)."""
     x = F.interpolate(x.permute(0, 3, 1, 2), size=[height, width], mode="bilinear", align_corners=False)
     return x.permute(0, 2, 3, 1)
-
-
-def squeeze_excite(dim: int) -> nn.Module:
-    """Scales the channels of a map (B, H, W, dim) by what their means say, as OverLoCK has it."""
-    return SqueezeExciteCl(dim, rd_channels=max(16, dim // 8), act_layer=nn.GELU)
 
 
 @register_notrace_module  # whether to enlarge depends on the size of the map
@@ -82,11 +73,11 @@ class ContMix(nn.Module):
         self.static = DilatedReparamConv(dim, kernel_size)
         self.query = ConvNorm(dim, dim // 2)
         self.key = ConvNorm(context_dim, dim // 2)
-        self.weights = nn.Linear(_GRID**2, small_kernel_size**2 + kernel_size**2)
+        self.weights = nn.Linear(7 * 7, small_kernel_size**2 + kernel_size**2)
         self.rpb1 = nn.Parameter(torch.zeros(num_heads, 2 * small_kernel_size - 1, 2 * small_kernel_size - 1))
         self.rpb2 = nn.Parameter(torch.zeros(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
         self.dynamic_proj = ConvNorm(dim, dim)
-        self.se = squeeze_excite(dim)
+        self.se = SqueezeExcite(dim)
         self.proj = NormLinear(dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,9 +91,9 @@ class ContMix(nn.Module):
             rows = int(self.kernel_size / width * height) if width <= height else self.kernel_size
             columns = int(self.kernel_size / height * width) if height < width else self.kernel_size
             values, x = resize(values, rows, columns), resize(x, rows, columns)
-        mixed = self._mix(
-            values, self.query(x[..., : self.dim]), self.key(self._pool(x[..., self.dim :], _GRID, _GRID))
-        )
+        # the context is pooled to this grid, whatever the size of the map
+        context = self._pool(x[..., self.dim :], 7, 7)
+        mixed = self._mix(values, self.query(x[..., : self.dim]), self.key(context))
         if shorter < self.kernel_size:
             mixed = self._pool(mixed, height, width)
         return self.proj(gate * self.se(self.dynamic_proj(mixed) + static))

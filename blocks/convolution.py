@@ -133,17 +133,27 @@ class NormLinear(nn.Module):
     @torch.no_grad()
     def fuse(self) -> nn.Linear:
         """One linear layer that computes the same in evaluation mode."""
-        scale, shift = as_affine(self.norm)
+        norm = self.norm
+        scale, shift = as_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
         weight = self.fc.weight.to(scale.dtype)
         self.fc.bias.add_(weight @ shift)
         self.fc.weight.copy_(weight * scale)
         return self.fc
 
 
-def as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A batch norm of evaluation mode as x * scale + shift, each (C,), in float32 at least."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    dtype = torch.promote_types(norm.weight.dtype, torch.float32)
-    scale = norm.weight.to(dtype) * torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
-    return scale, norm.bias.to(dtype) - norm.running_mean.to(dtype) * scale
+def as_affine(
+    weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """A batch norm's tensors, each (C,) -> scale and shift, each (C,), of "x * scale + shift", in float32 at least.
+
+    Args:
+        weight, bias: what it learned.
+        mean, variance: its running statistics; it must have them.
+        eps: what it adds to the variance.
+    """
+    assert mean is not None
+    assert variance is not None
+    if weight.dtype != torch.float64:
+        weight, bias, mean, variance = weight.float(), bias.float(), mean.float(), variance.float()
+    scale = weight * torch.rsqrt(variance + eps)
+    return scale, bias - mean * scale

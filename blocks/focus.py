@@ -11,10 +11,10 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .contmix import ContMix, squeeze_excite
+from .contmix import ContMix
 from .convolution import ResidualConv
 from .reparam import DilatedReparamConv
-from .response import ResponseMlp
+from .response import ResponseMlp, SqueezeExcite
 
 
 class ChannelScale(nn.Module):
@@ -54,7 +54,7 @@ class ReparamConvBlock(nn.Module):
         self.conv = ResidualConv(dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.mixer = DilatedReparamConv(dim, kernel_size)
-        self.se = squeeze_excite(dim)
+        self.se = SqueezeExcite(dim)
         self.mlp = ResponseMlp(dim, int(dim * mlp_ratio))
         self.ls = ChannelScale(dim) if scaled else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()

@@ -4,6 +4,8 @@ Shape legend: B batch, H W map, C channels, K side of the large kernel, k side a
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,7 +48,9 @@ class DilatedReparamConv(nn.Module):
             raise ValueError(f"kernel_size must be one of {', '.join(map(str, _BRANCHES))}, got {kernel_size}")
         self.kernel_size = kernel_size
         self.large = ConvNorm(dim, dim, kernel_size, groups=dim)
-        self.dilated = nn.ModuleDict(
+        self.dilations = [r for _, r in _BRANCHES[kernel_size]]
+        # the values of a ModuleDict have no type
+        self.dilated: Any = nn.ModuleDict(
             {f"k{k}_{r}": ConvNorm(dim, dim, k, groups=dim, dilation=r) for k, r in _BRANCHES[kernel_size]}
         )
         self.norm = nn.BatchNorm2d(dim)
@@ -85,24 +89,24 @@ class DilatedReparamConv(nn.Module):
         merged.norm = self.norm
         return merged
 
-    # TorchScript cannot read this; it calls it
-    @torch.jit.ignore
     def _as_one(self) -> tuple[Tensor, Tensor]:
         """Kernel (C, 1, K, K) and bias (C) of the whole layer in evaluation mode, in float32 at least."""
         weight, bias = self._branches_as_one()
-        scale, shift = as_affine(self.norm)
+        norm = self.norm
+        scale, shift = as_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
         return weight * scale[:, None, None, None], bias * scale + shift
 
     def _branches_as_one(self) -> tuple[Tensor, Tensor]:
         """Kernel (C, 1, K, K) and bias (C) of all branches together, in float32 at least."""
-        scale, bias = as_affine(self.large.norm)
+        norm = self.large.norm
+        scale, bias = as_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
         weight = self.large.conv.weight * scale[:, None, None, None]
-        for branch in self.dilated.values():
-            assert isinstance(branch, ConvNorm)
-            scale, shift = as_affine(branch.norm)
-            rows, step = branch.conv.kernel_size[0], branch.conv.dilation[0]
-            first = self.kernel_size // 2 - step * (rows // 2)
-            places = slice(first, self.kernel_size - first, step)
-            weight[:, :, places, places] += branch.conv.weight * scale[:, None, None, None]
+        for i, branch in enumerate(self.dilated.values()):
+            norm = branch.norm
+            scale, shift = as_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
+            kernel, step = branch.conv.weight, self.dilations[i]
+            first = self.kernel_size // 2 - step * (kernel.shape[-1] // 2)
+            last = self.kernel_size - first
+            weight[:, :, first:last:step, first:last:step] += kernel * scale[:, None, None, None]
             bias = bias + shift
         return weight, bias

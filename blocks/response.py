@@ -1,10 +1,11 @@
-"""Global response normalization, and the MLP with a convolution that it stands in.
+"""Layers that scale a channel by its response over the whole map, and an MLP with one of them.
 
 Shape legend: B batch, H W map, C channels.
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import torch
+from timm.layers.squeeze_excite import SqueezeExciteCl
 from torch import Tensor, nn
 
 from .convolution import ResidualConv
@@ -34,6 +35,23 @@ class GlobalResponseNorm(nn.Module):
         norms = exact.square().sum((1, 2), keepdim=True).clamp(min=1e-37).sqrt()
         scale = 1 + self.gamma * (norms / (norms.mean(-1, keepdim=True) + 1e-6))
         return (x * scale + self.beta).to(x.dtype)
+
+
+class SqueezeExcite(SqueezeExciteCl):
+    """timm's layer of the name with OverLoCK's widths, in a form that TorchScript reads: (B, H, W, C) to the same.
+
+    Args:
+        dim: channels C.
+
+    Source: Squeeze-and-Excitation Networks, arXiv 1709.01507.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, rd_channels=max(16, dim // 8), act_layer=nn.GELU)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return x * self.gate(self.fc2(self.act(self.fc1(x.mean((1, 2), keepdim=True)))))
 
 
 class ResponseMlp(nn.Module):

@@ -47,6 +47,11 @@ class FocusStage(Stage):
         blocks: `FocusBlock`s.
     """
 
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        super().__init__(downsample, ())
+        # no Sequential: a block takes two maps, and TorchScript would not have it
+        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
+
     def forward(self, x: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         """(B, 2H, 2W, C' + S) -> (B, H, W, C + S); prior (B, H, W, S) and overview pass through."""
         prior = x[1]
@@ -215,10 +220,10 @@ class OverLoCK(Pyramid):
         else:
             self.aux_head = AuxiliaryHead(self.overview_dim, self.num_classes)
 
-    def _map(self, x: Any) -> Tensor:
+    def _map(self, x: Tensor | tuple[Tensor, Tensor, Tensor]) -> Tensor:
         return x if isinstance(x, Tensor) else x[0]
 
-    def _finish(self, x: Any) -> Tensor:
+    def _finish(self, x: Tensor | tuple[Tensor, Tensor, Tensor]) -> Tensor:
         return self.norm(self._map(x))
 
     @torch.jit.ignore

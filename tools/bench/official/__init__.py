@@ -1,0 +1,1 @@
+"""The official formulation of networks of this zoo, with the same weights: what their latency is compared with."""
