@@ -216,7 +216,7 @@ def test_compiles_without_graph_breaks(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", ["nat_pico", "nat_isotropic_small"])
+@pytest.mark.parametrize("name", ["nat_pico", "nat_isotropic_small", "overlock_pico"])
 def test_scripts(name: str) -> None:
     with set_scriptable(True):
         model = create(name, num_classes=4)

@@ -21,7 +21,6 @@ from attnzoo.blocks import (
     ConvNorm,
     DilatedReparamConv,
     FocusBlock,
-    GlobalResponseNorm,
     NormLinear,
     ReparamConvBlock,
     ResidualConv,
@@ -152,8 +151,8 @@ class _ContMix(nn.Module):
         ):
             sums.append(_neighborhood_sum((part + _bias(table, H, W, k)).softmax(-1), half, k))
         mixed = torch.cat(sums, 1)
-        if (H, W) != tuple(size):
-            mixed = F.adaptive_avg_pool2d(mixed, size)
+        if tuple(size) != (H, W):
+            mixed = F.adaptive_avg_pool2d(mixed, (size[0], size[1]))
         return self.proj(gate * self.se(self.dynamic(mixed) + static))
 
 
@@ -218,7 +217,7 @@ class _Scale(nn.Module):
 
 
 class _ResponseNorm(nn.Module):
-    def __init__(self, norm: GlobalResponseNorm) -> None:
+    def __init__(self, norm: Any) -> None:
         super().__init__()
         self.gamma, self.beta = (nn.Parameter(x[:, None, None].clone()) for x in (norm.gamma, norm.beta))
 
@@ -284,7 +283,7 @@ def _channel_first(conv: Any) -> nn.Conv2d:
 @torch.no_grad()
 def _pointwise(linear: Any) -> nn.Conv2d:
     """A linear layer as a 1x1 convolution."""
-    conv = nn.Conv2d(linear.in_features, linear.out_features, 1)
+    conv: Any = nn.Conv2d(linear.in_features, linear.out_features, 1).to(linear.weight)
     conv.weight.copy_(linear.weight[:, :, None, None])
     conv.bias.copy_(linear.bias)
     return conv
