@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import ConvNorm, as_affine, depthwise
@@ -25,6 +26,7 @@ _BRANCHES = {
 }
 
 
+@register_notrace_module  # the arithmetic depends on the dtype of the parameters
 class DilatedReparamConv(nn.Module):
     """norm(sum of depthwise convolutions, each with a norm): (B, H, W, C) -> (B, H, W, C).
 

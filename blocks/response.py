@@ -5,12 +5,14 @@ Shape legend: B batch, H W map, C channels.
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import torch
+from timm.layers import register_notrace_module
 from timm.layers.squeeze_excite import SqueezeExciteCl
 from torch import Tensor, nn
 
 from .convolution import ResidualConv
 
 
+@register_notrace_module  # the arithmetic depends on the dtype of the map
 class GlobalResponseNorm(nn.Module):
     """x * (1 + gamma * N) + beta, where N is a channel's norm over the map, relative to the mean of all channels'.
 
