@@ -12,7 +12,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .linear import PointwiseConv2d, pointwise_conv2d
+from .linear import Linear, PointwiseConv2d, pointwise_conv2d
 
 
 @register_notrace_module  # what is fastest depends on the size of the map
@@ -110,13 +110,22 @@ class ConvNorm(nn.Module):
         return fuse_conv_bn_eval(self.conv, self.norm)
 
 
-def as_affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A batch norm of evaluation mode as x * scale + shift, each (C,), in float32 at least."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    dtype = torch.promote_types(norm.weight.dtype, torch.float32)
-    scale = norm.weight.to(dtype) * torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
-    return scale, norm.bias.to(dtype) - norm.running_mean.to(dtype) * scale
+def as_affine(
+    weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """A batch norm's tensors, each (C,) -> scale and shift, each (C,), of "x * scale + shift", in float32 at least.
+
+    Args:
+        weight, bias: what it learned.
+        mean, variance: its running statistics; it must have them.
+        eps: what it adds to the variance.
+    """
+    assert mean is not None
+    assert variance is not None
+    if weight.dtype != torch.float64:
+        weight, bias, mean, variance = weight.float(), bias.float(), mean.float(), variance.float()
+    scale = weight * torch.rsqrt(variance + eps)
+    return scale, bias - mean * scale
 
 
 class ResidualConv(nn.Module):
@@ -149,6 +158,34 @@ class ResidualConv(nn.Module):
         rows, columns = conv.kernel_size
         conv.weight[:, :, rows // 2, columns // 2] += 1
         return conv
+
+
+class NormLinear(nn.Module):
+    """A batch norm and a linear layer: (B, H, W, C) -> (B, H, W, out_dim); `fuse` makes one linear layer of them.
+
+    Args:
+        dim: channels C.
+        out_dim: channels of the result.
+    """
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim)
+        self.fc = Linear(dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, out_dim)."""
+        return self.fc(self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Linear:
+        """One linear layer that computes the same in evaluation mode."""
+        norm = self.norm
+        scale, shift = as_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
+        weight = self.fc.weight.to(scale.dtype)
+        self.fc.bias.add_(weight @ shift)
+        self.fc.weight.copy_(weight * scale)
+        return self.fc
 
 
 class ConvNormMlp(nn.Module):

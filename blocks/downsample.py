@@ -1,9 +1,9 @@
 """From one level of a pyramid to the next: half the size, other channels. Maps are (B, H, W, C), or as a class says."""
 
-from __future__ import annotations
-
+# no `from __future__ import annotations`: TorchScript needs the types themselves
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from timm.layers import SqueezeExcite, register_notrace_module
 from torch import Tensor, nn
@@ -106,3 +106,25 @@ class InvertedDownsample(nn.Module):
         """(B, C, H, W) -> (B, out_dim, ⌈H/2⌉, ⌈W/2⌉)."""
         x = self.act2(self.conv2(self.act1(self.conv1(x))))
         return self.conv3(self.se(x))
+
+
+class ContextDownsample(nn.Module):
+    """3x3 convolutions of stride 2 with a norm, of a map and of its context: (B, H, W, C + S) -> (B, H', W', D + S).
+
+    Args:
+        dim: channels C of the map.
+        out_dim: channels D of the result, without the context.
+        context_dim: channels S of the context.
+
+    Source: OverLoCK, arXiv 2502.20087, official code.
+    """
+
+    def __init__(self, dim: int, out_dim: int, context_dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.map = ConvNorm(dim, out_dim, 3, 2)
+        self.context = ConvNorm(context_dim, context_dim, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C + S) -> (B, ⌈H/2⌉, ⌈W/2⌉, D + S)."""
+        return torch.cat([self.map(x[..., : self.dim]), self.context(x[..., self.dim :])], -1)

@@ -1,10 +1,10 @@
 """From the last map to logits. Shape legend: B batch, C channels, H W map."""
 
-from __future__ import annotations
+# no `from __future__ import annotations`: TorchScript needs the types themselves
 
 import torch
-from timm.layers import NormMlpClassifierHead, get_device_dtype
-from torch import nn
+from timm.layers import NormMlpClassifierHead, get_device_dtype, trunc_normal_
+from torch import Tensor, nn
 
 from .convolution import as_affine
 
@@ -38,13 +38,40 @@ class BatchNormHead(NormMlpClassifierHead):
             self.norm = nn.BatchNorm2d(self.in_features, **get_device_dtype(self)).train(self.training)
 
     @torch.no_grad()
-    def fuse(self) -> BatchNormHead:
+    def fuse(self) -> "BatchNormHead":
         """Folds the norm into the classifier, in place, if there is one; computes the same in evaluation mode."""
         if isinstance(self.norm, nn.BatchNorm2d) and not isinstance(self.fc, nn.Identity):
-            scale, shift = as_affine(self.norm)
+            norm = self.norm
+            scale, shift = as_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
             # a linear layer, or a 1x1 convolution where nothing is pooled
             weight = self.fc.weight.flatten(1).to(scale.dtype)
             self.fc.bias.add_(weight @ shift)
             self.fc.weight.copy_((weight * scale).view_as(self.fc.weight))
             self.norm = nn.Identity()
         return self
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier, of the overview: norm, mean, linear.
+
+    Args:
+        dim: channels C.
+        num_classes: classes.
+
+    Source: OverLoCK, arXiv 2502.20087, official code.
+    """
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim)
+        self.reset(num_classes)
+
+    def reset(self, num_classes: int) -> None:
+        """A new linear layer, the norm stays."""
+        self.fc = nn.Linear(len(self.norm.weight), num_classes)
+        trunc_normal_(self.fc.weight, std=0.02)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, num_classes)."""
+        return self.fc(self.norm(x.permute(0, 3, 1, 2)).mean((2, 3)))

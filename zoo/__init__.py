@@ -8,7 +8,7 @@ Example:
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import agent, agent_deit, bilevel, neighborhood, neighborhood_isotropic, single_head
+from . import agent, agent_deit, bilevel, neighborhood, neighborhood_isotropic, overlock, single_head
 from .registration import Published, published
 
 try:
@@ -24,6 +24,7 @@ __all__ = [
     "bilevel",
     "neighborhood",
     "neighborhood_isotropic",
+    "overlock",
     "published",
     "single_head",
 ]

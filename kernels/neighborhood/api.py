@@ -5,6 +5,8 @@ Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of
 
 from __future__ import annotations
 
+from operator import index as operator_index
+
 from torch import Tensor
 
 from ..arguments import (
@@ -21,6 +23,7 @@ from ..arguments import (
 )
 from . import eager, reference, triton
 from .geometry import Axis
+from .windows import bias_on_map, windows
 
 
 @operator(reference=reference.attention, eager=eager.attention, triton=triton.attention)
@@ -166,3 +169,34 @@ def _axes(
         Axis(x.shape[axis + 1], kernels[axis], dilations[axis], strides[axis], causal[axis]) for axis in (0, 1)
     )
     return rows, columns
+
+
+def neighborhood_bias(bias: Tensor, size: tuple[int, int]) -> Tensor:
+    """A relative position table spread over a map: what `neighborhood_qk` adds to the scores that it computes.
+
+    For weights that come from elsewhere than queries and keys; `neighborhood_av` takes their softmax. The window is
+    the table's, without dilation and stride. Plain torch on every device: there is nothing to fuse.
+
+    Args:
+        bias: table (h, 2kh-1, 2kw-1), floating point.
+        size: rows H and columns W of the map, at least kh and kw.
+
+    Returns:
+        (H, W, h, kh * kw), windows row-major, in the dtype of the table; a view of memory ordered (h, H, W, kh * kw).
+
+    Raises:
+        TypeError: the table is no floating-point tensor.
+        ValueError: the table has even sides or not three axes, or its window is larger than the map.
+    """
+    if not isinstance(bias, Tensor) or not bias.is_floating_point():
+        raise TypeError("bias must be a floating-point tensor (heads, 2 * rows - 1, 2 * columns - 1)")
+    if bias.ndim != 3 or bias.shape[1] % 2 == 0 or bias.shape[2] % 2 == 0:
+        raise ValueError(f"bias must be (heads, 2 * rows - 1, 2 * columns - 1) of a window, got {tuple(bias.shape)}")
+    rows, columns = (
+        (operator_index(length), (side + 1) // 2, 1, 1, False)
+        for length, side in zip(size, bias.shape[1:], strict=True)
+    )
+    for length, kernel, *_ in (rows, columns):
+        if kernel > length:
+            raise ValueError(f"the window of the table must not exceed the map, {tuple(size)}, got a side of {kernel}")
+    return bias_on_map(bias, windows(rows, columns, str(bias.device)), size)

@@ -21,7 +21,7 @@ from ..tracing import is_traced
 from . import eager_batch, eager_chunks
 from .geometry import Axis
 from .plan import AxisArguments, Plan, best_plan
-from .windows import windows
+from .windows import bias_on_map, windows
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
@@ -44,9 +44,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
     slots = places.slots[plan.whole.tile_class].repeat(heads, 1, 1).expand(len(q), -1, -1, -1)
     scores = eager_batch.untile(scores.gather(-1, slots), plan, heads, size)
     if bias is not None:
-        # (h, H * W * k) -> (H, W, h, k)
-        on_map = bias.to(q.dtype).flatten(1).index_select(1, places.position_on_map)
-        scores = scores + on_map.unflatten(1, (*size, -1)).permute(1, 2, 0, 3)
+        scores = scores + bias_on_map(bias.to(q.dtype), places, size)
     if places.exists_on_map is not None:
         scores = scores.masked_fill(~places.exists_on_map.unflatten(0, size).unsqueeze(2), -torch.inf)
     return scores

@@ -67,6 +67,13 @@ def make_windows(rows: AxisTiles, columns: AxisTiles, device: torch.device) -> W
     )
 
 
+def bias_on_map(bias: Tensor, places: Windows, size: torch.Size | tuple[int, int]) -> Tensor:
+    """What a table adds to the scores: (h, 2kh-1, 2kw-1) -> (H, W, h, k), laid out in memory as (h, H, W, k)."""
+    # (h, H * W * k) -> (H, W, h, k)
+    on_map = bias.flatten(1).index_select(1, places.position_on_map)
+    return on_map.unflatten(1, (*size, -1)).permute(1, 2, 0, 3)
+
+
 def _window_slots(tiles: AxisTiles) -> Tensor:
     """(classes, T, k) region slots of an axis' windows, in order; -1 where a causal window has ended."""
     _, relations = tile_classes(tiles)

@@ -13,7 +13,8 @@ from torch import nn
 
 from attnzoo.agent_checkpoints import checkpoint_filter_fn
 from attnzoo.bilevel import rename
-from attnzoo.blocks import AgentAttention, BiLevelRoutingAttention, LepeAttention, NeighborhoodAttention
+from attnzoo.blocks import AgentAttention, BiLevelRoutingAttention, FocusBlock, LepeAttention, NeighborhoodAttention
+from attnzoo.overlock import checkpoint_filter_fn as overlock_filter
 
 from .recipe import PATHS, Case, load_case, readable, relative_error
 
@@ -71,11 +72,42 @@ def load_routing(module: nn.Module, case: Case) -> nn.Module:
     return module
 
 
+class ChannelFirstFocusBlock(nn.Module):
+    """A focus block whose map, context and prior come as one channel-first map."""
+
+    def __init__(self, dim: int, context_dim: int, **arguments: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([FocusBlock(dim, context_dim, **arguments)])
+        self.split = dim + context_dim
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.permute(0, 2, 3, 1)
+        return self.blocks[0](x[..., : self.split], x[..., self.split :]).permute(0, 3, 1, 2)
+
+
+def focus_block(case: Case, arguments: Arguments) -> nn.Module:
+    module = ChannelFirstFocusBlock(
+        arguments["dim"],
+        # the official block takes a quarter of this for the context, and twice as many heads
+        arguments["ctx_dim"] // 4,
+        num_heads=2 * arguments["num_heads"],
+        kernel_size=arguments["kernel_size"],
+        small_kernel_size=arguments["smk_size"],
+        mlp_ratio=arguments["mlp_ratio"],
+    )
+    # the filter of the network finds the layer where the network has it
+    network = nn.ModuleDict({"stages": nn.ModuleList([nn.Module(), nn.Module(), module])})
+    checkpoint = {f"sub_blocks3.0.{name}": tensor for name, tensor in case.checkpoint.items()}
+    network.load_state_dict(overlock_filter(checkpoint, network))
+    return module
+
+
 # by the end of the official constructor's name: makes our layer, with the weights, from the numbers it was given
 BUILDERS: dict[str, Callable[[Case, Arguments], nn.Module]] = {
     "AgentAttention": agent,
     "AttentionLePE": dense,
     "BiLevelRoutingAttention": routing,
+    "DynamicConvBlock": focus_block,
     "NeighborhoodAttention2D": neighborhood,
 }
 

@@ -15,6 +15,9 @@ from .recipe import PATHS, Case, load_case, readable, relative_error
 
 NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
 
+# where a case holds other stages than a network passes on, which of them those are
+OVERVIEW_FIRST = dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5))
+
 
 def create(case: Case, folder: Path) -> nn.Module:
     path = folder / "official.pth"
@@ -45,8 +48,9 @@ def test_network(path: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         features, stages = model.forward_intermediates(case.images)
         logits = model.forward_head(features)
-    for i, (stage, shape) in enumerate(zip(stages, case.stage_shapes, strict=True)):
-        found, wanted = sampled(stage, shape), case.answers[f"stage{i}"]
+    recorded = OVERVIEW_FIRST.get(case.name, range(len(case.stage_shapes)))
+    for i, stage in zip(recorded, stages, strict=True):
+        found, wanted = sampled(stage, case.stage_shapes[i]), case.answers[f"stage{i}"]
         found = found[: len(wanted)]
         known = ~found.isnan()
         assert known.sum() > 400

@@ -10,7 +10,15 @@ from attnzoo.tools import cli
 from attnzoo.tools.bench import against_official
 
 # the small member of every family that has a rendering
-PICOS = ["agent_pico", "agent_swin_pico", "agent_cswin_pico", "agent_deit_pico", "biformer_pico", "shvit_pico"]
+PICOS = [
+    "agent_pico",
+    "agent_swin_pico",
+    "agent_cswin_pico",
+    "agent_deit_pico",
+    "biformer_pico",
+    "overlock_pico",
+    "shvit_pico",
+]
 
 
 @pytest.mark.parametrize("name", PICOS)

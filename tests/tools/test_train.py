@@ -12,6 +12,7 @@ from attnzoo.tools import files
 from attnzoo.tools.data import digits, open_dataset
 from attnzoo.tools.train import train
 from attnzoo.tools.training import hooks, storage
+from attnzoo.tools.training.classification import Classifier
 from attnzoo.tools.training.recipe import FREE_TO_CHANGE, Recipe, load_config
 
 
@@ -81,6 +82,34 @@ def test_the_zoos_own_model_trains(few_digits, small_config, runs):
     ).eval()
     again.load_state_dict({name.removeprefix("model."): x for name, x in stored.items()})
     assert_close(open_model(directory)(images), again(images), rtol=0, atol=0)
+
+
+def test_the_loss_of_an_auxiliary_head_has_its_weight():
+    class TwoHeads(torch.nn.Module):
+        def forward(self, x):
+            return (x, -x) if self.training else x
+
+    logits, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
+    loss = torch.nn.CrossEntropyLoss()
+    model = Classifier(TwoHeads(), loss, aux_loss_weight=0.25)
+    expected = loss(logits, labels) + 0.25 * loss(-logits, labels)
+    assert_close(model(logits, labels, mode="loss"), {"loss": expected})
+    assert_close(model.eval()(logits, labels, mode="loss"), {"loss": loss(logits, labels)})
+    assert_close(model(logits), logits)
+
+
+def test_a_model_with_an_auxiliary_head_trains(few_digits, small_config, runs):
+    tiny = ("model.name=overlock_pico", "model.embed_dims=(8,8,16,16)", "model.num_heads=(2,2)", "model.projection=32")
+
+    def auxiliary_weights(name, weight):
+        directory = train(small_config(*tiny, "epochs=1", f"aux_loss_weight={weight}"), runs / name)
+        return load_file(directory / "model.safetensors")["aux_head.fc.weight"]
+
+    learned, ignored = auxiliary_weights("a", 0.4), auxiliary_weights("b", 0)
+    # without a weight there is only decay, which keeps directions
+    assert not torch.allclose(learned / learned.norm(), ignored / ignored.norm(), atol=1e-3)
+    with pytest.raises(ValueError, match="aux_loss_weight must be a number of at least 0, got -1"):
+        train(small_config(*tiny, "aux_loss_weight=-1"), runs / "c")
 
 
 def test_a_run_that_died_continues_to_the_same_weights(few_digits, small_config, runs, monkeypatch):

@@ -19,6 +19,7 @@ SMALL = [
     "nat_isotropic_small",
     "vitrpb_small",
     "biformer_pico",
+    "overlock_pico",
     "shvit_pico",
 ]
 

@@ -47,7 +47,8 @@ def test_every_model_builds_and_counts_its_published_parameters(name: str) -> No
     with torch.device("meta"):
         model = timm.create_model(name)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    if "params_m" in published(name):
+    # an auxiliary head is not counted by authors: such a family's own test knows what they counted
+    if "params_m" in published(name) and not hasattr(model, "aux_head"):
         # authors round as they like: agent_cswin_tiny has 20.5 million and is published with 21
         assert millions == pytest.approx(published(name)["params_m"], rel=0.03)
 
@@ -157,14 +158,15 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
     model, x = create(name, num_classes=4), images(batch=2)
     plain = logits(model(x))
     plain.sum().backward()
-    grads = {key: p.grad.clone() for key, p in model.named_parameters()}
+    # in evaluation mode nothing reads an auxiliary head
+    grads = {key: p.grad.clone() for key, p in model.named_parameters() if not key.startswith("aux_head.")}
     model.zero_grad()
     model.set_grad_checkpointing()
     again = logits(model(x))
     again.sum().backward()
     assert torch.equal(plain, again)
-    for key, p in model.named_parameters():
-        torch.testing.assert_close(p.grad, grads[key], msg=key)
+    for key, grad in grads.items():
+        torch.testing.assert_close(model.get_parameter(key).grad, grad, msg=key)
 
 
 @small
@@ -258,7 +260,7 @@ def test_compiles_without_graph_breaks(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", ["nat_pico", "nat_isotropic_small", "biformer_pico"])
+@pytest.mark.parametrize("name", ["nat_pico", "nat_isotropic_small", "biformer_pico", "overlock_pico"])
 def test_scripts(name: str) -> None:
     with set_scriptable(True):
         model = create(name, num_classes=4)

@@ -133,7 +133,10 @@ def _infer(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 def _train(run: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> None:
     with _autocast(images):
-        loss = F.cross_entropy(run(images), labels)
+        answer = run(images)
+        # an auxiliary head's logits come second
+        heads = answer if isinstance(answer, tuple) else (answer,)
+        loss = torch.stack([F.cross_entropy(logits, labels) for logits in heads]).sum()
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

@@ -35,13 +35,14 @@ class Classifier(BaseModel):
     """A timm model and its loss, as mmengine steps them.
 
     Args:
-        model: images (B, C, H, W) to logits (B, classes).
+        model: images (B, C, H, W) to logits (B, classes); in training perhaps with an auxiliary head's, as a tuple.
         loss: logits and labels (B) to a scalar.
+        aux_loss_weight: of an auxiliary head's loss, beside 1 for the other.
     """
 
-    def __init__(self, model: nn.Module, loss: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: nn.Module, aux_loss_weight: float = 0.4) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.aux_loss_weight = model, loss, aux_loss_weight
 
     def init_weights(self) -> None:
         """Nothing: timm has initialised or loaded its model, mmengine would do it once more over that."""
@@ -49,7 +50,12 @@ class Classifier(BaseModel):
     def forward(self, inputs: Tensor, labels: Tensor | None = None, mode: str = "tensor") -> Any:
         """Loss for training, logits otherwise."""
         logits = self.model(inputs)
-        return {"loss": self.loss(logits, labels)} if mode == "loss" else logits
+        if mode != "loss":
+            return logits
+        if isinstance(logits, tuple):
+            main, auxiliary = logits
+            return {"loss": self.loss(main, labels) + self.aux_loss_weight * self.loss(auxiliary, labels)}
+        return {"loss": self.loss(logits, labels)}
 
 
 class Autocast(OptimWrapper):
@@ -124,7 +130,7 @@ def build_runner(recipe: Recipe, config: Config, work_dir: Path, resume_from: Pa
     metrics = MetricCollection({"accuracy": MulticlassAccuracy(len(train_set.classes), average="micro")})
     checkpoints = Checkpoints(recipe, work_dir, train_set.classes)
     return QuietRunner(
-        model=Classifier(model, _call("loss", nn.CrossEntropyLoss, **recipe.loss)),
+        model=Classifier(model, _call("loss", nn.CrossEntropyLoss, **recipe.loss), recipe.aux_loss_weight),
         work_dir=str(work_dir),
         train_dataloader=_loader(train_set, recipe, training=True),
         train_cfg={"by_epoch": True, "max_epochs": recipe.epochs},

@@ -33,6 +33,8 @@ class Recipe:
         optimizer: arguments of `timm.optim.create_optimizer_v2`.
         schedule: mmengine parameter schedulers, [{"type": "OneCycleLR", ...}]; a constant rate without.
         loss: arguments of `torch.nn.CrossEntropyLoss`.
+        aux_loss_weight: of the loss of an auxiliary head, for models that have one; 0.4 is what OverLoCK was trained
+            with.
         augment: torchvision transforms of the training images, [{"type": "RandomAffine", ...}].
         seed: of weights, order and augmentation.
         precision: "float32", or "bfloat16" for autocast; weights and evaluation stay in float32.
@@ -47,6 +49,7 @@ class Recipe:
     optimizer: dict[str, Any]
     schedule: list[dict[str, Any]] = field(default_factory=list)
     loss: dict[str, Any] = field(default_factory=dict)
+    aux_loss_weight: float = 0.4
     augment: list[dict[str, Any]] = field(default_factory=list)
     seed: int = 0
     precision: str = "float32"
@@ -79,6 +82,9 @@ class Recipe:
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{key} must be an integer of at least {least}, got {value!r}")
+        weight = self.aux_loss_weight
+        if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not weight >= 0:
+            raise ValueError(f"aux_loss_weight must be a number of at least 0, got {weight!r}")
         for key in ("model", "data", "optimizer", "loss"):
             if not isinstance(getattr(self, key), dict):
                 raise ValueError(f"{key} must be a dict, got {getattr(self, key)!r}")

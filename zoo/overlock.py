@@ -1,0 +1,353 @@
+"""OverLoCK: an overview first, then a closer look with the overview in mind; a pyramid of dynamic convolutions.
+
+Paper: OverLoCK: An Overview-first-Look-Closely-next ConvNet with Context-Mixing Dynamic Kernels, arXiv 2502.20087.
+Official code: LMMMEng/OverLoCK, Apache-2.0 licence.
+
+What the official code does that the paper does not say: layer scale multiplies the shortcut; ContMix scales queries by
+twice the width of a head; the MLP of a focus block is as wide as the map alone demands, without the context; there are
+twice as many heads as its configurations say; position tables decay like all that has several axes. Published counts
+of parameters are of the inference network: without auxiliary head, and with the branches of large convolutions folded.
+
+Shapes at 224 (overlock_t): image 3x224x224, stem 56x56x64, stages 56x56x64, 28x28x128, 14x14x(256 + 128) after an
+overview of 7x7x512, 7x7x(512 + 128), and 7x7x1024 before pooling.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import calculate_drop_path_rates, trunc_normal_
+from timm.models import checkpoint, checkpoint_seq
+from torch import Tensor, nn
+
+from attnzoo.blocks import (
+    AuxiliaryHead,
+    ContextDownsample,
+    ConvNorm,
+    ConvNormStem,
+    FocusBlock,
+    Linear,
+    ReparamConvBlock,
+    resize,
+)
+
+from .overlock_checkpoint import checkpoint_filter_fn
+from .pyramid import Pyramid, Stage
+from .registration import Variant, figures, register_variants
+
+__all__ = ["OverLoCK"]
+
+
+class FocusStage(Stage):
+    """Looks again, with the overview in mind: its map has a context behind it.
+
+    Args:
+        downsample: maps the previous stage's output to this stage's input, context included.
+        blocks: `FocusBlock`s.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        super().__init__(downsample, ())
+        # no Sequential: a block takes two maps, and TorchScript would not have it
+        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
+
+    def forward(self, x: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """(B, 2H, 2W, C' + S) -> (B, H, W, C + S); prior (B, H, W, S) and overview pass through."""
+        prior = x[1]
+        return self.look(self.downsample(x[0]), prior), prior, x[2]
+
+    def look(self, x: Tensor, prior: Tensor) -> Tensor:
+        """The blocks, all with one prior."""
+        for block in self.blocks:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint(block, x, prior)
+            else:
+                x = block(x, prior)
+        return x
+
+
+class OverviewStage(FocusStage):
+    """Goes down to an overview of the image, comes back and looks again: (B, 2H, 2W, C') to three of the next stage.
+
+    Args:
+        downsample: maps the previous stage's output to this stage's size.
+        base: blocks at this size, on the way down.
+        overview: a downsampler and blocks at half this size.
+        context: maps the overview to a context.
+        blocks: `FocusBlock`s.
+    """
+
+    def __init__(
+        self,
+        downsample: nn.Module,
+        base: Sequence[nn.Module],
+        overview: Sequence[nn.Module],
+        context: nn.Module,
+        blocks: Sequence[nn.Module],
+    ) -> None:
+        super().__init__(downsample, blocks)
+        self.base = nn.Sequential(*base)
+        self.overview = nn.Sequential(*overview)
+        self.context = context
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """The map (B, H, W, C + S), the context (B, H/2, W/2, S) and the overview that it is a summary of."""
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq(self.base, x)
+            overview = checkpoint_seq(self.overview, x)
+        else:
+            x = self.base(x)
+            overview = self.overview(x)
+        context = self.context(overview)
+        prior = resize(context, x.shape[1], x.shape[2])
+        return self.look(torch.cat([x, prior], -1), prior), context, overview
+
+
+class OverLoCK(Pyramid):
+    """Two static stages, a third that holds the overview, and a fourth; each later map carries its context behind it.
+
+    In training the answer is a pair, logits and the logits of the auxiliary head; in evaluation mode, or without that
+    head or without classes, it is the logits alone.
+
+    Args:
+        embed_dims: channels of the four sizes; the context has a quarter of the last.
+        depths: static blocks of the four sizes; the last is the overview's.
+        focus_depths: focus blocks of the third and fourth stage.
+        num_heads: heads of the focus blocks, in the third and fourth stage.
+        kernel_sizes: large kernels of the four sizes, odd, from 5 to 19.
+        small_kernel_size: of ContMix.
+        mlp_ratio, focus_mlp_ratio: hidden channels of MLPs over the map's.
+        projection: channels before pooling.
+        aux_head: whether there is a second classifier, which reads the overview.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0, the overview's before the focus.
+        in_chans, num_classes, global_pool, drop_rate: as in `Pyramid`.
+    """
+
+    undecayed = ()
+
+    def __init__(
+        self,
+        embed_dims: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (4, 4, 6, 2),
+        focus_depths: Sequence[int] = (12, 2),
+        num_heads: Sequence[int] = (8, 16),
+        kernel_sizes: Sequence[int] = (17, 15, 13, 7),
+        small_kernel_size: int = 5,
+        mlp_ratio: float = 4.0,
+        focus_mlp_ratio: float = 3.0,
+        projection: int = 1024,
+        aux_head: bool = True,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        context_dim = embed_dims[3] // 4
+        rates = calculate_drop_path_rates(drop_path_rate, [*depths, *focus_depths], stagewise=True)
+
+        def static(size: int) -> list[nn.Module]:
+            return [
+                ReparamConvBlock(embed_dims[size], kernel_sizes[size], mlp_ratio, scaled=size > 1, drop_path=rate)
+                for rate in rates[size]
+            ]
+
+        def focus(size: int) -> list[nn.Module]:
+            return [
+                FocusBlock(
+                    embed_dims[size],
+                    context_dim,
+                    num_heads[size - 2],
+                    kernel_sizes[size],
+                    small_kernel_size,
+                    focus_mlp_ratio,
+                    refreshed=size == 3 or i > 0,
+                    drop_path=rate,
+                )
+                for i, rate in enumerate(rates[size + 2])
+            ]
+
+        def down(size: int) -> nn.Module:
+            return ConvNorm(embed_dims[size - 1], embed_dims[size], 3, 2)
+
+        super().__init__(
+            ConvNormStem(
+                in_chans, (embed_dims[0] // 2, embed_dims[0] // 2, embed_dims[0], embed_dims[0]), (2, 1, 2, 1)
+            ),
+            [
+                Stage(None, static(0)),
+                Stage(down(1), static(1)),
+                OverviewStage(down(2), static(2), [down(3), *static(3)], Linear(embed_dims[3], context_dim), focus(2)),
+                FocusStage(ContextDownsample(embed_dims[2], embed_dims[3], context_dim), focus(3)),
+            ],
+            widths=[*embed_dims[:2], embed_dims[2] + context_dim, embed_dims[3] + context_dim],
+            reductions=(4, 8, 16, 32),
+            norm=nn.Sequential(ConvNorm(embed_dims[3] + context_dim, projection), nn.SiLU()),
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            num_features=projection,
+        )
+        self.overview_dim = embed_dims[3]
+        self.has_aux_head = aux_head
+        self.aux_head: nn.Module | None = None
+        self._reset_aux_head()
+        self.apply(_init_convolution)
+
+    def forward(self, x: Tensor) -> Any:
+        """Images (B, in_chans, H, W) -> logits (B, num_classes); in training also the auxiliary head's."""
+        x = self.stages(self.stem(x))
+        logits = self.forward_head(self._finish(x))
+        if self.training and self.aux_head is not None:
+            return logits, self.aux_head(x[2])
+        return logits
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replaces both classifiers; without classes there is no auxiliary head."""
+        super().reset_classifier(num_classes, global_pool)
+        self._reset_aux_head()
+
+    def _reset_aux_head(self) -> None:
+        if not self.has_aux_head or self.num_classes == 0:
+            self.aux_head = None
+        elif isinstance(self.aux_head, AuxiliaryHead):
+            self.aux_head.reset(self.num_classes)
+        else:
+            self.aux_head = AuxiliaryHead(self.overview_dim, self.num_classes)
+
+    def _map(self, x: Tensor | tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        return x if isinstance(x, Tensor) else x[0]
+
+    def _finish(self, x: Tensor | tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        return self.norm(self._map(x))
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that group parameters by depth; the overview comes before the focus of its stage."""
+        if coarse:
+            return super().group_matcher(coarse)
+        return {
+            "stem": r"^stem",
+            "base": [
+                (r"^stages\.([012])\.downsample", (0,)),
+                (r"^stages\.([01])\.blocks\.(\d+)", None),
+                (r"^stages\.(2)\.base\.(\d+)", None),
+            ],
+            "overview": [(r"^stages\.2\.overview\.(\d+)", None), (r"^stages\.2\.context", (99999,))],
+            "focus": [
+                (r"^stages\.(\d)\.downsample", (0,)),
+                (r"^stages\.(\d)\.blocks\.(\d+)", None),
+                (r"^norm", (99999,)),
+            ],
+        }
+
+
+def _init_convolution(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def default_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
+    """What timm needs to know of a pretrained model, with the official preprocessing."""
+    return {
+        "url": url,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.95,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.0.conv",
+        "classifier": ("head.fc", "aux_head.fc"),
+        "license": "apache-2.0",
+        "origin_url": _CODE,
+        "paper_ids": "arXiv:2502.20087",
+        **kwargs,
+    }
+
+
+_CODE = "https://github.com/LMMMEng/OverLoCK"
+
+
+def _official(
+    name: str, published: tuple[float, float, float], crop_pct: float, drop_path_rate: float, **arguments: Any
+) -> Variant:
+    cfg = default_cfg(f"{_CODE}/releases/download/v1/overlock_{name}_in1k_224.pth", crop_pct=crop_pct)
+    return Variant(
+        f"OverLoCK-{name.upper()}.",
+        {**arguments, "drop_path_rate": drop_path_rate},
+        cfg,
+        published=figures(*published, source=f"{_CODE}/blob/main/README.md"),
+    )
+
+
+register_variants(
+    __name__,
+    OverLoCK,
+    checkpoint_filter_fn,
+    {
+        "overlock_pico": Variant(
+            "Ours, not the paper's: at most 2 M parameters and kernels of 3x3 to 7x7, for demos, tests and small data, "
+            "inputs from 32 pixels up. No weights are published.",
+            {
+                "embed_dims": (16, 32, 64, 96),
+                "depths": (1, 1, 1, 1),
+                "focus_depths": (2, 1),
+                "num_heads": (4, 4),
+                "kernel_sizes": (7, 7, 5, 5),
+                "small_kernel_size": 3,
+                "mlp_ratio": 3,
+                "projection": 512,
+            },
+            default_cfg(license=None, origin_url=None, paper_ids=None),
+            tag="untrained",
+        ),
+        "overlock_xt": _official(
+            "xt",
+            (82.7, 16, 2.6),
+            0.925,
+            0.1,
+            embed_dims=(56, 112, 256, 336),
+            depths=(2, 2, 3, 2),
+            focus_depths=(6, 2),
+            num_heads=(8, 12),
+        ),
+        "overlock_t": _official(
+            "t",
+            (84.2, 33, 5.5),
+            0.95,
+            0.15,
+            embed_dims=(64, 128, 256, 512),
+            depths=(4, 4, 6, 2),
+            focus_depths=(12, 2),
+            num_heads=(8, 16),
+        ),
+        "overlock_s": _official(
+            "s",
+            (84.8, 56, 9.7),
+            0.95,
+            0.4,
+            embed_dims=(64, 128, 320, 512),
+            depths=(6, 6, 8, 3),
+            focus_depths=(16, 3),
+            num_heads=(16, 32),
+        ),
+        "overlock_b": _official(
+            "b",
+            (85.1, 95, 16.7),
+            0.975,
+            0.5,
+            embed_dims=(80, 160, 384, 576),
+            depths=(8, 8, 10, 4),
+            focus_depths=(20, 4),
+            num_heads=(12, 18),
+        ),
+    },
+)
