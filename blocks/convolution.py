@@ -100,7 +100,10 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, out_dim) with the usual padding, or the same channel-first."""
-        x = self.conv(x)
+        return self.normed(self.conv(x))
+
+    def normed(self, x: Tensor) -> Tensor:
+        """The norm alone, of what the convolution gave."""
         if self.channels_last:
             return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.norm(x)

@@ -9,6 +9,8 @@ Shape legend: C channels, N rows of a matrix.
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
@@ -114,8 +116,20 @@ class Mlp(nn.Module):
 
     @torch.jit.unused
     def _lean(self, x: Tensor) -> Tensor:
-        # compilers choose themselves what to compute again, and function transforms know no such choice
-        is_kept = x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if not is_kept or torch._C._are_functorch_transforms_active():
-            return self._second_half(x)
-        return checkpoint(self._second_half, x, use_reentrant=False, preserve_rng_state=self.drop.p > 0)
+        return computed_again(self._second_half, x, is_random=self.drop.p > 0)
+
+
+def computed_again(function: Callable[[Tensor], Tensor], x: Tensor, is_random: bool = False) -> Tensor:
+    """function(x), of which x is kept for the way back, and what is between computed again.
+
+    Args:
+        function: an activation and a layer, say; it changes nothing but its result.
+        x: its input.
+        is_random: whether it draws random numbers.
+    """
+    # compilers choose themselves what to compute again, and function transforms know no such choice
+    is_kept = x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if not is_kept or torch._C._are_functorch_transforms_active():
+        return function(x)
+    again: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=is_random)
+    return again

@@ -9,6 +9,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import ConvNorm
+from .linear import computed_again
 
 
 class ConvStem(nn.Module):
@@ -72,6 +73,7 @@ class PatchStem(nn.Module):
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
+@register_notrace_module  # it runs another way where gradients are wanted
 class ConvNormStem(nn.Sequential):
     """Convolutions, each with a batch norm, and an activation between them: (B, P, H, W) -> (B, H', W', C).
 
@@ -113,6 +115,20 @@ class ConvNormStem(nn.Sequential):
         x = x.contiguous(memory_format=torch.channels_last)
         if self.channels_last:
             x = x.permute(0, 2, 3, 1)
-        for layer in self:
-            x = layer(x)
+        if torch.jit.is_scripting():
+            for layer in self:
+                x = layer(x)
+            return x
+        return self._lean(x)
+
+    @torch.jit.unused
+    def _lean(self, x: Tensor) -> Tensor:
+        """The layers; what an activation gives, the largest maps of a network, is not kept for the way back."""
+        first, *others = self
+        x = first(x)
+        for act, layer in zip(others[::2], others[1::2], strict=True):
+            if isinstance(layer, ConvNorm):
+                x = layer.normed(computed_again(nn.Sequential(act, layer.conv), x))
+            else:
+                x = layer(act(x))
         return x
