@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench table clean
 
 demo: .venv/installed
 	$(BIN)/attnzoo demo
@@ -23,6 +23,9 @@ lint: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/attnzoo bench kernels --device cpu
+
+table: .venv/installed
+	$(BIN)/attnzoo list --readme README.md
 
 clean:
 	rm -rf .venv .lint .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info runs

@@ -14,19 +14,24 @@ COMMANDS = {
     "list": ("attnzoo.tools.listing:list_command", "Show the models, their size and their published accuracy."),
     "train": ("attnzoo.tools.train:train_command", "Train a model from a config."),
     "export": ("attnzoo.tools.export:export_command", "Write a model as a verified ONNX file."),
+    "convert": ("attnzoo.tools.convert:convert_command", "Write an official checkpoint in timm's layout."),
     "bench": ("attnzoo.tools.bench.command:bench_command", "Measure the operators and the models."),
     "demo": ("attnzoo.tools.demo:demo_command", "Train, export and check a model on handwritten digits."),
 }
 
 
 class Mistake(click.ClickException):
-    """Ends the command with one line on stderr and exit code 2."""
+    """Ends the command with its message on stderr and exit code 2."""
 
     exit_code = 2
 
 
+class MultilineError(ValueError):
+    """A mistake of the user, such as a file that differs in many places, whose message keeps its lines."""
+
+
 class LazyGroup(click.Group):
-    """Knows its commands by name, and ends a user's mistake in one line."""
+    """Knows its commands by name, and ends a user's mistake without a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, in the order of use."""
@@ -57,7 +62,8 @@ class LazyGroup(click.Group):
             # raised in a library it is a defect of ours, and the traceback is wanted
             if not _raised_by_us(error):
                 raise
-            raise Mistake(" ".join(str(error).split())) from error
+            in_lines = isinstance(error, MultilineError)
+            raise Mistake(str(error) if in_lines else " ".join(str(error).split())) from error
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == "attnzoo":
                 raise
@@ -75,4 +81,4 @@ def _raised_by_us(error: BaseException) -> bool:
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(attnzoo.__version__, prog_name="attnzoo")
 def main() -> None:
-    """Attention-based vision backbones: list, train and export them."""
+    """Attention-based vision backbones: list, train, export and convert them."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 import click
 import timm
@@ -12,16 +18,37 @@ from timm.models import get_pretrained_cfg, model_entrypoint
 
 import attnzoo
 
+from .files import replacing
+
+# what stands around the tables in a page
+OPENING, CLOSING = "<!-- models: written by `attnzoo list --readme` -->", "<!-- /models -->"
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A model: its parameters, its input (C, H, W), published ImageNet top-1 in percent, whether weights exist."""
+    """A model.
+
+    Attributes:
+        name: what timm creates it by.
+        family: module of the file that registers it.
+        parameters: their number.
+        input_size: of its images (C, H, W).
+        published: the authors' figures.
+        weights: whether trained weights can be downloaded.
+    """
 
     name: str
+    family: str
     parameters: int
     input_size: tuple[int, int, int]
-    top1: float | None
+    published: attnzoo.Published
     weights: bool
+
+    @property
+    def size(self) -> str:
+        """Height and width of its images, and their channels unless they are three."""
+        channels, height, width = self.input_size
+        return f"{height}x{width}" if channels == 3 else f"{channels}x{height}x{width}"
 
 
 def entries(pattern: str = "") -> list[Entry]:
@@ -30,11 +57,17 @@ def entries(pattern: str = "") -> list[Entry]:
     Args:
         pattern: a wildcard pattern as in `timm.list_models`, or a part of the name.
     """
+    return [_entry(name) for name in names(pattern)]
+
+
+def names(pattern: str = "") -> list[str]:
+    """The names of `entries`."""
     wildcard = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
-    return [_entry(name) for name in timm.list_models(wildcard) if _is_ours(name)]
+    return [name for name in timm.list_models(wildcard) if is_ours(name)]
 
 
-def _is_ours(name: str) -> bool:
+def is_ours(name: str) -> bool:
+    """Whether a model that timm knows is one of attnzoo."""
     return model_entrypoint(name).__module__.split(".")[0] == "attnzoo"
 
 
@@ -44,12 +77,79 @@ def _entry(name: str) -> Entry:
         parameters = sum(p.numel() for p in timm.create_model(name).parameters())
     config = get_pretrained_cfg(name)
     assert config is not None, f"{name} is registered without a default_cfg"
-    return Entry(name, parameters, config.input_size, attnzoo.published(name).get("top1"), bool(config.has_weights))
+    return Entry(
+        name,
+        model_entrypoint(name).__module__,
+        parameters,
+        config.input_size,
+        attnzoo.published(name),
+        bool(config.has_weights),
+    )
+
+
+def markdown(found: Iterable[Entry]) -> str:
+    """Tables of models, one per family: its title and published sources, then its models in the order of its file."""
+    by_family = sorted(found, key=lambda entry: (entry.family, list(_family(entry).default_cfgs).index(entry.name)))
+    return "\n\n".join(_table(list(models)) for _, models in groupby(by_family, key=lambda entry: entry.family))
+
+
+def _family(entry: Entry) -> Any:
+    return sys.modules[entry.family]
+
+
+def _table(models: Sequence[Entry]) -> str:
+    title = (inspect.getdoc(_family(models[0])) or models[0].family).partition("\n")[0]
+    # a source once, in the order of the models
+    sources = dict.fromkeys(model.published["source"] for model in models if "source" in model.published)
+    links = ", ".join(f"[{_label(source)}]({source})" for source in sources)
+    lines = [
+        title + (f" Published: {links}." if links else ""),
+        "",
+        "| model | parameters, M | input | GMAC | top-1, % | weights |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model in models:
+        height, width = model.input_size[1:]
+        cells = (
+            f"`{model.name}`",
+            f"{model.parameters / 1e6:.1f}",
+            str(height) if height == width and model.input_size[0] == 3 else model.size,
+            str(model.published.get("gflops", "-")),
+            str(model.published.get("top1", "-")),
+            "yes" if model.weights else "-",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _label(source: str) -> str:
+    """The last part of an address, which is a file or a repository."""
+    return source.partition("#")[0].rstrip("/").rpartition("/")[2]
+
+
+def write_tables(page: Path) -> None:
+    """Puts the tables of all models between the two comments of a page, `OPENING` and `CLOSING`.
+
+    Raises:
+        ValueError: the page does not have each of them once.
+    """
+    text = page.read_text(encoding="utf-8")
+    before, opening, rest = text.partition(OPENING)
+    _, closing, after = rest.partition(CLOSING)
+    if not opening or not closing or OPENING in rest or CLOSING in before + after:
+        raise ValueError(f"{page} must have {OPENING} and, after it, {CLOSING} once each, on lines of their own")
+    with replacing(page) as fresh:
+        fresh.write_text(f"{before}{opening}\n\n{markdown(entries())}\n\n{closing}{after}", encoding="utf-8")
 
 
 @click.command("list")
 @click.argument("pattern", default="")
-def list_command(pattern: str) -> None:
+@click.option(
+    "--readme",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Instead write the tables of all models into this page.",
+)
+def list_command(pattern: str, readme: Path | None) -> None:
     """List the models of attnzoo.
 
     PATTERN is a part of the name or a wildcard pattern; all models without it.
@@ -61,7 +161,13 @@ def list_command(pattern: str) -> None:
     Examples:
       attnzoo list
       attnzoo list 'dinat_*'
+      attnzoo list --readme README.md
     """
+    if readme is not None:
+        if pattern:
+            raise ValueError(f"--readme writes all models, it takes no pattern, got {pattern!r}")
+        write_tables(readme)
+        return
     found = entries(pattern)
     if not found:
         raise ValueError(f"no model of attnzoo matches {pattern!r}: see `attnzoo list` for all of them")
@@ -73,7 +179,5 @@ def list_command(pattern: str) -> None:
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    channels, height, width = entry.input_size
-    top1 = "-" if entry.top1 is None else f"{entry.top1:.1f} %"
-    size = f"{height}x{width}" if channels == 3 else f"{channels}x{height}x{width}"
-    return entry.name, f"{entry.parameters / 1e6:.2f} M", size, top1, "yes" if entry.weights else "no"
+    top1 = f"{entry.published['top1']:.1f} %" if "top1" in entry.published else "-"
+    return entry.name, f"{entry.parameters / 1e6:.2f} M", entry.size, top1, "yes" if entry.weights else "no"

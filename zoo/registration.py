@@ -58,6 +58,7 @@ class _Filter(Protocol):
 
 
 _published: dict[str, Published] = {}
+_filters: dict[str, _Filter] = {}
 
 
 def register_variants(
@@ -80,6 +81,7 @@ def register_variants(
     for name, variant in variants.items():
         setattr(family, name, register_model(_entrypoint(module, name, variant, network, checkpoint_filter_fn)))
         _published[name] = variant.published
+        _filters[name] = checkpoint_filter_fn
 
 
 def _entrypoint(module: str, name: str, variant: Variant, network: type[nn.Module], filter_fn: _Filter) -> Any:
@@ -130,3 +132,12 @@ def published(name: str) -> Published:
         The figures; empty where nothing was published.
     """
     return _published.get(name.partition(".")[0], Published())
+
+
+def checkpoint_filter(name: str) -> _Filter:
+    """What maps an official state dict, and the model it is for, to the names of the model.
+
+    Args:
+        name: a model registered here, with or without its tag.
+    """
+    return _filters[name.partition(".")[0]]

@@ -23,7 +23,7 @@ def test_help_names_every_command_and_imports_none():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("command", ["list", "train"])
+@pytest.mark.parametrize("command", ["list", "train", "convert"])
 def test_help_of_a_command_has_an_example(call, command):
     result = call(command, "--help")
     assert result.exit_code == 0

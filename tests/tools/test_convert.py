@@ -1,0 +1,260 @@
+import argparse
+import hashlib
+import json
+import os
+import re
+
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from attnzoo.tools import cli, convert
+
+
+@pytest.fixture
+def call():
+    return lambda *arguments: CliRunner().invoke(cli.main, ["convert", *map(str, arguments)])
+
+
+def official_nat(num_classes=1000, name="nat_pico"):
+    """A NAT of random weights under the official names."""
+    weights = {}
+    for key, value in timm.create_model(name, num_classes=num_classes).state_dict().items():
+        key = key.replace("stem.conv1.", "patch_embed.proj.0.").replace("stem.conv2.", "patch_embed.proj.1.")
+        key = key.replace("stem.", "patch_embed.").replace("head.fc.", "head.")
+        parts = key.split(".")
+        if parts[0] == "stages":
+            key = ".".join(["levels", str(int(parts[1]) - (parts[2] == "downsample")), *parts[2:]])
+        weights[key] = value
+    return weights
+
+
+def own(name, **arguments):
+    return timm.create_model(name, **arguments).eval()
+
+
+def assert_opens_as(directory, model):
+    again = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pt", "bin", "safetensors"])
+def test_an_official_file_opens_as_a_directory_with_the_same_logits(call, tmp_path, suffix):
+    weights, file, output = official_nat(11), tmp_path / f"nat.{suffix}", tmp_path / "models" / "nat"
+    save_file(weights, file) if suffix == "safetensors" else torch.save(weights, file)
+    result = call(file, "--model", "nat_pico", "--output", output)
+    assert result.exit_code == 0, result.output
+    model = timm.create_model(
+        "nat_pico", pretrained=True, num_classes=11, pretrained_cfg_overlay={"file": str(file), "num_classes": 11}
+    )
+    assert_opens_as(output, model.eval())
+    assert sorted(path.name for path in output.iterdir()) == ["config.json", "model.safetensors"]
+    assert [path.name for path in output.parent.iterdir()] == ["nat"]
+
+
+def test_statistics_and_unit_axes_of_shvit(call, tmp_path):
+    model = own("shvit_pico", num_classes=3)
+    for name, tensor in model.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            tensor.uniform_(0.5, 1.5)
+    weights = {
+        key: value[:, :, 0, 0] if value.ndim == 4 and value.shape[2] == 1 and ".se." not in key else value
+        for key, value in model.state_dict().items()
+    }
+    assert any(value.ndim == 2 for key, value in weights.items() if "conv" in key)
+    torch.save({"model": weights, "args": argparse.Namespace(lr=0.1), "epoch": 3}, tmp_path / "a.pth")
+    assert call(tmp_path / "a.pth", "--model", "shvit_pico", "--output", tmp_path / "out").exit_code == 0
+    assert_opens_as(tmp_path / "out", model)
+
+
+def test_the_origin_is_recorded_and_printed(call, tmp_path):
+    file, output = tmp_path / "shvit_s1.pth", tmp_path / "out"
+    torch.save({"model": own("zoo_shvit_s1").state_dict()}, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    result = call(file, "--model", "zoo_shvit_s1", "--output", output)
+    url = "https://github.com/ysj9909/SHViT/releases/download/v1.0/shvit_s1.pth"
+    config = json.loads((output / "config.json").read_text())
+    assert config["converted_from"] == {"file": "shvit_s1.pth", "sha256": digest, "published_url": url}
+    assert (config["architecture"], config["num_classes"]) == ("zoo_shvit_s1", 1000)
+    assert config["pretrained_cfg"]["license"] == "mit"
+    assert all(text in result.stdout for text in (digest, url, "shvit_s1.pth", "1000 classes", f"local-dir:{output}"))
+
+
+def test_a_model_without_published_weights_names_no_address(call, tmp_path):
+    torch.save(official_nat(), tmp_path / "a.pth")
+    assert "http" not in call(tmp_path / "a.pth", "--model", "nat_pico.untrained", "--output", tmp_path / "out").output
+    assert "published_url" not in json.loads((tmp_path / "out" / "config.json").read_text())["converted_from"]
+
+
+def test_what_does_not_match_is_listed(call, tmp_path):
+    weights = official_nat()
+    del weights["levels.0.blocks.0.attn.qkv.weight"]
+    weights["levels.1.blocks.0.extra"] = torch.zeros(2, 5)
+    weights["norm.weight"] = torch.zeros(7)
+    torch.save(weights, tmp_path / "a.pth")
+    result = call(tmp_path / "a.pth", "--model", "nat_pico", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    head, *lines = result.stderr.splitlines()
+    assert "1 missing in the file, 1 not in the model, 1 of another shape" in head
+    assert lines == [
+        "missing in the file:",
+        "  stages.0.blocks.0.attn.qkv.weight 96x32",
+        "not in the model:",
+        "  stages.1.blocks.0.extra 2x5",
+        "of another shape:",
+        "  norm.weight is 7 in the file, 256 in the model",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file_of", "name"), [("nat_mini", "nat_tiny"), ("nat_tiny", "nat_mini"), ("nat_mini", "zoo_shvit_s1")]
+)
+def test_the_file_of_another_model_is_refused_with_a_list_that_ends(call, tmp_path, file_of, name):
+    torch.save(official_nat(name=file_of), tmp_path / "a.pth")
+    result = call(tmp_path / "a.pth", "--model", name, "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"not a checkpoint of {name}" in result.stderr
+    (count,) = {int(n) for n in re.findall(r"(\d+) (?:missing|not in)", result.stderr.splitlines()[0])[:1]}
+    assert count > convert.LISTED
+    assert f"  and {count - convert.LISTED} more" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_a_file_without_a_classifier_is_refused(call, tmp_path):
+    weights = {key: value for key, value in official_nat().items() if not key.startswith("head.")}
+    torch.save(weights, tmp_path / "a.pth")
+    result = call(tmp_path / "a.pth", "--model", "nat_pico", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "  head.fc.weight 1000x256" in result.stderr
+
+
+class Code:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_code_in_a_file_is_named_and_not_run(call, tmp_path, zipped):
+    trace = tmp_path / "it ran"
+    torch.save(
+        {"model": official_nat(), "more": Code(trace)}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped
+    )
+    result = call(tmp_path / "a.pth", "--model", "nat_pico", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert f"{os.mkdir.__module__}.mkdir" in result.stderr
+    assert "would run code" in result.stderr
+    assert not trace.exists()
+    assert not (tmp_path / "out").exists()
+    # the same file does run it for who allows it: the test can fail
+    torch.load(tmp_path / "a.pth", weights_only=False)
+    assert trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        pytest.param({"model_ema": {}, "epoch": 3}, "its keys are: model_ema, epoch", id="other keys"),
+        pytest.param({"model": 3}, "model holds a int", id="no dictionary inside"),
+        pytest.param([torch.zeros(2)], "holds a list", id="list"),
+        pytest.param({}, "its keys are: none", id="empty"),
+    ],
+)
+def test_a_file_without_weights_says_what_it_has(call, tmp_path, content, says):
+    torch.save(content, tmp_path / "a.pth")
+    result = call(tmp_path / "a.pth", "--model", "nat_pico", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+def test_a_file_that_is_no_checkpoint(call, tmp_path, name):
+    (tmp_path / name).write_bytes(b"no checkpoint at all")
+    result = call(tmp_path / name, "--model", "nat_pico", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert re.search(rf"{name} is no (checkpoint|safetensors file)", result.stderr)
+
+
+def test_an_average_beside_the_weights_is_pointed_out(call, tmp_path):
+    weights = official_nat()
+    torch.save({"model": weights, "model_ema": weights, "optimizer": {"lr": 1}}, tmp_path / "a.pth")
+    result = call(tmp_path / "a.pth", "--model", "nat_pico", "--output", tmp_path / "out")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("note: model_ema in the file")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nat_pica", "did you mean nat_pico"),
+        ("shvit_s1", "zoo_shvit_s1"),
+        ("resnet18", "a model of timm"),
+        ("nat_mini.in22k", "'in22k'"),
+    ],
+)
+def test_a_name_that_is_none_of_ours(call, tmp_path, name, says):
+    torch.save(official_nat(), tmp_path / "a.pth")
+    result = call(tmp_path / "a.pth", "--model", name, "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_a_directory_is_replaced_only_when_asked_and_never_with_other_files(call, tmp_path):
+    file, output = tmp_path / "a.pth", tmp_path / "out"
+    output.mkdir()
+    torch.save(official_nat(3), file)
+    arguments = (file, "--model", "nat_pico", "--output", output)
+    assert call(*arguments).exit_code == 0
+    before = (output / "model.safetensors").read_bytes()
+    torch.save(official_nat(4), file)
+    refused = call(*arguments)
+    assert (refused.exit_code, "--overwrite" in refused.stderr) == (2, True)
+    assert (output / "model.safetensors").read_bytes() == before
+    assert call(*arguments, "--overwrite").exit_code == 0
+    assert json.loads((output / "config.json").read_text())["num_classes"] == 4
+    (output / "notes.txt").write_text("mine")
+    refused = call(*arguments, "--overwrite")
+    assert (refused.exit_code, "notes.txt" in refused.stderr) == (2, True)
+    refused = call(file, "--model", "nat_pico", "--output", output / "notes.txt", "--overwrite")
+    assert (refused.exit_code, (output / "notes.txt").read_text()) == (2, "mine")
+
+
+@pytest.mark.parametrize("stage", ["save_for_hf", "_check_written"])
+def test_what_fails_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch, stage):
+    file, output = tmp_path / "a.pth", tmp_path / "out"
+    torch.save(official_nat(3), file)
+    convert.convert(file, "nat_pico", output)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+
+    def broken(*arguments, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(convert, stage, broken)
+    torch.save(official_nat(4), file)
+    with pytest.raises(OSError, match="disk full"):
+        convert.convert(file, "nat_pico", output, overwrite=True)
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "out"]
+
+
+def test_a_directory_that_opens_as_something_else_is_not_kept(tmp_path, monkeypatch):
+    torch.save(official_nat(3), tmp_path / "a.pth")
+    save = convert.save_for_hf
+
+    def with_other_weights(model, *arguments, **options):
+        save(timm.create_model("nat_pico", num_classes=3), *arguments, **options)
+
+    monkeypatch.setattr(convert, "save_for_hf", with_other_weights)
+    with pytest.raises(RuntimeError, match="does not open as the model"):
+        convert.convert(tmp_path / "a.pth", "nat_pico", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]

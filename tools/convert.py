@@ -1,0 +1,274 @@
+"""`attnzoo convert`: an official checkpoint as a directory in timm's layout, config.json + model.safetensors."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import safetensors
+import safetensors.torch
+import timm
+import torch
+from timm.models import get_pretrained_cfg, save_for_hf, split_model_name_tag
+from torch import Tensor, nn
+
+from attnzoo.registration import checkpoint_filter
+
+from .cli import MultilineError
+from .files import replacing
+from .listing import is_ours, names
+
+# the keys under which authors wrap their weights, which every family's filter knows
+WRAPPERS = ("state_dict", "model")
+# tensors named per kind of difference: beyond that a list is no longer read
+LISTED = 20
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A directory that was written.
+
+    Attributes:
+        directory: holds config.json and model.safetensors.
+        model: the name it is a model of.
+        num_classes: as many as the file's classifier has.
+        file: name of the official file.
+        sha256: of the official file.
+        published_url: where the authors publish the weights of this model; None where they do not.
+        unused: other things in the file that could be weights too, such as an average of them.
+    """
+
+    directory: Path
+    model: str
+    num_classes: int
+    file: str
+    sha256: str
+    published_url: str | None
+    unused: tuple[str, ...]
+
+
+def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = False) -> Conversion:
+    """Writes an official checkpoint in timm's layout, opened by `timm.create_model("local-dir:...", pretrained=True)`.
+
+    The directory is opened once before it gets its name, so it is there whole and right, or not at all.
+
+    Args:
+        official_file: what the authors published, .pth and the like or .safetensors.
+        model: a name of attnzoo, with or without its tag.
+        output: the directory to write; its parents are made.
+        overwrite: replace a converted model that is there already.
+
+    Raises:
+        ValueError: an unknown model, a file that is no checkpoint, needs code to be read, or does not fit the model;
+            a directory in the way.
+    """
+    name = _known(model)
+    output = output.absolute()
+    _check_output(output, overwrite)
+    weights, unused = read_weights(official_file)
+    config = get_pretrained_cfg(model)
+    assert config is not None
+    # made before the filter, which may change its form
+    network = timm.create_model(model)
+    weights = checkpoint_filter(name)(weights, network)
+    _fit_classes(network, config.classifier, weights)
+    check_match(official_file.name, name, network, weights)
+    network.load_state_dict(weights)
+
+    origin = {"file": official_file.name, "sha256": _sha256(official_file)}
+    if config.url:
+        origin["published_url"] = config.url
+    with replacing(output) as fresh:
+        save_for_hf(network, str(fresh), model_config={"converted_from": origin}, safe_serialization=True)
+        _check_written(fresh, network)
+    return Conversion(
+        output, name, network.num_classes, origin["file"], origin["sha256"], origin.get("published_url"), unused
+    )
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of a checkpoint by name, and the keys beside them that could be weights too. Runs no code of it.
+
+    Raises:
+        ValueError: it is no checkpoint, needs code to be read, or does not say where its weights are.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
+    checkpoint = _read(path)
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"{path.name} holds a {type(checkpoint).__name__}, not a dictionary of tensors")
+    weights = checkpoint
+    for key in WRAPPERS:
+        weights = weights.get(key, weights)
+        if not isinstance(weights, Mapping):
+            raise ValueError(f"{path.name}: {key} holds a {type(weights).__name__}, not a dictionary of tensors")
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        keys = ", ".join(map(str, list(weights)[:LISTED])) or "none"
+        raise ValueError(
+            f"{path.name} does not have its weights at the top or under {' or '.join(WRAPPERS)}, its keys are: {keys}. "
+            "Save the part that is the weights as a file of its own"
+        )
+    is_wrapped = weights is not checkpoint
+    unused = [key for key, value in checkpoint.items() if is_wrapped and key not in WRAPPERS and _is_weights(value)]
+    return dict(weights), tuple(unused)
+
+
+def _is_weights(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path.name} is no safetensors file: {error}") from error
+    try:
+        # training scripts store their arguments beside the weights; a Namespace holds them and does nothing
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        foreign = _foreign(path) or re.findall(r"GLOBAL ([\w.]+)", str(error))
+        if not foreign:
+            raise ValueError(f"{path.name} is no checkpoint of torch, or damaged") from error
+        raise ValueError(
+            f"{path.name} holds more than tensors, numbers and text: {', '.join(foreign)}. Reading that would run "
+            "code, which may come from the file, so it is refused. Where you trust the file, read it with "
+            "torch.load(file, weights_only=False) and save its state_dict alone"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        raise ValueError(f"{path.name} is no checkpoint of torch: {reason}") from error
+
+
+def _foreign(path: Path) -> list[str]:
+    """What the file would import, read from it without doing so; empty where it cannot be told."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:
+        return []
+
+
+def check_match(file: str, model: str, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Compares names and shapes with what a network takes.
+
+    Raises:
+        MultilineError: they differ; says which are missing, unexpected or of another shape.
+    """
+    expected = network.state_dict()
+    missing = [f"{name} {_shape(expected[name])}" for name in expected if name not in weights]
+    unexpected = [f"{name} {_shape(weights[name])}" for name in weights if name not in expected]
+    other_shape = [
+        f"{name} is {_shape(weights[name])} in the file, {_shape(expected[name])} in the model"
+        for name in expected
+        if name in weights and weights[name].shape != expected[name].shape
+    ]
+    kinds = {"missing in the file": missing, "not in the model": unexpected, "of another shape": other_shape}
+    if not any(kinds.values()):
+        return
+    counts = ", ".join(f"{len(tensors)} {kind}" for kind, tensors in kinds.items() if tensors)
+    lines = [f"{file} is not a checkpoint of {model}: of {len(expected)} tensors {counts} (names are attnzoo's)"]
+    for kind, tensors in kinds.items():
+        if tensors:
+            lines += [f"{kind}:", *(f"  {tensor}" for tensor in tensors[:LISTED])]
+        if len(tensors) > LISTED:
+            lines.append(f"  and {len(tensors) - LISTED} more")
+    raise MultilineError("\n".join(lines))
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _known(model: str) -> str:
+    name = str(split_model_name_tag(model)[0])
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, names(), n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "`attnzoo list` shows the names"
+        raise ValueError(f"{name!r} is no model of attnzoo: {hint}")
+    if not is_ours(name):
+        own = f"zoo_{name}"
+        hint = f"did you mean {own}?" if timm.is_model(own) else "`attnzoo list` shows the names"
+        raise ValueError(f"{name} is a model of timm, not of attnzoo: {hint}")
+    try:
+        get_pretrained_cfg(model)
+    except RuntimeError as error:
+        raise ValueError(f"{model} is not known: {error} Leave the tag out for the usual weights") from error
+    return name
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file: name a directory")
+    found = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    others = sorted(found - {"config.json", "model.safetensors"})
+    if others:
+        raise ValueError(f"{output} holds what is no converted model and would be lost, such as {others[0]}")
+    if found and not overwrite:
+        raise ValueError(f"{output} holds a model already: replace it with --overwrite, or name another directory")
+
+
+def _fit_classes(network: nn.Module, classifier: str | tuple[str, ...], weights: Mapping[str, Tensor]) -> None:
+    """Gives the network as many classes as the file has; where it has no classifier, the comparison will tell."""
+    first = classifier if isinstance(classifier, str) else classifier[0]
+    weight = weights.get(f"{first}.weight")
+    if weight is not None and len(weight) != network.num_classes:
+        network.reset_classifier(len(weight))  # type: ignore[operator]
+
+
+def _check_written(directory: Path, network: nn.Module) -> None:
+    again = timm.create_model(f"local-dir:{directory}", pretrained=True).state_dict()
+    expected = network.state_dict()
+    same = again.keys() == expected.keys() and all(torch.equal(again[name], expected[name]) for name in expected)
+    # not the user's mistake: a family that does not take its own state dict back
+    if not same:
+        raise RuntimeError("the directory does not open as the model that was converted, and was not kept")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@click.command("convert")
+@click.argument("official_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--model", required=True, metavar="NAME", help="What the file is of; see `attnzoo list`.")
+@click.option("--output", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Directory to write.")
+@click.option("--overwrite", is_flag=True, help="Replace a converted model that is in the directory.")
+def convert_command(official_file: Path, model: str, output: Path, overwrite: bool) -> None:
+    """Write an official checkpoint in timm's layout.
+
+    OFFICIAL_FILE is what the authors of a model published, .pth or .safetensors; no code of it is run. DIR receives
+    config.json and model.safetensors, with as many classes as the file has, and is opened by
+    timm.create_model("local-dir:DIR", pretrained=True). A file that does not fit the model is refused, with a list of
+    what differs.
+
+    Example: attnzoo convert nat_mini.pth --model nat_mini --output models/nat_mini
+    """
+    done = convert(official_file, model, output, overwrite=overwrite)
+    if done.unused:
+        click.echo(f"note: {', '.join(done.unused)} in the file could be weights too and was not used", err=True)
+    click.echo(f"{output}: {done.model}, {done.num_classes} classes, from {done.file}")
+    click.echo(f"sha256 {done.sha256}")
+    if done.published_url:
+        click.echo(f"the authors publish this model at {done.published_url}")
+    click.echo(f'open it with timm.create_model("local-dir:{output}", pretrained=True)')
+
+
+if __name__ == "__main__":
+    import sys
+
+    from attnzoo.tools.cli import main
+
+    main(["convert", *sys.argv[1:]])
