@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -71,6 +72,7 @@ def is_ours(name: str) -> bool:
     return model_entrypoint(name).__module__.split(".")[0] == "attnzoo"
 
 
+@functools.cache
 def _entry(name: str) -> Entry:
     # a model on the meta device has shapes and no memory
     with torch.device("meta"):

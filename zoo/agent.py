@@ -1,7 +1,8 @@
-"""Agent Attention in the bodies of PVT, Swin and CSWin. Agent-DeiT, with its class token, is in `agent_deit.py`.
+"""Agent Attention in the bodies of PVT, Swin and CSWin.
 
 Paper: Agent Attention: On the Integration of Softmax and Linear Attention, arXiv 2312.08874. Official code:
-LeapLabTHU/Agent-Attention, which states no licence for the weights.
+LeapLabTHU/Agent-Attention, which states no licence for the weights. Agent-DeiT, with its class token, is in
+`agent_deit.py`.
 
 What the official code does that the paper does not say: the grid that position biases are learned on is 7x7 whatever
 the number of agents; agents keep to the first stages, or the first blocks of a stage, and the rest is the body's own
