@@ -44,11 +44,11 @@ class SingleHeadAttention(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         height, width = x.shape[2:]
         x, rest = x.split(self.parts, dim=1)
-        # (B, D | D | P, H, W) -> (B, N, D | D | P)
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).split(self.widths, dim=2)
+        # (B, D | D | P, H, W) -> (B, 1, N, D | D | P), the 1 being the head
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).split(self.widths, dim=3)
         x = F.scaled_dot_product_attention(q, k, v)
-        # (B, N, P) -> (B, P, H, W)
-        x = x.transpose(1, 2).unflatten(2, (height, width))
+        # (B, 1, N, P) -> (B, P, H, W)
+        x = x.squeeze(1).transpose(1, 2).unflatten(2, (height, width))
         return self.proj(self.act(torch.cat((x, rest), dim=1)))
 
 

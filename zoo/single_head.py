@@ -106,7 +106,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
     Kernels of 1x1 convolutions that were stored as matrices get their unit axes back.
     """
-    state_dict = state_dict.get("model", state_dict)
+    for key in ("state_dict", "model"):
+        state_dict = state_dict.get(key, state_dict)
     ours = model.state_dict()
     result = {}
     for name, tensor in state_dict.items():

@@ -199,7 +199,7 @@ def test_an_average_beside_the_weights_is_pointed_out(call, tmp_path):
         ("nat_pica", "did you mean nat_pico"),
         ("shvit_s1", "zoo_shvit_s1"),
         ("resnet18", "a model of timm"),
-        ("nat_mini.in22k", "in22k"),
+        ("nat_mini.in22k", "(in22k)"),
     ],
 )
 def test_a_name_that_is_none_of_ours(call, tmp_path, name, says):
