@@ -54,6 +54,7 @@ def texts(path: Path) -> bytes:
         pytest.param("test_vit", (96, 160), {"img_size": (96, 160)}, id="test_vit"),
         pytest.param("nat_pico", (40, 56), {"num_classes": 7}, id="nat_pico"),
         pytest.param("nat_pico", (33, 47), {"num_classes": 7}, id="nat_pico-odd"),
+        pytest.param("overlock_pico", (96, 64), {"num_classes": 7}, id="overlock_pico"),
     ],
 )
 def test_logits_equal_eager_at_any_batch(tmp_path, name, size, options):
