@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import calculate_drop_path_rates, trunc_normal_
-from timm.models import checkpoint, checkpoint_seq
 from torch import Tensor, nn
 
 from attnzoo.blocks import (
@@ -30,80 +29,14 @@ from attnzoo.blocks import (
     FocusBlock,
     Linear,
     ReparamConvBlock,
-    resize,
 )
 
 from .overlock_checkpoint import checkpoint_filter_fn
+from .overlock_stages import FocusStage, OverviewStage
 from .pyramid import Pyramid, Stage
 from .registration import Variant, figures, register_variants
 
 __all__ = ["OverLoCK"]
-
-
-class FocusStage(Stage):
-    """Looks again, with the overview in mind: its map has a context behind it.
-
-    Args:
-        downsample: maps the previous stage's output to this stage's input, context included.
-        blocks: `FocusBlock`s.
-    """
-
-    def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
-        super().__init__(downsample, ())
-        # no Sequential: a block takes two maps, and TorchScript would not have it
-        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
-
-    def forward(self, x: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """(B, 2H, 2W, C' + S) -> (B, H, W, C + S); prior (B, H, W, S) and overview pass through."""
-        prior = x[1]
-        return self.look(self.downsample(x[0]), prior), prior, x[2]
-
-    def look(self, x: Tensor, prior: Tensor) -> Tensor:
-        """The blocks, all with one prior."""
-        for block in self.blocks:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(block, x, prior)
-            else:
-                x = block(x, prior)
-        return x
-
-
-class OverviewStage(FocusStage):
-    """Goes down to an overview of the image, comes back and looks again: (B, 2H, 2W, C') to three of the next stage.
-
-    Args:
-        downsample: maps the previous stage's output to this stage's size.
-        base: blocks at this size, on the way down.
-        overview: a downsampler and blocks at half this size.
-        context: maps the overview to a context.
-        blocks: `FocusBlock`s.
-    """
-
-    def __init__(
-        self,
-        downsample: nn.Module,
-        base: Sequence[nn.Module],
-        overview: Sequence[nn.Module],
-        context: nn.Module,
-        blocks: Sequence[nn.Module],
-    ) -> None:
-        super().__init__(downsample, blocks)
-        self.base = nn.Sequential(*base)
-        self.overview = nn.Sequential(*overview)
-        self.context = context
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """The map (B, H, W, C + S), the context (B, H/2, W/2, S) and the overview that it is a summary of."""
-        x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            x = checkpoint_seq(self.base, x)
-            overview = checkpoint_seq(self.overview, x)
-        else:
-            x = self.base(x)
-            overview = self.overview(x)
-        context = self.context(overview)
-        prior = resize(context, x.shape[1], x.shape[2])
-        return self.look(torch.cat([x, prior], -1), prior), context, overview
 
 
 class OverLoCK(Pyramid):

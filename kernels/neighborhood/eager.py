@@ -41,7 +41,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
     size, heads = q.shape[1:3], q.shape[3]
     scores = eager_batch.take_queries(q * scale, plan) @ eager_batch.take_keys(k, plan).mT
     # (classes, T, k) -> (B, h * n, T, k): of a region's scores, the window's
-    slots = places.slots[plan.whole.tile_class].repeat(heads, 1, 1).expand(len(q), -1, -1, -1)
+    slots = places.slots[plan.whole.tile_class].repeat(heads, 1, 1).expand(q.shape[0], -1, -1, -1)
     scores = eager_batch.untile(scores.gather(-1, slots), plan, heads, size)
     if bias is not None:
         scores = scores + bias_on_map(bias.to(q.dtype), places, size)
@@ -55,7 +55,7 @@ def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
     plan, places = _plan(axes, 1, v.device, eager_chunks.FORWARD_SCORES), windows(*_arguments(axes), str(v.device))
     size, heads = v.shape[1:3], v.shape[3]
     tiles = eager_batch.take_queries(weights, plan)
-    slots = places.slots[plan.whole.tile_class].repeat(heads, 1, 1).expand(len(v), -1, -1, -1)
+    slots = places.slots[plan.whole.tile_class].repeat(heads, 1, 1).expand(v.shape[0], -1, -1, -1)
     spread = tiles.new_zeros(*tiles.shape[:-1], plan.keys)
     if places.exists is None:
         spread = spread.scatter(-1, slots, tiles)

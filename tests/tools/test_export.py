@@ -55,6 +55,10 @@ def texts(path: Path) -> bytes:
         pytest.param("nat_pico", (40, 56), {"num_classes": 7}, id="nat_pico"),
         pytest.param("nat_pico", (33, 47), {"num_classes": 7}, id="nat_pico-odd"),
         pytest.param("shvit_pico", (65, 47), {"num_classes": 7}, id="shvit_pico"),
+        pytest.param("overlock_pico", (96, 64), {"num_classes": 7}, id="overlock_pico"),
+        pytest.param("agent_deit_pico", (64, 48), {"num_classes": 7}, id="agent_deit_pico"),
+        pytest.param("agent_swin_pico", (64, 96), {"num_classes": 7}, id="agent_swin_pico"),
+        pytest.param("biformer_pico", (64, 96), {"num_classes": 7, "auto_pad": True}, id="biformer_pico"),
     ],
 )
 def test_logits_equal_eager_at_any_batch(tmp_path, name, size, options):

@@ -346,3 +346,16 @@ def test_small_images_enlarge_the_maps() -> None:
             module.query.register_forward_hook(lambda module, given, out: sizes.append(tuple(out.shape[1:3])))
     answer(model, torch.randn(1, 3, 160, 224))
     assert set(sizes) == {(13, 18), (7, 9)}
+
+
+def test_large_affinities_are_finite_in_float16_where_the_official_formulation_is_not() -> None:
+    model = create()
+    for module in model.modules():
+        if isinstance(module, ContMix):
+            for norm in (module.query.norm, module.key.norm):
+                nn.init.constant_(norm.weight, 300)
+    theirs, x = official_formulation(model), torch.randn(1, 3, 96, 128)
+    with torch.autocast("cpu", torch.float16):
+        assert answer(theirs, x).isnan().any()
+        ours = answer(model, x)
+    assert ours.isfinite().all()
