@@ -110,7 +110,8 @@ class ConvNorm(nn.Module):
 
     def fuse(self) -> nn.Conv2d:
         """One convolution that computes the same in evaluation mode."""
-        return fuse_conv_bn_eval(self.conv, self.norm)
+        conv = fuse_conv_bn_eval(self.conv, self.norm)
+        return conv.fuse() if isinstance(conv, PointwiseConv2d) else conv
 
 
 def as_affine(
@@ -188,7 +189,7 @@ class NormLinear(nn.Module):
         weight = self.fc.weight.to(scale.dtype)
         self.fc.bias.add_(weight @ shift)
         self.fc.weight.copy_(weight * scale)
-        return self.fc
+        return self.fc.fuse()
 
 
 class ConvNormMlp(nn.Module):

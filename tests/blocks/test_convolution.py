@@ -14,7 +14,6 @@ from attnzoo.blocks import (
     ChannelsLastConv2d,
     ConvNorm,
     ConvNormMlp,
-    FastMemoryFormat,
     InvertedDownsample,
     ResidualConv,
     depthwise,
@@ -160,13 +159,3 @@ def test_fuse_refuses_training_mode_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match=r"evaluation mode can be fused: call \.eval\(\)"):
         fuse(model)
     assert list(model.state_dict()) == names
-
-
-def test_fast_memory_format_changes_nothing_but_the_order() -> None:
-    x = torch.randn(2, 3, 5, 7)
-    y = FastMemoryFormat()(x)
-    assert torch.equal(x, y)
-    assert y.is_contiguous(memory_format=torch.channels_last)
-    # other devices keep theirs
-    meta = FastMemoryFormat()(x.to("meta"))
-    assert meta.is_contiguous()
