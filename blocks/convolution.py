@@ -108,10 +108,16 @@ class ConvNorm(nn.Module):
             return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.norm(x)
 
-    def fuse(self) -> nn.Conv2d:
-        """One convolution that computes the same in evaluation mode."""
+    def fuse(self) -> nn.Conv2d | Linear:
+        """One layer that computes the same in evaluation mode: a convolution, a linear one for channel-last pixels."""
         conv = fuse_conv_bn_eval(self.conv, self.norm)
-        return conv.fuse() if isinstance(conv, PointwiseConv2d) else conv
+        if isinstance(conv, PointwiseConv2d):
+            return conv.fuse()
+        if not self.channels_last or conv.kernel_size != (1, 1) or conv.stride != (1, 1) or conv.groups > 1:
+            return conv
+        linear = Linear(conv.in_channels, conv.out_channels).to(conv.weight).eval()
+        linear.load_state_dict({"weight": conv.weight.flatten(1), "bias": conv.bias})
+        return linear.fuse()
 
 
 def as_affine(

@@ -69,6 +69,7 @@ def can_pack(x: Tensor, weight: Tensor) -> bool:
     """Whether packed weights serve a fused layer now: on an x86 CPU, in float32, and for no gradient."""
     return (
         not torch.is_grad_enabled()
+        and x.numel() > 0
         and is_plain_cpu(x)
         and not weight.is_inference()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")

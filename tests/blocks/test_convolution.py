@@ -15,6 +15,8 @@ from attnzoo.blocks import (
     ConvNorm,
     ConvNormMlp,
     InvertedDownsample,
+    Linear,
+    PointwiseConv2d,
     ResidualConv,
     depthwise,
     fuse,
@@ -94,7 +96,10 @@ def test_conv_norm_is_one_convolution(
     torch.testing.assert_close(channels_first(found, channels_last), expected)
     assert expected.shape[2:] == (-(-7 // stride), -(-10 // stride))
     fused = layer.fuse()
-    assert type(fused) is (ChannelsLastConv2d if channels_last else nn.Conv2d)
+    if kernel_size == stride == groups == 1:
+        assert type(fused) is (Linear if channels_last else PointwiseConv2d)
+    else:
+        assert type(fused) is (ChannelsLastConv2d if channels_last else nn.Conv2d)
     torch.testing.assert_close(fused(x), found)
 
 

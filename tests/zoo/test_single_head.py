@@ -40,7 +40,7 @@ def official_names(model: nn.Module) -> dict[str, torch.Tensor]:
     names = {}
     for key, value in model.state_dict().items():
         old, is_block = key, not key.startswith(("stem.", "head."))
-        key = re.sub(r"^stem\.conv(\d)\.", lambda match: f"patch_embed.{2 * int(match[1]) - 2}.", key)
+        key = key.replace("stem.", "patch_embed.")
         key = re.sub(r"^stages\.0\.blocks\.", "blocks1.", key)
         key = re.sub(r"^stages\.(\d)\.blocks\.(\d+)", lambda m: f"blocks{int(m[1]) + 1}.{int(m[2]) + 3}", key)
         pair = re.match(r"^stages\.(\d)\.downsample\.([02])\.(conv|mlp)\.", key)
