@@ -52,8 +52,9 @@ assert [tuple(x.shape) for x in features(torch.zeros(1, 3, 64, 64))] == [(1, 32,
     assert done.returncode == 0, done.stderr
 
 
-def test_readme_code_runs(tmp_path: Path) -> None:
-    code = "\n".join(code_of("README.md")).replace("pretrained=True", "pretrained=False")
+@pytest.mark.parametrize("page", ["README.md", "docs/models.md"])
+def test_the_code_of_a_page_runs(page: str) -> None:
+    code = "\n".join(code_of(page)).replace("pretrained=True", "pretrained=False")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
 
@@ -75,9 +76,17 @@ def test_readme_tables_are_the_registry() -> None:
         assert figures.get("source", "https://") in README
 
 
-@pytest.mark.parametrize("operator", ["neighborhood", "window", "routed"])
-def test_tables_of_the_kernels_are_the_committed_measurements(operator: str) -> None:
-    page = (ROOT / "docs/kernels.md").read_text()
-    named = re.search(rf"benchmarks/results/{operator}-cpu-[\d-]+\.json", page)
+@pytest.mark.parametrize(
+    ("page", "what"),
+    [
+        ("docs/kernels.md", "neighborhood"),
+        ("docs/kernels.md", "window"),
+        ("docs/kernels.md", "routed"),
+        ("docs/models.md", "official"),
+    ],
+)
+def test_tables_are_the_committed_measurements(page: str, what: str) -> None:
+    page = (ROOT / page).read_text()
+    named = re.search(rf"benchmarks/results/{what}-cpu-[\d-]+\.json", page)
     assert named is not None
     assert table(json.loads((ROOT / named[0]).read_text())) in page

@@ -36,8 +36,9 @@ TOLERANCE = 2e-5
 NOTES = [
     "float32, one thread, evaluation mode without gradients, images of the published size. Weights are random, "
     "statistics of batch norms too. The peer has the same weights in layers as the official code composes them "
-    "(tools/bench/official): explicit softmax, gathers, permutations between layouts, every branch by itself. Before "
-    "anything is timed the logits of both must agree to 2e-5 of the largest.",
+    "(tools/bench/official): explicit softmax, gathers, permutations between layouts, every branch by itself, linear "
+    "layers of torch. `fused` is ours after `model.fuse()`. Before anything is timed the logits of all must agree to "
+    "2e-5 of the largest.",
 ]
 
 
@@ -100,11 +101,16 @@ def measure(name: str, batch: int, rounds: int, seconds: float) -> dict[str, Any
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
     rendering = importlib.import_module(f".official.{RENDERINGS[_family(name)]}", __package__)
-    candidates = {"ours": model, "official": rendering.official(_with_plain_layers(model))}
+    candidates = {
+        "ours": model,
+        "fused": copy.deepcopy(model).fuse(),
+        "official": rendering.official(_with_plain_layers(model)),
+    }
     images = torch.randn(batch, *model.pretrained_cfg["input_size"])
     with torch.inference_mode():
-        ours, official = (network(images) for network in candidates.values())
-        difference = ((ours - official).abs().max() / official.abs().max()).item()
+        ours, fused, official = (network(images) for network in candidates.values())
+        differences = torch.stack([ours - official, fused - official]).abs().max()
+        difference = (differences / official.abs().max()).item()
         if not difference < TOLERANCE:
             raise DifferentLogitsError(f"{name}: logits differ from the official formulation's by {difference:.1e}")
         times = take_turns(
@@ -116,9 +122,8 @@ def measure(name: str, batch: int, rounds: int, seconds: float) -> dict[str, Any
         "rounds": len(times["ours"]),
         "difference": float(f"{difference:.1e}"),
         "milliseconds": {key: summary([1e3 * x for x in values]) for key, values in times.items()},
-        "ours_over": {
-            "official": summary([a / b for a, b in zip(times["ours"], times["official"], strict=True)]),
-        },
+        "ours_over": {"official": _ratio(times, "ours", "official")},
+        "fused_over": {"ours": _ratio(times, "fused", "ours"), "official": _ratio(times, "fused", "official")},
         "wanted_over_official": GOALS.get(_family(name), 1.0),
     }
 
@@ -134,6 +139,10 @@ def _with_plain_layers(model: nn.Module) -> nn.Module:
     return model
 
 
+def _ratio(times: dict[str, list[float]], name: str, peer: str) -> dict[str, float]:
+    return summary([a / b for a, b in zip(times[name], times[peer], strict=True)])
+
+
 def _infer(network: nn.Module, images: Tensor) -> Tensor:
     logits: Tensor = network(images)
     return logits
@@ -144,8 +153,9 @@ def _family(name: str) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    times, ratio = row["milliseconds"], row["ours_over"]["official"]
+    times, ratio, fused = row["milliseconds"], row["ours_over"]["official"], row["fused_over"]["ours"]
     return (
         f"{row['name']:<28} {times['ours']['median']:>8.1f} ms, official {times['official']['median']:>8.1f} ms  "
-        f"/ official {ratio['median']:.3f} ({ratio['p10']:.3f}-{ratio['p90']:.3f})"
+        f"/ official {ratio['median']:.3f} ({ratio['p10']:.3f}-{ratio['p90']:.3f})  "
+        f"fused / ours {fused['median']:.3f} ({fused['p10']:.3f}-{fused['p90']:.3f})"
     )

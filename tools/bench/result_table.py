@@ -14,9 +14,19 @@ def table(results: dict[str, Any]) -> str:
     goal = next(key for key in rows[0] if key.startswith("wanted_over_"))
     first = goal.removeprefix("wanted_over_")
     others = sorted({peer for row in rows for peer in row["ours_over"]} - {first})
-    head = ["map, heads, batch", "direction", f"ours / {first}", "set goal", *(f"ours / {peer}" for peer in others)]
+    is_network = "fused_over" in rows[0]
+    what = "network, batch" if is_network else "map, heads, batch"
+    head = [what, "direction", f"ours / {first}", "set goal", *(f"ours / {peer}" for peer in others)]
+    head += ["fused / ours"] if is_network else []
     cells = [
-        [row["name"], row["direction"], _ratio(row, first), str(row[goal]), *(_ratio(row, peer) for peer in others)]
+        [
+            row["name"],
+            row["direction"],
+            _ratio(row["ours_over"], first),
+            str(row[goal]),
+            *(_ratio(row["ours_over"], peer) for peer in others),
+            *([_ratio(row["fused_over"], "ours")] if is_network else []),
+        ]
         for row in rows
     ]
     return "\n".join([_line(head), "|" + "---|" * len(head), *map(_line, cells)])
@@ -26,8 +36,8 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _ratio(row: dict[str, Any], peer: str) -> str:
-    ratio = row["ours_over"].get(peer)
+def _ratio(ratios: dict[str, Any], peer: str) -> str:
+    ratio = ratios.get(peer)
     return f"{ratio['median']:.3f} ({ratio['p10']:.3f}-{ratio['p90']:.3f})" if ratio else "-"
 
 
