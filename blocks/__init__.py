@@ -1,6 +1,7 @@
 """The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W."""
 
 from .agent import AgentAttention, resize_line
+from .attention import SelfAttention
 from .contmix import ContMix, resize
 from .convolution import (
     ChannelsLastBatchNorm2d,
@@ -58,6 +59,7 @@ __all__ = [
     "ReparamConvBlock",
     "ResidualConv",
     "ResponseMlp",
+    "SelfAttention",
     "SingleHeadAttention",
     "SingleHeadBlock",
     "SqueezeExcite",

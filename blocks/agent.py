@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
+from .attention import SelfAttention
 from .convolution import depthwise
-from .linear import Linear
 
 # side of the grids that the position biases of agents are learned on
 GRID = 7
@@ -124,7 +124,7 @@ class AgentBiases(nn.Module):
 
 
 @register_notrace_module  # biases depend on the size of the map
-class AgentAttention(nn.Module):
+class AgentAttention(SelfAttention):
     """Agent attention over a map, or over a class token and a map.
 
     Queries of the map are pooled to agents. The agents attend to all tokens, and all tokens attend to the agents, both
@@ -157,16 +157,10 @@ class AgentAttention(nn.Module):
         dense_agents: int | None = None,
         class_token: bool = False,
     ) -> None:
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads, qkv_bias, proj_drop)
         self.class_tokens = int(class_token)
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.biases = AgentBiases(num_heads, num_agents, map_size, class_token, dense_agents)
         self.dwc = depthwise(dim, 3)
-        self.proj = Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from attnzoo.kernels import neighborhood_attention, neighborhood_qk
 
-from .linear import Linear
+from .attention import SelfAttention
 
 
 @register_notrace_module  # whether to pad depends on the size of the map
-class NeighborhoodAttention(nn.Module):
+class NeighborhoodAttention(SelfAttention):
     """Multi-head self-attention in which every pixel attends to a window around it.
 
     A map smaller than kernel_size * dilation is padded with zeros at the bottom and right, before the projection to
@@ -51,19 +51,13 @@ class NeighborhoodAttention(nn.Module):
         qkv_bias: bool = True,
         proj_drop: float = 0.0,
     ) -> None:
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads, qkv_bias, proj_drop)
         self.kernel_size: tuple[int, int] = to_2tuple(kernel_size)
         self.dilation: tuple[int, int] = to_2tuple(dilation)
         self.stride: tuple[int, int] = to_2tuple(stride)
         self.is_causal: tuple[bool, bool] = to_2tuple(is_causal)
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         table = torch.zeros(num_heads, 2 * self.kernel_size[0] - 1, 2 * self.kernel_size[1] - 1)
         self.rpb: nn.Parameter | None = nn.Parameter(trunc_normal_(table, std=0.02)) if bias else None
-        self.proj = Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""

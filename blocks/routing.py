@@ -7,16 +7,16 @@ Shape legend: B batch, H W map, C channels, h heads, D = C / h, P = Pr * Pc regi
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnzoo.kernels import routed_attention
 
+from .attention import SelfAttention
 from .convolution import depthwise
-from .linear import Linear
 
 
 @register_notrace_module  # whether to pad depends on the size of the map
-class BiLevelRoutingAttention(nn.Module):
+class BiLevelRoutingAttention(SelfAttention):
     """Multi-head self-attention of every pixel to the regions that suit its own region best.
 
     The map is cut into a fixed number of regions, whatever its size. The mean query of a region and the mean keys of
@@ -59,11 +59,8 @@ class BiLevelRoutingAttention(nn.Module):
         qkv_bias: bool = True,
         proj_drop: float = 0.0,
     ) -> None:
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
+        super().__init__(dim, num_heads, qkv_bias, proj_drop)
         self.dim = dim
-        self.num_heads = num_heads
         self.regions: tuple[int, int] = to_2tuple(regions)
         if min(self.regions) < 1:
             raise ValueError(f"regions must be at least 1 per side, got {regions}")
@@ -76,10 +73,7 @@ class BiLevelRoutingAttention(nn.Module):
         self.auto_pad = auto_pad
         self.pad_projected = pad_projected
         self.scale = dim**-0.5
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.lepe = depthwise(dim, lepe_kernel)
-        self.proj = Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
@@ -137,7 +131,7 @@ class BiLevelRoutingAttention(nn.Module):
         return f"num_heads={self.num_heads}, regions={self.regions}, topk={self.topk}, auto_pad={self.auto_pad}"
 
 
-class LepeAttention(nn.Module):
+class LepeAttention(SelfAttention):
     """Multi-head self-attention of every pixel to all others, with a depthwise convolution added to it.
 
     Args:
@@ -165,18 +159,12 @@ class LepeAttention(nn.Module):
         qkv_bias: bool = False,
         proj_drop: float = 0.0,
     ) -> None:
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads, qkv_bias, proj_drop)
         self.head_dim = dim // num_heads
         self.lepe_of_values = lepe_of_values
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         # of the few pixels and many channels of a last stage, oneDNN takes long and 12 MiB for the gradient of a
         # channel-last 5x5 kernel
         self.lepe = depthwise(dim, lepe_kernel, channels_last=False)
-        self.proj = Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""

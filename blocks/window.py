@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from attnzoo.kernels import window_attention
 
+from .attention import SelfAttention
 from .convolution import depthwise
-from .linear import Linear
 
 
 @register_notrace_module  # whether to pad and to shift depends on the size of the map
-class WindowAttention(nn.Module):
+class WindowAttention(SelfAttention):
     """Multi-head self-attention within square windows, which may be shifted by half a window.
 
     A map that windows do not divide is padded with zeros at the bottom and right, before the projection to queries,
@@ -46,18 +46,12 @@ class WindowAttention(nn.Module):
         qkv_bias: bool = True,
         proj_drop: float = 0.0,
     ) -> None:
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads, qkv_bias, proj_drop)
         self.window_size = window_size
         self.shifted = shifted
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.rpb = nn.Parameter(
             trunc_normal_(torch.zeros(num_heads, 2 * window_size - 1, 2 * window_size - 1), std=0.02)
         )
-        self.proj = Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
@@ -81,7 +75,7 @@ class WindowAttention(nn.Module):
 
 
 @register_notrace_module  # stripes run the length of the map
-class CrossShapedAttention(nn.Module):
+class CrossShapedAttention(SelfAttention):
     """Multi-head self-attention within stripes: half of the heads in upright ones, half in level ones.
 
     A depthwise convolution of the values, within each stripe, is added. A map that stripes do not divide is padded with
@@ -108,19 +102,12 @@ class CrossShapedAttention(nn.Module):
         qkv_bias: bool = True,
         proj_drop: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(dim, num_heads, qkv_bias, proj_drop)
         branches = 1 if stripe_width is None else 2
-        if dim % num_heads or num_heads % branches:
-            raise ValueError(
-                f"dim must be a multiple of num_heads, and num_heads even for stripes, got {dim} channels for "
-                f"{num_heads} heads"
-            )
-        self.num_heads = num_heads
+        if num_heads % branches:
+            raise ValueError(f"num_heads must be even for stripes in two directions, got {num_heads}")
         self.stripe_width = stripe_width
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
         self.dwc = nn.ModuleList(depthwise(dim // branches, 3) for _ in range(branches))
-        self.proj = Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""

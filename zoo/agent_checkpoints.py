@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from attnzoo.blocks import PositionEmbedding, resize_bias_table, resize_line
 
-from .registration import Variant, figures
+from .registration import Variant, figures, imagenet_cfg
 
 CODE = "https://github.com/LeapLabTHU/Agent-Attention"
 
@@ -41,23 +40,18 @@ def variant(
         has_map: whether the features before the classifier are a map, of size / 32.
         arguments: of the family's class.
     """
-    cfg = {
-        "url": f"https://cloud.tsinghua.edu.cn/f/{weights}/?dl=1" if weights else "",
-        "num_classes": 1000,
-        "input_size": (3, size, size),
-        "pool_size": (size // 32, size // 32) if has_map else None,
-        "crop_pct": crop_pct,
+    cfg = imagenet_cfg(
+        f"https://cloud.tsinghua.edu.cn/f/{weights}/?dl=1" if weights else "",
+        input_size=(3, size, size),
+        pool_size=(size // 32, size // 32) if has_map else None,
+        crop_pct=crop_pct,
         # both sides are scaled, whatever the shape of the image
-        "crop_mode": "squash",
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": first_conv,
-        "classifier": "head.fc",
-        "license": "unknown",
-        "origin_url": CODE,
-        "paper_ids": "arXiv:2312.08874",
-    }
+        crop_mode="squash",
+        first_conv=first_conv,
+        license="unknown",
+        origin_url=CODE,
+        paper_ids="arXiv:2312.08874",
+    )
     arguments = {"img_size": size, **arguments}
     if published is None:
         return Variant(summary, arguments, cfg, tag="untrained")

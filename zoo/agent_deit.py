@@ -28,7 +28,7 @@ from timm.layers import (
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from attnzoo.blocks import AgentAttention, Linear, PatchStem, PositionEmbedding, TransformerBlock
+from attnzoo.blocks import AgentAttention, PatchStem, PositionEmbedding, SelfAttention, TransformerBlock
 
 from .agent_checkpoints import checkpoint_filter_fn, variant
 from .pyramid import Pyramid, Stage
@@ -63,22 +63,8 @@ class TokenStem(nn.Module):
         return Tokens(tokens + self.position.at(height, width), height, width)
 
 
-class PlainAttention(nn.Module):
-    """Attention over all tokens, called like attention that must know the size of the map: (B, T, C) -> (B, T, C).
-
-    Args:
-        dim: channels C, a multiple of num_heads.
-        num_heads: heads h.
-        qkv_bias: whether the projection to queries, keys and values has a bias.
-        proj_drop: dropout after the output projection.
-    """
-
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = Linear(dim, dim)
-        self.proj_drop = nn.Dropout(proj_drop)
+class PlainAttention(SelfAttention):
+    """Attention over all tokens, called like attention that must know the size of the map."""
 
     def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, T, C) -> (B, T, C)."""

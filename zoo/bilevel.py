@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
@@ -35,7 +34,7 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, register_variants
+from .registration import Variant, figures, imagenet_cfg, register_variants
 
 __all__ = ["BiFormer"]
 
@@ -195,24 +194,15 @@ _WEIGHTS = "https://api.onedrive.com/v1.0/shares"
 
 def default_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
     """What timm needs to know of a pretrained model, with the official preprocessing."""
-    return {
-        "url": url,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
+    fields = {
         # without auto_pad; 7 regions of a pixel in the third stage
         "min_input_size": (3, 112, 112),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
         "first_conv": "stem.0.conv",
-        "classifier": "head.fc",
         "license": "mit",
         "origin_url": _CODE,
         "paper_ids": "arXiv:2303.08810",
-        **kwargs,
     }
+    return imagenet_cfg(url, **{**fields, **kwargs})
 
 
 def _variant(summary: str, share: str, published: tuple[float, float, float], **arguments: Any) -> Variant:

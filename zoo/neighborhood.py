@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
@@ -31,7 +30,7 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, register_variants
+from .registration import Variant, figures, imagenet_cfg, register_variants
 
 __all__ = ["NeighborhoodTransformer"]
 
@@ -151,22 +150,13 @@ def rename(name: str) -> str:
 
 def default_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
     """What timm needs to know of a pretrained model, with the official preprocessing."""
-    return {
-        "url": url,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
+    fields = {
         "first_conv": "stem.conv1",
-        "classifier": "head.fc",
         "license": "mit",
         "origin_url": "https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
         "paper_ids": "arXiv:2209.15001",
-        **kwargs,
     }
+    return imagenet_cfg(url, **{**fields, **kwargs})
 
 
 _CODE = "https://github.com/SHI-Labs/Neighborhood-Attention-Transformer"

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 
@@ -34,7 +33,7 @@ from attnzoo.blocks import (
 from .overlock_checkpoint import checkpoint_filter_fn
 from .overlock_stages import FocusStage, OverviewStage
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, register_variants
+from .registration import Variant, figures, imagenet_cfg, register_variants
 
 __all__ = ["OverLoCK"]
 
@@ -188,22 +187,15 @@ def _init_convolution(module: nn.Module) -> None:
 
 def default_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
     """What timm needs to know of a pretrained model, with the official preprocessing."""
-    return {
-        "url": url,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
+    fields = {
         "crop_pct": 0.95,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
         "first_conv": "stem.0.conv",
         "classifier": ("head.fc", "aux_head.fc"),
         "license": "apache-2.0",
         "origin_url": _CODE,
         "paper_ids": "arXiv:2502.20087",
-        **kwargs,
     }
+    return imagenet_cfg(url, **{**fields, **kwargs})
 
 
 _CODE = "https://github.com/LMMMEng/OverLoCK"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 from urllib.parse import urlparse
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._hub import download_cached_file
 from torch import nn
@@ -51,6 +52,27 @@ class Variant:
     cfg: Mapping[str, Any]
     tag: str = "in1k"
     published: Published = field(default_factory=Published)
+
+
+def imagenet_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
+    """What timm needs to know of a pretrained model, with the preprocessing that most are published with.
+
+    Args:
+        url: of the weights; empty where there are none.
+        kwargs: fields of timm's `PretrainedCfg` that are others or more.
+    """
+    return {
+        "url": url,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "classifier": "head.fc",
+        **kwargs,
+    }
 
 
 class _Filter(Protocol):

@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
@@ -29,7 +28,7 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, register_variants
+from .registration import Variant, figures, imagenet_cfg, register_variants
 
 __all__ = ["SHViT"]
 
@@ -150,22 +149,14 @@ _CODE = "https://github.com/ysj9909/SHViT"
 
 
 def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": url,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
+    fields = {
         "pool_size": (4, 4),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
         "first_conv": "stem.0.conv",
-        "classifier": "head.fc",
         "license": "mit",
         "origin_url": _CODE,
         "paper_ids": "arXiv:2401.16456",
-        **kwargs,
     }
+    return imagenet_cfg(url, **{**fields, **kwargs})
 
 
 def _shvit(size: str, published: tuple[float, float, float], *, image_size: int = 224, **arguments: Any) -> Variant:

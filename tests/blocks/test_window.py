@@ -90,7 +90,7 @@ def test_maps_that_stripes_do_not_divide(size: tuple[int, int]) -> None:
     ("make", "message"),
     [
         (lambda: WindowAttention(16, 3), "dim must be a multiple of num_heads, got 16 channels for 3 heads"),
-        (lambda: CrossShapedAttention(16, 1), "num_heads even for stripes, got 16 channels for 1 heads"),
+        (lambda: CrossShapedAttention(16, 1), "num_heads must be even for stripes in two directions, got 1"),
     ],
     ids=["heads", "odd"],
 )
