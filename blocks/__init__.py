@@ -1,7 +1,7 @@
 """The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W."""
 
 from .agent import AgentAttention, resize_line
-from .attention import SelfAttention
+from .attention import SelfAttention, attended
 from .contmix import ContMix, resize
 from .convolution import (
     ChannelsLastBatchNorm2d,
@@ -66,6 +66,7 @@ __all__ = [
     "TransformerBlock",
     "WindowAttention",
     "as_affine",
+    "attended",
     "depthwise",
     "fuse",
     "resize",

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
-from .attention import SelfAttention
+from .attention import SelfAttention, attended
 from .convolution import depthwise
 
 # side of the grids that the position biases of agents are learned on
@@ -178,13 +178,13 @@ class AgentAttention(SelfAttention):
         agents = self._by_head(pooled.clone(memory_format=torch.contiguous_format))
         to_agents, to_tokens = self.biases(height, width, q.dtype)
         gathered = F.scaled_dot_product_attention(agents, self._by_head(k), self._by_head(v), to_agents)
-        out = F.scaled_dot_product_attention(self._by_head(q), agents, gathered, to_tokens)
+        # (B, h, T, D) -> (B, T, C)
+        out = attended(self._by_head(q), agents, gathered, to_tokens)
         # (B, T, C) -> (B, H, W, C), around the class token
         local = self.dwc(v[:, self.class_tokens :].unflatten(1, [height, width])).flatten(1, 2)
         if self.class_tokens > 0:
             local = F.pad(local, [0, 0, self.class_tokens, 0])
-        # (B, h, T, D) -> (B, T, C)
-        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2) + local))
+        return self.proj_drop(self.proj(out + local))
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, h, T, D)."""

@@ -1,9 +1,30 @@
 """What every mixer of self-attention here begins and ends with."""
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .linear import Linear
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(D) + bias) v with the heads side by side.
+
+    Args:
+        q: queries (B, h, T, D).
+        k: keys (B, h, S, D).
+        v: values (B, h, S, D).
+        bias: added to the scores, (1 or B, h, T, S).
+
+    Returns:
+        (B, T, h * D).
+    """
+    out = F.scaled_dot_product_attention(q, k, v, bias)
+    if not torch.jit.is_scripting() and torch.compiler.is_exporting():
+        # what attention is decomposed into has other strides than attention itself
+        out = out.clone(memory_format=torch.contiguous_format)
+    return out.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):

@@ -26,17 +26,17 @@ ENOUGH_NUMBERS = 20480
 @torch.jit.unused
 def prefers_convolution(x: Tensor, rows: int) -> bool:
     """Whether x (of `rows` rows) times a matrix is faster as a convolution."""
-    return rows >= ENOUGH_ROWS and x.numel() > ENOUGH_NUMBERS and is_plain_cpu(x)
+    return is_plain_cpu(x) and rows >= ENOUGH_ROWS and x.numel() > ENOUGH_NUMBERS
 
 
 def is_plain_cpu(x: Tensor) -> bool:
     """Whether x is in float32 on an x86 CPU with oneDNN, and no autocast, compiler or exporter is looking."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability().startswith("AVX")
     )
@@ -68,9 +68,9 @@ class Packed:
 def can_pack(x: Tensor, weight: Tensor) -> bool:
     """Whether packed weights serve a fused layer now: on an x86 CPU, in float32, and for no gradient."""
     return (
-        not torch.is_grad_enabled()
+        is_plain_cpu(x)
+        and not torch.is_grad_enabled()
         and x.numel() > 0
-        and is_plain_cpu(x)
         and not weight.is_inference()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )

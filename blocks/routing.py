@@ -90,9 +90,9 @@ class BiLevelRoutingAttention(SelfAttention):
             qkv = F.pad(qkv, (0, 0, 0, missing_columns, 0, missing_rows))
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
         queries, keys, values = qkv.unflatten(3, (3, self.num_heads, self.dim // self.num_heads)).unbind(3)
-        attended = self._attend(queries, keys, values, routes, rows, columns)
+        out = self._attend(queries, keys, values, routes, rows, columns)
         # (B, padded H, padded W, h, D) -> (B, padded H, padded W, C)
-        x = attended.flatten(3) + self.lepe(values.flatten(3))
+        x = out.flatten(3) + self.lepe(values.flatten(3))
         if is_padded:
             x = x[:, :height, :width]
         return self.proj_drop(self.proj(x))

@@ -20,14 +20,12 @@ import torch
 from timm.models import get_pretrained_cfg, save_for_hf, split_model_name_tag
 from torch import Tensor, nn
 
-from attnzoo.registration import checkpoint_filter
+from attnzoo.registration import WRAPPERS, checkpoint_filter
 
 from .cli import MultilineError
 from .files import replacing
 from .listing import is_ours, names
 
-# the keys under which authors wrap their weights, which every family's filter knows
-WRAPPERS = ("state_dict", "model")
 # tensors named per kind of difference: beyond that a list is no longer read
 LISTED = 20
 

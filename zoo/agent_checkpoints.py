@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import PositionEmbedding, resize_bias_table, resize_line
 
-from .registration import Variant, figures, imagenet_cfg
+from .registration import Variant, figures, imagenet_cfg, unwrapped
 
 CODE = "https://github.com/LeapLabTHU/Agent-Attention"
 
@@ -65,8 +65,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     Positions that were learned at another size of image than the model's `img_size` are interpolated as the official
     code does it for fine-tuning: the lines of agents linearly, tables of windows and absolute positions bicubically.
     """
-    for key in ("state_dict", "model"):
-        state_dict = state_dict.get(key, state_dict)
+    state_dict = unwrapped(state_dict)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     result: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
@@ -82,8 +81,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         name = rename(name)
         for one_body, another in _SYNONYMS:
             name = name if name in wanted else name.replace(one_body, another)
-        result[name] = _fit(name, tensor, wanted.get(name), model)
-    return result
+        result[name] = tensor
+    sizes = {name: _learned_size(name, result) for name in result if name.endswith("position.table")}
+    return {name: _fit(name, tensor, wanted.get(name), model, sizes.get(name)) for name, tensor in result.items()}
 
 
 # The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, Swin and CSWin after it.
@@ -135,7 +135,14 @@ def _by_head(table: Tensor) -> Tensor:
     return table.T.unflatten(1, (side, side)).flip(1, 2)
 
 
-def _fit(name: str, tensor: Tensor, shape: torch.Size | None, model: nn.Module) -> Tensor:
+def _learned_size(name: str, weights: dict[str, Tensor]) -> list[int] | None:
+    """The map that absolute positions were learned on, which the lines of the stage's first agents tell; or None."""
+    stage = name.removesuffix(".position.table").replace("stem", "stages.0")
+    rows, columns = (weights.get(f"{stage}.blocks.0.attn.biases.{line}_bias") for line in ("ah", "aw"))
+    return None if rows is None or columns is None else [rows.shape[3], columns.shape[4]]
+
+
+def _fit(name: str, tensor: Tensor, shape: torch.Size | None, model: nn.Module, old_size: list[int] | None) -> Tensor:
     """Interpolates positions to the shape that the model wants; what is no position stays."""
     if shape is None or tensor.shape == shape or tensor.ndim != len(shape):
         return tensor
@@ -148,6 +155,6 @@ def _fit(name: str, tensor: Tensor, shape: torch.Size | None, model: nn.Module) 
         position = model.get_submodule(name.rpartition(".")[0])
         assert isinstance(position, PositionEmbedding)
         return resample_abs_pos_embed(
-            tensor, list(position.map_size), num_prefix_tokens=position.class_tokens, antialias=False
+            tensor, list(position.map_size), old_size, num_prefix_tokens=position.class_tokens, antialias=False
         )
     return tensor

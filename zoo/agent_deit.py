@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from timm.layers import (
     calculate_drop_path_rates,
     global_pool_nlc,
@@ -28,7 +27,7 @@ from timm.layers import (
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from attnzoo.blocks import AgentAttention, PatchStem, PositionEmbedding, SelfAttention, TransformerBlock
+from attnzoo.blocks import AgentAttention, PatchStem, PositionEmbedding, SelfAttention, TransformerBlock, attended
 
 from .agent_checkpoints import checkpoint_filter_fn, variant
 from .pyramid import Pyramid, Stage
@@ -70,8 +69,7 @@ class PlainAttention(SelfAttention):
         """(B, T, C) -> (B, T, C)."""
         # (B, T, 3C) -> (3, B, h, T, D)
         qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
-        return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
+        return self.proj_drop(self.proj(attended(qkv[0], qkv[1], qkv[2])))
 
 
 @register_notrace_module  # so do the biases of agents

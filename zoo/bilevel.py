@@ -34,7 +34,7 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, imagenet_cfg, register_variants
+from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
 
 __all__ = ["BiFormer"]
 
@@ -151,10 +151,8 @@ class BiFormer(Pyramid):
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Official checkpoints, or this project's own, to this project's names; 1x1 convolutions to linear layers."""
-    for key in ("state_dict", "model"):
-        state_dict = state_dict.get(key, state_dict)
     result = {}
-    for name, tensor in state_dict.items():
+    for name, tensor in unwrapped(state_dict).items():
         name = rename(name, str(model.layout))
         is_linear = name.endswith(("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight"))
         result[name] = tensor.flatten(1) if is_linear else tensor

@@ -30,7 +30,7 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, imagenet_cfg, register_variants
+from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
 
 __all__ = ["NeighborhoodTransformer"]
 
@@ -108,13 +108,11 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
     Relative position tables of another kernel size are interpolated as the official ones were.
     """
-    for key in ("state_dict", "model"):
-        state_dict = state_dict.get(key, state_dict)
     tables = {
         name: block.kernel_size for name, block in model.named_modules() if isinstance(block, NeighborhoodAttention)
     }
     result = {}
-    for name, tensor in state_dict.items():
+    for name, tensor in unwrapped(state_dict).items():
         name = rename(name)
         module, _, leaf = name.rpartition(".")
         if leaf == "rpb" and module in tables:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import DilatedReparamConv
 
+from .registration import unwrapped
+
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Official checkpoints, plain or re-parameterised, or this project's own, to this project's names.
@@ -17,8 +19,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     A re-parameterised file has one convolution where the model has branches: the branches of the model are replaced by
     it before it is loaded. Such a file need not have the auxiliary head, which then keeps its initial values.
     """
-    state_dict = state_dict.get("state_dict", state_dict)
-    result = {rename(name): tensor for name, tensor in state_dict.items()}
+    result = {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
     if any(name.endswith(".large.conv.bias") for name in result):
         result = {name.replace(".large.conv.", ".conv."): tensor for name, tensor in result.items()}
     for name, module in list(model.named_modules()):

@@ -75,6 +75,17 @@ def imagenet_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
     }
 
 
+# the keys under which authors wrap their weights
+WRAPPERS = ("state_dict", "model")
+
+
+def unwrapped(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The weights of a checkpoint, which may be bare or wrapped."""
+    for key in WRAPPERS:
+        checkpoint = checkpoint.get(key, checkpoint)
+    return checkpoint
+
+
 class _Filter(Protocol):
     def __call__(self, state_dict: dict[str, Any], model: nn.Module) -> dict[str, Any]: ...
 

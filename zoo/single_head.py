@@ -28,7 +28,7 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, imagenet_cfg, register_variants
+from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
 
 __all__ = ["SHViT"]
 
@@ -105,11 +105,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
     Kernels of 1x1 convolutions that were stored as matrices get their unit axes back.
     """
-    for key in ("state_dict", "model"):
-        state_dict = state_dict.get(key, state_dict)
     ours = model.state_dict()
     result = {}
-    for name, tensor in state_dict.items():
+    for name, tensor in unwrapped(state_dict).items():
         name = rename(name)
         if tensor.ndim == 2 and name in ours and ours[name].ndim == 4:
             tensor = tensor[:, :, None, None]

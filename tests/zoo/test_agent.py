@@ -40,6 +40,20 @@ def test_fine_tuning_rule_at_load(name: str, tmp_path: Path) -> None:
         assert model(torch.randn(1, 3, 192, 320)).shape == (1, 3)
 
 
+@pytest.mark.parametrize("name", ["agent_pico", "agent_deit_pico"])
+def test_absolute_positions_of_an_image_that_is_not_square(name: str, tmp_path: Path) -> None:
+    weights = timm.create_model(name, img_size=(64, 128)).state_dict()
+    key = next(key for key in weights if key.endswith("position.table"))
+    # a ramp along the columns of 16x16 patches, or of 4x4 pixels
+    columns = 8 if "deit" in name else 32
+    ramp = torch.arange(columns, dtype=torch.float32).repeat(columns // 2)
+    weights[key][0, -len(ramp) :] = ramp[:, None]
+    model = load(name, weights, tmp_path, img_size=(128, 128))
+    table = model.get_parameter(key)[0, -(columns**2) :, 0].reshape(columns, columns)
+    # twice the rows, each as it was
+    torch.testing.assert_close(table, ramp[:columns].expand(columns, columns), atol=1e-4, rtol=1e-4)
+
+
 @picos
 def test_dense_rule_at_run_time(name: str) -> None:
     torch.manual_seed(0)

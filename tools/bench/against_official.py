@@ -47,8 +47,9 @@ class DifferentLogitsError(RuntimeError):
 
 
 def names() -> list[str]:
-    """The models with published weights whose family has a rendering here."""
-    return [entry.name for entry in entries() if entry.weights and _family(entry.name) in RENDERINGS]
+    """The models published for images of up to 256 pixels whose family has a rendering here."""
+    published = [entry for entry in entries() if entry.weights and max(entry.input_size) <= 256]
+    return [entry.name for entry in published if _family(entry.name) in RENDERINGS]
 
 
 def run_against_official(

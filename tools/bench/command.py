@@ -103,7 +103,7 @@ def models_command(
     if official:
         from .against_official import BATCHES, run_against_official
 
-        run_against_official(models, (batch,) if batch else BATCHES, quick, 20, out, click.echo)
+        run_against_official(models, (batch,) if batch else BATCHES, quick, 10, out, click.echo)
         return
     _require(device)
     from .models import run_models
