@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import hashlib
-import pickle
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import safetensors
-import safetensors.torch
 import timm
-import torch
 from timm.models import get_pretrained_cfg, save_for_hf, split_model_name_tag
 from torch import Tensor, nn
 
-from attnzoo.registration import WRAPPERS, checkpoint_filter
+from attnzoo.registration import checkpoint_filter
 
 from .cli import MultilineError
 from .files import replacing
 from .listing import is_ours, names
-
-# tensors named per kind of difference: beyond that a list is no longer read
-LISTED = 20
+from .weights import LISTED, read_weights
 
 
 @dataclass(frozen=True)
@@ -90,69 +82,6 @@ def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = 
     return Conversion(
         output, name, network.num_classes, origin["file"], origin["sha256"], origin.get("published_url"), unused
     )
-
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors of a checkpoint by name, and the keys beside them that could be weights too. Runs no code of it.
-
-    Raises:
-        ValueError: it is no checkpoint, needs code to be read, or does not say where its weights are.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} is no file")
-    checkpoint = _read(path)
-    if not isinstance(checkpoint, Mapping):
-        raise ValueError(f"{path.name} holds a {type(checkpoint).__name__}, not a dictionary of tensors")
-    weights = checkpoint
-    for key in WRAPPERS:
-        weights = weights.get(key, weights)
-        if not isinstance(weights, Mapping):
-            raise ValueError(f"{path.name}: {key} holds a {type(weights).__name__}, not a dictionary of tensors")
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        keys = ", ".join(map(str, list(weights)[:LISTED])) or "none"
-        raise ValueError(
-            f"{path.name} does not have its weights at the top or under {' or '.join(WRAPPERS)}, its keys are: {keys}. "
-            "Save the part that is the weights as a file of its own"
-        )
-    is_wrapped = weights is not checkpoint
-    unused = [key for key, value in checkpoint.items() if is_wrapped and key not in WRAPPERS and _is_weights(value)]
-    return dict(weights), tuple(unused)
-
-
-def _is_weights(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load_file(path)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path.name} is no safetensors file: {error}") from error
-    try:
-        # training scripts store their arguments beside the weights; a Namespace holds them and does nothing
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        foreign = _foreign(path) or re.findall(r"GLOBAL ([\w.]+)", str(error))
-        if not foreign:
-            raise ValueError(f"{path.name} is no checkpoint of torch, or damaged") from error
-        raise ValueError(
-            f"{path.name} holds more than tensors, numbers and text: {', '.join(foreign)}. Reading that would run "
-            "code, which may come from the file, so it is refused. Where you trust the file, read it with "
-            "torch.load(file, weights_only=False) and save its state_dict alone"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise ValueError(f"{path.name} is no checkpoint of torch: {reason}") from error
-
-
-def _foreign(path: Path) -> list[str]:
-    """What the file would import, read from it without doing so; empty where it cannot be told."""
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:
-        return []
 
 
 def check_match(file: str, model: str, network: nn.Module, weights: Mapping[str, Tensor]) -> None:

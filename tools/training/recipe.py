@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import timm
 from mmengine import Config
-from mmengine.config import DictAction
 
-PRECISIONS = ("float32", "bfloat16")
+TASKS = ("classification", "detection")
+PRECISIONS = ("float32", "bfloat16", "float16")
+PARALLEL = ("ddp", "fsdp")
+FREEZE = ("none", "backbone")
+UNREADABLE = ("stop", "skip")
 # These change how a run goes, not where it ends: a resumed run may change them
-FREE_TO_CHANGE = ("workers", "log_interval")
+FREE_TO_CHANGE = ("workers", "log_interval", "save_interval", "tensorboard", "unreadable")
+
+_NUMBERS = {
+    # key: least value
+    "epochs": 1, "batch_size": 1, "accumulate": 1, "repeats": 1, "early_stop": 0, "save_interval": 0, "val_interval": 1,
+    "workers": 0, "log_interval": 1, "seed": 0,
+}  # fmt: skip
+_CHOICES = {
+    "task": TASKS, "precision": PRECISIONS, "parallel": PARALLEL, "freeze": FREEZE, "unreadable": UNREADABLE,
+}  # fmt: skip
+_SWITCHES = ("channels_last", "compile", "grad_checkpointing", "sync_batchnorm", "tensorboard")
+_DICTS = ("model", "data", "optimizer", "schedule", "loss", "mixup", "ema", "detector")
 
 
 @dataclass(frozen=True)
@@ -29,17 +39,42 @@ class Recipe:
         model: `name` of a timm model, and arguments of `timm.create_model`.
         data: `name` of a data set, its arguments, and how its images are prepared (`attnzoo.tools.data`).
         epochs: passes over the training data.
-        batch_size: images per step.
-        optimizer: arguments of `timm.optim.create_optimizer_v2`.
-        schedule: mmengine parameter schedulers, [{"type": "OneCycleLR", ...}]; a constant rate without.
-        loss: arguments of `torch.nn.CrossEntropyLoss`.
+        batch_size: images per optimizer step, of all processes and accumulated parts together: the same recipe is the
+            same training on one device and on many.
+        optimizer: arguments of `timm.optim.create_optimizer_v2`, `layer_decay` among them.
+        task: "classification" or "detection".
+        detector: for detection, `head` and what it takes (`attnzoo.tools.training.detection`).
+        schedule: arguments of `timm.scheduler.create_scheduler_v2`, stepped with every update unless
+            `step_on_epochs=True`; a constant rate without.
+        loss: `name` "cross_entropy" or "bce", and `label_smoothing` (0 .. 1).
         aux_loss_weight: of the loss of an auxiliary head, for models that have one; 0.4 is what OverLoCK was trained
             with.
-        augment: torchvision transforms of the training images, [{"type": "RandomAffine", ...}].
+        augment: of the training images (`attnzoo.tools.data.train_transform`): a dict of timm's options, or a list of
+            torchvision transforms.
+        mixup: arguments of `timm.data.Mixup`: mixup_alpha, cutmix_alpha, prob and so on; none without.
+        ema: arguments of `timm.utils.ModelEmaV3`, such as decay: the average is what is judged and stored; no average
+            without.
+        clip_grad: largest norm of a step's gradient; None does not clip.
+        accumulate: parts that a process computes a step in, one after the other, where memory is short.
+        repeats: draws of each image per epoch, in as many fewer images ("repeated augmentation").
+        precision: "float32"; "bfloat16" or "float16" for autocast, the latter with a scaled loss. Weights and
+            evaluation stay in float32.
+        channels_last: lay images and convolutions out channels last.
+        compile: compile the model with torch.compile.
+        grad_checkpointing: recompute activations in the backward pass, where the model can.
+        freeze: "backbone" trains the classifier alone, on features as they are in evaluation.
+        early_stop: stop after so many epochs without a better one; 0 never does.
+        parallel: how processes share the work: "ddp" copies the model to each, "fsdp" spreads it over all.
+        sync_batchnorm: batch normalisation over the images of all processes.
+        save_interval: optimizer steps between two saves of the run's state, beside the one after each epoch; 0 for
+            none. A run that dies repeats as much at most.
+        val_interval: epochs between two validations; the last is always validated.
+        unreadable: what to do about a file that is no picture: "stop" with its name, or "skip" it and list it in the
+            end.
         seed: of weights, order and augmentation.
-        precision: "float32", or "bfloat16" for autocast; weights and evaluation stay in float32.
-        workers: processes that read data; 0 reads in the training process.
-        log_interval: steps between two TensorBoard points.
+        workers: processes that read data, per training process; 0 reads in that process.
+        log_interval: steps between two points of the curves.
+        tensorboard: write TensorBoard scalars too.
     """
 
     model: dict[str, Any]
@@ -47,14 +82,32 @@ class Recipe:
     epochs: int
     batch_size: int
     optimizer: dict[str, Any]
-    schedule: list[dict[str, Any]] = field(default_factory=list)
+    task: str = "classification"
+    detector: dict[str, Any] = field(default_factory=dict)
+    schedule: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     aux_loss_weight: float = 0.4
-    augment: list[dict[str, Any]] = field(default_factory=list)
-    seed: int = 0
+    augment: dict[str, Any] | list[dict[str, Any]] = field(default_factory=list)
+    mixup: dict[str, Any] = field(default_factory=dict)
+    ema: dict[str, Any] = field(default_factory=dict)
+    clip_grad: float | None = None
+    accumulate: int = 1
+    repeats: int = 1
     precision: str = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    grad_checkpointing: bool = False
+    freeze: str = "none"
+    early_stop: int = 0
+    parallel: str = "ddp"
+    sync_batchnorm: bool = False
+    save_interval: int = 1000
+    val_interval: int = 1
+    unreadable: str = "stop"
+    seed: int = 0
     workers: int = 0
     log_interval: int = 10
+    tensorboard: bool = False
 
     @classmethod
     def from_config(cls, config: Config) -> Recipe:
@@ -78,29 +131,40 @@ class Recipe:
         return recipe
 
     def _check(self) -> None:
-        for key, least in (("epochs", 1), ("batch_size", 1), ("workers", 0), ("log_interval", 1), ("seed", 0)):
+        for key, least in _NUMBERS.items():
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{key} must be an integer of at least {least}, got {value!r}")
-        weight = self.aux_loss_weight
-        if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not weight >= 0:
-            raise ValueError(f"aux_loss_weight must be a number of at least 0, got {weight!r}")
-        for key in ("model", "data", "optimizer", "loss"):
+        for key, choices in _CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise ValueError(f"{key} must be one of {', '.join(choices)}, got {getattr(self, key)!r}")
+        for key in _SWITCHES:
+            if not isinstance(getattr(self, key), bool):
+                raise ValueError(f"{key} must be True or False, got {getattr(self, key)!r}")
+        for key in _DICTS:
             if not isinstance(getattr(self, key), dict):
                 raise ValueError(f"{key} must be a dict, got {getattr(self, key)!r}")
-        for key in ("schedule", "augment"):
-            entries = getattr(self, key)
-            if not isinstance(entries, list) or not all(isinstance(x, dict) and "type" in x for x in entries):
-                raise ValueError(f'{key} must be a list of dicts that each have a "type", got {entries!r}')
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if not _is_number(self.aux_loss_weight) or not self.aux_loss_weight >= 0:
+            raise ValueError(f"aux_loss_weight must be a number of at least 0, got {self.aux_loss_weight!r}")
+        if self.clip_grad is not None and (not _is_number(self.clip_grad) or not self.clip_grad > 0):
+            raise ValueError(f"clip_grad must be a positive number or None, got {self.clip_grad!r}")
+        if isinstance(self.augment, list) and not all(isinstance(x, dict) and "type" in x for x in self.augment):
+            raise ValueError(f'augment must be a dict, or a list of dicts that each have a "type", got {self.augment!r}')
+        if not isinstance(self.augment, (dict, list)):
+            raise ValueError(f"augment must be a dict or a list, got {self.augment!r}")
+        self._check_together()
+
+    def _check_together(self) -> None:
         name = self.model.get("name")
         if not isinstance(name, str) or not timm.is_model(name):
             names = timm.list_models()
             raise ValueError(f"model.name must be a model known to timm, got {name!r}{_guess(str(name), names)}")
-        # timm's own schedulers apply the factors of layer decay, mmengine's would drop them without a word
-        if self.optimizer.get("layer_decay") is not None:
-            raise ValueError("optimizer.layer_decay is not supported by the schedulers used here: leave it out")
+        if self.task == "detection" and (wrong := [key for key in ("mixup", "loss") if getattr(self, key)]):
+            raise ValueError(f"{wrong[0]} is for classification: a detector brings its own losses, leave it out")
+        if self.task == "classification" and self.detector:
+            raise ValueError('detector is for task = "detection": add that, or leave detector out')
+        if self.schedule.get("sched") == "plateau":
+            raise ValueError("schedule.sched=plateau is deprecated in timm and not offered: use cosine or step")
 
     def to_json(self) -> str:
         """What decides where a run ends, as text: equal for equal runs."""
@@ -108,52 +172,8 @@ class Recipe:
         return json.dumps(decisive, sort_keys=True)
 
 
-def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a config file.
-
-    Args:
-        name: a path to an mmengine Python config, or the name of a packaged one, "classification/digits".
-        overrides: "key=value" or "key.key=value", as mmengine reads them.
-
-    Raises:
-        FileNotFoundError: neither a file nor a packaged config.
-        ValueError: a file that cannot be read as a config, an override without "=".
-    """
-    path = Path(name)
-    if not path.is_file():
-        packaged = packaged_configs()
-        if str(name) not in packaged:
-            raise FileNotFoundError(
-                f"no config {str(name)!r}: give the path of a Python file, or one of {', '.join(packaged)}"
-            )
-        path = packaged[str(name)]
-    if path.suffix != ".py":
-        raise ValueError(f"a training config is a Python file (.py), got {path}")
-    try:
-        config = Config.fromfile(path)
-    except SyntaxError as error:
-        raise ValueError(f"{path} is not valid Python: {error}") from error
-    if overrides:
-        config.merge_from_dict(_parse(overrides))
-    return config
-
-
-def packaged_configs() -> dict[str, Path]:
-    """The configs that are installed with attnzoo, by name."""
-    # a wheel is always unpacked: the resources are files
-    root = Path(str(resources.files("attnzoo.configs")))
-    found = sorted(path for path in root.rglob("*.py") if path.name != "__init__.py")
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in found}
-
-
-def _parse(overrides: Sequence[str]) -> dict[str, Any]:
-    for override in overrides:
-        if "=" not in override:
-            raise ValueError(f"an override must read key=value, got {override!r}")
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
-    parsed: dict[str, Any] = parser.parse_args(["--cfg-options", *overrides]).cfg_options
-    return parsed
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_required(entry: dataclasses.Field[Any]) -> bool:
@@ -161,5 +181,5 @@ def _is_required(entry: dataclasses.Field[Any]) -> bool:
 
 
 def _guess(word: str, words: Any) -> str:
-    close = difflib.get_close_matches(word, list(words), 1)
-    return f" (did you mean {close[0]}?)" if close else ""
+    close = difflib.get_close_matches(word, list(words), 3)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -1,9 +1,15 @@
-"""What a run leaves on disk: written beside its place and renamed, so that no reader meets half of it."""
+"""What a run leaves on disk: written beside its place and renamed, and sealed, so that damage is noticed.
+
+A checkpoint is an ordinary file of torch.save, read by `torch.load(path, weights_only=True)`. After its end stands, as
+the comment that a zip archive may have, the SHA-256 of all that comes before: torch itself does not notice a flipped
+bit. The weights are under `state_dict`, where timm looks for them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,32 +20,78 @@ from torch import nn
 
 from ..data import PREPROCESSING
 from ..files import replacing
+from ..weights import read_file
 
 MODEL, BEST, LAST = "model", "best.pth", "last.pth"
 
+_SEAL = b"sha256:"
+_SEAL_SIZE = len(_SEAL) + 64
+# the end of a zip archive: a signature, 16 bytes that do not matter here, and the length of the comment
+_END, _END_SIZE = b"PK\x05\x06", 22
+
+
+class StorageError(OSError):
+    """A disk that is full, read-only or gone. The message says what is still intact."""
+
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Writes tensors, numbers and text for `torch.load(path, weights_only=True)`."""
-    with replacing(path) as fresh, fresh.open("wb") as file:
-        torch.save(checkpoint, file)
-        # the name must not reach the disk before the contents
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def recipe_of(path: Path) -> str | None:
-    """The recipe, as JSON, of the run that wrote a checkpoint; None when it is not one of ours.
+    """Writes tensors, numbers and text, sealed.
 
     Raises:
-        ValueError: the file cannot be read as tensors, numbers and text.
+        StorageError: it could not be written; what was at `path` is still there.
     """
     try:
-        # mapped: of a large file only this entry is read
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a checkpoint of `attnzoo train`: {error}") from error
-    recipe = checkpoint.get("run", {}).get("recipe")
-    return None if recipe is None else str(recipe)
+        with replacing(path) as fresh:
+            torch.save(checkpoint, fresh)
+            with fresh.open("r+b") as file:
+                _seal(file)
+                # the name must not reach the disk before the contents
+                file.flush()
+                os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        # torch's writer reports a full disk as a RuntimeError
+        kept = f"{path} is the one before, and whole" if path.exists() else "nothing was stored before"
+        raise StorageError(f"the run could not be saved in {path.parent}: {error}; {kept}") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads what `save_checkpoint` wrote.
+
+    Raises:
+        ValueError: it is damaged, or no checkpoint of `attnzoo train`.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is no file")
+    _check_seal(path)
+    checkpoint = read_file(path)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("recipe"), str):
+        raise ValueError(f"{path} is not a checkpoint of `attnzoo train`")
+    return checkpoint
+
+
+def link(source: Path, path: Path) -> None:
+    """Gives a file a second name, in place of what had it."""
+    with replacing(path) as fresh:
+        try:
+            fresh.hardlink_to(source)
+        # not every file system can
+        except OSError:
+            fresh.write_bytes(source.read_bytes())
+
+
+def check_writable(directory: Path) -> None:
+    """Finds out now, not after an hour, whether a run can be stored.
+
+    Raises:
+        ValueError: the directory cannot be made or written to.
+    """
+    probe = directory / ".writable"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{directory} cannot be written to: {error.strerror}; choose another --work-dir") from error
 
 
 def save_model(
@@ -57,9 +109,48 @@ def save_model(
         arguments: what `timm.create_model` was given besides the name.
         preprocessing: timm's data config, the keys of `attnzoo.tools.data.PREPROCESSING`.
         classes: label names, in the order of the outputs.
+
+    Raises:
+        StorageError: it could not be written; what was at `directory` is still there.
     """
     data_config = {key: preprocessing[key] for key in PREPROCESSING if key in preprocessing}
     config = {"label_names": list(classes), "pretrained_cfg": {**data_config, "num_classes": len(classes)}}
     kept = {key: value for key, value in arguments.items() if key not in ("pretrained", "num_classes")}
-    with replacing(directory) as fresh:
-        save_for_hf(model, str(fresh), model_config=config, model_args=kept, safe_serialization=True)
+    try:
+        with replacing(directory) as fresh:
+            save_for_hf(model, str(fresh), model_config=config, model_args=kept, safe_serialization=True)
+    except OSError as error:
+        kept_model = f"{directory} is the one before, and whole" if directory.exists() else "none was stored before"
+        raise StorageError(f"the model could not be saved in {directory}: {error}; {kept_model}") from error
+
+
+def _seal(file: Any) -> None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(size - _END_SIZE)
+    assert file.read(4) == _END, "torch.save has not written a plain zip archive"
+    file.seek(size - 2)
+    file.write(struct.pack("<H", _SEAL_SIZE))
+    file.seek(0)
+    digest = _digest(file, size)
+    file.write(_SEAL + digest)
+
+
+def _check_seal(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - _SEAL_SIZE))
+        seal = file.read()
+        file.seek(0)
+        if not seal.startswith(_SEAL):
+            raise ValueError(f"{path} is not a checkpoint of `attnzoo train`, or does not end where it should")
+        if seal[len(_SEAL) :] != _digest(file, size - _SEAL_SIZE):
+            raise ValueError(f"{path} is damaged: it is not what was written")
+
+
+def _digest(file: Any, size: int) -> bytes:
+    """SHA-256, in hexadecimal, of the next `size` bytes of a file."""
+    digest = hashlib.sha256()
+    while size and (chunk := file.read(min(size, 2**20))):
+        digest.update(chunk)
+        size -= len(chunk)
+    return digest.hexdigest().encode()

@@ -1,0 +1,94 @@
+"""Pictures with one class each: the forms that a recipe's `data` may name.
+
+| `data.name`   | what it reads                                                                                  |
+|---------------|------------------------------------------------------------------------------------------------|
+| `imagefolder` | `root/train/CLASS/*.jpg` and `root/val/CLASS/*.jpg`, or tar files of such folders under `root` |
+| `hfds`        | a data set of the Hugging Face hub or a local one, read by the package `datasets`              |
+| `wds`         | shards of the package `webdataset`, streamed: `000000.tar` ... of `KEY.jpg` and `KEY.cls`      |
+| `digits`      | scikit-learn's handwritten digits, 8x8 pixels                                                  |
+| `photographs` | patches of scikit-image's photographs                                                          |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO, Protocol
+
+from PIL import Image
+
+from ..images import read_image
+from .embedded import digits, photographs
+from .samples import Samples
+from .transforms import PREPROCESSING, Transform, preprocessing, train_transform, val_transform
+
+SPLITS = ("train", "val")
+
+
+class Source(Protocol):
+    """Pictures with one class each, by index."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names, in the order of the labels."""
+
+    def __len__(self) -> int: ...
+
+    def open(self, index: int) -> tuple[Image.Image | BinaryIO, int]:
+        """The picture, or a file of it, and its label."""
+
+    def name(self, index: int) -> str:
+        """What to call the picture in a message."""
+
+
+class ClassifiedImages(Samples):
+    """Samples `images` (C, H, W) and `labels`.
+
+    Args:
+        source: where they are from.
+        transform: from a picture to its tensor.
+        channels: 1 for grey pictures, 3 for RGB.
+    """
+
+    def __init__(self, source: Source, transform: Transform, channels: int) -> None:
+        self.source, self.transform, self.channels = source, transform, channels
+        self.classes = source.classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def load(self, index: int) -> dict[str, Any]:
+        """Reads and prepares a picture."""
+        name = self.source.name(index)
+        picture, label = self.source.open(index)
+        return {"images": self.transform(read_image(picture, self.channels, name)), "labels": label, "name": name}
+
+
+DATASETS: dict[str, Callable[..., Source]] = {"digits": digits, "photographs": photographs}
+
+
+def open_classification(
+    data: Mapping[str, Any], split: str, augment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+) -> ClassifiedImages:
+    """A data set as a recipe describes it.
+
+    Args:
+        data: `name`, one of DATASETS; the keys of PREPROCESSING; what else the data set takes.
+        split: "train" or "val".
+        augment: of training images, see `train_transform`; without it they are prepared as for evaluation.
+
+    Raises:
+        ValueError: an unknown data set, split or transform, or arguments that they do not take.
+        FileNotFoundError: a folder is not there.
+    """
+    if split not in SPLITS:
+        raise ValueError(f'split must be "train" or "val", got {split!r}')
+    options = {key: value for key, value in data.items() if key not in (*PREPROCESSING, "name")}
+    name = data.get("name")
+    if name not in DATASETS:
+        raise ValueError(f"data.name must be one of {', '.join(DATASETS)}, got {name!r}")
+    try:
+        source = DATASETS[name](split, **options)
+    except TypeError as error:
+        raise ValueError(f"data: {name} does not take these keys: {error}") from error
+    transform = val_transform(data) if augment is None else train_transform(data, augment)
+    return ClassifiedImages(source, transform, preprocessing(data)["input_size"][0])

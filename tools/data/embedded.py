@@ -1,0 +1,92 @@
+"""Real pictures that come inside ordinary packages, for first steps, demos and tests: no download."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# scikit-image's pictures that have texture nearly everywhere
+PHOTOGRAPHS = ("brick", "chelsea", "coins", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "page")
+
+
+@dataclass
+class ImagesInMemory:
+    """Grey or RGB pictures with a class each.
+
+    Attributes:
+        pixels: uint8, (N, H, W) or (N, H, W, 3).
+        labels: class of each, N integers in [0, len(classes)).
+        classes: the names, in the order of the labels.
+        origin: what to call the data set in messages.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: Sequence[str]
+    origin: str
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def open(self, index: int) -> tuple[Image.Image, int]:
+        """The picture and its class."""
+        return Image.fromarray(self.pixels[index]), int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """What to call the picture in a message."""
+        return f"{self.origin} {index}"
+
+
+def digits(split: str) -> ImagesInMemory:
+    """scikit-learn's handwritten digits, 1797 grey pictures of 8x8 pixels; the same fifth is always held out.
+
+    Args:
+        split: "train" (1437 pictures) or "val" (360), each with the classes in the same proportion.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    source = load_digits()
+    rows = train_test_split(range(len(source.target)), test_size=0.2, stratify=source.target, random_state=0)
+    chosen = rows[0] if split == "train" else rows[1]
+    # 16 grey levels as counted on the scanned form -> the 256 of an image
+    pixels = np.round(source.images[chosen] * (255 / 16)).astype(np.uint8)
+    return ImagesInMemory(pixels, source.target[chosen], [str(name) for name in source.target_names], "digit")
+
+
+def photographs(split: str, size: int = 64, per_class: int = 200) -> ImagesInMemory:
+    """Patches of scikit-image's photographs, in grey: the class is the photograph that a patch is from.
+
+    The left two thirds of a photograph are for training and the rest is held out, so no pixel is in both.
+
+    Args:
+        split: "train" or "val".
+        size: side of a patch in pixels, 1 .. 128.
+        per_class: patches to cut from each photograph for training, at random places that are always the same; a
+            quarter as many are held out.
+
+    Raises:
+        ValueError: `size` or `per_class` out of range.
+    """
+    if not 1 <= size <= 128 or per_class < 4:
+        raise ValueError(f"size must be 1 .. 128 and per_class at least 4, got {size} and {per_class}")
+    import skimage.data
+
+    random, count = np.random.default_rng(0), per_class if split == "train" else per_class // 4
+    patches: list[NDArray[np.uint8]] = []
+    for name in PHOTOGRAPHS:
+        picture = np.asarray(Image.fromarray(getattr(skimage.data, name)()).convert("L"))
+        border = picture.shape[1] * 2 // 3
+        part = picture[:, :border] if split == "train" else picture[:, border:]
+        if min(part.shape) < size:
+            # 384 x 191 is the smallest photograph: its right third is 128 pixels wide
+            raise ValueError(f"a patch of {size} pixels does not fit into {name}")
+        for _ in range(count):
+            top, left = (int(random.integers(0, length - size + 1)) for length in part.shape)
+            patches.append(part[top : top + size, left : left + size])
+    labels = np.repeat(np.arange(len(PHOTOGRAPHS)), count)
+    return ImagesInMemory(np.stack(patches), labels, PHOTOGRAPHS, "patch")

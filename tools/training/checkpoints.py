@@ -1,0 +1,122 @@
+"""When a run is stored, and how it is taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+
+from .loop import TrainingError, TrainLoop
+from .optimization import NonFiniteError, check_finite
+from .randomness import random_state, set_random_state
+from .record import Mean
+from .runner import TrainingRunner
+from .storage import BEST, LAST, link, save_checkpoint
+
+# changes when a checkpoint of before can no longer be read
+FORMAT = 2
+
+
+class Checkpoints(Hook):
+    """Stores the run every `save_interval` steps, after each epoch, and when it is asked to stop.
+
+    A checkpoint is plain tensors, numbers and text: weights, their average, optimizer, schedule, loss scale, position in
+    the data, random numbers of every process, curves, and the recipe as JSON. Rank 0 writes. mmengine's own hook pickles
+    its history classes, writes in place, forgets random numbers, and stores the config as Python that resuming runs.
+
+    Args:
+        work_dir: where to.
+        save_model: writes the model that was judged, for use; called for each epoch that is the best so far.
+        resume_from: the checkpoint that training starts from; None starts anew.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, work_dir: Path, save_model: Callable[[], None], resume_from: Mapping[str, Any] | None) -> None:
+        self.work_dir, self.save_model, self._resume_from = work_dir, save_model, resume_from
+
+    def before_train(self, runner: TrainingRunner) -> None:
+        """Puts everything where the checkpoint has it."""
+        loop = runner.train_loop
+        loop.store = lambda: self._save(runner)
+        state, self._resume_from = self._resume_from, None
+        if state is None:
+            return
+        runner.network.load_state_dict(state["state_dict"])
+        if loop.ema is not None:
+            loop.ema.module.load_state_dict(state["state_dict_ema"])
+        runner.optim_wrapper.optimizer.load_state_dict(state["optimizer"])
+        runner.optim_wrapper.scaler.load_state_dict(state["scaler"])
+        if loop.scheduler is not None:
+            loop.scheduler.load_state_dict(state["schedule"])
+        loop.record.restore(state["record"])
+        loop.resume(state["epoch"], state["step"], Mean(*state["mean"]))
+        runner.optim_wrapper.initialize_count_status(runner.model, loop.iter, loop.max_iters)
+        processes = loop.processes
+        # on another number of processes there is no state to take up, and none that would be right
+        if len(state["random"]) == processes.count:
+            set_random_state(state["random"][processes.rank])
+
+    def after_train_iter(self, runner: TrainingRunner, batch_idx: int, **_: Any) -> None:
+        """Stores the run where the interval ends."""
+        loop = runner.train_loop
+        interval = loop.recipe.save_interval
+        if interval and loop.iter % loop.recipe.accumulate == 0 and loop.step % interval == 0:
+            self._save(runner)
+
+    def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:
+        """Stores what the epoch brought; `last` at the end, so that it never knows of a model that is not there."""
+        state = self._state(runner)
+        if runner.train_loop.processes.rank:
+            return
+        last = self.work_dir / LAST
+        if improved:
+            self.save_model()
+            save_checkpoint(state, self.work_dir / BEST)
+            link(self.work_dir / BEST, last)
+        else:
+            save_checkpoint(state, last)
+
+    def _save(self, runner: TrainingRunner) -> None:
+        state = self._state(runner)
+        if runner.train_loop.processes.rank == 0:
+            save_checkpoint(state, self.work_dir / LAST)
+
+    def _state(self, runner: TrainingRunner) -> dict[str, Any]:
+        loop, wrapper = runner.train_loop, runner.optim_wrapper
+        weights = runner.network.state_dict()
+        try:
+            check_finite(weights)
+        except NonFiniteError as error:
+            raise TrainingError(f"after step {loop.step}: {error}; what was stored before is intact") from error
+        return {
+            "format": FORMAT,
+            "recipe": loop.recipe.to_json(),
+            "epoch": loop.epoch,
+            "step": loop.step,
+            "mean": [loop.mean.total, loop.mean.count],
+            "state_dict": weights,
+            **({} if loop.ema is None else {"state_dict_ema": loop.ema.module.state_dict()}),
+            "optimizer": wrapper.optimizer.state_dict(),
+            "scaler": wrapper.scaler.state_dict(),
+            "schedule": None if loop.scheduler is None else loop.scheduler.state_dict(),
+            "record": loop.record.state(),
+            "random": loop.processes.gather(random_state()),
+        }
+
+
+def check_format(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Refuses a checkpoint of another version.
+
+    Raises:
+        ValueError: says so.
+    """
+    if checkpoint.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} was written by another version of attnzoo (format {checkpoint.get('format')}, here {FORMAT}): "
+            "its weights can be used, the run cannot be resumed"
+        )
+
+

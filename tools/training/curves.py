@@ -1,0 +1,101 @@
+"""The course of a training: points in the record, `history.json`, a picture, and TensorBoard where it is asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from mmengine.hooks import Hook
+
+from ..files import replacing
+from .record import Record
+from .runner import TrainingRunner
+
+HISTORY, PICTURE = "history.json", "curves.png"
+# drawing takes half a second, an epoch may take two
+_SECONDS_BETWEEN_PICTURES = 60.0
+
+
+class Curves(Hook):
+    """Notes loss and learning rate, and draws them with the metrics.
+
+    Args:
+        work_dir: where to.
+        tensorboard: write TensorBoard scalars too.
+    """
+
+    priority = "NORMAL"
+
+    def __init__(self, work_dir: Path, tensorboard: bool) -> None:
+        self.work_dir, self.writer = work_dir, None
+        self._drawn = 0.0
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(work_dir / "tensorboard"))
+
+    def after_train_iter(self, runner: TrainingRunner, batch_idx: int, outputs: Any = None, **_: Any) -> None:
+        """A point of the loss and the rate."""
+        loop = runner.train_loop
+        if loop.iter % loop.recipe.accumulate or loop.step % loop.recipe.log_interval:
+            return
+        rate = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
+        loop.record.steps.append((loop.step, float(outputs["loss"]), float(rate)))
+        if self.writer is not None:
+            for name, value in outputs.items():
+                self.writer.add_scalar(f"train/{name}", float(value), loop.step)
+            self.writer.add_scalar("train/lr", rate, loop.step)
+
+    def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:
+        """The metrics of an epoch."""
+        loop = runner.train_loop
+        if self.writer is not None:
+            for name, value in metrics.items():
+                self.writer.add_scalar(f"val/{name}", value, loop.step)
+            self.writer.flush()
+        with replacing(self.work_dir / HISTORY) as fresh:
+            fresh.write_text(json.dumps(loop.record.state(), indent=1) + "\n")
+        is_last = loop.epoch == loop.max_epochs
+        if is_last or time.monotonic() - self._drawn > _SECONDS_BETWEEN_PICTURES:
+            draw_curves(loop.record, loop.steps_per_epoch, self.work_dir / PICTURE)
+            self._drawn = time.monotonic()
+
+    def after_train(self, runner: TrainingRunner) -> None:
+        """The picture of a training that ended early is drawn too."""
+        draw_curves(runner.train_loop.record, runner.train_loop.steps_per_epoch, self.work_dir / PICTURE)
+        if self.writer is not None:
+            self.writer.close()
+
+
+def draw_curves(record: Record, steps_per_epoch: int, path: Path) -> None:
+    """Draws loss, learning rate and metrics over epochs.
+
+    Args:
+        record: what there is to draw.
+        steps_per_epoch: to put steps on the axis of epochs.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, rates, scores = figure.subplots(1, 3)
+    epochs = [step / steps_per_epoch for step, _, _ in record.steps]
+    losses.plot(epochs, [loss for _, loss, _ in record.steps], color="#9fb8d8", linewidth=0.8)
+    losses.plot([e["epoch"] for e in record.epochs], [e["loss"] for e in record.epochs], color="#1f4e9c")
+    losses.set_title("loss: steps, and the mean of an epoch", fontsize=10)
+    rates.plot(epochs, [rate for _, _, rate in record.steps], color="#1f4e9c")
+    rates.set_title("learning rate", fontsize=10)
+    validated = [epoch for epoch in record.epochs if record.metric in epoch]
+    scores.plot([e["epoch"] for e in validated], [e[record.metric] for e in validated], color="#1f4e9c", marker=".")
+    if record.best is not None:
+        scores.axvline(record.best["epoch"], color="#e8710a", linestyle="--", linewidth=1)
+    scores.set_title(f"{record.metric}; dashed: the epoch that is stored", fontsize=10)
+    for axes in (losses, rates, scores):
+        axes.set_xlabel("epoch")
+        axes.grid(alpha=0.3)
+    with replacing(path) as fresh:
+        figure.savefig(fresh, format="png")

@@ -1,0 +1,75 @@
+"""The model of a recipe, and a word on which of its weights are new."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from .learners import classifier_of
+from .optimization import blaming
+from .recipe import Recipe
+
+_NAMED = 6
+
+
+def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
+    """A classifier for the data of a recipe.
+
+    Args:
+        recipe: names the model and its arguments.
+        num_classes: of the data.
+
+    Returns:
+        The model, and what is to be said about where its weights are from.
+
+    Raises:
+        ValueError: the recipe contradicts the data, or timm does not take its arguments.
+    """
+    options = {key: value for key, value in recipe.model.items() if key != "name"}
+    if num_classes < 2:
+        raise ValueError(f"the data has {num_classes} class: to tell apart there must be two at least")
+    # the data decides, and a config that says otherwise is wrong
+    if options.pop("num_classes", num_classes) != num_classes:
+        raise ValueError(f"model.num_classes must be the classes of the data, {num_classes}: leave it out")
+    channels, expected = options.get("in_chans", 3), recipe.data.get("input_size", (3, 224, 224))[0]
+    if channels != expected:
+        raise ValueError(f"model.in_chans must be the channels of data.input_size, {expected}, got {channels}")
+    network = blaming("model", timm.create_model, recipe.model["name"], num_classes=num_classes, **options)
+    if recipe.grad_checkpointing:
+        blaming("grad_checkpointing", network.set_grad_checkpointing)
+    if recipe.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    if recipe.freeze == "backbone":
+        network.requires_grad_(False)
+        classifier_of(network).requires_grad_(True)
+    return network, _origin(network, recipe.model["name"], options)
+
+
+def _origin(network: nn.Module, name: str, options: dict[str, Any]) -> str:
+    """Which weights are published ones, which were fitted to other shapes, and which are new."""
+    if not options.get("pretrained"):
+        return "all weights are new"
+    # shapes as published, without memory for them
+    with torch.device("meta"):
+        published = timm.create_model(name).state_dict()
+    own = network.state_dict()
+    config: Any = network.pretrained_cfg
+    names = config["classifier"] if config["classifier"] else ()
+    heads = (names,) if isinstance(names, str) else tuple(names)
+    new = [key for key in own if key not in published]
+    changed = [key for key in own if key in published and own[key].shape != published[key].shape]
+    new += [key for key in changed if key.startswith(tuple(f"{head}." for head in heads))]
+    fitted = [key for key in changed if key not in new]
+    said = ["pretrained"]
+    if new:
+        said.append(f"new: {_list(new)}")
+    if fitted:
+        said.append(f"fitted to other shapes: {_list(fitted)}")
+    return "; ".join(said)
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -1,0 +1,133 @@
+"""How a step changes the weights: timm's optimizers and schedules, mixed precision, and what refuses a bad loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.optim import OptimWrapper
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+
+from .recipe import Recipe
+
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or weight that is infinite or not a number. Nothing was learned from it."""
+
+
+class Optimization(OptimWrapper):
+    """mmengine's optimizer wrapper with autocast on any device, and a loss that is looked at before it is learned from.
+
+    Args:
+        optimizer: of the parameters.
+        device: "cpu", "cuda" and so on.
+        precision: of autocast; "float16" scales the loss, "float32" casts nothing.
+        accumulate: parts of a step.
+        clip_grad: largest norm of a step's gradient.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        device: str,
+        precision: str = "float32",
+        accumulate: int = 1,
+        clip_grad: float | None = None,
+    ) -> None:
+        clip = None if clip_grad is None else {"max_norm": clip_grad}
+        super().__init__(optimizer, accumulative_counts=accumulate, clip_grad=clip)
+        self.device, self.dtype = device, _AUTOCAST.get(precision)
+        self.scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """One forward pass."""
+        with super().optim_context(model), torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
+            yield
+
+    def update_params(self, loss: Tensor, *arguments: Any, **keywords: Any) -> None:
+        """Adds the gradient of a part, and steps after the last part.
+
+        Raises:
+            NonFiniteError: the loss is infinite or not a number.
+        """
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"the loss is {loss.item()}")
+        super().update_params(loss, *arguments, **keywords)
+
+    def backward(self, loss: Tensor, **keywords: Any) -> None:
+        """The gradient of the scaled loss."""
+        super().backward(self.scaler.scale(loss), **keywords)
+
+    def step(self, **keywords: Any) -> None:
+        """Changes the weights; with a scaled loss not where its gradient overflowed."""
+        if self.clip_grad_kwargs:
+            self.scaler.unscale_(self.optimizer)
+            self._clip_grad()
+        self.scaler.step(self.optimizer, **keywords)
+        self.scaler.update()
+
+    def _clip_grad(self) -> None:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.clip_func(parameters, **self.clip_grad_kwargs)
+
+
+def create_optimization(recipe: Recipe, model: nn.Module, device: torch.device) -> Optimization:
+    """The optimizer of a recipe.
+
+    Args:
+        recipe: what to train and how.
+        model: the timm model or the detector, whose `no_weight_decay()` and `group_matcher()` know its names.
+        device: that the model is on.
+
+    Raises:
+        ValueError: timm does not know the optimizer or its arguments.
+    """
+    optimizer = blaming("optimizer", create_optimizer_v2, model, **recipe.optimizer)
+    return Optimization(optimizer, device.type, recipe.precision, recipe.accumulate, recipe.clip_grad)
+
+
+def create_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> Scheduler | None:
+    """The learning rate over time; None where the recipe asks for sched="none".
+
+    Args:
+        recipe: what to train and how.
+        optimizer: whose rate it sets.
+        steps: of an epoch.
+
+    Raises:
+        ValueError: timm does not know the schedule or its arguments, or it is longer or shorter than the training.
+    """
+    # a constant rate too is scaled per layer where the optimizer has layer decay
+    settings = recipe.schedule or {"sched": "constant"}
+    settings = {"step_on_epochs": False, "num_epochs": recipe.epochs, "updates_per_epoch": steps, **settings}
+    scheduler, epochs = blaming("schedule", create_scheduler_v2, optimizer, **settings)
+    if scheduler is not None and epochs != recipe.epochs:
+        raise ValueError(f"schedule: it lasts {epochs} epochs with what precedes and follows it, epochs={recipe.epochs}")
+    return scheduler
+
+
+def blaming(key: str, function: Callable[..., Any], *positional: Any, **options: Any) -> Any:
+    """Calls a library with what the recipe says under `key`, and blames the recipe where it does not fit."""
+    try:
+        return function(*positional, **options)
+    except (TypeError, ValueError, AssertionError, KeyError) as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Looks at the weights before they are stored.
+
+    Raises:
+        NonFiniteError: one is infinite or not a number; names it.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise NonFiniteError(f"{name} is not finite")

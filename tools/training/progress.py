@@ -1,0 +1,132 @@
+"""What a training says: a summary before, a line per epoch, a bar where there is a terminal, a table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from rich import progress
+from rich.console import Console
+from rich.table import Table
+
+from .runner import TrainingRunner
+from .storage import MODEL
+
+# Where nobody watches a bar, an epoch of an hour still says that it moves
+SECONDS_BETWEEN_LINES = 30.0
+# unreadable files listed at the end
+_LISTED = 20
+
+
+class Progress(Hook):
+    """Speaks on rank 0.
+
+    Args:
+        facts: lines of the summary, by title.
+        work_dir: where the run is stored.
+        shares: metrics that are shares of 1 and read best in percent.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, facts: Mapping[str, str], work_dir: Path, shares: Sequence[str] = ()) -> None:
+        self.facts, self.work_dir, self.shares = facts, work_dir, shares
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.bar = progress.Progress(
+            progress.TextColumn("epoch {task.fields[epoch]}"),
+            progress.BarColumn(),
+            progress.TextColumn("loss {task.fields[loss]:.3f}  left"),
+            progress.TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+
+    def before_train(self, runner: TrainingRunner) -> None:
+        """Says what is about to happen."""
+        loop = runner.train_loop
+        network, recipe = runner.network, loop.recipe
+        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        frozen = sum(p.numel() for p in network.parameters()) - trained
+        schedule = recipe.schedule.get("sched", "cosine") if recipe.schedule else "constant rate"
+        device, count = loop.processes.device, loop.processes.count
+        threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+        lines = {
+            **self.facts,
+            "parameters": f"{trained / 1e6:.2f} M" + (f" to train, {frozen / 1e6:.2f} M frozen" if frozen else ""),
+            "schedule": f"{loop.max_epochs} epochs of {loop.steps_per_epoch} steps, {loop.batches.batch_size} images a "
+            f"step, {recipe.optimizer.get('opt', 'sgd')} {recipe.optimizer.get('lr', '')}, {schedule}",
+            "runs on": (f"{count} x " if count > 1 else "") + f"{device}, {recipe.precision}{threads}",
+            "stored in": short(self.work_dir),
+        }
+        for key, value in lines.items():
+            self._print(f"{key:<11}{value}")
+        if loop.iter:
+            self._print(f"resumed after step {loop.step}, in epoch {min(loop.epoch + 1, loop.max_epochs)}")
+        self._spoken = self._started = time.monotonic()
+        self._first_iter = loop.iter
+        self.bar.start()
+        self._task = self.bar.add_task("", total=loop.max_iters, completed=loop.iter, epoch=loop.epoch, loss=0.0)
+
+    def after_train_iter(self, runner: TrainingRunner, batch_idx: int, **_: Any) -> None:
+        """Moves the bar, or speaks up after a long silence."""
+        loop = runner.train_loop
+        self.bar.update(self._task, advance=1, epoch=loop.epoch + 1, loss=loop.mean.value)
+        if not self.console.is_terminal and time.monotonic() - self._spoken > SECONDS_BETWEEN_LINES:
+            batch = f"batch {batch_idx + 1}/{loop.batches_per_epoch}"
+            self._say(runner, loop.epoch + 1, f"loss {loop.mean.value:.3f}  {batch}")
+
+    def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:
+        """One line for the epoch."""
+        loop = runner.train_loop
+        shown = "".join(f"  {name} {self._format(name, value)}" for name, value in metrics.items())
+        self._say(runner, loop.epoch, f"loss {loop.mean.value:.3f}{shown}")
+
+    def after_train(self, runner: TrainingRunner) -> None:
+        """Says what came out and where it is."""
+        self.bar.stop()
+        loop, record = runner.train_loop, runner.train_loop.record
+        if loop.epoch < loop.max_epochs:
+            self._print(f"stopped early: the last {record.waited()} epochs were no better")
+        validated = [epoch for epoch in record.epochs if record.metric in epoch]
+        if record.best is not None:
+            table = Table("", "epoch", *(name for name in record.best if name != "epoch"))
+            for title, values in (("best", record.best), ("last", validated[-1])):
+                cells = [self._format(name, values[name]) for name in record.best if name != "epoch"]
+                table.add_row(title, str(int(values["epoch"])), *cells)
+            self.console.print(table)
+            self._print(f"model in {short(self.work_dir / MODEL)}")
+        if record.unreadable:
+            self._print(f"{len(record.unreadable)} files could not be read and were left out:")
+            for message in record.unreadable[:_LISTED]:
+                self._print(f"  {message}")
+            if len(record.unreadable) > _LISTED:
+                self._print(f"  and {len(record.unreadable) - _LISTED} more")
+
+    def stop(self) -> None:
+        """Gives the terminal back: a bar hides the cursor."""
+        self.bar.stop()
+
+    def _format(self, name: str, value: float) -> str:
+        return f"{value:.2%}" if name in self.shares else f"{value:.4g}"
+
+    def _say(self, runner: TrainingRunner, epoch: int, what: str) -> None:
+        loop = runner.train_loop
+        self._spoken = time.monotonic()
+        spent = self._spoken - self._started
+        left = spent / max(1, loop.iter - self._first_iter) * (loop.max_iters - loop.iter)
+        times = f"{timedelta(seconds=round(spent))} spent, {timedelta(seconds=round(left))} left"
+        self._print(f"epoch {epoch:>{len(str(loop.max_epochs))}}/{loop.max_epochs}  {what}  {times}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+
+def short(path: Path) -> str:
+    """A path as it is shown: relative where it lies below the current directory."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

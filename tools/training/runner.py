@@ -1,0 +1,100 @@
+"""mmengine's Runner, without what it says, loads and writes by itself."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine import Config
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .loop import TrainLoop
+from .optimization import Optimization
+from .processes import Processes
+from .recipe import Recipe
+
+# mmengine's hooks that are not wanted: the loop, the schedule, the checkpoints and the curves are ours
+_LEFT_OUT = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+
+
+class TrainingRunner(Runner):
+    """Steps a model on the processes that there are.
+
+    Args:
+        learner: the model with its loss.
+        network: the part of it that is wanted in the end.
+        loader: training data.
+        optimization: of the network's parameters.
+        recipe: what to train and how.
+        processes: that train together.
+        hooks: what runs beside the steps.
+        make_loop: gives the loop of a runner.
+        work_dir: for mmengine's log file.
+    """
+
+    def __init__(
+        self,
+        learner: BaseModel,
+        network: nn.Module,
+        loader: DataLoader[Any],
+        optimization: Optimization,
+        recipe: Recipe,
+        processes: Processes,
+        hooks: Sequence[Hook],
+        make_loop: Callable[[TrainingRunner], TrainLoop],
+        work_dir: Path,
+    ) -> None:
+        self.network, self.recipe, self.processes, self._make_loop = network, recipe, processes, make_loop
+        super().__init__(
+            model=learner,
+            work_dir=str(work_dir),
+            train_dataloader=loader,
+            train_cfg={"by_epoch": True, "max_epochs": recipe.epochs},
+            optim_wrapper=optimization,
+            default_hooks=dict.fromkeys(_LEFT_OUT),
+            custom_hooks=list(hooks),
+            randomness={"seed": recipe.seed, "diff_rank_seed": True},
+            # mmengine keeps loggers and hubs by this name for the life of the process: no two runs may share them
+            experiment_name=uuid.uuid4().hex,
+            cfg=Config({"recipe": recipe.to_json()}),
+        )
+
+    def build_train_loop(self, loop: Any) -> TrainLoop:
+        """Ours, see `attnzoo.tools.training.loop`."""
+        return self._make_loop(self)
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
+        """To the device, and where there are more processes into what keeps their copies alike."""
+        model = model.to(self.processes.device)
+        if self.processes.count == 1:
+            return model
+        if self.recipe.sync_batchnorm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        is_cuda = self.processes.device.type == "cuda"
+        return MMDistributedDataParallel(model, device_ids=[self.processes.device.index] if is_cuda else None)
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
+        """mmengine's logger, only warnings on the console."""
+        logger = super().build_logger(log_level, log_file, **kwargs)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.WARNING)
+        return logger
+
+    def dump_config(self) -> None:
+        """Nothing: the recipe is stored as data."""
+
+    def _init_model_weights(self) -> None:
+        """Nothing: timm has initialised or loaded its model, and the wrapper makes the copies alike."""
+
+    def _log_env(self, env_cfg: dict[str, Any]) -> None:
+        self.logger.info("torch %s, %d processes on %s", torch.__version__, self.processes.count, self.processes.device)
