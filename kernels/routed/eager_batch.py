@@ -31,10 +31,13 @@ class Form(NamedTuple):
     regions: Regions
     mask: Tensor | None
 
-    @property
-    def is_one_region(self) -> bool:
-        """Whether there is nothing to copy: one region that is routed to itself."""
-        return self.regions.count == 1 and self.routes.shape[2] == 1
+
+def is_one_region(form: Form) -> bool:
+    """Whether there is nothing to copy: one region that is routed to itself.
+
+    A function: the compiler of torch 2.8 knows no properties of named tuples.
+    """
+    return form.regions.count == 1 and form.routes.shape[2] == 1
 
 
 def best_form(routes: Tensor, regions: Regions, dtype: torch.dtype) -> Form:
@@ -43,12 +46,12 @@ def best_form(routes: Tensor, regions: Regions, dtype: torch.dtype) -> Form:
     # a product of small matrices costs about as much as if a region had 16 more tokens
     if tokens > _LARGEST_MASKED_MAP or tokens > routes.shape[2] * (regions.tokens + 16):
         return Form(routes, regions, None)
-    return one_region(routes, regions)._replace(mask=_mask(routes, regions, dtype))
+    return one_region(routes, regions, _mask(routes, regions, dtype))
 
 
-def one_region(routes: Tensor, regions: Regions) -> Form:
-    """Attention of every token to every other, in the words of routes."""
-    return Form(routes.new_zeros(routes.shape[0], 1, 1), Regions(regions.size, (1, 1)), None)
+def one_region(routes: Tensor, regions: Regions, mask: Tensor | None = None) -> Form:
+    """Attention of every token to every other, but for the mask, in the words of routes."""
+    return Form(routes.new_zeros(routes.shape[0], 1, 1), Regions(regions.size, (1, 1)), mask)
 
 
 def _mask(routes: Tensor, regions: Regions, dtype: torch.dtype) -> Tensor:
@@ -97,7 +100,7 @@ def _split(x: Tensor, regions: Regions) -> Tensor:
 
 def _take_regions(x: Tensor, rows: Tensor, form: Form) -> Tensor:
     """(B * h * P, R, D) -> (B * h * P, t * R, D)."""
-    if form.is_one_region:
+    if is_one_region(form):
         return x
     # of long rows, so that a copy is a few large ones
     return x.flatten(1).index_select(0, rows).view(-1, form.routes.shape[2] * x.shape[1], x.shape[2])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..second_derivatives import differentiable_gradients
 from ..tracing import real_tensors
-from .eager_batch import Form, attend, best_form, by_region, one_region, region_rows
+from .eager_batch import Form, attend, best_form, by_region, is_one_region, one_region, region_rows
 from .geometry import Regions
 
 # On the way back, numbers of keys or values taken at once, and scores at once, of which three such arrays are kept:
@@ -162,7 +162,7 @@ def _backward_chunk(tensors: list[Tensor], form: Form, scale: float, memory: _Me
     for tiles in _slices(len(q), BACKWARD_SCORES // (form.regions.tokens * keys_of_query)):
         routed = rows[tiles.start * steps : tiles.stop * steps]
         keys, values = k[tiles], v[tiles]
-        if not form.is_one_region:
+        if not is_one_region(form):
             keys = memory.take_regions("keys", k, routed, form)
             values = memory.take_regions("values", v, routed, form)
         for part in _slices(form.regions.tokens, max(64, BACKWARD_SCORES // keys_of_query)):

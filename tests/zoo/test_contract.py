@@ -260,7 +260,18 @@ def test_compiles_without_graph_breaks(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", ["nat_pico", "nat_isotropic_small", "biformer_pico", "overlock_pico"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nat_pico",
+        "nat_isotropic_small",
+        "agent_swin_pico",
+        "agent_deit_pico",
+        "biformer_pico",
+        "shvit_pico",
+        "overlock_pico",
+    ],
+)
 def test_scripts(name: str) -> None:
     with set_scriptable(True):
         model = create(name, num_classes=4)
