@@ -7,10 +7,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import timm
+import torch
 from timm.models import get_pretrained_cfg, save_for_hf, split_model_name_tag
 from torch import Tensor, nn
 

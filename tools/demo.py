@@ -66,11 +66,11 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
         DemoError: the accuracy is lower than required, or the file reads other digits than eager.
         ExportError: the file's logits differ from eager by more than 1e-4 of the largest.
     """
-    from .data import digits
+    from .data import Draw, open_classification
     from .export import ExportError, export_onnx, load, open_session, relative_difference
     from .figure import draw_digits
     from .train import train
-    from .training.recipe import load_config
+    from .training.config import load_config
 
     started = time.perf_counter()
     training, onnx, picture = (work_dir / name for name in ("digits-training", "digits.onnx", "digits.png"))
@@ -84,11 +84,9 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
 
     model, origin = load(str(folder))
     model.eval()
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-    held_out = digits("val", transform)
-    pairs = [held_out[i] for i in range(len(held_out))]
-    images = torch.stack([image for image, _ in pairs])
-    labels = torch.tensor([label for _, label in pairs])
+    held_out = open_classification({"name": "digits", **timm.data.resolve_model_data_config(model)}, "val")
+    batch = held_out.collate([held_out[Draw(i)] for i in range(len(held_out))])
+    images, labels = batch["images"], batch["labels"]
 
     exported = export_onnx(model, onnx, metadata=origin)
     session = open_session(onnx, threads=1)

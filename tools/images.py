@@ -1,4 +1,4 @@
-"""Pictures as people have them: any depth, palette, alpha, colour space or orientation, or a clear word on what is wrong."""
+"""Pictures as people have them: of any depth, palette, alpha, colour space or orientation, and perhaps damaged."""
 
 from __future__ import annotations
 

@@ -29,22 +29,29 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
     """
     import attnzoo  # noqa: F401  registers the models
 
-    from .training.classification import build_runner
+    from .training.checkpoints import check_format
+    from .training.processes import processes
     from .training.recipe import Recipe
-    from .training.storage import LAST, MODEL, recipe_of
+    from .training.session import run
+    from .training.storage import LAST, MODEL, check_writable, read_checkpoint
 
     recipe, work_dir = Recipe.from_config(config), Path(work_dir).absolute()
-    last = work_dir / LAST
-    if last.exists() and not resume:
-        raise ValueError(
-            f"{work_dir} holds a run already: continue it with --resume, choose another --work-dir, or delete it"
-        )
-    if last.exists() and recipe_of(last) != recipe.to_json():
-        raise ValueError(
-            f"{work_dir} holds a run of another config: resume with the config and options that it was started with, "
-            "or choose another --work-dir"
-        )
-    build_runner(recipe, config, work_dir, last if last.exists() else None).train()
+    last, checkpoint = work_dir / LAST, None
+    if last.exists():
+        if not resume:
+            raise ValueError(
+                f"{work_dir} holds a run already: continue it with --resume, choose another --work-dir, or delete it"
+            )
+        checkpoint = read_checkpoint(last)
+        check_format(checkpoint, last)
+        if checkpoint["recipe"] != recipe.to_json():
+            raise ValueError(
+                f"{work_dir} holds a run of another config: resume with the config and options that it was started "
+                "with, or choose another --work-dir"
+            )
+    check_writable(work_dir)
+    with processes() as together:
+        run(recipe, work_dir, checkpoint, together)
     return work_dir / MODEL
 
 
@@ -74,7 +81,7 @@ def train_command(
       attnzoo train classification/digits --resume
       tensorboard --logdir runs
     """
-    from .training.recipe import load_config
+    from .training.config import load_config
 
     loaded = load_config(config, (*cfg_options, *options))
     train(loaded, work_dir or Path("runs") / Path(config).stem, resume)

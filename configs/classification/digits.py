@@ -20,4 +20,4 @@ augment = [dict(type="RandomAffine", degrees=10, translate=(0.125, 0.125), scale
 
 loss = dict(label_smoothing=0.1)
 optimizer = dict(opt="adamw", lr=1e-3, weight_decay=0.05)
-schedule = [dict(type="OneCycleLR", eta_max=1e-3, pct_start=0.2, by_epoch=False)]
+schedule = dict(sched="cosine", warmup_epochs=5, warmup_lr=1e-5, min_lr=1e-6)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine import Config
 
-from attnzoo.tools.training.recipe import load_config
+from attnzoo.tools.training.config import load_config
 
 # a small convolutional network learns the digits in the time that a test may take
 SMALL = ("model.name=test_resnet", "epochs=2", "log_interval=5")

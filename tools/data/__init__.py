@@ -1,6 +1,7 @@
 """Pictures to train on and to judge by: data sets by name, and what takes their pictures to tensors and batches."""
 
 from .classification import DATASETS, open_classification
+from .embedded import digits, photographs
 from .samples import Draw, Samples, collate
 from .sampling import TrainBatches, ValBatches
 from .transforms import PREPROCESSING, preprocessing, train_transform, val_transform
@@ -13,7 +14,9 @@ __all__ = [
     "TrainBatches",
     "ValBatches",
     "collate",
+    "digits",
     "open_classification",
+    "photographs",
     "preprocessing",
     "train_transform",
     "val_transform",

@@ -1,8 +1,8 @@
 """What every data set here is: samples that a seed decides, and a report on the files that cannot be read.
 
-A run that is killed and resumed must see the same pictures, augmented the same way, whatever the number of workers. So a
-sample does not depend on who draws it or what was drawn before: the sampler hands out a `Draw`, and its seed is all the
-randomness there is.
+A run that is killed and resumed must see the same pictures, augmented the same way, whatever the number of workers. So
+a sample does not depend on who draws it or what was drawn before: the sampler hands out a `Draw`, and its seed is all
+the randomness there is.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from ..images import UnreadableImageError
 class Draw(NamedTuple):
     """A sample to read: which, and the seed of its augmentation; None reads it as it is."""
 
-    index: int
+    sample: int
     seed: int | None = None
 
 
 class Samples(Dataset[dict[str, Any]]):
     """A data set of dictionaries, each with the `name` of its file.
 
-    `samples[Draw(index, seed)]` is the sample, augmented, with a list `unreadable`: what was wrong with files that came
-    before it. While training the next readable sample takes the place of a file that cannot be read; without a seed,
-    when each sample is to be judged once, `None` does (`collate` leaves it out).
+    `samples[Draw(sample, seed)]` is the sample, augmented, with a list `unreadable`: what was wrong with files that
+    were tried before it. While training the next readable sample takes the place of a file that cannot be read; without
+    a seed, when each sample is to be judged once, there is that list alone, and `collate` leaves the sample out.
     """
 
     classes: Sequence[str]
@@ -56,16 +56,20 @@ class Samples(Dataset[dict[str, Any]]):
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         unreadable: list[str] = []
         with seeded(draw.seed):
-            for step in range(len(self)):
-                try:
-                    sample = self.load((draw.index + step) % len(self))
-                except UnreadableImageError as error:
-                    unreadable.append(str(error))
-                    if draw.seed is None:
-                        return {"unreadable": unreadable}
-                else:
+            for step in range(len(self) if draw.seed is not None else 1):
+                sample = self._load_or_note((draw.sample + step) % len(self), unreadable)
+                if sample is not None:
                     return {**sample, "unreadable": unreadable}
+        if draw.seed is None:
+            return {"unreadable": unreadable}
         raise UnreadableImageError(f"none of {len(self)} pictures can be read; the first: {unreadable[0]}")
+
+    def _load_or_note(self, index: int, unreadable: list[str]) -> dict[str, Any] | None:
+        try:
+            return self.load(index)
+        except UnreadableImageError as error:
+            unreadable.append(str(error))
+            return None
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """A batch: tensors and numbers stacked, names and what was unreadable as lists."""

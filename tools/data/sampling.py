@@ -79,6 +79,8 @@ class ValBatches(Sampler[list[Draw]]):
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, processes: int = 1) -> None:
         self.indices, self.batch_size = range(rank, size, processes), batch_size
+        # batches that every process has
+        self.common = size // processes // batch_size
 
     def __len__(self) -> int:
         return math.ceil(len(self.indices) / self.batch_size)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from .loop import TrainingError, TrainLoop
+from .loop import TrainingError
 from .optimization import NonFiniteError, check_finite
 from .randomness import random_state, set_random_state
 from .record import Mean
@@ -22,9 +22,10 @@ FORMAT = 2
 class Checkpoints(Hook):
     """Stores the run every `save_interval` steps, after each epoch, and when it is asked to stop.
 
-    A checkpoint is plain tensors, numbers and text: weights, their average, optimizer, schedule, loss scale, position in
-    the data, random numbers of every process, curves, and the recipe as JSON. Rank 0 writes. mmengine's own hook pickles
-    its history classes, writes in place, forgets random numbers, and stores the config as Python that resuming runs.
+    A checkpoint is plain tensors, numbers and text: weights, their average, optimizer, schedule, loss scale, position
+    in the data, random numbers of every process, curves, and the recipe as JSON. Rank 0 writes. mmengine's own hook
+    pickles its history classes, writes in place, forgets random numbers, and stores the config as Python that resuming
+    runs.
 
     Args:
         work_dir: where to.
@@ -118,5 +119,3 @@ def check_format(checkpoint: Mapping[str, Any], path: Path) -> None:
             f"{path} was written by another version of attnzoo (format {checkpoint.get('format')}, here {FORMAT}): "
             "its weights can be used, the run cannot be resumed"
         )
-
-

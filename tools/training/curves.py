@@ -45,10 +45,11 @@ class Curves(Hook):
         if loop.iter % loop.recipe.accumulate or loop.step % loop.recipe.log_interval:
             return
         rate = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
-        loop.record.steps.append((loop.step, float(outputs["loss"]), float(rate)))
+        losses = {name: float(value.detach()) for name, value in outputs.items()}
+        loop.record.steps.append((loop.step, losses["loss"], float(rate)))
         if self.writer is not None:
-            for name, value in outputs.items():
-                self.writer.add_scalar(f"train/{name}", float(value), loop.step)
+            for name, value in losses.items():
+                self.writer.add_scalar(f"train/{name}", value, loop.step)
             self.writer.add_scalar("train/lr", rate, loop.step)
 
     def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:

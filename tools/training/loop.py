@@ -1,12 +1,13 @@
 """The training loop: mmengine's hooks at the usual moments, but a position that is exact to the step.
 
-mmengine's own loops resume at the start of an epoch at best. Here the position is the number of batches done; order and
-augmentation of the data follow from it and the seed (`attnzoo.tools.data`), so a run that was stopped anywhere continues
-with the very next batch.
+mmengine's own loops resume at the start of an epoch at best. Here the position is the number of batches done; order
+and augmentation of the data follow from it and the seed (`attnzoo.tools.data`), so a run that was stopped anywhere
+continues with the very next batch.
 """
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -87,8 +88,9 @@ class TrainLoop(BaseLoop):
         record: what is noted down.
         ema: average of the weights, updated after each step; None without.
         scheduler: of the learning rate; None for the optimizer's own.
-        validate: gives the metrics of the model as it is; called between two epochs with a function to call after
-            every batch.
+        validate: gives the metrics of the model as it is; called between two epochs with what to call after every
+            batch.
+        common_val_batches: batches of the validation that every process has.
     """
 
     def __init__(
@@ -100,13 +102,15 @@ class TrainLoop(BaseLoop):
         record: Record,
         ema: ModelEmaV3 | None,
         scheduler: Scheduler | None,
-        validate: Callable[[Callable[[], None]], dict[str, float]],
+        validate: Callable[[Callable[[list[str]], None]], dict[str, float]],
+        common_val_batches: int,
     ) -> None:
         super().__init__(runner, dataloader)
         self.recipe, self.processes, self.record, self.ema = recipe, processes, record, ema
-        self.scheduler, self.validate = scheduler, validate
-        self.batches: Any = dataloader.batch_sampler
-        self.steps_per_epoch = self.batches.steps
+        self.scheduler, self.validate, self.common_val_batches = scheduler, validate, common_val_batches
+        batches: Any = dataloader.batch_sampler
+        self.batches = batches
+        self.steps_per_epoch: int = self.batches.steps
         self.batches_per_epoch = self.steps_per_epoch * recipe.accumulate
         self.max_epochs, self.max_iters = recipe.epochs, recipe.epochs * self.batches_per_epoch
         self.epoch = self.iter = 0
@@ -150,21 +154,31 @@ class TrainLoop(BaseLoop):
         for index, batch in enumerate(self.dataloader, first):
             self._run_batch(index, batch)
         is_validated = (self.epoch + 1) % self.recipe.val_interval == 0 or self.epoch + 1 == self.max_epochs
-        metrics = self.validate(self._leave_if_asked) if is_validated else {}
+        metrics = self._validate() if is_validated else {}
         self.epoch += 1
         improved = self.record.add_epoch(self.epoch, self.mean.value, metrics)
         self.runner.call_hook("after_epoch", metrics=metrics, improved=improved)
 
+    def _validate(self) -> dict[str, float]:
+        batches = itertools.count()
+
+        def after_batch(unreadable: list[str]) -> None:
+            self._note_unreadable(unreadable)
+            # asking is a conversation of all processes: one that has a batch more must not ask alone
+            if next(batches) < self.common_val_batches:
+                self._leave_if_asked()
+
+        return self.validate(after_batch)
+
     def _run_batch(self, index: int, batch: dict[str, Any]) -> None:
         names, unreadable = batch.pop("name"), batch.pop("unreadable")
-        if unreadable:
-            self._note_unreadable(unreadable)
+        self._note_unreadable(unreadable)
         self.runner.call_hook("before_train_iter", batch_idx=index, data_batch=batch)
         try:
             outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
         except NonFiniteError as error:
             raise TrainingError(self._why_not_finite(str(error), names)) from error
-        self.mean.add(outputs["loss"].item())
+        self.mean.add(outputs["loss"].detach().item())
         self.iter += 1
         if self.iter % self.recipe.accumulate == 0:
             if self.ema is not None:
@@ -187,7 +201,7 @@ class TrainLoop(BaseLoop):
         )
 
     def _note_unreadable(self, messages: Sequence[str]) -> None:
-        if self.recipe.unreadable == "stop":
+        if messages and self.recipe.unreadable == "stop":
             raise TrainingError(
                 f"{messages[0]}; remove the file, or set unreadable=skip to go on without such files. {self._kept()}"
             )

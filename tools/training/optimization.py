@@ -110,7 +110,7 @@ def create_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int
     settings = {"step_on_epochs": False, "num_epochs": recipe.epochs, "updates_per_epoch": steps, **settings}
     scheduler, epochs = blaming("schedule", create_scheduler_v2, optimizer, **settings)
     if scheduler is not None and epochs != recipe.epochs:
-        raise ValueError(f"schedule: it lasts {epochs} epochs with what precedes and follows it, epochs={recipe.epochs}")
+        raise ValueError(f"schedule: with what precedes and follows it, it lasts {epochs} epochs, not {recipe.epochs}")
     return scheduler
 
 

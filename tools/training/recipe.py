@@ -149,7 +149,9 @@ class Recipe:
         if self.clip_grad is not None and (not _is_number(self.clip_grad) or not self.clip_grad > 0):
             raise ValueError(f"clip_grad must be a positive number or None, got {self.clip_grad!r}")
         if isinstance(self.augment, list) and not all(isinstance(x, dict) and "type" in x for x in self.augment):
-            raise ValueError(f'augment must be a dict, or a list of dicts that each have a "type", got {self.augment!r}')
+            raise ValueError(
+                f'augment must be a dict, or a list of dicts that each have a "type", got {self.augment!r}'
+            )
         if not isinstance(self.augment, (dict, list)):
             raise ValueError(f"augment must be a dict or a list, got {self.augment!r}")
         self._check_together()
