@@ -61,30 +61,40 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
 @click.option(
     "--work-dir", type=click.Path(path_type=Path, file_okay=False), help="Where results go.  [default: runs/CONFIG]"
 )
-@click.option("--resume", is_flag=True, help="Continue after the last epoch stored in the work directory.")
+@click.option("--resume", is_flag=True, help="Continue the run that the work directory holds; begin one if it holds none.")
 @click.option("--cfg-options", multiple=True, metavar="KEY=VALUE...", help="Change keys of the config.")
 def train_command(
     config: str, options: tuple[str, ...], work_dir: Path | None, resume: bool, cfg_options: tuple[str, ...]
 ) -> None:
-    """Train a model.
+    """Train a classifier or a detector.
 
-    CONFIG is the path of a training config (a Python file that holds data only) or the name of a packaged one:
-    classification/digits.
+    CONFIG is the path of a training config (a Python file that holds data only) or the name of a packaged one, such as
+    classification/digits, classification/imagefolder or detection/digits.
 
-    Writes to the work directory: model/ (the best epoch as config.json + model.safetensors, opened by
-    timm.create_model("local-dir:..."), best.pth and last.pth (checkpoints), and TensorBoard scalars.
+    Writes to the work directory: model/ (the best epoch, for attnzoo evaluate, predict and export; a classifier is
+    opened by timm.create_model("local-dir:...") too), best.pth and last.pth (checkpoints), history.json and curves.png.
+    SIGTERM and Ctrl-C store the run before it ends, with exit code 143 or 130; --resume continues with the next step.
 
     \b
     Examples:
       attnzoo train classification/digits
       attnzoo train classification/digits --work-dir runs/short --cfg-options epochs=5 optimizer.lr=1e-3
       attnzoo train classification/digits --resume
-      tensorboard --logdir runs
+      torchrun --nproc-per-node 4 -m attnzoo.tools.train classification/imagefolder data.root=photos
     """
     from .training.config import load_config
+    from .training.loop import InterruptedTraining, TrainingError
+    from .training.storage import StorageError
 
     loaded = load_config(config, (*cfg_options, *options))
-    train(loaded, work_dir or Path("runs") / Path(config).stem, resume)
+    try:
+        train(loaded, work_dir or Path("runs") / Path(config).stem, resume)
+    except InterruptedTraining as stopped:
+        click.echo(str(stopped), err=True)
+        # as a shell reports a process that a signal has ended
+        raise SystemExit(128 + stopped.signal) from stopped
+    except (TrainingError, StorageError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":
