@@ -16,16 +16,20 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
 
     Args:
         config: the keys of `attnzoo.tools.training.recipe.Recipe`.
-        work_dir: receives `model/` (the best epoch in timm's layout), `best.pth` and `last.pth` (plain tensors, numbers
-            and text, each with all that `resume` needs) and a directory per start with its log and TensorBoard scalars.
-        resume: continue after the last epoch that `work_dir` holds; from the beginning if it holds none.
+        work_dir: receives `model/` (the best epoch, ready for use), `best.pth` and `last.pth` (plain tensors, numbers
+            and text, each with all that `resume` needs), `history.json`, `curves.png`, and a directory per start with
+            mmengine's log.
+        resume: continue with the step after the last that `work_dir` holds; from the beginning if it holds none.
 
     Returns:
         `work_dir / "model"`, opened by `timm.create_model(f"local-dir:{path}", pretrained=True)`.
 
     Raises:
-        ValueError: the config asks for what there is not; `work_dir` holds a run and `resume` is off, or it is the run
-            of another config.
+        ValueError: the config asks for what there is not; `work_dir` cannot be written to, or holds a run and `resume`
+            is off, or the run of another config, or a damaged one.
+        TrainingError: the loss is not finite, or a picture cannot be read.
+        StorageError: the disk is full or gone.
+        InterruptedTraining: SIGTERM or SIGINT asked for it, and the run is stored.
     """
     import attnzoo  # noqa: F401  registers the models
 
@@ -33,7 +37,7 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
     from .training.processes import processes
     from .training.recipe import Recipe
     from .training.session import run
-    from .training.storage import LAST, MODEL, check_writable, read_checkpoint
+    from .training.storage import LAST, MODEL, read_checkpoint
 
     recipe, work_dir = Recipe.from_config(config), Path(work_dir).absolute()
     last, checkpoint = work_dir / LAST, None
@@ -49,7 +53,6 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
                 f"{work_dir} holds a run of another config: resume with the config and options that it was started "
                 "with, or choose another --work-dir"
             )
-    check_writable(work_dir)
     with processes() as together:
         run(recipe, work_dir, checkpoint, together)
     return work_dir / MODEL

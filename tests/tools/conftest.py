@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine import Config
 
+from attnzoo.tools import data
 from attnzoo.tools.training.config import load_config
 
 # a small convolutional network learns the digits in the time that a test may take
@@ -21,10 +22,9 @@ def one_thread():
 @pytest.fixture
 def few_digits(monkeypatch):
     """A quarter of the training images, where a test asks how and not how well."""
-    from attnzoo.tools import data
 
-    def few(split, transform=None):
-        images = data.digits(split, transform)
+    def few(split):
+        images = data.digits(split)
         images.pixels, images.labels = images.pixels[::4], images.labels[::4]
         return images
 

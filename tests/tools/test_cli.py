@@ -44,7 +44,7 @@ def test_an_unknown_command_is_named(call):
         pytest.param(["classification/digits", "epochs"], ["key=value", "'epochs'"], id="override without value"),
         pytest.param(["classification/digits", "epochs=0"], ["epochs", "at least 1", "got 0"], id="no epochs"),
         pytest.param(["classification/digits", "batch_size=1.5"], ["batch_size", "1.5"], id="half an image"),
-        pytest.param(["classification/digits", "precision=float16"], ["bfloat16", "float16"], id="precision"),
+        pytest.param(["classification/digits", "precision=float8"], ["bfloat16", "float8"], id="precision"),
         pytest.param(["classification/digits", "model.name=nat_pica"], ["nat_pica", "nat_pico"], id="model"),
         pytest.param(["classification/digits", "model.embed=3"], ["model:", "embed"], id="model argument"),
         pytest.param(["classification/digits", "model.in_chans=3"], ["in_chans", "1, got 3"], id="channels"),
@@ -54,7 +54,15 @@ def test_an_unknown_command_is_named(call):
         pytest.param(["classification/digits", "augment=[dict]"], ["augment", "type"], id="augmentation"),
         pytest.param(["classification/digits", "loss.smooth=1"], ["loss:", "smooth"], id="loss argument"),
         pytest.param(["classification/digits", "optimizer.opt=adamx"], ["optimizer:", "adamx"], id="optimizer"),
-        pytest.param(["classification/digits", "optimizer.layer_decay=0.7"], ["layer_decay"], id="layer decay"),
+        pytest.param(["classification/digits", "schedule.sched=plateau"], ["sched", "cosine"], id="schedule"),
+        pytest.param(["classification/digits", "schedule.warmup=3"], ["schedule:", "warmup"], id="schedule argument"),
+        pytest.param(["classification/digits", "mixup.alpha=1"], ["mixup:", "alpha"], id="mixup argument"),
+        pytest.param(["classification/digits", "ema.rate=1"], ["ema:", "rate"], id="average argument"),
+        pytest.param(["classification/digits", "batch_size=33", "accumulate=2"], ["33", "nearest"], id="uneven parts"),
+        pytest.param(["classification/digits", "compile=1"], ["compile", "True or False"], id="switch"),
+        pytest.param(["classification/digits", "clip_grad=-1"], ["clip_grad", "positive"], id="clipping"),
+        pytest.param(["classification/digits", "freeze=half"], ["freeze", "none, backbone"], id="choice"),
+        pytest.param(["classification/digits", "detector.head=fcos"], ["detector", "detection"], id="other task"),
     ],
 )
 def test_a_mistake_ends_in_one_line(call, tmp_path, arguments, says):
@@ -84,12 +92,12 @@ def test_a_bad_config_file_ends_in_one_line(call, tmp_path, text, says):
 
 
 def test_an_error_that_is_not_the_users_keeps_its_traceback(call, monkeypatch):
-    from attnzoo.tools.training import recipe
+    from attnzoo.tools.training import config
 
     def broken(*arguments):
         return {}.popitem() if arguments else int("seven")
 
-    monkeypatch.setattr(recipe, "load_config", broken)
+    monkeypatch.setattr(config, "load_config", broken)
     assert isinstance(call("train", "classification/digits").exception, KeyError)
 
 

@@ -23,7 +23,7 @@ from .progress import Progress
 from .recipe import Recipe
 from .record import Record
 from .runner import TrainingRunner
-from .storage import MODEL
+from .storage import MODEL, check_writable
 from .task import Task
 
 TASKS: dict[str, Callable[[Recipe, Processes], Task]] = {"classification": classification}
@@ -39,7 +39,7 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         processes: that train together.
 
     Raises:
-        ValueError: the recipe asks for what there is not.
+        ValueError: the recipe asks for what there is not, or `work_dir` cannot be written to.
         TrainingError: the training cannot go on.
         InterruptedTraining: a signal asked it to stop, and it is stored.
     """
@@ -72,6 +72,8 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
     def make_loop(runner: TrainingRunner) -> TrainLoop:
         return TrainLoop(runner, loader, recipe, processes, record, ema, schedule, validate, val_batches.common)
 
+    if processes.rank == 0:
+        check_writable(work_dir)
     if recipe.compile:
         task.network.compile()
     hooks: list[Any] = [Checkpoints(work_dir, lambda: task.save(judged, work_dir / MODEL), resume_from)]

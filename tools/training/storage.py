@@ -144,7 +144,10 @@ def _check_seal(path: Path) -> None:
         if not seal.startswith(_SEAL):
             raise ValueError(f"{path} is not a checkpoint of `attnzoo train`, or does not end where it should")
         if seal[len(_SEAL) :] != _digest(file, size - _SEAL_SIZE):
-            raise ValueError(f"{path} is damaged: it is not what was written")
+            raise ValueError(
+                f"{path} is damaged: it is not what was written. Where {BEST} beside it is whole, copy that over it to "
+                "continue after the best epoch"
+            )
 
 
 def _digest(file: Any, size: int) -> bytes:
