@@ -67,8 +67,9 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
         ExportError: the file's logits differ from eager by more than 1e-4 of the largest.
     """
     from .data import Draw, open_classification
-    from .export import ExportError, export_onnx, load, open_session, relative_difference
+    from .export import ExportError, export_onnx, open_session, relative_difference
     from .figure import draw_digits
+    from .opening import open_model
     from .train import train
     from .training.config import load_config
 
@@ -82,7 +83,7 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
     folder = train(load_config(CONFIG, overrides), training)
     trained = time.perf_counter()
 
-    model, origin = load(str(folder))
+    model, origin = open_model(str(folder))
     model.eval()
     held_out = open_classification({"name": "digits", **timm.data.resolve_model_data_config(model)}, "val")
     batch = held_out.collate([held_out[Draw(i)] for i in range(len(held_out))])
