@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import timm
@@ -15,9 +15,6 @@ import torch
 from torch import nn
 
 from .files import replacing
-
-if TYPE_CHECKING:
-    from .data import Samples
 
 # classes shown, the worst first
 _SHOWN = 20
@@ -62,7 +59,7 @@ def evaluate(
     """
     import attnzoo  # noqa: F401  registers the models
 
-    from .data import PREPROCESSING, ValBatches, batches_of, open_classification
+    from .data import PREPROCESSING, open_classification, open_loader, val_batches
     from .metrics import ClassificationJudge
     from .opening import open_model
 
@@ -79,7 +76,7 @@ def evaluate(
             raise ValueError(f"{messages[0]}; remove the file, or use --skip-unreadable to go on without such files")
         bad.extend(messages)
 
-    loader = batches_of(samples, ValBatches(len(samples), batch_size), workers)
+    loader = open_loader(samples, val_batches(samples, batch_size), workers)
     metrics = judge(Reordered(network.to(device), order), loader, note)
     per_class = dict(zip(samples.classes, judge.per_class, strict=True))
     return Evaluation(metrics, per_class, judge.shares, bad)
@@ -116,7 +113,9 @@ def label_order(known: Sequence[str] | None, classes: Sequence[str], count: int)
     """
     if known is None:
         if count != len(classes):
-            raise ValueError(f"the model tells {count} classes apart and has no names for them, the data {len(classes)}")
+            raise ValueError(
+                f"the model tells {count} classes apart and has no names for them, the data {len(classes)}"
+            )
         return None
     if missing := [name for name in classes if name not in known]:
         shown = ", ".join(missing[:8]) + (" ..." if len(missing) > 8 else "")

@@ -28,6 +28,8 @@ class ClassificationJudge:
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.classes, self.device = classes, device
+        # share of each class that was recognised, of the data set judged last
+        self.per_class: list[float] = []
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module, loader: DataLoader[Any], after_batch: AfterBatch) -> dict[str, float]:
@@ -45,6 +47,7 @@ class ClassificationJudge:
         accuracies = {"accuracy": MulticlassAccuracy(self.classes, average="micro")}
         if self.classes > 5:
             accuracies["top5"] = MulticlassAccuracy(self.classes, average="micro", top_k=5)
+        accuracies["per_class"] = MulticlassAccuracy(self.classes, average=None)
         metrics, mean_loss = MetricCollection(accuracies).to(self.device), MeanMetric().to(self.device)
         judged = torch.zeros((), dtype=torch.int64)
         for batch in loader:
@@ -57,5 +60,7 @@ class ClassificationJudge:
             after_batch(batch["unreadable"])
         if not judged:
             raise ValueError("there is no picture to judge by: the validation data is empty or unreadable")
-        values = {name: float(value) for name, value in metrics.compute().items()}
+        computed = metrics.compute()
+        self.per_class = computed.pop("per_class").tolist()
+        values = {name: float(value) for name, value in computed.items()}
         return {**values, "val_loss": float(mean_loss.compute())}

@@ -64,9 +64,7 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
 @click.option(
     "--work-dir", type=click.Path(path_type=Path, file_okay=False), help="Where results go.  [default: runs/CONFIG]"
 )
-@click.option(
-    "--resume", is_flag=True, help="Continue the run of the work directory; begin one if there is none."
-)
+@click.option("--resume", is_flag=True, help="Continue the run of the work directory; begin one if there is none.")
 @click.option("--cfg-options", multiple=True, metavar="KEY=VALUE...", help="Change keys of the config.")
 def train_command(
     config: str, options: tuple[str, ...], work_dir: Path | None, resume: bool, cfg_options: tuple[str, ...]

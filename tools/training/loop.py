@@ -19,6 +19,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..data import TrainBatches, TrainStream
 from .optimization import NonFiniteError
 from .processes import Processes
 from .recipe import Recipe
@@ -82,7 +83,8 @@ class TrainLoop(BaseLoop):
 
     Args:
         runner: whose model, optimizer and hooks are used.
-        dataloader: its batch sampler has `start(epoch, batch)` and `steps`.
+        dataloader: of the training.
+        batches: where the data loader is: has `start(epoch, batch)`, and the `steps` and `batch_size` of an epoch.
         recipe: what to train and how.
         processes: that train together.
         record: what is noted down.
@@ -97,6 +99,7 @@ class TrainLoop(BaseLoop):
         self,
         runner: Runner,
         dataloader: DataLoader[Any],
+        batches: TrainBatches | TrainStream,
         recipe: Recipe,
         processes: Processes,
         record: Record,
@@ -108,7 +111,6 @@ class TrainLoop(BaseLoop):
         super().__init__(runner, dataloader)
         self.recipe, self.processes, self.record, self.ema = recipe, processes, record, ema
         self.scheduler, self.validate, self.common_val_batches = scheduler, validate, common_val_batches
-        batches: Any = dataloader.batch_sampler
         self.batches = batches
         self.steps_per_epoch: int = self.batches.steps
         self.batches_per_epoch = self.steps_per_epoch * recipe.accumulate
@@ -171,8 +173,10 @@ class TrainLoop(BaseLoop):
         return self.validate(after_batch)
 
     def _run_batch(self, index: int, batch: dict[str, Any]) -> None:
-        names, unreadable = batch.pop("name"), batch.pop("unreadable")
+        names, unreadable = batch.pop("name", []), batch.pop("unreadable")
         self._note_unreadable(unreadable)
+        if not names:
+            raise TrainingError(f"no picture of a batch can be read; the first: {unreadable[0]}. {self._kept()}")
         self.runner.call_hook("before_train_iter", batch_idx=index, data_batch=batch)
         try:
             outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)

@@ -18,6 +18,8 @@ FREEZE = ("none", "backbone")
 UNREADABLE = ("stop", "skip")
 # These change how a run goes, not where it ends: a resumed run may change them
 FREE_TO_CHANGE = ("workers", "log_interval", "save_interval", "tensorboard", "unreadable")
+# data whose order follows from the number of workers too: there a resumed run may not change it
+STREAMED = ("wds",)
 
 _NUMBERS = {
     # key: least value
@@ -72,7 +74,8 @@ class Recipe:
         unreadable: what to do about a file that is no picture: "stop" with its name, or "skip" it and list it in the
             end.
         seed: of weights, order and augmentation.
-        workers: processes that read data, per training process; 0 reads in that process.
+        workers: processes that read data, per training process; 0 reads in that process. Streamed shards are shared
+            among them, so there a resumed run keeps their number.
         log_interval: steps between two points of the curves.
         tensorboard: write TensorBoard scalars too.
     """
@@ -170,7 +173,8 @@ class Recipe:
 
     def to_json(self) -> str:
         """What decides where a run ends, as text: equal for equal runs."""
-        decisive = {k: v for k, v in dataclasses.asdict(self).items() if k not in FREE_TO_CHANGE}
+        free = [key for key in FREE_TO_CHANGE if key != "workers" or self.data.get("name") not in STREAMED]
+        decisive = {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
         return json.dumps(decisive, sort_keys=True)
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from timm.utils import ModelEmaV3
-from torch.utils.data import DataLoader
 
-from ..data import Samples, TrainBatches, ValBatches
+from ..data import open_loader, train_batches, val_batches
 from .checkpoints import Checkpoints
 from .classification import classification
 from .curves import Curves
@@ -46,14 +45,15 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
     # the same weights on every process
     _seed(recipe.seed)
     task = TASKS[recipe.task](recipe, processes)
-    batches = TrainBatches(
-        len(task.train_set),
+    where = {"rank": processes.rank, "processes": processes.count}
+    batches = train_batches(
+        task.train_set,
         recipe.batch_size,
         parts=recipe.accumulate,
-        rank=processes.rank,
-        processes=processes.count,
-        seed=recipe.seed,
         repeats=recipe.repeats,
+        workers=recipe.workers,
+        seed=recipe.seed,
+        **where,
     )
     task.network.to(processes.device)
     optimization = create_optimization(recipe, task.network, processes.device)
@@ -61,16 +61,16 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
     ema = blaming("ema", ModelEmaV3, task.network, **recipe.ema) if recipe.ema else None
     judged = task.network if ema is None else ema.module
     record = Record(task.judge.metric)
-    val_batches = ValBatches(
-        len(task.val_set), _val_batch_size(recipe, processes), rank=processes.rank, processes=processes.count
-    )
-    loader, val_loader = _loader(task.train_set, batches, recipe), _loader(task.val_set, val_batches, recipe)
+    part = max(1, recipe.batch_size // (processes.count * recipe.accumulate))
+    judged_by = val_batches(task.val_set, part, **where)
+    loader = open_loader(task.train_set, batches, recipe.workers)
+    val_loader = open_loader(task.val_set, judged_by, recipe.workers)
 
     def validate(after_batch: Callable[[list[str]], None]) -> dict[str, float]:
         return task.judge(judged, val_loader, after_batch)
 
     def make_loop(runner: TrainingRunner) -> TrainLoop:
-        return TrainLoop(runner, loader, recipe, processes, record, ema, schedule, validate, val_batches.common)
+        return TrainLoop(runner, loader, batches, recipe, processes, record, ema, schedule, validate, judged_by.common)
 
     if processes.rank == 0:
         check_writable(work_dir)
@@ -86,27 +86,6 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         ).train()
     finally:
         progress.stop()
-
-
-def _val_batch_size(recipe: Recipe, processes: Processes) -> int:
-    return max(1, recipe.batch_size // (processes.count * recipe.accumulate))
-
-
-def _loader(samples: Samples, batches: TrainBatches | ValBatches, recipe: Recipe) -> DataLoader[Any]:
-    return DataLoader(
-        samples,
-        batch_sampler=batches,
-        num_workers=recipe.workers,
-        pin_memory=torch.cuda.is_available(),
-        collate_fn=samples.collate,
-        worker_init_fn=_one_thread,
-        # a loader without its own draws a seed from the training's random numbers, which a resumed run has drawn before
-        generator=torch.Generator(),
-    )
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
 
 
 def _seed(seed: int) -> None:
