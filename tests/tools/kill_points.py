@@ -20,6 +20,7 @@ torch.set_num_threads(1)
 from attnzoo.tools import data  # noqa: E402
 from attnzoo.tools.train import train  # noqa: E402
 from attnzoo.tools.training.config import load_config  # noqa: E402
+from attnzoo.tools.training.session import run  # noqa: E402, F401  not in every fork
 
 OPTIONS = (
     "model.name=test_resnet",
