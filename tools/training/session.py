@@ -85,9 +85,7 @@ def _train_batches(
     if isinstance(samples, Samples):
         return TrainBatches(len(samples), recipe.batch_size, parts=recipe.accumulate, repeats=recipe.repeats, **where)
     if recipe.repeats > 1:
-        raise ValueError(
-            f"repeats={recipe.repeats} is for data with an index: a stream has each image once, leave it out"
-        )
+        raise ValueError(f"repeats={recipe.repeats} is for data with an index: a stream has each image once")
     return TrainStream(samples, recipe.batch_size, parts=recipe.accumulate, workers=recipe.workers, **where)
 
 
