@@ -170,6 +170,8 @@ class TrainLoop(BaseLoop):
         is_validated = (self.epoch + 1) % self.recipe.val_interval == 0 or self.epoch + 1 == self.max_epochs
         metrics = self._validate() if is_validated else {}
         self.epoch += 1
+        if self.scheduler is not None:
+            self.scheduler.step(self.epoch)
         improved = self.record.add_epoch(self.epoch, self.mean.value, metrics)
         self.runner.call_hook("after_epoch", metrics=metrics, improved=improved)
 

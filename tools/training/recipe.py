@@ -16,6 +16,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 PARALLEL = ("ddp", "fsdp")
 FREEZE = ("none", "backbone")
 UNREADABLE = ("stop", "skip")
+CLIP_MODES = ("norm", "value", "agc")
 # These change how a run goes, not where it ends: a resumed run may change them
 FREE_TO_CHANGE = ("workers", "log_interval", "save_interval", "tensorboard", "unreadable")
 # data whose order follows from the number of workers too: there a resumed run may not change it
@@ -28,6 +29,7 @@ _NUMBERS = {
 }  # fmt: skip
 _CHOICES = {
     "task": TASKS, "precision": PRECISIONS, "parallel": PARALLEL, "freeze": FREEZE, "unreadable": UNREADABLE,
+    "clip_mode": CLIP_MODES,
 }  # fmt: skip
 _SWITCHES = ("channels_last", "compile", "grad_checkpointing", "sync_batchnorm", "tensorboard")
 _DICTS = ("model", "data", "optimizer", "schedule", "loss", "mixup", "ema", "detector")
@@ -57,6 +59,8 @@ class Recipe:
         ema: arguments of `timm.utils.ModelEmaV3`, such as decay: the average is what is judged and stored; no average
             without.
         clip_grad: largest norm of a step's gradient; None does not clip.
+        clip_mode: what clip_grad limits: the "norm" of the gradient, each "value" of it, or with "agc" the norm per
+            unit as a share of the weights' norm (Brock et al., arXiv:2102.06171).
         accumulate: parts that a process computes a step in, one after the other, where memory is short.
         repeats: draws of each image per epoch, in as many fewer images ("repeated augmentation").
         precision: "float32"; "bfloat16" or "float16" for autocast, the latter with a scaled loss. Weights and
@@ -94,6 +98,7 @@ class Recipe:
     mixup: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, Any] = field(default_factory=dict)
     clip_grad: float | None = None
+    clip_mode: str = "norm"
     accumulate: int = 1
     repeats: int = 1
     precision: str = "float32"
