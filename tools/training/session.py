@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import random
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..data import Samples, TrainBatches, ValBatches
 from .checkpoints import Checkpoints
 from .classification import classification
 from .curves import Curves
-from .loop import TrainLoop
+from .loop import Interruption, TrainLoop
 from .optimization import blaming, create_optimization, create_schedule
 from .processes import Processes
 from .progress import Progress
 from .recipe import Recipe
 from .record import Record
 from .runner import TrainingRunner
+from .sharding import gathered, shard
 from .storage import MODEL, check_writable
 from .task import Task
 
@@ -43,22 +48,27 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         TrainingError: the training cannot go on.
         InterruptedTraining: a signal asked it to stop, and it is stored.
     """
-    # the same weights on every process
-    _seed(recipe.seed)
-    task = TASKS[recipe.task](recipe, processes)
-    batches = TrainBatches(
-        len(task.train_set),
-        recipe.batch_size,
-        parts=recipe.accumulate,
-        rank=processes.rank,
-        processes=processes.count,
-        seed=recipe.seed,
-        repeats=recipe.repeats,
-    )
-    task.network.to(processes.device)
-    optimization = create_optimization(recipe, task.network, processes.device)
-    schedule = create_schedule(recipe, optimization.optimizer, batches.steps)
-    ema = blaming("ema", ModelEmaV3, task.network, **recipe.ema) if recipe.ema else None
+    with processes.stopping_together():
+        _check_devices(recipe, processes)
+        # the same weights on every process
+        _seed(recipe.seed)
+        task = TASKS[recipe.task](recipe, processes)
+        batches = TrainBatches(
+            len(task.train_set),
+            recipe.batch_size,
+            parts=recipe.accumulate,
+            rank=processes.rank,
+            processes=processes.count,
+            seed=recipe.seed,
+            repeats=recipe.repeats,
+        )
+        if processes.rank == 0:
+            check_writable(work_dir)
+    save_whole = _place(task, recipe, processes)
+    with processes.stopping_together():
+        optimization = create_optimization(recipe, task.network, processes)
+        schedule = create_schedule(recipe, optimization.optimizer, batches.steps)
+        ema = blaming("ema", ModelEmaV3, task.network, **recipe.ema) if recipe.ema else None
     judged = task.network if ema is None else ema.module
     record = Record(task.judge.metric)
     val_batches = ValBatches(
@@ -67,17 +77,22 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
     loader, val_loader = _loader(task.train_set, batches, recipe), _loader(task.val_set, val_batches, recipe)
 
     def validate(after_batch: Callable[[list[str]], None]) -> dict[str, float]:
-        return task.judge(judged, val_loader, after_batch)
+        # all judge by what rank 0 stores
+        processes.copy_buffers(judged)
+        with gathered(task.network):
+            return task.judge(judged, val_loader, after_batch)
+
+    def save_model(weights: Mapping[str, Tensor]) -> None:
+        save_whole(judged, weights, work_dir / MODEL)
 
     def make_loop(runner: TrainingRunner) -> TrainLoop:
         return TrainLoop(runner, loader, recipe, processes, record, ema, schedule, validate, val_batches.common)
 
-    if processes.rank == 0:
-        check_writable(work_dir)
     if recipe.compile:
         task.network.compile()
-    hooks: list[Any] = [Checkpoints(work_dir, lambda: task.save(judged, work_dir / MODEL), resume_from)]
-    progress = Progress(task.facts, work_dir, task.judge.shares)
+    hooks: list[Any] = [Checkpoints(work_dir, save_model, resume_from)]
+    facts = {**task.facts, **_changed_processes(resume_from, processes)}
+    progress = Progress(facts, work_dir, task.judge.shares)
     if processes.rank == 0:
         hooks += [progress, Curves(work_dir, recipe.tensorboard)]
     try:
@@ -86,6 +101,42 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         ).train()
     finally:
         progress.stop()
+
+
+def _check_devices(recipe: Recipe, processes: Processes) -> None:
+    if recipe.sync_batchnorm and processes.device.type == "cpu":
+        raise ValueError("sync_batchnorm=True needs GPUs: torch has none for the CPU, leave it out")
+
+
+def _place(task: Task, recipe: Recipe, processes: Processes) -> Callable[[nn.Module, Mapping[str, Tensor], Path], None]:
+    """Brings the network of a task to the devices; returns what writes it as a directory, given its weights."""
+    network = task.network
+    if processes.count > 1 and recipe.sync_batchnorm:
+        # timm's knows its own layers that normalise and activate in one
+        convert_sync_batchnorm(network)
+    if processes.count == 1 or recipe.parallel == "ddp":
+        network.to(processes.device)
+        return lambda judged, weights, directory: task.save(judged, directory)
+    # a network without memory, for the weights to be put into when they are whole
+    shell = copy.deepcopy(network).to("meta")
+    processes.copy_weights(network.to(processes.device))
+    shard(network, processes)
+
+    def save(judged: nn.Module, weights: Mapping[str, Tensor], directory: Path) -> None:
+        shell.load_state_dict(weights, assign=True)
+        task.save(shell, directory)
+
+    return save
+
+
+def _changed_processes(resume_from: Mapping[str, Any] | None, processes: Processes) -> dict[str, str]:
+    before = len(resume_from["random"]) if resume_from else processes.count
+    if before == processes.count:
+        return {}
+    return {
+        "processes": f"{processes.count}, the run had {before}: the steps have the same images, but random numbers of "
+        "drop path, dropout and mixup differ"
+    }
 
 
 def _val_batch_size(recipe: Recipe, processes: Processes) -> int:
@@ -99,14 +150,17 @@ def _loader(samples: Samples, batches: TrainBatches | ValBatches, recipe: Recipe
         num_workers=recipe.workers,
         pin_memory=torch.cuda.is_available(),
         collate_fn=samples.collate,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         # a loader without its own draws a seed from the training's random numbers, which a resumed run has drawn before
         generator=torch.Generator(),
     )
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # torchrun and Ctrl-C signal whole groups of processes: the one that trains decides when its workers end
+    for entry in Interruption.SIGNALS:
+        signal.signal(entry, signal.SIG_IGN)
 
 
 def _seed(seed: int) -> None:
