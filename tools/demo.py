@@ -66,7 +66,7 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
         DemoError: the accuracy is lower than required, or the file reads other digits than eager.
         ExportError: the file's logits differ from eager by more than 1e-4 of the largest.
     """
-    from .data import Draw, open_classification
+    from .data import Draw, Samples, open_classification
     from .export import ExportError, export_onnx, load, open_session, relative_difference
     from .figure import draw_digits
     from .train import train
@@ -85,6 +85,7 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
     model, origin = load(str(folder))
     model.eval()
     held_out = open_classification({"name": "digits", **timm.data.resolve_model_data_config(model)}, "val")
+    assert isinstance(held_out, Samples)
     batch = held_out.collate([held_out[Draw(i)] for i in range(len(held_out))])
     images, labels = batch["images"], batch["labels"]
 

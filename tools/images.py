@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # by the channels that a model takes
 MODES = {1: "L", 3: "RGB"}
@@ -48,7 +48,9 @@ def read_image(file: str | Path | BinaryIO | Image.Image, channels: int = 3, nam
             return _convert(ImageOps.exif_transpose(image), MODES[channels])
     # decoders of damaged files raise nearly anything
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        # Pillow names the object that it was given, which differs from time to time
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its contents are none that Pillow knows" if is_unknown else str(error) or type(error).__name__
         raise UnreadableImageError(f"{name} cannot be read as a picture: {reason}") from error
 
 

@@ -4,6 +4,7 @@ from .classification import DATASETS, open_classification
 from .embedded import digits, photographs
 from .samples import Draw, Samples, collate
 from .sampling import TrainBatches, ValBatches
+from .streams import StreamedImages, TrainStream, ValStream
 from .transforms import PREPROCESSING, preprocessing, train_transform, val_transform
 
 __all__ = [
@@ -11,8 +12,11 @@ __all__ = [
     "PREPROCESSING",
     "Draw",
     "Samples",
+    "StreamedImages",
     "TrainBatches",
+    "TrainStream",
     "ValBatches",
+    "ValStream",
     "collate",
     "digits",
     "open_classification",

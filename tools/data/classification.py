@@ -18,7 +18,11 @@ from PIL import Image
 
 from ..images import read_image
 from .embedded import digits, photographs
+from .folders import imagefolder
 from .samples import Samples
+from .shards import Shards, wds
+from .streams import StreamedImages
+from .tables import hfds
 from .transforms import PREPROCESSING, Transform, preprocessing, train_transform, val_transform
 
 SPLITS = ("train", "val")
@@ -60,15 +64,23 @@ class ClassifiedImages(Samples):
         """Reads and prepares a picture."""
         name = self.source.name(index)
         picture, label = self.source.open(index)
-        return {"images": self.transform(read_image(picture, self.channels, name)), "labels": label, "name": name}
+        with picture:
+            image = read_image(picture, self.channels, name)
+        return {"images": self.transform(image), "labels": label, "name": name}
 
 
-DATASETS: dict[str, Callable[..., Source]] = {"digits": digits, "photographs": photographs}
+DATASETS: dict[str, Callable[..., Source | Shards]] = {
+    "imagefolder": imagefolder,
+    "hfds": hfds,
+    "wds": wds,
+    "digits": digits,
+    "photographs": photographs,
+}
 
 
 def open_classification(
     data: Mapping[str, Any], split: str, augment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
-) -> ClassifiedImages:
+) -> ClassifiedImages | StreamedImages:
     """A data set as a recipe describes it.
 
     Args:
@@ -91,4 +103,7 @@ def open_classification(
     except TypeError as error:
         raise ValueError(f"data: {name} does not take these keys: {error}") from error
     transform = val_transform(data) if augment is None else train_transform(data, augment)
-    return ClassifiedImages(source, transform, preprocessing(data)["input_size"][0])
+    channels = preprocessing(data)["input_size"][0]
+    if isinstance(source, Shards):
+        return StreamedImages(source, transform, channels)
+    return ClassifiedImages(source, transform, channels)

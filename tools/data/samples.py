@@ -48,6 +48,14 @@ class Samples(Dataset[dict[str, Any]]):
             UnreadableImageError: its file cannot be read.
         """
 
+    def try_out(self, seed: int) -> None:
+        """Reads and augments a sample, so that mistakes show before training.
+
+        Raises:
+            UnreadableImageError: none can be read.
+        """
+        self[Draw(0, seed)]
+
     @property
     def metainfo(self) -> dict[str, Any]:
         """What mmengine asks a data set for."""

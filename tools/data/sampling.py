@@ -63,15 +63,15 @@ class TrainBatches(Sampler[list[Draw]]):
         self.epoch, self.first = epoch, batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        base = self.seed * _SPREAD + self.epoch
-        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(_folded(base)))
+        base = spread(self.seed, self.epoch)
+        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(folded(base)))
         order = order.repeat_interleave(self.repeats)[: self.size]
         shares = self.parts * self.processes
         for batch in range(self.first, self.steps * self.parts):
             step, part = divmod(batch, self.parts)
             begin = step * self.batch_size + part * self.processes + self.rank
             positions = range(begin, (step + 1) * self.batch_size, shares)
-            yield [Draw(int(order[i]), _folded((base * _SPREAD) + i)) for i in positions]
+            yield [Draw(int(order[i]), folded(spread(base, i))) for i in positions]
 
 
 class ValBatches(Sampler[list[Draw]]):
@@ -108,6 +108,11 @@ def share(size: int, batch_size: int, parts: int, processes: int) -> int:
     return batch_size if size >= batch_size else size // shares * shares
 
 
-def _folded(number: int) -> int:
+def spread(seed: int, number: int) -> int:
+    """An integer of any size for each `number` under a seed, that near seeds do not share."""
+    return seed * _SPREAD + number
+
+
+def folded(number: int) -> int:
     """A seed that torch takes, from an integer of any size."""
     return (number ^ (number >> 64)) % 2**63

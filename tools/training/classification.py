@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
-from ..data import Draw, open_classification, preprocessing
+from ..data import open_classification, preprocessing
 from ..metrics import ClassificationJudge
 from .learners import Classifier, create_loss, create_mixup
 from .models import create_network
@@ -30,8 +31,7 @@ def classification(recipe: Recipe, processes: Processes) -> Task:
     train_set = open_classification(recipe.data, "train", recipe.augment)
     val_set = open_classification(recipe.data, "val")
     if list(train_set.classes) != list(val_set.classes):
-        differing = sorted(set(train_set.classes) ^ set(val_set.classes))
-        raise ValueError(f"the classes to train and to judge by differ: {', '.join(differing[:8])}")
+        raise ValueError(_differing(train_set.classes, val_set.classes))
     classes = list(train_set.classes)
     network, origin = create_network(recipe, len(classes))
     per_batch = recipe.batch_size // (processes.count * recipe.accumulate)
@@ -45,7 +45,7 @@ def classification(recipe: Recipe, processes: Processes) -> Task:
         recipe.freeze == "backbone",
     )
     # a mistake in the augmentation or the data shows now, not in a worker
-    train_set[Draw(0, recipe.seed)]
+    train_set.try_out(recipe.seed)
     arguments = {key: value for key, value in recipe.model.items() if key != "name"}
     prepare = preprocessing(recipe.data)
 
@@ -64,4 +64,13 @@ def classification(recipe: Recipe, processes: Processes) -> Task:
             "model": f"{recipe.model['name']}, input {size}, {origin}",
             "data": describe_data(train_set, val_set, recipe.data["name"]),
         },
+    )
+
+
+def _differing(train: Sequence[str], val: Sequence[str]) -> str:
+    sides = [("train on", set(train) - set(val)), ("judge by", set(val) - set(train))]
+    only = [f"{', '.join(sorted(names)[:8])} only to {what}" for what, names in sides if names]
+    return (
+        f"the classes to train on and to judge by differ: {'; '.join(only) or 'they are in another order'}. Where that "
+        "is meant, data.class_map says which there are"
     )

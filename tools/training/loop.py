@@ -20,6 +20,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..data import TrainBatches, TrainStream
 from .optimization import NonFiniteError
 from .processes import Processes
 from .recipe import Recipe
@@ -85,7 +86,8 @@ class TrainLoop(BaseLoop):
 
     Args:
         runner: whose model, optimizer and hooks are used.
-        dataloader: its batch sampler has `start(epoch, batch)` and `steps`.
+        dataloader: of the training.
+        batches: where the data loader is: has `start(epoch, batch)`, and the `steps` and `batch_size` of an epoch.
         recipe: what to train and how.
         processes: that train together.
         record: what is noted down.
@@ -100,6 +102,7 @@ class TrainLoop(BaseLoop):
         self,
         runner: Runner,
         dataloader: DataLoader[Any],
+        batches: TrainBatches | TrainStream,
         recipe: Recipe,
         processes: Processes,
         record: Record,
@@ -111,7 +114,6 @@ class TrainLoop(BaseLoop):
         super().__init__(runner, dataloader)
         self.recipe, self.processes, self.record, self.ema = recipe, processes, record, ema
         self.scheduler, self.validate, self.common_val_batches = scheduler, validate, common_val_batches
-        batches: Any = dataloader.batch_sampler
         self.batches = batches
         self.steps_per_epoch: int = self.batches.steps
         self.batches_per_epoch = self.steps_per_epoch * recipe.accumulate
@@ -159,6 +161,8 @@ class TrainLoop(BaseLoop):
         is_validated = (self.epoch + 1) % self.recipe.val_interval == 0 or self.epoch + 1 == self.max_epochs
         metrics = self._validate() if is_validated else {}
         self.epoch += 1
+        if self.scheduler is not None:
+            self.scheduler.step(self.epoch)
         improved = self.record.add_epoch(self.epoch, self.mean.value, metrics)
         self.runner.call_hook("after_epoch", metrics=metrics, improved=improved)
 
@@ -180,8 +184,10 @@ class TrainLoop(BaseLoop):
         return metrics
 
     def _run_batch(self, index: int, batch: dict[str, Any]) -> None:
-        names, unreadable = batch.pop("name"), batch.pop("unreadable")
+        names, unreadable = batch.pop("name", []), batch.pop("unreadable")
         self._note_unreadable(unreadable)
+        if not names:
+            raise TrainingError(f"no picture of a batch can be read; the first: {unreadable[0]}. {self._kept()}")
         self.runner.call_hook("before_train_iter", batch_idx=index, data_batch=batch)
         try:
             outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)

@@ -11,6 +11,7 @@ from mmengine.optim import OptimWrapper
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
+from timm.utils.clip_grad import dispatch_clip_grad
 from torch import Tensor, nn
 
 from .processes import Processes
@@ -39,7 +40,8 @@ class Optimization(OptimWrapper):
         device: "cpu", "cuda" and so on.
         precision: of autocast; "float16" scales the loss, "float32" casts nothing.
         accumulate: parts of a step.
-        clip_grad: largest norm of a step's gradient.
+        clip_grad: how much a step's gradient is clipped to; None does not.
+        clip_mode: what that is, a mode of `timm.utils.clip_grad.dispatch_clip_grad`.
         mean: of the loss over all processes, see `Processes.mean`.
 
     Attributes:
@@ -53,9 +55,10 @@ class Optimization(OptimWrapper):
         precision: str = "float32",
         accumulate: int = 1,
         clip_grad: float | None = None,
+        clip_mode: str = "norm",
         mean: Callable[[Tensor], Tensor] = lambda loss: loss,
     ) -> None:
-        clip = None if clip_grad is None else {"max_norm": clip_grad}
+        clip = None if clip_grad is None else {"value": clip_grad, "mode": clip_mode}
         super().__init__(optimizer, accumulative_counts=accumulate, clip_grad=clip)
         self.device, self.dtype = device, _AUTOCAST.get(precision)
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
@@ -93,7 +96,7 @@ class Optimization(OptimWrapper):
 
     def _clip_grad(self) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self.clip_func(parameters, **self.clip_grad_kwargs)
+        dispatch_clip_grad(parameters, **self.clip_grad_kwargs)
 
 
 def create_optimization(recipe: Recipe, model: nn.Module, processes: Processes) -> Optimization:
@@ -109,7 +112,8 @@ def create_optimization(recipe: Recipe, model: nn.Module, processes: Processes) 
     """
     optimizer = blaming("optimizer", create_optimizer_v2, model, **recipe.optimizer)
     device, mean = processes.device.type, processes.mean
-    return Optimization(optimizer, device, recipe.precision, recipe.accumulate, recipe.clip_grad, mean)
+    clip = recipe.clip_grad, recipe.clip_mode
+    return Optimization(optimizer, device, recipe.precision, recipe.accumulate, *clip, mean)
 
 
 def create_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> Scheduler | None:

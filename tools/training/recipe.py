@@ -16,10 +16,13 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 PARALLEL = ("ddp", "fsdp")
 FREEZE = ("none", "backbone")
 UNREADABLE = ("stop", "skip")
+CLIP_MODES = ("norm", "value", "agc")
 # These change how a run goes, not where it ends: a resumed run may change them
 FREE_TO_CHANGE = ("workers", "log_interval", "save_interval", "tensorboard", "unreadable", "parallel")
 # Optimizers that treat each weight by itself, so that a slice of a parameter is as good as the whole
 SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
+# data whose order follows from the number of workers too: there a resumed run may not change it
+STREAMED = ("wds",)
 
 _NUMBERS = {
     # key: least value
@@ -28,6 +31,7 @@ _NUMBERS = {
 }  # fmt: skip
 _CHOICES = {
     "task": TASKS, "precision": PRECISIONS, "parallel": PARALLEL, "freeze": FREEZE, "unreadable": UNREADABLE,
+    "clip_mode": CLIP_MODES,
 }  # fmt: skip
 _SWITCHES = ("channels_last", "compile", "grad_checkpointing", "sync_batchnorm", "tensorboard")
 _DICTS = ("model", "data", "optimizer", "schedule", "loss", "mixup", "ema", "detector")
@@ -57,6 +61,8 @@ class Recipe:
         ema: arguments of `timm.utils.ModelEmaV3`, such as decay: the average is what is judged and stored; no average
             without.
         clip_grad: largest norm of a step's gradient; None does not clip.
+        clip_mode: what clip_grad limits: the "norm" of the gradient, each "value" of it, or with "agc" the norm per
+            unit as a share of the weights' norm (Brock et al., arXiv:2102.06171).
         accumulate: parts that a process computes a step in, one after the other, where memory is short.
         repeats: draws of each image per epoch, in as many fewer images ("repeated augmentation").
         precision: "float32"; "bfloat16" or "float16" for autocast, the latter with a scaled loss. Weights and
@@ -75,7 +81,8 @@ class Recipe:
         unreadable: what to do about a file that is no picture: "stop" with its name, or "skip" it and list it in the
             end.
         seed: of weights, order and augmentation.
-        workers: processes that read data, per training process; 0 reads in that process.
+        workers: processes that read data, per training process; 0 reads in that process. Streamed shards are shared
+            among them, so there a resumed run keeps their number.
         log_interval: steps between two points of the curves.
         tensorboard: write TensorBoard scalars too.
     """
@@ -94,6 +101,7 @@ class Recipe:
     mixup: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, Any] = field(default_factory=dict)
     clip_grad: float | None = None
+    clip_mode: str = "norm"
     accumulate: int = 1
     repeats: int = 1
     precision: str = "float32"
@@ -170,7 +178,6 @@ class Recipe:
             raise ValueError('detector is for task = "detection": add that, or leave detector out')
         if self.schedule.get("sched") == "plateau":
             raise ValueError("schedule.sched=plateau is deprecated in timm and not offered: use cosine or step")
-
         if self.parallel == "fsdp":
             self._check_sharded()
 
@@ -180,6 +187,8 @@ class Recipe:
             raise ValueError(f'parallel="fsdp" cannot be combined with {wrong[0]}: leave it out, or use parallel="ddp"')
         if self.precision == "float16":
             raise ValueError('parallel="fsdp" cannot be combined with precision="float16": use "bfloat16"')
+        if self.clip_grad is not None and self.clip_mode == "agc":
+            raise ValueError('parallel="fsdp" cannot be combined with clip_mode="agc": use "norm" or "value"')
         name = self.optimizer.get("opt", "sgd")
         if name not in SHARDED_OPTIMIZERS:
             raise ValueError(
@@ -189,7 +198,8 @@ class Recipe:
 
     def to_json(self) -> str:
         """What decides where a run ends, as text: equal for equal runs."""
-        decisive = {k: v for k, v in dataclasses.asdict(self).items() if k not in FREE_TO_CHANGE}
+        free = [key for key in FREE_TO_CHANGE if key != "workers" or self.data.get("name") not in STREAMED]
+        decisive = {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
         return json.dumps(decisive, sort_keys=True)
 
 

@@ -7,7 +7,7 @@ import random
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..data import Samples, TrainBatches, ValBatches
+from ..data import Samples, StreamedImages, TrainBatches, TrainStream, ValBatches, ValStream
 from .checkpoints import Checkpoints
 from .classification import classification
 from .curves import Curves
@@ -53,15 +53,7 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         # the same weights on every process
         _seed(recipe.seed)
         task = TASKS[recipe.task](recipe, processes)
-        batches = TrainBatches(
-            len(task.train_set),
-            recipe.batch_size,
-            parts=recipe.accumulate,
-            rank=processes.rank,
-            processes=processes.count,
-            seed=recipe.seed,
-            repeats=recipe.repeats,
-        )
+        batches = _train_batches(task.train_set, recipe, processes)
         if processes.rank == 0:
             check_writable(work_dir)
     save_whole = _place(task, recipe, processes)
@@ -71,9 +63,7 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         ema = blaming("ema", ModelEmaV3, task.network, **recipe.ema) if recipe.ema else None
     judged = task.network if ema is None else ema.module
     record = Record(task.judge.metric)
-    val_batches = ValBatches(
-        len(task.val_set), _val_batch_size(recipe, processes), rank=processes.rank, processes=processes.count
-    )
+    val_batches = _val_batches(task.val_set, recipe, processes)
     loader, val_loader = _loader(task.train_set, batches, recipe), _loader(task.val_set, val_batches, recipe)
 
     def validate(after_batch: Callable[[list[str]], None]) -> dict[str, float]:
@@ -86,7 +76,9 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         save_whole(judged, weights, work_dir / MODEL)
 
     def make_loop(runner: TrainingRunner) -> TrainLoop:
-        return TrainLoop(runner, loader, recipe, processes, record, ema, schedule, validate, val_batches.common)
+        return TrainLoop(
+            runner, loader, batches, recipe, processes, record, ema, schedule, validate, val_batches.common
+        )
 
     if recipe.compile:
         task.network.compile()
@@ -139,21 +131,38 @@ def _changed_processes(resume_from: Mapping[str, Any] | None, processes: Process
     }
 
 
-def _val_batch_size(recipe: Recipe, processes: Processes) -> int:
-    return max(1, recipe.batch_size // (processes.count * recipe.accumulate))
+def _train_batches(
+    samples: Samples | StreamedImages, recipe: Recipe, processes: Processes
+) -> TrainBatches | TrainStream:
+    where: dict[str, int] = {"rank": processes.rank, "processes": processes.count, "seed": recipe.seed}
+    if isinstance(samples, Samples):
+        return TrainBatches(len(samples), recipe.batch_size, parts=recipe.accumulate, repeats=recipe.repeats, **where)
+    if recipe.repeats > 1:
+        raise ValueError(f"repeats={recipe.repeats} is for data with an index: a stream has each image once")
+    return TrainStream(samples, recipe.batch_size, parts=recipe.accumulate, workers=recipe.workers, **where)
 
 
-def _loader(samples: Samples, batches: TrainBatches | ValBatches, recipe: Recipe) -> DataLoader[Any]:
-    return DataLoader(
-        samples,
-        batch_sampler=batches,
-        num_workers=recipe.workers,
-        pin_memory=torch.cuda.is_available(),
-        collate_fn=samples.collate,
-        worker_init_fn=_start_worker,
+def _val_batches(samples: Samples | StreamedImages, recipe: Recipe, processes: Processes) -> ValBatches | ValStream:
+    batch_size = max(1, recipe.batch_size // (processes.count * recipe.accumulate))
+    if isinstance(samples, Samples):
+        return ValBatches(len(samples), batch_size, rank=processes.rank, processes=processes.count)
+    return ValStream(samples, batch_size, rank=processes.rank, processes=processes.count)
+
+
+def _loader(
+    samples: Samples | StreamedImages, batches: TrainBatches | ValBatches | TrainStream | ValStream, recipe: Recipe
+) -> DataLoader[Any]:
+    options: dict[str, Any] = {
+        "num_workers": recipe.workers,
+        "pin_memory": torch.cuda.is_available(),
+        "worker_init_fn": _start_worker,
         # a loader without its own draws a seed from the training's random numbers, which a resumed run has drawn before
-        generator=torch.Generator(),
-    )
+        "generator": torch.Generator(),
+    }
+    if isinstance(batches, (TrainStream, ValStream)):
+        # whole batches already
+        return DataLoader(batches, batch_size=None, **options)
+    return DataLoader(cast(Samples, samples), batch_sampler=batches, collate_fn=samples.collate, **options)
 
 
 def _start_worker(worker: int) -> None:

@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data import Samples
+from ..data import Samples, StreamedImages
 from ..metrics import AfterBatch
 
 
@@ -46,13 +46,13 @@ class Task:
 
     learner: BaseModel
     network: nn.Module
-    train_set: Samples
-    val_set: Samples
+    train_set: Samples | StreamedImages
+    val_set: Samples | StreamedImages
     judge: Judge
     save: Callable[[nn.Module, Path], None]
     facts: Mapping[str, str]
 
 
-def describe_data(train_set: Samples, val_set: Samples, name: str) -> str:
+def describe_data(train_set: Samples | StreamedImages, val_set: Samples | StreamedImages, name: str) -> str:
     """A line about the data."""
     return f"{name}, {len(train_set)} images to train, {len(val_set)} held out, {len(train_set.classes)} classes"

@@ -1,0 +1,30 @@
+"""Agent-PVT on ImageNet-1k, from scratch, as its authors trained it.
+
+The folder data/imagenet holds train/ and val/ with a folder per class: data.root=... names another, and
+data.name=wds data.classes=1000 reads shards. Settings and results are the authors', not a run of ours.
+
+Command:   torchrun --nproc-per-node 8 -m attnzoo.tools.train classification/imagenet_agent_pvt
+           model.name=agent_pvt_tiny, agent_pvt_medium or agent_pvt_large: the same recipe, each with its own drop path
+Hardware:  8 GPUs, 128 images each
+Source:    Han et al., ECCV 2024 (arXiv:2312.08874); github.com/LeapLabTHU/Agent-Attention,
+           agent_transformer/cfgs/agent_pvt_s.yaml and the defaults of agent_transformer/config.py; rates
+           are theirs for 512 images, times 2
+Published: top-1 78.4 agent_pvt_tiny, 82.2 agent_pvt_small, 83.4 agent_pvt_medium, 83.7 agent_pvt_large
+"""
+
+seed = 0
+epochs = 310
+batch_size = 1024
+
+model = dict(name="agent_pvt_small")
+data = dict(name="imagefolder", root="data/imagenet", input_size=(3, 224, 224), crop_pct=0.875, interpolation="bicubic")
+workers = 10
+
+augment = dict(
+    auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic", re_prob=0.25, re_mode="pixel", color_jitter=0.4
+)
+mixup = dict(mixup_alpha=0.8, cutmix_alpha=1.0, prob=1.0, switch_prob=0.5)
+loss = dict(label_smoothing=0.1)
+
+optimizer = dict(opt="adamw", lr=1e-3, weight_decay=0.05)
+schedule = dict(sched="cosine", num_epochs=300, cooldown_epochs=10, warmup_epochs=5, warmup_lr=2e-6, min_lr=2e-5)

@@ -1,0 +1,210 @@
+import os
+import tarfile
+
+import pytest
+import timm
+import torch
+from pictures import COLOURS, encoded, picture, tiny_config, write_folders, write_tar
+from timm.data.readers.img_extensions import get_img_extensions
+
+from attnzoo.tools.data import Draw, open_classification
+from attnzoo.tools.train import train
+
+CLASSES = list(COLOURS)
+
+
+def opened(split="train", **data):
+    return open_classification({"input_size": (3, 32, 32), **data}, split)
+
+
+def folders(split="train", **data):
+    return opened(split, name="imagefolder", **data)
+
+
+def tar_of(root, split):
+    """The folders of a split as the members of a tar file."""
+    return {str(path.relative_to(root / split)): path.read_bytes() for path in sorted((root / split).rglob("*.png"))}
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("training", "validation"), ("train", "eval")])
+def test_the_splits_of_a_folder_go_by_their_usual_names(tmp_path, names):
+    write_folders(tmp_path, names=names)
+    train_set, val_set = folders(root=str(tmp_path)), folders("val", root=str(tmp_path))
+    assert train_set.classes == val_set.classes == CLASSES
+    assert (len(train_set), len(val_set)) == (24, 12)
+    sample = train_set[Draw(20)]
+    assert sample["labels"] == CLASSES.index("red")
+    assert sample["name"] == str(tmp_path / names[0] / "red" / "4.png")
+
+
+def test_folders_may_be_named_one_by_one(tmp_path):
+    write_folders(tmp_path, names=("first", "second"))
+    options = {"train": str(tmp_path / "first"), "val": str(tmp_path / "second")}
+    assert (len(folders(**options)), len(folders("val", **options))) == (24, 12)
+
+
+@pytest.mark.parametrize("layout", ["a file per split", "a file per class", "files in a file"])
+def test_tar_files_hold_the_same_pictures_as_their_folders(tmp_path, layout):
+    root = write_folders(tmp_path / "plain")
+    by_class = {
+        colour: {f"{i}.png": (root / "train" / colour / f"{i}.png").read_bytes() for i in range(8)}
+        for colour in COLOURS
+    }
+    packed = tmp_path / "packed"
+    if layout == "a file per split":
+        write_tar(packed / "train.tar", tar_of(root, "train"))
+    else:
+        for colour, files in by_class.items():
+            write_tar(packed / "train" / f"{colour}.tar", files)
+    if layout == "files in a file":
+        inner = {path.name: path.read_bytes() for path in (packed / "train").iterdir()}
+        write_tar(packed / "all" / "train.tar", inner)
+        packed = packed / "all"
+    plain, tar = folders(root=str(root)), folders(root=str(packed))
+    assert tar.classes == plain.classes
+    for colour in range(3):
+        wanted, got = ([s[Draw(i)] for i in range(24) if s.source.open(i)[1] == colour] for s in (plain, tar))
+        sums = [sorted(float(sample["images"].sum()) for sample in samples) for samples in (wanted, got)]
+        assert sums[0] == sums[1]
+
+
+def test_workers_read_one_tar_file_at_a_time_each_for_itself(tmp_path):
+    root = write_folders(tmp_path)
+    for split in ("train", "val"):
+        write_tar(tmp_path / "packed" / f"{split}.tar", tar_of(root, split))
+    data = {"name": "imagefolder", "root": str(tmp_path / "packed")}
+    states = []
+    for workers in (0, 2):
+        work_dir = tmp_path / f"run{workers}"
+        train(tiny_config(data, workers=workers), work_dir)
+        states.append(torch.load(work_dir / "last.pth", weights_only=True)["state_dict"])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_member_that_leads_out_of_a_tar_file_is_read_and_never_written(tmp_path):
+    image = encoded(picture("red"))
+    write_tar(tmp_path / "data" / "train.tar", {"../../red/escaped.png": image, "/abs/blue/x.png": image})
+    with tarfile.open(tmp_path / "data" / "train.tar", "a") as archive:
+        link = tarfile.TarInfo("green/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    pictures = folders(root=str(tmp_path / "data"))
+    assert pictures.classes == ["blue", "red"]
+    assert pictures[Draw(0)]["images"].shape == (3, 32, 32)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "train.tar"]
+
+
+def test_a_class_map_chooses_the_classes_and_their_order(tmp_path):
+    write_folders(tmp_path)
+    (tmp_path / "classes.txt").write_text("red\nblue\n")
+    pictures = folders(root=str(tmp_path), class_map="classes.txt")
+    assert pictures.classes == ["red", "blue"]
+    assert len(pictures) == 16
+    assert folders(root=str(tmp_path), class_map={"green": 0, "red": 1}).classes == ["green", "red"]
+
+
+def test_every_usual_form_of_picture_is_found(tmp_path):
+    for colour in COLOURS:
+        (tmp_path / "train" / colour).mkdir(parents=True)
+        for form in ("jpeg", "webp", "tiff", "bmp", "gif"):
+            picture(colour).save(tmp_path / "train" / colour / f"x.{form.upper()}")
+        (tmp_path / "train" / colour / "notes.txt").write_text("no picture")
+    before = get_img_extensions()
+    assert len(folders(root=str(tmp_path))) == 15
+    assert get_img_extensions() == before
+
+
+def remove(path):
+    for file in path.iterdir():
+        file.unlink()
+
+
+MISTAKES = {
+    "no folder": (lambda root: {"root": str(root / "nowhere")}, r"data\.root: there is no folder .*nowhere"),
+    "neither root nor split": (lambda root: {}, "data lacks where its pictures are: give root"),
+    "a split that is not there": (
+        lambda root: (root / "train").rename(root / "pictures") and {"root": str(root)},
+        r"has no folder or tar file train or training, but pictures, val: rename, or give data\.train",
+    ),
+    "a named split that is not there": (
+        lambda root: {"train": "nowhere"},
+        r"data\.train: there is no folder or tar file nowhere",
+    ),
+    "no pictures": (
+        lambda root: [remove(path) for path in (root / "train").iterdir()] and {"root": str(root)},
+        r"there are no pictures in .*train: they belong into a folder per class and end in \.jpg",
+    ),
+    "an empty class": (
+        lambda root: remove(root / "train" / "green") or {"root": str(root)},
+        r"green in .*train hold no pictures .*: fill or remove",
+    ),
+    "pictures beside the classes": (
+        lambda root: picture("red").save(root / "train" / "x.png") or {"root": str(root)},
+        "pictures lie directly in .*train: put each into a folder named after its class",
+    ),
+    "another kind of file": (
+        lambda root: (root / "x.zip").write_bytes(b"x") and {"train": str(root / "x.zip")},
+        r"x\.zip is neither a folder nor a tar file",
+    ),
+    "a damaged tar file": (
+        lambda root: (root / "x.tar").write_bytes(b"x" * 600) and {"train": str(root / "x.tar")},
+        r"x\.tar: a tar file is damaged, or none",
+    ),
+    "an empty tar file": (
+        lambda root: write_tar(root / "x.tar", {"notes.txt": b"x"}) and {"train": str(root / "x.tar")},
+        r"there are no pictures in .*x\.tar",
+    ),
+    "a class map that is not there": (
+        lambda root: {"root": str(root), "class_map": "nowhere.txt"},
+        r"data\.class_map: no file nowhere\.txt, neither here nor in",
+    ),
+    "a class map with a gap": (
+        lambda root: {"root": str(root), "class_map": {"red": 0, "blue": 2}},
+        r"data\.class_map must give 2 classes the labels 0 \.\. 1, each once",
+    ),
+    "a class map of other classes": (
+        lambda root: {"root": str(root), "class_map": {"cat": 0, "dog": 1}},
+        "there are no pictures of the classes cat, dog in .*train",
+    ),
+    "an unknown key": (lambda root: {"root": str(root), "roof": 1}, "data: imagefolder does not take these keys.*roof"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_a_line(tmp_path, mistake):
+    make, message = MISTAKES[mistake]
+    options = make(write_folders(tmp_path))
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as told:
+        folders(**options)
+    assert "\n" not in str(told.value)
+
+
+def test_classes_that_differ_are_named_before_training(tmp_path):
+    write_folders(tmp_path)
+    (tmp_path / "val" / "red").rename(tmp_path / "val" / "rot")
+    config = tiny_config({"name": "imagefolder", "root": str(tmp_path)})
+    with pytest.raises(ValueError, match=r"differ: red only to train on; rot only to judge by\. Where that is meant"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "last.pth").exists()
+
+
+def test_one_class_is_not_trained_on(tmp_path):
+    write_folders(tmp_path)
+    config = tiny_config({"name": "imagefolder", "root": str(tmp_path), "class_map": {"red": 0}})
+    with pytest.raises(ValueError, match="the data has 1 class: to tell apart there must be two at least"):
+        train(config, tmp_path / "run")
+
+
+def test_a_file_that_vanishes_is_told_by_its_name(tmp_path):
+    write_folders(tmp_path)
+    pictures = folders(root=str(tmp_path))
+    os.remove(tmp_path / "train" / "blue" / "3.png")
+    assert "3.png cannot be opened" in pictures[Draw(3)]["unreadable"][0]
+
+
+def test_a_model_learns_the_colours_of_folders(tmp_path):
+    write_folders(tmp_path, train=16)
+    config = tiny_config({"name": "imagefolder", "root": str(tmp_path)}, epochs=6, augment={"re_prob": 0.2})
+    directory = train(config, tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "best.pth", weights_only=True)["record"]["best"]["accuracy"] > 0.9
+    assert timm.create_model(f"local-dir:{directory}", pretrained=True).pretrained_cfg["label_names"] == CLASSES

@@ -1,0 +1,96 @@
+import io
+
+import pytest
+import torch
+from pictures import COLOURS, encoded, picture, tiny_config
+
+from attnzoo.tools.data import Draw, open_classification
+from attnzoo.tools.train import train
+
+datasets = pytest.importorskip("datasets")
+
+CLASSES = list(COLOURS)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A folder of parquet files, as the hub has them."""
+
+    def write(splits=("train", "validation"), names=CLASSES, labels=lambda i: i % 3):
+        kind = datasets.ClassLabel(names=names) if names else datasets.Value("int64")
+        features = datasets.Features({"image": datasets.Image(), "label": kind})
+        for split in splits:
+            rows = range(24 if split == "train" else 12)
+            pictures = [{"bytes": encoded(picture(CLASSES[i % 3], i)), "path": f"{i}.png"} for i in rows]
+            columns = {"image": pictures, "label": [labels(i) for i in rows]}
+            datasets.Dataset.from_dict(columns, features=features).to_parquet(
+                tmp_path / "table" / "data" / f"{split}-00000-of-00001.parquet"
+            )
+        return {"name": "hfds", "dataset": str(tmp_path / "table"), "root": str(tmp_path / "cache")}
+
+    (tmp_path / "table" / "data").mkdir(parents=True)
+    return write
+
+
+def opened(data, split="train"):
+    return open_classification({"input_size": (3, 32, 32), **data}, split)
+
+
+def test_a_table_trains(table, tmp_path, capfd):
+    data = table()
+    # writing a table has a bar, reading it has none
+    capfd.readouterr()
+    train_set, val_set = opened(data), opened(data, "val")
+    assert train_set.classes == val_set.classes == CLASSES
+    assert (len(train_set), len(val_set)) == (24, 12)
+    assert train_set[Draw(4)]["labels"] == 1
+    assert train_set[Draw(4)]["name"].endswith("table[train]/4.png")
+    train(tiny_config(data, workers=2), tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["step"] == 8
+    assert capfd.readouterr().err == ""
+
+
+def test_a_part_of_a_split_is_a_split(table):
+    data = {**table(), "train": "train[:75%]", "val": "train[75%:]"}
+    assert (len(opened(data)), len(opened(data, "val"))) == (18, 6)
+
+
+MISTAKES = {
+    "no data set": (
+        lambda write: {**write(), "dataset": "nowhere/at-all"},
+        "data: nowhere/at-all cannot be opened: .*Couldn't reach",
+    ),
+    "no split": (
+        lambda write: write(splits=("train", "test")),
+        r"data\.val: .*table has no split val or valid or .*, but train, test",
+    ),
+    "no column of labels": (
+        lambda write: {**write(), "target_key": "kind"},
+        r"the column kind of .*table has no names.*another target_key of image, label",
+    ),
+    "no names of the classes": (lambda write: write(names=None), "has no names of its classes: give class_map"),
+    "a row without a class": (lambda write: write(labels=lambda i: -1 if i == 5 else i % 3), r"have the class -1"),
+    "a class map of others": (
+        lambda write: {**write(), "class_map": {"red": 0, "blue": 1}},
+        r"have the class green, which is none",
+    ),
+    "an unknown key": (lambda write: {**write(), "file": 1}, "data: hfds does not take these keys"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_a_line(table, mistake):
+    make, message = MISTAKES[mistake]
+    data = make(table)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as told:
+        opened(data, "val" if mistake == "no split" else "train")
+    assert "\n" not in str(told.value)
+
+
+def test_a_cell_that_is_no_picture_is_told_by_its_row(table, monkeypatch):
+    pictures = opened(table())
+    read = type(pictures.source.reader).__getitem__
+    monkeypatch.setattr(
+        type(pictures.source.reader), "__getitem__", lambda self, i: (io.BytesIO(b"x"), 0) if i == 2 else read(self, i)
+    )
+    assert "table[train]/2.png cannot be read as a picture" in pictures[Draw(2)]["unreadable"][0]

@@ -1,0 +1,281 @@
+import io
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from pictures import COLOURS, encoded, picture, tiny_config, write_folders
+from PIL import Image
+
+from attnzoo.tools.images import UnreadableImageError, read_image
+from attnzoo.tools.train import train
+from attnzoo.tools.training.loop import TrainingError
+
+HEIGHT, WIDTH = 12, 20
+
+
+def gradient(dtype=np.uint8, most=255):
+    """Dark on the left, light on the right."""
+    return np.tile(np.linspace(0, most, WIDTH), (HEIGHT, 1)).astype(dtype)
+
+
+def stored(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    file.seek(0)
+    return file
+
+
+def pixels(file, channels=3):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        image = read_image(file, channels)
+    assert image.mode == {1: "L", 3: "RGB"}[channels]
+    return np.asarray(image).astype(int)
+
+
+GREY = {
+    "8 bits": lambda: stored(Image.fromarray(gradient()), "png"),
+    "16 bits, PNG": lambda: stored(Image.fromarray(gradient(np.uint16, 65535)), "png"),
+    "16 bits, TIFF": lambda: stored(Image.fromarray(gradient(np.uint16, 65535)), "tiff"),
+    "16 bits, big end first": lambda: stored(Image.frombytes("I;16B", (WIDTH, HEIGHT), gradient(">u2", 65535).tobytes()), "tiff"),
+    "32 bits of 16": lambda: stored(Image.fromarray(gradient(np.int32, 65535)), "tiff"),
+    "floats up to 1": lambda: stored(Image.fromarray(gradient(np.float32, 1)), "tiff"),
+    "floats up to 255": lambda: stored(Image.fromarray(gradient(np.float32, 255)), "tiff"),
+    "RGB": lambda: stored(Image.fromarray(gradient()).convert("RGB"), "png"),
+    "a palette": lambda: stored(Image.fromarray(gradient()).convert("RGB").quantize(WIDTH), "png"),
+    "opaque": lambda: stored(Image.fromarray(gradient()).convert("RGBA"), "png"),
+    "YCbCr": lambda: stored(Image.fromarray(gradient()).convert("RGB"), "jpeg", quality=100),
+    "CMYK": lambda: stored(Image.fromarray(gradient()).convert("RGB").convert("CMYK"), "jpeg", quality=100),
+    "an animation": lambda: stored(
+        Image.fromarray(gradient()), "gif", save_all=True, append_images=[Image.new("L", (WIDTH, HEIGHT), 7)]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("form", GREY)
+def test_a_picture_is_the_same_in_every_form(form, channels):
+    seen = pixels(GREY[form](), channels)
+    wanted = gradient().astype(int) if channels == 1 else np.repeat(gradient()[..., None], 3, 2).astype(int)
+    # JPEG and few colours lose some
+    worst = np.abs(seen - wanted)
+    assert worst.max() <= (3 if form in ("YCbCr", "CMYK", "a palette") else 1), np.unravel_index(
+        worst.argmax(), worst.shape
+    )
+
+
+def test_one_bit_is_black_and_white():
+    seen = pixels(stored(Image.fromarray(gradient() > 127), "png"))
+    assert (seen[:, :8] == 0).all()
+    assert (seen[:, 12:] == 255).all()
+
+
+def sixteen_bit_rgb_tiff(values):
+    """An uncompressed TIFF of 16 bits per channel, which Pillow reads and does not write."""
+    height, width, _ = values.shape
+    data = values.astype("<u2").tobytes()
+    bits = 8 + len(data)
+    entries = [
+        (256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 8),
+        (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 1, len(data)),
+    ]  # fmt: skip
+    directory = len(entries).to_bytes(2, "little") + b"".join(
+        tag.to_bytes(2, "little")
+        + kind.to_bytes(2, "little")
+        + count.to_bytes(4, "little")
+        + value.to_bytes(4, "little")
+        for tag, kind, count, value in entries
+    )
+    header = b"II*\0" + (bits + 6).to_bytes(4, "little")
+    return io.BytesIO(header + data + (16).to_bytes(2, "little") * 3 + directory + bytes(4))
+
+
+def test_sixteen_bits_of_colour_are_read_or_refused_by_name(tmp_path):
+    path = tmp_path / "deep.tiff"
+    path.write_bytes(sixteen_bit_rgb_tiff(np.repeat(gradient(np.uint16, 65535)[..., None], 3, 2)).getvalue())
+    try:
+        seen = np.asarray(read_image(path)).astype(int)
+    except UnreadableImageError as error:
+        assert "deep.tiff" in str(error)
+    else:
+        assert np.abs(seen - gradient()[..., None]).max() <= 1
+
+
+def test_sixteen_bit_colour_of_png_is_scaled_by_its_range():
+    import struct
+    import zlib
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = np.repeat(gradient(np.uint16, 65535)[..., None], 3, 2).astype(">u2")
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)
+    file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    assert np.abs(pixels(io.BytesIO(file)) - gradient()[..., None]).max() <= 1
+
+
+def test_inverted_cmyk_of_adobe_has_its_colours(tmp_path):
+    # with Adobe's marker Pillow writes and reads CMYK and YCCK inverted, as Photoshop does
+    red = Image.new("RGB", (16, 16), (200, 40, 30)).convert("CMYK")
+    file = stored(red, "jpeg", quality=95)
+    assert b"Adobe" in file.getvalue()
+    assert np.abs(pixels(file) - (200, 40, 30)).max() <= 6
+
+
+TRANSPARENT = {
+    "RGBA": lambda: Image.new("RGBA", (8, 8), (255, 0, 0, 0)),
+    "half": lambda: Image.new("RGBA", (8, 8), (0, 0, 0, 128)),
+    "LA": lambda: Image.new("LA", (8, 8), (0, 0)),
+    "palette": lambda: Image.new("RGBA", (8, 8), (0, 0, 0, 0)).quantize(4),
+}
+
+
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_transparent_is_white(kind):
+    image = TRANSPARENT[kind]()
+    seen = pixels(stored(image, "png"))
+    assert np.abs(seen - (127 if kind == "half" else 255)).max() <= 1
+
+
+def test_a_transparent_colour_of_a_palette_is_white():
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((3, 2), 1)
+    seen = pixels(stored(image, "gif", transparency=0))
+    assert (seen[2, 3] == (200, 100, 50)).all()
+    assert (seen[0, 0] == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stand_upright(orientation):
+    upright = Image.fromarray(gradient())
+    # how a camera stores it that says afterwards how to turn it
+    turned = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    upright.putpixel((1, 0), 255)
+    image = upright if orientation == 1 else upright.transpose(turned[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for form in ("png", "tiff"):
+        assert (pixels(stored(image, form, exif=exif), 1) == np.asarray(upright)).all(), form
+
+
+def bomb():
+    """The header of a picture of 20000 x 20000, and nothing of it."""
+    content = bytearray(encoded(Image.new("L", (1, 1))))
+    content[16:24] = (20000).to_bytes(4, "big") * 2
+    import zlib
+
+    content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
+    return bytes(content)
+
+
+DAMAGED = {
+    "empty.jpg": lambda: b"",
+    "text.jpg": lambda: b"this is not a picture\n" * 20,
+    "truncated.png": lambda: encoded(picture("red", size=(64, 64)))[:2000],
+    "truncated.jpg": lambda: encoded(picture("red", size=(64, 64)), "jpeg")[:500],
+    "header.jpg": lambda: encoded(picture("red"), "jpeg")[:30],
+    "corrupt.png": lambda: encoded(picture("red"))[:60] + b"\xff" * 40 + encoded(picture("red"))[100:],
+    "bomb.png": bomb,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_what_is_no_picture_is_refused_by_name(tmp_path, name):
+    (tmp_path / name).write_bytes(DAMAGED[name]())
+    messages = []
+    for _ in range(2):
+        with pytest.raises(UnreadableImageError, match=f"{name} cannot be read as a picture: .+") as told:
+            read_image(tmp_path / name)
+        messages.append(str(told.value))
+    # the same each time: each file is listed once
+    assert messages[0] == messages[1]
+    assert "object at" not in messages[0]
+
+
+def test_a_file_that_is_not_there_is_refused_by_name(tmp_path):
+    with pytest.raises(UnreadableImageError, match=r"nowhere\.png cannot be read"):
+        read_image(tmp_path / "nowhere.png")
+
+
+def test_other_channels_are_refused():
+    with pytest.raises(ValueError, match="pictures have 1 or 3 channels, 4 were asked for"):
+        read_image(Image.new("RGB", (4, 4)), 4)
+
+
+@pytest.fixture
+def odd_folders(tmp_path):
+    """Folders in which every class has pictures of all forms."""
+    root = write_folders(tmp_path / "data", train=4, val=2)
+    forms = {
+        "cmyk.jpg": ("CMYK", "jpeg"),
+        "palette.gif": ("P", "gif"),
+        "alpha.png": ("RGBA", "png"),
+        "grey.tif": ("L", "tiff"),
+    }
+    for colour in COLOURS:
+        for name, (mode, form) in forms.items():
+            for split in ("train", "val"):
+                (root / split / colour / name).write_bytes(encoded(picture(colour).convert(mode), form))
+        deep = Image.fromarray(gradient(np.uint16, 65535))
+        (root / "train" / colour / "deep.png").write_bytes(encoded(deep))
+    return root
+
+
+def damage(root):
+    for name in ("empty.jpg", "text.jpg", "truncated.png"):
+        (root / "train" / "red" / name).write_bytes(DAMAGED[name]())
+    (root / "val" / "blue" / "corrupt.png").write_bytes(DAMAGED["corrupt.png"]())
+
+
+def test_pictures_of_all_forms_train(odd_folders, tmp_path):
+    train(tiny_config({"name": "imagefolder", "root": str(odd_folders)}, workers=2), tmp_path / "run")
+    record = torch.load(tmp_path / "run" / "last.pth", weights_only=True)["record"]
+    assert record["unreadable"] == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_picture_stops_with_its_name(odd_folders, tmp_path, workers):
+    damage(odd_folders)
+    config = tiny_config({"name": "imagefolder", "root": str(odd_folders)}, workers=workers)
+    with pytest.raises(TrainingError, match=r"(empty|text)\.jpg|truncated\.png") as told:
+        train(config, tmp_path / "run")
+    assert "unreadable=skip" in str(told.value)
+    assert "Traceback" not in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_pictures_are_skipped_and_listed(odd_folders, tmp_path, capsys, workers):
+    damage(odd_folders)
+    config = tiny_config({"name": "imagefolder", "root": str(odd_folders)}, workers=workers, unreadable="skip")
+    train(config, tmp_path / "run")
+    output = capsys.readouterr().out
+    assert "4 files could not be read and were left out:" in output
+    for name in ("red/empty.jpg", "red/text.jpg", "red/truncated.png", "blue/corrupt.png"):
+        assert output.count(name) == 1
+
+
+def test_validation_leaves_out_what_cannot_be_read(odd_folders, tmp_path):
+    data = {"name": "imagefolder", "root": str(odd_folders)}
+    best = []
+    for name in ("whole", "damaged"):
+        # the same training either way
+        train(tiny_config(data, epochs=1, unreadable="skip"), tmp_path / name)
+        best.append(torch.load(tmp_path / name / "last.pth", weights_only=True)["record"]["best"])
+        (odd_folders / "val" / "blue" / "corrupt.png").write_bytes(DAMAGED["corrupt.png"]())
+    assert best[0] == best[1]
+
+
+def test_a_set_without_a_readable_picture_says_so(odd_folders, tmp_path):
+    for path in odd_folders.rglob("*.*"):
+        path.write_bytes(b"x")
+    config = tiny_config({"name": "imagefolder", "root": str(odd_folders)}, unreadable="skip")
+    with pytest.raises(ValueError, match=r"none of 27 pictures can be read; the first: .*0\.png cannot be read"):
+        train(config, tmp_path / "run")
