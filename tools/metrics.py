@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 # a hook of evaluation: called after each batch with what was unreadable in it
@@ -48,19 +49,26 @@ class ClassificationJudge:
         if self.classes > 5:
             accuracies["top5"] = MulticlassAccuracy(self.classes, average="micro", top_k=5)
         accuracies["per_class"] = MulticlassAccuracy(self.classes, average=None)
-        metrics, mean_loss = MetricCollection(accuracies).to(self.device), MeanMetric().to(self.device)
-        judged = torch.zeros((), dtype=torch.int64)
+        metrics = MetricCollection(accuracies).to(self.device)
+        mean_loss, judged = MeanMetric().to(self.device), SumMetric().to(self.device)
         for batch in loader:
             if "images" in batch:
                 images, labels = (batch[key].to(self.device, non_blocking=True) for key in ("images", "labels"))
                 logits = model(images).float()
                 metrics.update(logits, labels)
                 mean_loss.update(nn.functional.cross_entropy(logits, labels, reduction="none"))
-                judged += len(labels)
+                judged.update(len(labels))
             after_batch(batch["unreadable"])
-        if not judged:
+        if not _over_all_processes(judged):
             raise ValueError("there is no picture to judge by: the validation data is empty or unreadable")
-        computed = metrics.compute()
+        computed = _over_all_processes(metrics)
         self.per_class = computed.pop("per_class").tolist()
         values = {name: float(value) for name, value in computed.items()}
-        return {**values, "val_loss": float(mean_loss.compute())}
+        return {**values, "val_loss": float(_over_all_processes(mean_loss))}
+
+
+def _over_all_processes(metric: Metric | MetricCollection) -> Any:
+    with warnings.catch_warnings():
+        # a process may have no picture where there are fewer than processes
+        warnings.filterwarnings("ignore", ".*compute.*before the .*update.*")
+        return metric.compute()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from mmengine import Config
+
+    from .training.recipe import Recipe
 
 
 def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
@@ -33,29 +35,45 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
     """
     import attnzoo  # noqa: F401  registers the models
 
-    from .training.checkpoints import check_format
     from .training.processes import processes
     from .training.recipe import Recipe
     from .training.session import run
-    from .training.storage import LAST, MODEL, read_checkpoint
+    from .training.storage import LAST, MODEL
 
-    recipe, work_dir = Recipe.from_config(config), Path(work_dir).absolute()
-    last, checkpoint = work_dir / LAST, None
-    if last.exists():
-        if not resume:
-            raise ValueError(
-                f"{work_dir} holds a run already: continue it with --resume, choose another --work-dir, or delete it"
-            )
-        checkpoint = read_checkpoint(last)
-        check_format(checkpoint, last)
-        if checkpoint["recipe"] != recipe.to_json():
-            raise ValueError(
-                f"{work_dir} holds a run of another config: resume with the config and options that it was started "
-                "with, or choose another --work-dir"
-            )
+    work_dir = Path(work_dir).absolute()
     with processes() as together:
+        with together.stopping_together():
+            recipe = Recipe.from_config(config)
+        # asked by all before any begins to write
+        seen = together.gather((work_dir / LAST).exists())
+        with together.stopping_together():
+            if any(seen) and not all(seen):
+                raise ValueError(
+                    f"process {seen.index(False)} does not see {work_dir / LAST}, others do: put --work-dir on a file "
+                    "system that all machines share"
+                )
+            checkpoint = _read_run(work_dir / LAST, recipe, resume) if seen[0] else None
         run(recipe, work_dir, checkpoint, together)
     return work_dir / MODEL
+
+
+def _read_run(last: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
+    """The checkpoint that a run continues from."""
+    from .training.checkpoints import check_format
+    from .training.storage import read_checkpoint
+
+    if not resume:
+        raise ValueError(
+            f"{last.parent} holds a run already: continue it with --resume, choose another --work-dir, or delete it"
+        )
+    checkpoint = read_checkpoint(last)
+    check_format(checkpoint, last)
+    if checkpoint["recipe"] != recipe.to_json():
+        raise ValueError(
+            f"{last.parent} holds a run of another config: resume with the config and options that it was started "
+            "with, or choose another --work-dir"
+        )
+    return checkpoint
 
 
 @click.command("train", context_settings={"show_default": True})
@@ -87,11 +105,14 @@ def train_command(
     """
     from .training.config import load_config
     from .training.loop import InterruptedTraining, TrainingError
+    from .training.processes import processes
     from .training.storage import StorageError
 
-    loaded = load_config(config, (*cfg_options, *options))
     try:
-        train(loaded, work_dir or Path("runs") / Path(config).stem, resume)
+        with processes() as together:
+            with together.stopping_together():
+                loaded = load_config(config, (*cfg_options, *options))
+            train(loaded, work_dir or Path("runs") / Path(config).stem, resume)
     except InterruptedTraining as stopped:
         click.echo(str(stopped), err=True)
         # as a shell reports a process that a signal has ended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any, cast
 
 import torch
@@ -58,7 +59,7 @@ def open_loader(
     options: dict[str, Any] = {
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": _one_thread,
+        "worker_init_fn": _start_worker,
         # a loader without its own draws a seed from the training's random numbers, which a resumed run has drawn before
         "generator": torch.Generator(),
     }
@@ -68,5 +69,8 @@ def open_loader(
     return DataLoader(cast(Samples, samples), batch_sampler=batches, collate_fn=samples.collate, **options)
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # torchrun and Ctrl-C signal whole groups of processes: the one that trains decides when its workers end
+    for entry in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(entry, signal.SIG_IGN)

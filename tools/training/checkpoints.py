@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
+from torch import Tensor
 
 from .loop import TrainingError
 from .optimization import NonFiniteError, check_finite
 from .randomness import random_state, set_random_state
 from .record import Mean
 from .runner import TrainingRunner
+from .sharding import load_optimizer, load_weights, whole
 from .storage import BEST, LAST, link, save_checkpoint
 
 # changes when a checkpoint of before can no longer be read
@@ -29,13 +31,19 @@ class Checkpoints(Hook):
 
     Args:
         work_dir: where to.
-        save_model: writes the model that was judged, for use; called for each epoch that is the best so far.
+        save_model: writes the model that was judged, for use, given its weights; called by rank 0 for each epoch that
+            is the best so far.
         resume_from: the checkpoint that training starts from; None starts anew.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, work_dir: Path, save_model: Callable[[], None], resume_from: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self,
+        work_dir: Path,
+        save_model: Callable[[Mapping[str, Tensor]], None],
+        resume_from: Mapping[str, Any] | None,
+    ) -> None:
         self.work_dir, self.save_model, self._resume_from = work_dir, save_model, resume_from
 
     def before_train(self, runner: TrainingRunner) -> None:
@@ -54,10 +62,10 @@ class Checkpoints(Hook):
 
     def _restore(self, runner: TrainingRunner, state: Mapping[str, Any]) -> None:
         loop = runner.train_loop
-        runner.network.load_state_dict(state["state_dict"])
+        load_weights(runner.network, state["state_dict"])
         if loop.ema is not None:
             loop.ema.module.load_state_dict(state["state_dict_ema"])
-        runner.optim_wrapper.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(runner.optim_wrapper.optimizer, state["optimizer"])
         runner.optim_wrapper.scaler.load_state_dict(state["scaler"])
         if loop.scheduler is not None:
             if state["schedule"].keys() != loop.scheduler.state_dict().keys():
@@ -80,29 +88,34 @@ class Checkpoints(Hook):
 
     def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:
         """Stores what the epoch brought; `last` at the end, so that it never knows of a model that is not there."""
-        state = self._state(runner)
-        if runner.train_loop.processes.rank:
-            return
+        state, processes = self._state(runner), runner.train_loop.processes
         last = self.work_dir / LAST
-        if improved:
-            self.save_model()
-            save_checkpoint(state, self.work_dir / BEST)
-            link(self.work_dir / BEST, last)
-        else:
-            save_checkpoint(state, last)
+        with processes.stopping_together():
+            if processes.rank == 0 and improved:
+                self.save_model(state["state_dict_ema" if "state_dict_ema" in state else "state_dict"])
+                save_checkpoint(state, self.work_dir / BEST)
+                link(self.work_dir / BEST, last)
+            elif processes.rank == 0:
+                save_checkpoint(state, last)
 
     def _save(self, runner: TrainingRunner) -> None:
-        state = self._state(runner)
-        if runner.train_loop.processes.rank == 0:
-            save_checkpoint(state, self.work_dir / LAST)
+        state, processes = self._state(runner), runner.train_loop.processes
+        # a disk that is full ends all processes, and none goes on before the run is stored
+        with processes.stopping_together():
+            if processes.rank == 0:
+                save_checkpoint(state, self.work_dir / LAST)
 
     def _state(self, runner: TrainingRunner) -> dict[str, Any]:
-        loop, wrapper = runner.train_loop, runner.optim_wrapper
-        weights = runner.network.state_dict()
-        try:
-            check_finite(weights)
-        except NonFiniteError as error:
-            raise TrainingError(f"after step {loop.step}: {error}; what was stored before is intact") from error
+        loop, wrapper, processes = runner.train_loop, runner.optim_wrapper, runner.train_loop.processes
+        keep = processes.rank == 0
+        weights = whole(runner.network.state_dict(), keep)
+        with processes.stopping_together():
+            try:
+                check_finite(weights)
+            except NonFiniteError as error:
+                raise TrainingError(f"after step {loop.step}: {error}; what was stored before is intact") from error
+        for messages in processes.gather(loop.record.unreadable):
+            loop.record.add_unreadable(messages)
         return {
             "format": FORMAT,
             "recipe": loop.recipe.to_json(),
@@ -111,11 +124,11 @@ class Checkpoints(Hook):
             "mean": [loop.mean.total, loop.mean.count],
             "state_dict": weights,
             **({} if loop.ema is None else {"state_dict_ema": loop.ema.module.state_dict()}),
-            "optimizer": wrapper.optimizer.state_dict(),
+            "optimizer": whole(wrapper.optimizer.state_dict(), keep),
             "scaler": wrapper.scaler.state_dict(),
             "schedule": None if loop.scheduler is None else loop.scheduler.state_dict(),
             "record": loop.record.state(),
-            "random": loop.processes.gather(random_state()),
+            "random": processes.gather(random_state()),
         }
 
 

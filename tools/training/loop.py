@@ -8,6 +8,7 @@ continues with the very next batch.
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,7 +49,8 @@ class InterruptedTraining(Exception):  # noqa: N818  nothing went wrong
 class Interruption:
     """Whether the process was asked to stop, by SIGTERM (preemption) or SIGINT (Ctrl-C).
 
-    The first signal waits for the end of the step; a second one has its usual effect at once.
+    The first signal waits for the end of the step; a second one has its usual effect at once. Under torchrun it waits
+    too: a scheduler signals torchrun and its processes, and torchrun passes it on to them once more.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -63,7 +65,8 @@ class Interruption:
 
         def note(number: int, frame: Any) -> None:
             self.received = signal.Signals(number)
-            signal.signal(number, usual[self.received])
+            if "TORCHELASTIC_RUN_ID" not in os.environ:
+                signal.signal(number, usual[self.received])
 
         try:
             for entry in self.SIGNALS:
@@ -178,13 +181,19 @@ class TrainLoop(BaseLoop):
     def _validate(self) -> dict[str, float]:
         batches = itertools.count()
 
+        untold: list[str] = []
+
         def after_batch(unreadable: list[str]) -> None:
-            self._note_unreadable(unreadable)
+            untold.extend(unreadable)
             # asking is a conversation of all processes: one that has a batch more must not ask alone
             if next(batches) < self.common_val_batches:
+                self._note_unreadable(untold)
+                untold.clear()
                 self._leave_if_asked()
 
-        return self.validate(after_batch)
+        metrics = self.validate(after_batch)
+        self._note_unreadable(untold)
+        return metrics
 
     def _run_batch(self, index: int, batch: dict[str, Any]) -> None:
         names, unreadable = batch.pop("name", []), batch.pop("unreadable")
@@ -195,8 +204,11 @@ class TrainLoop(BaseLoop):
         try:
             outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
         except NonFiniteError as error:
-            raise TrainingError(self._why_not_finite(str(error), names)) from error
-        self.mean.add(outputs["loss"].detach().item())
+            self.processes.stop_if(TrainingError(self._why_not_finite(str(error), names)) if error.is_here else None)
+            raise
+        # the mean over all processes: what is noted does not depend on their number
+        outputs["loss"] = self.runner.optim_wrapper.loss
+        self.mean.add(outputs["loss"].item())
         self.iter += 1
         if self.iter % self.recipe.accumulate == 0:
             if self.ema is not None:
@@ -212,18 +224,20 @@ class TrainLoop(BaseLoop):
             return
         self.store()
         received = self.interruption.received or signal.SIGTERM
-        raise InterruptedTraining(
+        stopped = InterruptedTraining(
             f"stopped by {received.name} after step {self.step} of {self.max_steps}; the run "
             "is stored, continue it with --resume",
             received,
         )
+        self.processes.stop(stopped)
 
     def _note_unreadable(self, messages: Sequence[str]) -> None:
-        if messages and self.recipe.unreadable == "stop":
-            raise TrainingError(
-                f"{messages[0]}; remove the file, or set unreadable=skip to go on without such files. {self._kept()}"
-            )
+        if self.recipe.unreadable == "stop":
+            self.processes.stop_if(TrainingError(self._why_unreadable(messages[0])) if messages else None)
         self.record.add_unreadable(messages)
+
+    def _why_unreadable(self, message: str) -> str:
+        return f"{message}; remove the file, or set unreadable=skip to go on without such files. {self._kept()}"
 
     def _why_not_finite(self, what: str, names: Sequence[str]) -> str:
         shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -14,13 +14,22 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils.clip_grad import dispatch_clip_grad
 from torch import Tensor, nn
 
+from .processes import Processes
 from .recipe import Recipe
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or weight that is infinite or not a number. Nothing was learned from it."""
+    """A loss or weight that is infinite or not a number. Nothing was learned from it.
+
+    Attributes:
+        is_here: this process has it; otherwise another has.
+    """
+
+    def __init__(self, message: str, is_here: bool = True) -> None:
+        super().__init__(message)
+        self.is_here = is_here
 
 
 class Optimization(OptimWrapper):
@@ -33,6 +42,10 @@ class Optimization(OptimWrapper):
         accumulate: parts of a step.
         clip_grad: how much a step's gradient is clipped to; None does not.
         clip_mode: what that is, a mode of `timm.utils.clip_grad.dispatch_clip_grad`.
+        mean: of the loss over all processes, see `Processes.mean`.
+
+    Attributes:
+        loss: of the last part, the mean over all processes.
     """
 
     def __init__(
@@ -43,11 +56,13 @@ class Optimization(OptimWrapper):
         accumulate: int = 1,
         clip_grad: float | None = None,
         clip_mode: str = "norm",
+        mean: Callable[[Tensor], Tensor] = lambda loss: loss,
     ) -> None:
         clip = None if clip_grad is None else {"value": clip_grad, "mode": clip_mode}
         super().__init__(optimizer, accumulative_counts=accumulate, clip_grad=clip)
         self.device, self.dtype = device, _AUTOCAST.get(precision)
         self.scaler = torch.amp.GradScaler(device, enabled=precision == "float16")
+        self.mean, self.loss = mean, torch.tensor(torch.nan)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -59,10 +74,12 @@ class Optimization(OptimWrapper):
         """Adds the gradient of a part, and steps after the last part.
 
         Raises:
-            NonFiniteError: the loss is infinite or not a number.
+            NonFiniteError: the loss is infinite or not a number, on any process: raised on all of them.
         """
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"the loss is {loss.item()}")
+        # before the backward pass, in which processes wait for each other
+        self.loss = self.mean(loss.detach())
+        if not torch.isfinite(self.loss):
+            raise NonFiniteError(f"the loss is {loss.item()}", is_here=not torch.isfinite(loss))
         super().update_params(loss, *arguments, **keywords)
 
     def backward(self, loss: Tensor, **keywords: Any) -> None:
@@ -82,19 +99,21 @@ class Optimization(OptimWrapper):
         dispatch_clip_grad(parameters, **self.clip_grad_kwargs)
 
 
-def create_optimization(recipe: Recipe, model: nn.Module, device: torch.device) -> Optimization:
+def create_optimization(recipe: Recipe, model: nn.Module, processes: Processes) -> Optimization:
     """The optimizer of a recipe.
 
     Args:
         recipe: what to train and how.
         model: the timm model or the detector, whose `no_weight_decay()` and `group_matcher()` know its names.
-        device: that the model is on.
+        processes: that train together.
 
     Raises:
         ValueError: timm does not know the optimizer or its arguments.
     """
     optimizer = blaming("optimizer", create_optimizer_v2, model, **recipe.optimizer)
-    return Optimization(optimizer, device.type, recipe.precision, recipe.accumulate, recipe.clip_grad, recipe.clip_mode)
+    device, mean = processes.device.type, processes.mean
+    clip = recipe.clip_grad, recipe.clip_mode
+    return Optimization(optimizer, device, recipe.precision, recipe.accumulate, *clip, mean)
 
 
 def create_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> Scheduler | None:

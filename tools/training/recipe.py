@@ -18,7 +18,9 @@ FREEZE = ("none", "backbone")
 UNREADABLE = ("stop", "skip")
 CLIP_MODES = ("norm", "value", "agc")
 # These change how a run goes, not where it ends: a resumed run may change them
-FREE_TO_CHANGE = ("workers", "log_interval", "save_interval", "tensorboard", "unreadable")
+FREE_TO_CHANGE = ("workers", "log_interval", "save_interval", "tensorboard", "unreadable", "parallel")
+# Optimizers that treat each weight by itself, so that a slice of a parameter is as good as the whole
+SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 # data whose order follows from the number of workers too: there a resumed run may not change it
 STREAMED = ("wds",)
 
@@ -70,8 +72,9 @@ class Recipe:
         grad_checkpointing: recompute activations in the backward pass, where the model can.
         freeze: "backbone" trains the classifier alone, on features as they are in evaluation.
         early_stop: stop after so many epochs without a better one; 0 never does.
-        parallel: how processes share the work: "ddp" copies the model to each, "fsdp" spreads it over all.
-        sync_batchnorm: batch normalisation over the images of all processes.
+        parallel: how processes share the work: "ddp" copies the model to each, "fsdp" spreads weights, gradients and
+            the optimizer's state over all, for models that are too large for one.
+        sync_batchnorm: batch normalisation over the images of all processes; on GPUs.
         save_interval: optimizer steps between two saves of the run's state, beside the one after each epoch; 0 for
             none. A run that dies repeats as much at most.
         val_interval: epochs between two validations; the last is always validated.
@@ -175,6 +178,23 @@ class Recipe:
             raise ValueError('detector is for task = "detection": add that, or leave detector out')
         if self.schedule.get("sched") == "plateau":
             raise ValueError("schedule.sched=plateau is deprecated in timm and not offered: use cosine or step")
+        if self.parallel == "fsdp":
+            self._check_sharded()
+
+    def _check_sharded(self) -> None:
+        given: dict[str, Any] = {key: getattr(self, key) for key in ("ema", "compile", "channels_last")}
+        if wrong := [key for key, value in given.items() if value]:
+            raise ValueError(f'parallel="fsdp" cannot be combined with {wrong[0]}: leave it out, or use parallel="ddp"')
+        if self.precision == "float16":
+            raise ValueError('parallel="fsdp" cannot be combined with precision="float16": use "bfloat16"')
+        if self.clip_grad is not None and self.clip_mode == "agc":
+            raise ValueError('parallel="fsdp" cannot be combined with clip_mode="agc": use "norm" or "value"')
+        name = self.optimizer.get("opt", "sgd")
+        if name not in SHARDED_OPTIMIZERS:
+            raise ValueError(
+                f'parallel="fsdp" takes optimizers that treat each weight by itself, {", ".join(SHARDED_OPTIMIZERS)}, '
+                f'got optimizer.opt={name!r}: choose one of them, or use parallel="ddp"'
+            )
 
     def to_json(self) -> str:
         """What decides where a run ends, as text: equal for equal runs."""

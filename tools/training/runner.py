@@ -75,10 +75,9 @@ class TrainingRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
         """To the device, and where there are more processes into what keeps their copies alike."""
         model = model.to(self.processes.device)
-        if self.processes.count == 1:
+        # what is spread over the processes has but one copy
+        if self.processes.count == 1 or self.recipe.parallel == "fsdp":
             return model
-        if self.recipe.sync_batchnorm:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         is_cuda = self.processes.device.type == "cuda"
         return MMDistributedDataParallel(model, device_ids=[self.processes.device.index] if is_cuda else None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
+from torch import Tensor, nn
 
 from ..data import open_loader, train_batches, val_batches
 from .checkpoints import Checkpoints
@@ -22,6 +25,7 @@ from .progress import Progress
 from .recipe import Recipe
 from .record import Record
 from .runner import TrainingRunner
+from .sharding import gathered, shard
 from .storage import MODEL, check_writable
 from .task import Task
 
@@ -42,23 +46,28 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         TrainingError: the training cannot go on.
         InterruptedTraining: a signal asked it to stop, and it is stored.
     """
-    # the same weights on every process
-    _seed(recipe.seed)
-    task = TASKS[recipe.task](recipe, processes)
     where = {"rank": processes.rank, "processes": processes.count}
-    batches = train_batches(
-        task.train_set,
-        recipe.batch_size,
-        parts=recipe.accumulate,
-        repeats=recipe.repeats,
-        workers=recipe.workers,
-        seed=recipe.seed,
-        **where,
-    )
-    task.network.to(processes.device)
-    optimization = create_optimization(recipe, task.network, processes.device)
-    schedule = create_schedule(recipe, optimization.optimizer, batches.steps)
-    ema = blaming("ema", ModelEmaV3, task.network, **recipe.ema) if recipe.ema else None
+    with processes.stopping_together():
+        _check_devices(recipe, processes)
+        # the same weights on every process
+        _seed(recipe.seed)
+        task = TASKS[recipe.task](recipe, processes)
+        batches = train_batches(
+            task.train_set,
+            recipe.batch_size,
+            parts=recipe.accumulate,
+            repeats=recipe.repeats,
+            workers=recipe.workers,
+            seed=recipe.seed,
+            **where,
+        )
+    save_whole = _place(task, recipe, processes)
+    with processes.stopping_together():
+        optimization = create_optimization(recipe, task.network, processes)
+        schedule = create_schedule(recipe, optimization.optimizer, batches.steps)
+        ema = blaming("ema", ModelEmaV3, task.network, **recipe.ema) if recipe.ema else None
+        if processes.rank == 0:
+            check_writable(work_dir)
     judged = task.network if ema is None else ema.module
     record = Record(task.judge.metric)
     part = max(1, recipe.batch_size // (processes.count * recipe.accumulate))
@@ -67,17 +76,22 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
     val_loader = open_loader(task.val_set, judged_by, recipe.workers)
 
     def validate(after_batch: Callable[[list[str]], None]) -> dict[str, float]:
-        return task.judge(judged, val_loader, after_batch)
+        # all judge by what rank 0 stores
+        processes.copy_buffers(judged)
+        with gathered(task.network):
+            return task.judge(judged, val_loader, after_batch)
+
+    def save_model(weights: Mapping[str, Tensor]) -> None:
+        save_whole(judged, weights, work_dir / MODEL)
 
     def make_loop(runner: TrainingRunner) -> TrainLoop:
         return TrainLoop(runner, loader, batches, recipe, processes, record, ema, schedule, validate, judged_by.common)
 
-    if processes.rank == 0:
-        check_writable(work_dir)
     if recipe.compile:
         task.network.compile()
-    hooks: list[Any] = [Checkpoints(work_dir, lambda: task.save(judged, work_dir / MODEL), resume_from)]
-    progress = Progress(task.facts, work_dir, task.judge.shares)
+    hooks: list[Any] = [Checkpoints(work_dir, save_model, resume_from)]
+    facts = {**task.facts, **_changed_processes(resume_from, processes)}
+    progress = Progress(facts, work_dir, task.judge.shares)
     if processes.rank == 0:
         hooks += [progress, Curves(work_dir, recipe.tensorboard)]
     try:
@@ -86,6 +100,42 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         ).train()
     finally:
         progress.stop()
+
+
+def _check_devices(recipe: Recipe, processes: Processes) -> None:
+    if recipe.sync_batchnorm and processes.device.type == "cpu":
+        raise ValueError("sync_batchnorm=True needs GPUs: torch has none for the CPU, leave it out")
+
+
+def _place(task: Task, recipe: Recipe, processes: Processes) -> Callable[[nn.Module, Mapping[str, Tensor], Path], None]:
+    """Brings the network of a task to the devices; returns what writes it as a directory, given its weights."""
+    network = task.network
+    if processes.count > 1 and recipe.sync_batchnorm:
+        # timm's knows its own layers that normalise and activate in one
+        convert_sync_batchnorm(network)
+    if processes.count == 1 or recipe.parallel == "ddp":
+        network.to(processes.device)
+        return lambda judged, weights, directory: task.save(judged, directory)
+    # a network without memory, for the weights to be put into when they are whole
+    shell = copy.deepcopy(network).to("meta")
+    processes.copy_weights(network.to(processes.device))
+    shard(network, processes)
+
+    def save(judged: nn.Module, weights: Mapping[str, Tensor], directory: Path) -> None:
+        shell.load_state_dict(weights, assign=True)
+        task.save(shell, directory)
+
+    return save
+
+
+def _changed_processes(resume_from: Mapping[str, Any] | None, processes: Processes) -> dict[str, str]:
+    before = len(resume_from["random"]) if resume_from else processes.count
+    if before == processes.count:
+        return {}
+    return {
+        "processes": f"{processes.count}, the run had {before}: the steps have the same images, but random numbers of "
+        "drop path, dropout and mixup differ"
+    }
 
 
 def _seed(seed: int) -> None:
