@@ -16,6 +16,7 @@ from ..data import Samples, TrainBatches, ValBatches
 from .checkpoints import Checkpoints
 from .classification import classification
 from .curves import Curves
+from .detection import detection
 from .loop import TrainLoop
 from .optimization import blaming, create_optimization, create_schedule
 from .processes import Processes
@@ -26,7 +27,10 @@ from .runner import TrainingRunner
 from .storage import MODEL
 from .task import Task
 
-TASKS: dict[str, Callable[[Recipe, Processes], Task]] = {"classification": classification}
+TASKS: dict[str, Callable[[Recipe, Processes], Task]] = {
+    "classification": classification,
+    "detection": detection,
+}
 
 
 def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, processes: Processes) -> None:
