@@ -2,7 +2,7 @@
 
 task = "detection"
 seed = 0
-epochs = 10
+epochs = 4
 batch_size = 8
 
 model = dict(name="nat_pico")

@@ -68,7 +68,7 @@ def detection(recipe: Recipe, processes: Processes) -> Task:
     network = create_detector(name, arguments, options, len(classes), mean, std)
     _prepare(network, recipe)
     # a mistake in the augmentation or the data shows now, not in a worker
-    train_set[Draw(0, recipe.seed)]
+    _try(network.to(processes.device), train_set[Draw(0, recipe.seed)]["images"], name)
 
     def save(trained: nn.Module, directory: Path) -> None:
         assert isinstance(trained, Detector)
@@ -116,6 +116,21 @@ def _prepare(network: Detector, recipe: Recipe) -> None:
         network.backbone.memory_format = torch.channels_last
     if recipe.freeze == "backbone":
         network.freeze_backbone()
+
+
+@torch.inference_mode()
+def _try(network: Detector, image: Tensor, name: str) -> None:
+    """Finds out now whether the backbone takes pictures of such a size."""
+    network.eval()
+    try:
+        network([image.to(next(network.parameters()).device)])
+    # a model says in its own way that a size does not suit it
+    except (ValueError, RuntimeError, AssertionError) as error:
+        size = " x ".join(map(str, image.shape[:0:-1]))
+        raise ValueError(
+            f"model: {name} does not take a picture of {size} pixels as detector.min_size and max_size bring it: "
+            f"{error}"
+        ) from error
 
 
 def _remarks(*data_sets: BoxedImages) -> str:
