@@ -18,6 +18,7 @@ from ..data import open_loader, train_batches, val_batches
 from .checkpoints import Checkpoints
 from .classification import classification
 from .curves import Curves
+from .detection import detection
 from .loop import TrainLoop
 from .optimization import blaming, create_optimization, create_schedule
 from .processes import Processes
@@ -29,7 +30,10 @@ from .sharding import gathered, shard
 from .storage import MODEL, check_writable
 from .task import Task
 
-TASKS: dict[str, Callable[[Recipe, Processes], Task]] = {"classification": classification}
+TASKS: dict[str, Callable[[Recipe, Processes], Task]] = {
+    "classification": classification,
+    "detection": detection,
+}
 
 
 def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, processes: Processes) -> None:
