@@ -26,14 +26,25 @@ _SMALLEST_SIDE = 384
 _LARGEST_SIDE = 1024
 
 
-def draw_classes(path: Path, found: dict[str, Any]) -> None:
-    """Draws a picture with its classes in a strip below it.
+def draw_found(path: Path, found: Mapping[str, Any]) -> None:
+    """Draws a picture with what was found in it: boxes on it, or classes in a strip below it.
 
     Args:
-        path: JPEG file to write.
-        found: `file`, `labels` and `scores`, as `attnzoo.tools.predict.predict` gives them.
+        path: JPEG file to write; it is there whole or not at all.
+        found: `file`, `labels`, `scores` and perhaps `boxes`, as `attnzoo.tools.predict.predict` gives them.
     """
-    picture = fitted(read_image(found["file"]))
+    picture = read_image(found["file"])
+    if "boxes" in found:
+        names = sorted(set(found["labels"]))
+        numbered = {**found, "labels": [names.index(label) for label in found["labels"]]}
+        drawn = draw_objects(picture, numbered, names, least_score=0)
+    else:
+        drawn = _with_classes(_fitted(picture), found)
+    with replacing(path) as fresh:
+        drawn.save(fresh, format="JPEG", quality=90)
+
+
+def _with_classes(picture: Image.Image, found: Mapping[str, Any]) -> Image.Image:
     font = ImageFont.load_default(16)
     lines = [f"{score:6.1%}  {name}" for name, score in zip(found["labels"], found["scores"], strict=True)]
     drawn = Image.new("RGB", (picture.width, picture.height + 22 * len(lines) + 8), "white")
@@ -41,21 +52,15 @@ def draw_classes(path: Path, found: dict[str, Any]) -> None:
     pen = ImageDraw.Draw(drawn)
     for row, line in enumerate(lines):
         pen.text((8, picture.height + 4 + 22 * row), line, fill="black" if row == 0 else "#666666", font=font)
-    save(drawn, path)
+    return drawn
 
 
-def fitted(picture: Image.Image) -> Image.Image:
+def _fitted(picture: Image.Image) -> Image.Image:
     """A picture of a size that is comfortable to look at, in its proportions."""
     longest = max(picture.size)
     scale = min(1.0, _LARGEST_SIDE / longest) if longest > _SMALLEST_SIDE else _SMALLEST_SIDE / longest
     size = [max(1, round(length * scale)) for length in picture.size]
     return picture.resize((size[0], size[1]), Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
-
-
-def save(picture: Image.Image, path: Path) -> None:
-    """Writes a JPEG file, whole or not at all."""
-    with replacing(path) as fresh:
-        picture.save(fresh, format="JPEG", quality=90)
 
 
 def draw_objects(
