@@ -12,6 +12,7 @@ from attnzoo.tools.data import DATASETS, preprocessing, train_transform
 from attnzoo.tools.training.config import load_config, packaged_configs
 from attnzoo.tools.training.learners import create_loss, create_mixup
 from attnzoo.tools.training.optimization import create_optimization, create_schedule
+from attnzoo.tools.training.processes import Processes
 from attnzoo.tools.training.recipe import Recipe
 
 CONFIGS = [name for name in packaged_configs() if name.startswith("classification/")]
@@ -26,7 +27,7 @@ def recipe_of(name, *overrides):
 def rates_of(recipe):
     """The learning rate at the start of every epoch, on a tiny model in place of the recipe's."""
     stand_in = timm.create_model("test_vit")
-    optimizer = create_optimization(recipe, stand_in, torch.device("cpu")).optimizer
+    optimizer = create_optimization(recipe, stand_in, Processes(0, 1, torch.device("cpu"))).optimizer
     schedule = create_schedule(recipe, optimizer, STEPS)
     rates = []
     for epoch in range(recipe.epochs):
