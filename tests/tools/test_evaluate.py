@@ -10,6 +10,7 @@ from torch import nn
 from attnzoo.tools import cli
 from attnzoo.tools.data import ClassifiedImages, Draw, digits, val_transform
 from attnzoo.tools.evaluate import Reordered, label_order
+from attnzoo.tools.metrics import ClassificationJudge
 from attnzoo.tools.train import train
 from attnzoo.tools.training.config import load_config
 from attnzoo.tools.training.storage import save_model
@@ -104,6 +105,18 @@ def test_classes_may_stand_in_another_order_than_the_model_has_them():
     assert order == [2, 0]
     given = Reordered(nn.Identity(), order)(torch.tensor([[1.0, 2.0, 3.0]]))
     assert given.tolist() == [[3.0, 1.0]]
+
+
+def test_metrics_that_agree_on_the_first_batch_are_still_counted_apart():
+    # all right in the first batch; in the second the class comes second
+    logits = torch.eye(6).repeat(2, 1)
+    labels = torch.cat([torch.arange(6), (torch.arange(6) + 1) % 6])
+    batches = [{"images": logits[i : i + 6], "labels": labels[i : i + 6], "unreadable": []} for i in (0, 6)]
+    judge = ClassificationJudge(6, torch.device("cpu"))
+    metrics = judge(nn.Identity(), batches, lambda unreadable: None)
+    assert metrics["accuracy"] == 0.5
+    assert metrics["top5"] > 0.5
+    assert judge.per_class == [0.5] * 6
 
 
 def test_predictions_are_those_of_the_model(run, call, tmp_path):
