@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import timm
@@ -37,9 +38,10 @@ def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
     channels, expected = options.get("in_chans", 3), recipe.data.get("input_size", (3, 224, 224))[0]
     if channels != expected:
         raise ValueError(f"model.in_chans must be the channels of data.input_size, {expected}, got {channels}")
-    network = blaming("model", timm.create_model, recipe.model["name"], num_classes=num_classes, **options)
+    network = _create(recipe.model["name"], num_classes, options)
     if recipe.grad_checkpointing:
-        blaming("grad_checkpointing", network.set_grad_checkpointing)
+        enable: Any = network.set_grad_checkpointing
+        blaming("grad_checkpointing", enable)
     if recipe.channels_last:
         network = network.to(memory_format=torch.channels_last)
     if recipe.freeze == "backbone":
@@ -48,15 +50,30 @@ def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
     return network, _origin(network, recipe.model["name"], options)
 
 
+def _create(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+    try:
+        return blaming("model", timm.create_model, name, num_classes=num_classes, **options)
+    # weights that there are none of, cannot be reached, or are another model's
+    except (RuntimeError, OSError, pickle.UnpicklingError) as error:
+        if not options.get("pretrained"):
+            raise
+        # a file that is not there has no words of its own
+        reason = str(error).split("\n")[0] or f"{type(error).__name__} {options.get('pretrained_cfg_overlay', '')}"
+        raise ValueError(
+            f"model: the published weights of {name} cannot be had: {reason}. Name a file with "
+            "model.pretrained_cfg_overlay.file=..., or start without them, model.pretrained=False"
+        ) from error
+
+
 def _origin(network: nn.Module, name: str, options: dict[str, Any]) -> str:
     """Which weights are published ones, which were fitted to other shapes, and which are new."""
     if not options.get("pretrained"):
         return "all weights are new"
-    # shapes as published, without memory for them
-    with torch.device("meta"):
-        published = timm.create_model(name).state_dict()
     own = network.state_dict()
     config: Any = network.pretrained_cfg
+    # shapes as published, without memory for them
+    with torch.device("meta"):
+        published = timm.create_model(name, num_classes=config["num_classes"]).state_dict()
     names = config["classifier"] if config["classifier"] else ()
     heads = (names,) if isinstance(names, str) else tuple(names)
     new = [key for key in own if key not in published]
