@@ -114,9 +114,20 @@ def test_a_mistake_is_told(mistake):
 def test_weights_of_another_model_are_refused(published, tmp_path):
     published("test_resnet")
     overlay = {"file": str(tmp_path / "test_resnet.pth")}
-    with pytest.raises(ValueError, match="the published weights of test_vit cannot be had") as told:
+    with pytest.raises(ValueError, match="the weights that are to be loaded are none of test_vit") as told:
         network_of({"name": "test_vit", "pretrained": True, "pretrained_cfg_overlay": overlay}, 5)
     assert "\n" not in str(told.value)
+
+
+def test_weights_that_are_not_in_the_file_are_new(published, tmp_path, caplog):
+    model, weights = published("test_resnet")
+    del weights["layer4.0.conv2.weight"]
+    torch.save(weights, tmp_path / "test_resnet.pth")
+    _, said = network_of(model, 5)
+    assert said == "pretrained; new: layer4.0.conv2.weight, fc.weight, fc.bias"
+    assert not caplog.records
+    with pytest.raises(ValueError, match=r"cannot be had: .*Missing key.*.*layer4\.0\.conv2"):
+        network_of(model, 1000)
 
 
 def test_a_model_without_published_weights_says_so():
