@@ -76,7 +76,7 @@ def test_an_accumulated_step_is_one_step_of_schedule_average_and_record(tmp_path
         {"grad_checkpointing": True, "model": PLAIN},
         {"precision": "bfloat16"},
         {"precision": "float16"},
-        {"compile": True, "model": {**PLAIN, "depth": 1}},
+        pytest.param({"compile": True, "model": {**PLAIN, "depth": 1}}, marks=pytest.mark.slow),
     ],
     ids=lambda changes: next(iter(changes)) + str(changes.get("precision", "")),
 )

@@ -47,6 +47,11 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
     _seed(recipe.seed)
     task = TASKS[recipe.task](recipe, processes)
     batches = _train_batches(task.train_set, recipe, processes)
+    if resume_from is not None and isinstance(batches, TrainStream) and len(resume_from["random"]) != processes.count:
+        raise ValueError(
+            f"shards are shared among processes: a run that {len(resume_from['random'])} began continues on as many, "
+            f"not on {processes.count}"
+        )
     task.network.to(processes.device)
     optimization = create_optimization(recipe, task.network, processes.device)
     schedule = create_schedule(recipe, optimization.optimizer, batches.steps)
