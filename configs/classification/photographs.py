@@ -3,6 +3,10 @@
 Patches to train on are from the left two thirds of a photograph, those to judge by from the right third.
 
 Command:  attnzoo train classification/photographs
+Hardware: one core of a shared server CPU with AVX-512 (OMP_NUM_THREADS=1)
+Time:     122 CPU-seconds, start included
+Expect:   88.2 % of the held-out patches in the epoch that is stored, which is chosen on these same patches; 87.2 %
+          after the last
 """
 
 seed = 0

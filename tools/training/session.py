@@ -14,7 +14,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ..data import open_loader, train_batches, val_batches
+from ..data import TrainStream, open_loader, train_batches, val_batches
 from .checkpoints import Checkpoints
 from .classification import classification
 from .curves import Curves
@@ -65,6 +65,7 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
             seed=recipe.seed,
             **where,
         )
+        _check_resumed(resume_from, batches, processes)
     save_whole = _place(task, recipe, processes)
     with processes.stopping_together():
         optimization = create_optimization(recipe, task.network, processes)
@@ -109,6 +110,15 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
 def _check_devices(recipe: Recipe, processes: Processes) -> None:
     if recipe.sync_batchnorm and processes.device.type == "cpu":
         raise ValueError("sync_batchnorm=True needs GPUs: torch has none for the CPU, leave it out")
+
+
+def _check_resumed(resume_from: Mapping[str, Any] | None, batches: Any, processes: Processes) -> None:
+    before = len(resume_from["random"]) if resume_from else processes.count
+    if isinstance(batches, TrainStream) and before != processes.count:
+        raise ValueError(
+            f"shards are shared among processes: a run that {before} began continues on as many, not on "
+            f"{processes.count}"
+        )
 
 
 def _place(task: Task, recipe: Recipe, processes: Processes) -> Callable[[nn.Module, Mapping[str, Tensor], Path], None]:
