@@ -26,7 +26,7 @@ _ANCHOR_SCALE = {"fcos": 1.0, "retinanet": 4.0, "faster_rcnn": 8.0, "mask_rcnn":
 # R-CNN heads count the background as class 0
 _FIRST_LABEL = {"fcos": 0, "retinanet": 0, "faster_rcnn": 1, "mask_rcnn": 1}
 
-_INTEGERS = {"max_size": 1, "width": 32, "finer_levels": 0, "coarser_levels": 0, "detections_per_image": 1}
+_INTEGERS = {"max_size": 1, "width": 64, "finer_levels": 0, "coarser_levels": 0, "detections_per_image": 1}
 _POSITIVE = ("anchor_scale", "score_threshold", "nms_threshold")
 _SWITCHES = ("frozen_batchnorm", "normalize_features")
 
@@ -40,7 +40,7 @@ class DetectorOptions:
         min_size: pixels that the shorter side of a picture is brought to; of several, training draws one for each
             picture, and the last is for evaluation. An augmentation that resizes is undone by it.
         max_size: pixels that the longer side has at most; it goes before `min_size`.
-        width: channels of the pyramid and the head, a multiple of 32.
+        width: channels of the pyramid and the head, a multiple of 32 and at least 64.
         finer_levels: of the pyramid, before the backbone's finest.
         coarser_levels: of the pyramid, beyond the backbone's coarsest; as published without, 2 for fcos and retinanet
             and 1 for the others.
@@ -176,8 +176,15 @@ class Detector(nn.Module):
         self.backbone.compile(*arguments, **options)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the backbone's activations in the backward pass, where it can."""
-        self.backbone.body.set_grad_checkpointing(enable)
+        """Recomputes the backbone's activations in the backward pass.
+
+        Raises:
+            ValueError: the backbone cannot.
+        """
+        inner, _ = self._timm_model()
+        if not hasattr(inner, "set_grad_checkpointing"):
+            raise ValueError("this backbone cannot recompute its activations: leave grad_checkpointing out")
+        inner.set_grad_checkpointing(enable)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that the backbone wants without weight decay."""
