@@ -1,14 +1,13 @@
 """A detector as a directory, `config.json` + `model.safetensors`: plain data, from which the same detector is made.
 
 `config.json` holds `task`, `architecture` and `model_args` (of `timm.create_model`), `detector` (of
-`attnzoo.tools.detectors.DetectorOptions`), `label_names`, `preprocessing` (`mean` and `std` of each channel) and the
-SHA-256 of the weights.
+`attnzoo.tools.detectors.DetectorOptions`), `label_names` and `preprocessing` (`mean` and `std` of each channel).
+`SHA256SUMS` beside them tells damage.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from .detectors import Detector, DetectorOptions, create_detector
-from .files import replacing
+from .files import check_sums, storing, write_sums
 from .weights import read_file
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -29,7 +28,7 @@ FETCHING = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_o
 
 _KEYS = {
     "task": str, "architecture": str, "model_args": dict, "detector": dict, "label_names": list,
-    "preprocessing": dict, "weights_sha256": str,
+    "preprocessing": dict,
 }  # fmt: skip
 
 
@@ -56,12 +55,12 @@ def save_detector(
         std: of each channel.
 
     Raises:
-        OSError: it cannot be written; what was at `directory` is still there.
+        StorageError: it cannot be written; what was at `directory` is still there.
         ValueError: an argument is no plain data.
     """
     kept = {key: value for key, value in arguments.items() if key not in FETCHING}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    with replacing(directory) as fresh:
+    with storing(directory) as fresh:
         fresh.mkdir(parents=True)
         save_file(weights, fresh / WEIGHTS)
         config = {
@@ -71,13 +70,13 @@ def save_detector(
             "detector": {**dataclasses.asdict(options), "frozen_batchnorm": detector.frozen_batchnorm},
             "label_names": list(classes),
             "preprocessing": {"mean": list(mean), "std": list(std)},
-            "weights_sha256": _digest(fresh / WEIGHTS),
         }
         try:
             text = json.dumps(config, indent=2)
         except TypeError as error:
             raise ValueError(f"model: its arguments must be numbers, text and lists to be stored: {error}") from error
         (fresh / CONFIG).write_text(text + "\n")
+        write_sums(fresh)
 
 
 def open_detector(directory: str | Path) -> tuple[Detector, dict[str, Any]]:
@@ -88,12 +87,11 @@ def open_detector(directory: str | Path) -> tuple[Detector, dict[str, Any]]:
         ValueError: it is not what `attnzoo train` writes for detection, or is damaged.
     """
     directory = Path(directory)
+    check_sums(directory)
     config = read_detector_config(directory)
     path = directory / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: the directory of a detector holds {CONFIG} and {WEIGHTS}")
-    if _digest(path) != config["weights_sha256"]:
-        raise ValueError(f"{path} is damaged, or belongs to another {CONFIG}: it is not what was written")
     weights = read_file(path)
     arguments, where = config["model_args"], directory / CONFIG
     options = DetectorOptions.from_dict(config["detector"])
@@ -153,11 +151,3 @@ def read_detector_config(directory: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: preprocessing.{key} must be a number for each channel, got {values!r}")
     DetectorOptions.from_dict(config["detector"])
     return config
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -33,6 +35,26 @@ def replacing(path: Path) -> Iterator[Path]:
             old.rename(path)
         _remove(fresh)
         _remove(old)
+
+
+class StorageError(OSError):
+    """A disk that is full, read-only or gone. The message says what is still intact."""
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[Path]:
+    """`replacing`, for results that took long to come by: says what is left where they cannot be written.
+
+    Raises:
+        StorageError: what was at `path` is still there.
+    """
+    try:
+        with replacing(path) as fresh:
+            yield fresh
+    # torch's writer and that of safetensors have their own words for a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:
+        kept = f"{path} is the one before, and whole" if path.exists() else "nothing was stored there before"
+        raise StorageError(f"{path} could not be written: {error}; {kept}") from error
 
 
 # what `sha256sum -c SHA256SUMS` reads

@@ -103,10 +103,10 @@ def train_command(
       attnzoo train classification/digits --resume
       torchrun --nproc-per-node 4 -m attnzoo.tools.train classification/imagefolder data.root=photos
     """
+    from .files import StorageError
     from .training.config import load_config
     from .training.loop import InterruptedTraining, TrainingError
     from .training.processes import processes
-    from .training.storage import StorageError
 
     try:
         with processes() as together:

@@ -232,6 +232,9 @@ def test_a_changed_config_is_refused(stored, case):
     changes, message = WRONG_CONFIGS[case]
     path = stored[1] / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ValueError, match="damaged or was changed"):
+        open_detector(stored[1])
+    (stored[1] / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match=message):
         open_detector(stored[1])
 
@@ -250,6 +253,9 @@ def test_damaged_files_are_refused(stored):
     with pytest.raises(ValueError, match="is damaged"):
         open_detector(directory)
     weights.unlink()
+    with pytest.raises(ValueError, match=r"SHA256SUMS names 'model.safetensors', which is not there"):
+        open_detector(directory)
+    (directory / "SHA256SUMS").unlink()
     with pytest.raises(FileNotFoundError, match=r"model.safetensors is not there"):
         open_detector(directory)
     for broken in ("", "[]", text[:-20], "[" * 100_000):

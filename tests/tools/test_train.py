@@ -280,7 +280,7 @@ def test_a_disk_that_is_full_keeps_the_checkpoint_before(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(storage.torch, "save", full)
-    with pytest.raises(storage.StorageError, match=r"No space left.*last\.pth is the one before, and whole"):
+    with pytest.raises(files.StorageError, match=r"No space left.*last\.pth is the one before, and whole"):
         storage.save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.pth"]

@@ -22,7 +22,6 @@ from ..detectors import Detector, DetectorOptions, create_detector
 from .optimization import blaming
 from .processes import Processes
 from .recipe import Recipe
-from .storage import StorageError
 from .task import Task, describe_data
 
 
@@ -72,11 +71,7 @@ def detection(recipe: Recipe, processes: Processes) -> Task:
 
     def save(trained: nn.Module, directory: Path) -> None:
         assert isinstance(trained, Detector)
-        try:
-            save_detector(trained, directory, name, arguments, options, classes, mean, std)
-        except OSError as error:
-            kept = f"{directory} is the one before, and whole" if directory.exists() else "none was stored before"
-            raise StorageError(f"the model could not be saved in {directory}: {error}; {kept}") from error
+        save_detector(trained, directory, name, arguments, options, classes, mean, std)
 
     origin = "pretrained backbone" if arguments.get("pretrained") else "all weights are new"
     strides = ", ".join(map(str, network.backbone.strides))

@@ -19,7 +19,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from ..data import PREPROCESSING
-from ..files import replacing, write_sums
+from ..files import replacing, storing, write_sums
 from ..weights import read_file
 
 MODEL, BEST, LAST = "model", "best.pth", "last.pth"
@@ -32,28 +32,19 @@ _SEAL_SIZE = len(_SEAL) + 64
 _END, _END_SIZE = b"PK\x05\x06", 22
 
 
-class StorageError(OSError):
-    """A disk that is full, read-only or gone. The message says what is still intact."""
-
-
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Writes tensors, numbers and text, sealed.
 
     Raises:
         StorageError: it could not be written; what was at `path` is still there.
     """
-    try:
-        with replacing(path) as fresh:
-            torch.save(checkpoint, fresh)
-            with fresh.open("r+b") as file:
-                _seal(file)
-                # the name must not reach the disk before the contents
-                file.flush()
-                os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        # torch's writer reports a full disk as a RuntimeError
-        kept = f"{path} is the one before, and whole" if path.exists() else "nothing was stored before"
-        raise StorageError(f"the run could not be saved in {path.parent}: {error}; {kept}") from error
+    with storing(path) as fresh:
+        torch.save(checkpoint, fresh)
+        with fresh.open("r+b") as file:
+            _seal(file)
+            # the name must not reach the disk before the contents
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -121,12 +112,9 @@ def save_model(
     # safetensors refuses what is laid out channels last
     handle = model.register_state_dict_post_hook(_lay_out)
     try:
-        with replacing(directory) as fresh:
+        with storing(directory) as fresh:
             save_for_hf(model, str(fresh), model_config=config, model_args=kept, safe_serialization=True)
             write_sums(fresh)
-    except OSError as error:
-        kept_model = f"{directory} is the one before, and whole" if directory.exists() else "none was stored before"
-        raise StorageError(f"the model could not be saved in {directory}: {error}; {kept_model}") from error
     finally:
         handle.remove()
 
