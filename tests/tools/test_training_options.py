@@ -310,6 +310,19 @@ MISTAKES = {
     "an unknown average": ({"ema": {"decays": 0.9}}, "ema: .*decays"),
     "an unknown clip mode": ({"clip_mode": "hard"}, "clip_mode must be one of norm, value, agc, got 'hard'"),
     "parts that do not fit": ({"accumulate": 5}, "12 cannot be shared evenly among 1 processes x accumulate=5.*is 10"),
+    "a size that is a side": (
+        {"data": {"name": "colours", "input_size": 32}},
+        r"data\.input_size must be three numbers",
+    ),
+    "colours of other channels": (
+        {"data": {"name": "colours", "input_size": (3, 32, 32), "mean": (0.5, 0.5)}},
+        r"data\.mean must be a number for each of 3 channels, got",
+    ),
+    "an unknown interpolation": (
+        {"data": {"name": "colours", "input_size": (3, 32, 32), "interpolation": "cubist"}},
+        "does not take .*cubist",
+    ),
+    "an unknown data set": ({"data": {"name": "colors"}}, r"data\.name must be one of imagefolder, hfds, wds"),
     "an augmentation that there is not": ({"augment": {"re_probe": 0.2}}, "augment: .*re_probe"),
 }
 
