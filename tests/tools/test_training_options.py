@@ -314,6 +314,10 @@ MISTAKES = {
         {"data": {"name": "colours", "input_size": 32}},
         r"data\.input_size must be three numbers",
     ),
+    "pictures of four channels": (
+        {"data": {"name": "colours", "input_size": (4, 32, 32)}, "model": {"name": "test_resnet", "in_chans": 4}},
+        r"data\.input_size begins with the channels, 1 for grey pictures or 3 for RGB, got 4",
+    ),
     "colours of other channels": (
         {"data": {"name": "colours", "input_size": (3, 32, 32), "mean": (0.5, 0.5)}},
         r"data\.mean must be a number for each of 3 channels, got",
@@ -360,3 +364,11 @@ def test_a_model_is_stored_with_the_arguments_it_was_made_with(tmp_path):
     assert stored["num_classes"] == 3
     model = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("size", [(3, 32, 32), (1, 24, 40), None])
+def test_pictures_have_the_size_that_is_asked_for(size):
+    options = {} if size is None else {"input_size": size}
+    for split, augment in (("train", {}), ("train", []), ("val", None)):
+        images = data.open_classification({"name": "colours", **options}, split, augment)
+        assert images[data.Draw(0, 0)]["images"].shape == (size or (3, 224, 224))
