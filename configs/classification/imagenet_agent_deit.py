@@ -5,7 +5,7 @@ data.name=wds data.classes=1000 reads shards. Settings and results are the autho
 
 Command:   torchrun --nproc-per-node 8 -m attnzoo.tools.train classification/imagenet_agent_deit
            model.name=agent_deit_tiny or agent_deit_base: the same recipe, each with its own drop path
-Hardware:  8 GPUs, 128 images each (agent_deit_tiny: 512 each, batch_size=4096 optimizer.lr=4e-3)
+Hardware:  8 GPUs, 128 images each (agent_deit_tiny: 512, batch_size=4096 and four times all rates)
 Source:    Han et al., ECCV 2024 (arXiv:2312.08874); github.com/LeapLabTHU/Agent-Attention,
            agent_transformer/cfgs/agent_deit_s.yaml and the defaults of agent_transformer/config.py; rates
            are theirs for 512 images, times 2

@@ -5,7 +5,7 @@ data.name=wds data.classes=1000 reads shards. Settings and results are the autho
 
 Command:   torchrun --nproc-per-node 8 -m attnzoo.tools.train classification/imagenet_agent_swin
            model.name=agent_swin_small or agent_swin_base: the same recipe, each with its own drop path
-Hardware:  8 GPUs, 128 images each (agent_swin_base: 64 each, batch_size=512 optimizer.lr=5e-4)
+Hardware:  8 GPUs, 128 images each (agent_swin_base: 64, batch_size=512 and half of all rates)
 Source:    Han et al., ECCV 2024 (arXiv:2312.08874); github.com/LeapLabTHU/Agent-Attention,
            agent_transformer/cfgs/agent_swin_t.yaml and the defaults of agent_transformer/config.py; rates
            are theirs for 512 images, times 2

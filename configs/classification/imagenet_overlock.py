@@ -37,5 +37,6 @@ schedule = dict(
     step_on_epochs=True,
 )
 ema = dict(decay=0.9999)
+sync_batchnorm = True
 clip_grad = 5.0
 precision = "float16"

@@ -112,11 +112,24 @@ def test_sixteen_bits_of_colour_are_scaled_by_their_range(make):
 
 
 def test_inverted_cmyk_of_adobe_has_its_colours(tmp_path):
-    # with Adobe's marker Pillow writes and reads CMYK and YCCK inverted, as Photoshop does
+    # with Adobe's marker Pillow writes and reads CMYK inverted, as Photoshop does
     red = Image.new("RGB", (16, 16), (200, 40, 30)).convert("CMYK")
     file = stored(red, "jpeg", quality=95)
     assert b"Adobe" in file.getvalue()
     assert np.abs(pixels(file) - (200, 40, 30)).max() <= 6
+
+
+def test_ycck_of_photoshop_has_its_colours():
+    # Pillow writes CMYK alone: its four planes are filled with Y, Cb, Cr and K, and Adobe's marker is changed to say so
+    cyan_magenta_yellow = Image.new("RGB", (16, 16), (255 - 200, 255 - 40, 255 - 30))
+    planes = [*cyan_magenta_yellow.convert("YCbCr").split(), Image.new("L", (16, 16), 255)]
+    # it writes them inverted
+    inverted = [plane.point(lambda value: 255 - value) for plane in planes]
+    content = bytearray(stored(Image.merge("CMYK", inverted), "jpeg", quality=95, subsampling=0).getvalue())
+    transform = content.index(b"Adobe") + len(b"Adobe") + 6
+    assert content[transform] == 0
+    content[transform] = 2
+    assert np.abs(pixels(io.BytesIO(content)) - (200, 40, 30)).max() <= 6
 
 
 TRANSPARENT = {

@@ -310,6 +310,23 @@ MISTAKES = {
     "an unknown average": ({"ema": {"decays": 0.9}}, "ema: .*decays"),
     "an unknown clip mode": ({"clip_mode": "hard"}, "clip_mode must be one of norm, value, agc, got 'hard'"),
     "parts that do not fit": ({"accumulate": 5}, "12 cannot be shared evenly among 1 processes x accumulate=5.*is 10"),
+    "a size that is a side": (
+        {"data": {"name": "colours", "input_size": 32}},
+        r"data\.input_size must be three numbers",
+    ),
+    "pictures of four channels": (
+        {"data": {"name": "colours", "input_size": (4, 32, 32)}, "model": {"name": "test_resnet", "in_chans": 4}},
+        r"data\.input_size begins with the channels, 1 for grey pictures or 3 for RGB, got 4",
+    ),
+    "colours of other channels": (
+        {"data": {"name": "colours", "input_size": (3, 32, 32), "mean": (0.5, 0.5)}},
+        r"data\.mean must be a number for each of 3 channels, got",
+    ),
+    "an unknown interpolation": (
+        {"data": {"name": "colours", "input_size": (3, 32, 32), "interpolation": "cubist"}},
+        "does not take .*cubist",
+    ),
+    "an unknown data set": ({"data": {"name": "colors"}}, r"data\.name must be one of imagefolder, hfds, wds"),
     "an augmentation that there is not": ({"augment": {"re_probe": 0.2}}, "augment: .*re_probe"),
 }
 
@@ -347,3 +364,11 @@ def test_a_model_is_stored_with_the_arguments_it_was_made_with(tmp_path):
     assert stored["num_classes"] == 3
     model = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
     assert model(torch.randn(1, 3, 32, 32)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("size", [(3, 32, 32), (1, 24, 40), None])
+def test_pictures_have_the_size_that_is_asked_for(size):
+    options = {} if size is None else {"input_size": size}
+    for split, augment in (("train", {}), ("train", []), ("val", None)):
+        images = data.open_classification({"name": "colours", **options}, split, augment)
+        assert images[data.Draw(0, 0)]["images"].shape == (size or (3, 224, 224))

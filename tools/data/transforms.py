@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import timm.data
 import torchvision.transforms.v2 as augmentations
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torchvision.transforms import Compose
+
+from ..images import MODES
 
 Transform = Callable[[Image.Image], Any]
 
@@ -17,14 +21,39 @@ PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop
 
 
 def preprocessing(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a recipe's `data` that says how images are prepared, whole."""
-    resolved = timm.data.resolve_data_config({key: data[key] for key in PREPROCESSING if key in data})
+    """The part of a recipe's `data` that says how images are prepared, whole.
+
+    Raises:
+        ValueError: a size, or colours per channel, that cannot be.
+    """
+    given = {"input_size": (3, 224, 224), **{key: data[key] for key in PREPROCESSING if key in data}}
+    size = given["input_size"]
+    if not isinstance(size, (tuple, list)) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise ValueError(f"data.input_size must be three numbers, channels, height and width, got {size!r}")
+    if size[0] not in MODES:
+        raise ValueError(f"data.input_size begins with the channels, 1 for grey pictures or 3 for RGB, got {size[0]}")
+    if size[0] == 1:
+        # timm would spread a grey picture over ImageNet's three colours
+        given = {"mean": (fmean(IMAGENET_DEFAULT_MEAN),), "std": (fmean(IMAGENET_DEFAULT_STD),), **given}
+    for key in ("mean", "std"):
+        value = given.get(key, (0.5,) * size[0])
+        if not isinstance(value, (tuple, list)) or len(value) not in (1, size[0]):
+            raise ValueError(f"data.{key} must be a number for each of {size[0]} channels, got {value!r}")
+    resolved = timm.data.resolve_data_config(given)
     return {key: resolved[key] for key in PREPROCESSING}
 
 
 def val_transform(data: Mapping[str, Any]) -> Transform:
-    """timm's transform for evaluation."""
-    return timm.data.create_transform(**preprocessing(data), is_training=False)
+    """timm's transform for evaluation.
+
+    Raises:
+        ValueError: what timm does not know.
+    """
+    prepare = preprocessing(data)
+    try:
+        return timm.data.create_transform(**prepare, is_training=False)
+    except (TypeError, ValueError, AssertionError, KeyError) as error:
+        raise ValueError(f"data: timm.data.create_transform does not take {prepare}: {error}") from error
 
 
 def train_transform(data: Mapping[str, Any], augment: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Transform:
@@ -45,7 +74,7 @@ def train_transform(data: Mapping[str, Any], augment: Mapping[str, Any] | Sequen
         options = {**prepare, **augment}
         try:
             return timm.data.create_transform(**options, is_training=True)
-        except (TypeError, ValueError, AssertionError) as error:
+        except (TypeError, ValueError, AssertionError, KeyError) as error:
             raise ValueError(f"augment: timm.data.create_transform does not take it: {error}") from error
     steps = val_transform(data).transforms  # type: ignore[attr-defined]
     to_tensor = next(i for i, step in enumerate(steps) if "ToTensor" in type(step).__name__)
