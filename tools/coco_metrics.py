@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -138,6 +139,15 @@ def judge_pictures(pictures: Sequence[JudgedPicture], classes: Sequence[str], wi
     if with_masks:
         metrics |= {f"mask_{name}": value for name, value in _Evaluation(pictures, classes, "segm").metrics().items()}
     return Report(metrics, boxes.per_class(), list(pictures))
+
+
+def class_table(report: Report) -> Table:
+    """A row per class, for a rich console: its objects, AP and AP50, the worst first."""
+    table = Table("class", "objects", "AP", "AP50")
+    for row in sorted(report.per_class, key=lambda row: (np.isnan(row["AP"]), row["AP"])):
+        values = ["-" if np.isnan(row[key]) else f"{row[key]:.2%}" for key in ("AP", "AP50")]
+        table.add_row(row["class"], str(row["objects"]), *values)
+    return table
 
 
 class _Evaluation:

@@ -27,7 +27,7 @@ _ANCHOR_SCALE = {"fcos": 1.0, "retinanet": 4.0, "faster_rcnn": 8.0, "mask_rcnn":
 _FIRST_LABEL = {"fcos": 0, "retinanet": 0, "faster_rcnn": 1, "mask_rcnn": 1}
 
 _INTEGERS = {"max_size": 1, "width": 64, "finer_levels": 0, "coarser_levels": 0, "detections_per_image": 1}
-_POSITIVE = ("anchor_scale", "score_threshold", "nms_threshold")
+_RANGES = {"anchor_scale": (0.1, 64.0), "score_threshold": (0.0, 1.0), "nms_threshold": (0.0, 1.0)}
 _SWITCHES = ("frozen_batchnorm", "normalize_features")
 
 
@@ -93,12 +93,11 @@ class DetectorOptions:
                 raise ValueError(f"detector.{key} must be an integer of at least {least}, got {value!r}")
         if self.width % 32:
             raise ValueError(f"detector.width must be a multiple of 32 (of its normalisation), got {self.width}")
-        for key in _POSITIVE:
-            value = getattr(self, key)
-            if value is None and key != "score_threshold":
-                continue
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
-                raise ValueError(f"detector.{key} must be a number of at least 0, got {value!r}")
+        for key, (lowest, largest) in _RANGES.items():
+            value, is_left_out = getattr(self, key), getattr(self, key) is None and key != "score_threshold"
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_left_out and not (is_number and lowest <= value <= largest):
+                raise ValueError(f"detector.{key} must be a number of {lowest:g} .. {largest:g}, got {value!r}")
         for key in _SWITCHES:
             value = getattr(self, key)
             if not isinstance(value, bool) and not (value is None and key == "frozen_batchnorm"):

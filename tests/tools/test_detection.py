@@ -2,9 +2,10 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from mmengine import Config
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from attnzoo.tools.data import Draw, open_detection
@@ -112,6 +113,20 @@ def test_a_frozen_backbone_stays_as_it_was(runs):
     assert not torch.equal(
         weights["model.backbone.fpn.inner_blocks.0.0.weight"], fresh["model.backbone.fpn.inner_blocks.0.0.weight"]
     )
+
+
+def test_a_pretrained_backbone_is_taken_over_and_not_looked_for_again(runs, tmp_path):
+    classifier = timm.create_model("shvit_pico", num_classes=7)
+    save_file(classifier.state_dict(), tmp_path / "published.safetensors")
+    overlay = {"file": str(tmp_path / "published.safetensors"), "num_classes": 7}
+    model = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    directory = train(small(model=model, freeze="backbone"), runs)
+    detector, config = open_detector(directory)
+    assert config["model_args"] == {}
+    # its statistics are of many more pictures than a batch has
+    assert config["detector"]["frozen_batchnorm"] is True
+    own, published = detector.backbone.body.model.state_dict(), classifier.state_dict()
+    assert_close(own, {name: published[name] for name in own}, rtol=0, atol=0)
 
 
 def test_channels_last_changes_no_weight(runs):

@@ -109,6 +109,7 @@ BAD = {
         "another category",
     ),
     "an unknown category": ({"annotations": [annotation(1, [1, 1, 2, 2], category_id=5)]}, "category id 5.*3, 9"),
+    "an id that no tensor holds": ({"images": [{"id": 2**70}]}, "id must be an integer"),
     "an unknown image": ({"annotations": [annotation(1, [1, 1, 2, 2], image_id=99)]}, "image 99, which is not among"),
     "a box outside the image": ({"annotations": [annotation(1, [41, 1, 2, 2])]}, "outside of a.png, which is 40 x 30"),
     "a box above the image": ({"annotations": [annotation(1, [1, -9, 2, 9])]}, "outside of a.png"),
@@ -172,6 +173,25 @@ def test_masks_are_asked_for_only_where_they_are(write, content):
     open_detection(write(), "train", [])
     with pytest.raises(ValueError, match=r"annotations\[0\] has no segmentation: .* use faster_rcnn"):
         open_detection(write(), "train", [], with_masks=True)
+
+
+BAD_OUTLINES = {
+    "two corners": ([[1, 1, 2, 2]], "three corners at least"),
+    "an odd number": ([[1, 1, 2, 2, 3, 3, 4]], "three corners at least"),
+    "text": ([["1", 1, 2, 2, 3, 3]], "must be made of numbers"),
+    "infinity": ([[1, 1, 2, 2, 3, float("inf")]], "must be made of numbers"),
+    "a number": (7, "must be polygons or a dict"),
+    "run lengths of another picture": ({"size": [4, 4], "counts": [16]}, r"picture, \[30, 40\], got \[4, 4\]"),
+    "run lengths that are too many": ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH + 1]}, "add up to 40 x 30"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OUTLINES)
+def test_outlines_that_cannot_be_drawn_are_refused(write, content, case):
+    content["annotations"][1]["segmentation"], message = BAD_OUTLINES[case]
+    with pytest.raises(ValueError, match=message) as caught:
+        open_detection(write(), "train", [], with_masks=True)
+    assert "annotations[1]" in str(caught.value)
 
 
 @pytest.mark.parametrize("is_stored", [True, False], ids=["annotated as stored", "annotated upright"])

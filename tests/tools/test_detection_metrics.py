@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from attnzoo.tools.coco_metrics import DetectionJudge, JudgedPicture, judge_pictures
+from attnzoo.tools.coco_metrics import DetectionJudge, JudgedPicture, class_table, judge_pictures
 from attnzoo.tools.data import open_detection
 from attnzoo.tools.data.samples import collate
 from attnzoo.tools.drawing import draw_worst_cases, mistakes
@@ -84,10 +84,18 @@ def test_sizes_that_no_object_has_are_left_out():
 
 
 def test_the_table_has_a_row_for_each_class():
-    rows = judge_pictures([picture([(A, 0), (B, 0)], [(A, 0, 0.9), (B, 0, 0.8)])], CLASSES).per_class
+    report = judge_pictures([picture([(A, 0), (B, 0)], [(A, 0, 0.9), (B, 0, 0.8)])], CLASSES)
+    rows = report.per_class
     assert rows[0] == {"class": "cat", "objects": 2, "AP": pytest.approx(1), "AP50": pytest.approx(1)}
     assert (rows[1]["class"], rows[1]["objects"]) == ("dog", 0)
     assert np.isnan(rows[1]["AP"])
+    table = class_table(report)
+    assert [list(column.cells) for column in table.columns] == [
+        ["cat", "dog"],
+        ["2", "0"],
+        ["100.00%", "-"],
+        ["100.00%", "-"],
+    ]
 
 
 def test_nothing_to_judge_by_is_said():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..images import UnreadableImageError, read_image
+from .outlines import check_outline
 
 # files or boxes named in a message
 _NAMED = 5
@@ -182,8 +183,10 @@ class CocoImages:
         outline = annotation.get("segmentation")
         if self.with_masks and not outline:
             raise ValueError(f"{where} has no segmentation: mask_rcnn learns outlines, use faster_rcnn for boxes")
+        if self.with_masks:
+            check_outline(outline, picture.size, where)
         area = annotation.get("area")
-        if not isinstance(area, (int, float)):
+        if not isinstance(area, (int, float)) or not math.isfinite(area):
             area = (box[2] - box[0]) * (box[3] - box[1])
         is_crowd = bool(annotation.get("iscrowd", 0))
         picture.rows.append((box, self._labels[category], area, is_crowd, outline if self.with_masks else None))
@@ -216,32 +219,6 @@ class CocoImages:
         )
 
 
-def draw_masks(outlines: Sequence[Any], width: int, height: int) -> NDArray[np.uint8]:
-    """COCO segmentations as masks of 0 and 1, (N, height, width).
-
-    Raises:
-        ValueError: one is no segmentation.
-    """
-    from pycocotools import mask
-
-    masks = np.zeros((len(outlines), height, width), dtype=np.uint8)
-    for row, outline in enumerate(outlines):
-        if isinstance(outline, np.ndarray):
-            masks[row] = outline
-            continue
-        try:
-            runs = outline
-            if isinstance(outline, list):
-                runs = mask.merge(mask.frPyObjects(outline, height, width))
-            elif isinstance(outline["counts"], list):
-                runs = mask.frPyObjects(outline, height, width)
-            masks[row] = mask.decode(runs)
-        # what is wrong with it, pycocotools tells in many ways
-        except Exception as error:
-            raise ValueError(f"a segmentation is neither polygons nor run lengths: {error}") from error
-    return masks
-
-
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -262,7 +239,9 @@ def _entries(content: Mapping[str, Any], key: str, path: Path) -> list[Mapping[s
 
 def _value(entry: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     value = entry.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    # a number must fit into a tensor too
+    is_huge = isinstance(value, int) and abs(value) >= 2**63
+    if not isinstance(value, kind) or isinstance(value, bool) or is_huge:
         raise ValueError(f"{where}: {key} must be {'an integer' if kind is int else 'text'}, got {value!r}")
     return value
 

@@ -18,7 +18,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from .canvases import DigitsOnCanvas
-from .coco import CocoImages, Objects, draw_masks
+from .coco import CocoImages, Objects
+from .outlines import draw_masks
 from .samples import Samples, collate
 from .transforms import augmentation
 

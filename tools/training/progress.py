@@ -21,6 +21,8 @@ from .storage import MODEL
 SECONDS_BETWEEN_LINES = 30.0
 # unreadable files listed at the end
 _LISTED = 20
+# more do not fit into 80 columns
+_METRICS_IN_A_ROW = 6
 
 
 class Progress(Hook):
@@ -95,11 +97,7 @@ class Progress(Hook):
             self._print(f"stopped early: the last {record.waited()} epochs were no better")
         validated = [epoch for epoch in record.epochs if record.metric in epoch]
         if record.best is not None:
-            table = Table("", "epoch", *(name for name in record.best if name != "epoch"))
-            for title, values in (("best", record.best), ("last", validated[-1])):
-                cells = [self._format(name, values[name]) for name in record.best if name != "epoch"]
-                table.add_row(title, str(int(values["epoch"])), *cells)
-            self.console.print(table)
+            self.console.print(self._table({"best": record.best, "last": validated[-1]}))
             self._print(f"model in {short(self.work_dir / MODEL)}")
         if record.unreadable:
             self._print(f"{len(record.unreadable)} files could not be read and were left out:")
@@ -111,6 +109,21 @@ class Progress(Hook):
     def stop(self) -> None:
         """Gives the terminal back: a bar hides the cursor."""
         self.bar.stop()
+
+    def _table(self, epochs: Mapping[str, Mapping[str, float]]) -> Table:
+        names = [name for name in epochs["best"] if name != "epoch"]
+        rows = [
+            [title, str(int(values["epoch"])), *(self._format(name, values[name]) for name in names)]
+            for title, values in epochs.items()
+        ]
+        header = ["", "epoch", *names]
+        # more metrics than a terminal has room for stand below each other
+        if len(names) > _METRICS_IN_A_ROW:
+            header, *rows = [list(line) for line in zip(header, *rows, strict=True)]
+        table = Table(*header)
+        for row in rows:
+            table.add_row(*row)
+        return table
 
     def _format(self, name: str, value: float) -> str:
         return f"{value:.2%}" if name in self.shares else f"{value:.4g}"
