@@ -13,6 +13,8 @@ import attnzoo
 COMMANDS = {
     "list": ("attnzoo.tools.listing:list_command", "Show the models, their size and their published accuracy."),
     "train": ("attnzoo.tools.train:train_command", "Train a model from a config."),
+    "evaluate": ("attnzoo.tools.evaluate:evaluate_command", "Judge a model on a data set."),
+    "predict": ("attnzoo.tools.predict:predict_command", "Say what is in pictures."),
     "export": ("attnzoo.tools.export:export_command", "Write a model as a verified ONNX file."),
     "convert": ("attnzoo.tools.convert:convert_command", "Write an official checkpoint in timm's layout."),
     "bench": ("attnzoo.tools.bench.command:bench_command", "Measure the operators and the models."),
@@ -67,7 +69,7 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == "attnzoo":
                 raise
-            extra = {"train": "train", "export": "export", "bench": "train"}.get(str(ctx.invoked_subcommand), "all")
+            extra = {"export": "export", "demo": "all", "convert": "all"}.get(str(ctx.invoked_subcommand), "train")
             raise Mistake(f'this command needs {error.name}: pip install "attnzoo[{extra}]"') from error
 
 

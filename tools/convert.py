@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from attnzoo.registration import checkpoint_filter
 
 from .cli import MultilineError
-from .files import replacing
+from .files import SUMS, replacing, sha256, write_sums
 from .listing import is_ours, names
 from .weights import LISTED, read_weights
 
@@ -73,11 +72,12 @@ def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = 
     check_match(official_file.name, name, network, weights)
     network.load_state_dict(weights)
 
-    origin = {"file": official_file.name, "sha256": _sha256(official_file)}
+    origin = {"file": official_file.name, "sha256": sha256(official_file)}
     if config.url:
         origin["published_url"] = config.url
     with replacing(output) as fresh:
         save_for_hf(network, str(fresh), model_config={"converted_from": origin}, safe_serialization=True)
+        write_sums(fresh)
         _check_written(fresh, network)
     return Conversion(
         output, name, network.num_classes, origin["file"], origin["sha256"], origin.get("published_url"), unused
@@ -136,7 +136,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file: name a directory")
     found = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    others = sorted(found - {"config.json", "model.safetensors"})
+    others = sorted(found - {"config.json", "model.safetensors", SUMS})
     if others:
         raise ValueError(f"{output} holds what is no converted model and would be lost, such as {others[0]}")
     if found and not overwrite:
@@ -158,14 +158,6 @@ def _check_written(directory: Path, network: nn.Module) -> None:
     # not the user's mistake: a family that does not take its own state dict back
     if not same:
         raise RuntimeError("the directory does not open as the model that was converted, and was not kept")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @click.command("convert")

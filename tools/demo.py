@@ -66,9 +66,10 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
         DemoError: the accuracy is lower than required, or the file reads other digits than eager.
         ExportError: the file's logits differ from eager by more than 1e-4 of the largest.
     """
-    from .data import Draw, Samples, open_classification
-    from .export import ExportError, export_onnx, load, open_session, relative_difference
+    from .data import ClassifiedImages, Draw, digits, val_transform
+    from .export import ExportError, export_onnx, open_session, relative_difference
     from .figure import draw_digits
+    from .opening import open_model
     from .train import train
     from .training.config import load_config
 
@@ -82,10 +83,10 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
     folder = train(load_config(CONFIG, overrides), training)
     trained = time.perf_counter()
 
-    model, origin = load(str(folder))
+    model, origin = open_model(str(folder))
     model.eval()
-    held_out = open_classification({"name": "digits", **timm.data.resolve_model_data_config(model)}, "val")
-    assert isinstance(held_out, Samples)
+    transform = val_transform(timm.data.resolve_model_data_config(model))
+    held_out = ClassifiedImages(digits("val"), transform, channels=1)
     batch = held_out.collate([held_out[Draw(i)] for i in range(len(held_out))])
     images, labels = batch["images"], batch["labels"]
 

@@ -8,13 +8,10 @@ operators, and its metadata says what a program needs that only has the file: la
 from __future__ import annotations
 
 import copy
-import difflib
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import timm
@@ -26,6 +23,7 @@ import attnzoo
 
 from .files import replacing
 from .onnx_graph import ExportError, open_session, relative_difference, require_packages, to_onnx
+from .opening import check_size, open_model
 
 OPSETS = (18, 19, 20)
 # The trace sees two images: one alone, and an odd number, show whether it took the two for granted.
@@ -141,86 +139,14 @@ def describe(model: nn.Module, input_size: tuple[int, int, int], classes: int) -
     return notes
 
 
-def load(
-    model: str, *, pretrained: bool = False, image_size: tuple[int, int] | None = None
-) -> tuple[nn.Module, dict[str, str]]:
-    """Opens a model by its name or a directory in timm's layout (`config.json` and `model.safetensors`).
-
-    Args:
-        model: a name that timm knows, ours included, or a directory.
-        pretrained: load the published weights of a name; a directory always brings its own.
-        image_size: height and width, for the models that are built for one size.
-
-    Returns:
-        The model, and the metadata entries that tell its weights' origin.
-
-    Raises:
-        ValueError: an unknown name, a directory without a model, a name without published weights, a size below 1.
-    """
-    _check_size(image_size)
-    folder = Path(model)
-    if (folder / "config.json").is_file():
-        return _load_folder(folder, image_size)
-    if folder.is_dir() and not timm.is_model(model):
-        raise ValueError(f"{model} holds no model: config.json and model.safetensors are expected in the directory")
-    if not timm.is_model(model):
-        close = difflib.get_close_matches(model, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "`attnzoo list` shows the names"
-        raise ValueError(f"{model!r} is neither a model's name nor a directory: {hint}")
-    config = timm.get_pretrained_cfg(model)
-    if not pretrained:
-        # the same command shall give the same file, also where it is only to try things out
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network = timm.create_model(model, **_size_argument(config.to_dict(), image_size))
-        return network, {"weights": "random, seed 0"}
-    if not config.has_weights:
-        raise ValueError(f"{model} has no published weights: leave --pretrained out, or name a trained directory")
-    network = timm.create_model(model, pretrained=True, **_size_argument(config.to_dict(), image_size))
-    origin = {"weights": f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)}
-    if config.license:
-        origin["license"] = config.license
-    subset = timm.data.infer_imagenet_subset(network)
-    if subset and not config.label_names:
-        info = timm.data.ImageNetInfo(subset)
-        origin["labels"] = json.dumps([info.index_to_description(i) for i in range(info.num_classes())])
-    return network, origin
-
-
-def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.Module, dict[str, str]]:
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise ValueError(f"{folder} has a config.json but no model.safetensors: was the training interrupted?")
-    config = json.loads((folder / "config.json").read_text()).get("pretrained_cfg", {})
-    try:
-        network = timm.create_model(f"local-dir:{folder}", pretrained=True, **_size_argument(config, image_size))
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{folder} does not open, its config.json and weights do not fit: {reason}") from error
-    # the path of the directory is nobody else's business; the digest says which weights these are everywhere
-    origin = {"weights": f"sha256:{hashlib.sha256(weights.read_bytes()).hexdigest()}"}
-    if config.get("license"):
-        origin["license"] = config["license"]
-    return network, origin
-
-
-def _size_argument(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> dict[str, Any]:
-    return {"img_size": image_size} if image_size and config.get("fixed_input_size") else {}
-
-
 def _input_size(model: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int, int]:
     config = getattr(model, "pretrained_cfg", None)
     if image_size is None and not config:
         raise ValueError(f"image_size is needed: {type(model).__name__} is not a model of timm and names none itself")
     named = timm.data.resolve_model_data_config(model)["input_size"] if config else (3, 0, 0)
     height, width = image_size or named[1:]
-    _check_size(image_size)
+    check_size(image_size)
     return named[0], height, width
-
-
-def _check_size(image_size: tuple[int, int] | None) -> None:
-    if image_size and min(image_size) < 1:
-        raise ValueError(f"image_size must be a height and a width of at least 1, got {image_size}")
 
 
 def _images(input_size: tuple[int, int, int], batch: int) -> Tensor:
@@ -293,7 +219,7 @@ def export_command(model: str, output: Path, pretrained: bool, image_size: tuple
     Example: attnzoo export nat_pico --output nat_pico.onnx
     """
     try:
-        network, origin = load(model, pretrained=pretrained, image_size=image_size)
+        network, origin = open_model(model, pretrained=pretrained, image_size=image_size)
         report = export_onnx(network, output, image_size=image_size, opset=opset, metadata=origin)
     except (ExportError, ImportError) as error:
         raise click.ClickException(str(error)) from error

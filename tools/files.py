@@ -1,7 +1,8 @@
-"""Files and directories that are there whole or not at all: written beside their place and renamed."""
+"""Files and directories that are there whole or not at all, written beside their place and renamed; their sums."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,47 @@ def replacing(path: Path) -> Iterator[Path]:
             old.rename(path)
         _remove(fresh)
         _remove(old)
+
+
+# what `sha256sum -c SHA256SUMS` reads
+SUMS = "SHA256SUMS"
+
+
+def write_sums(directory: Path) -> None:
+    """Notes the SHA-256 of every file of a directory, so that damage is noticed: weights alone have no checksum."""
+    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != SUMS)
+    (directory / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in files))
+
+
+def check_sums(directory: Path) -> None:
+    """Compares the files of a directory with what `write_sums` noted; a directory without sums passes.
+
+    Raises:
+        ValueError: a file is missing or is not what was written.
+    """
+    sums = directory / SUMS
+    if not sums.is_file():
+        return
+    for line in sums.read_bytes().splitlines():
+        digest, _, name = line.decode(errors="replace").partition("  ")
+        # a name with a folder in it was not written here, and would lead elsewhere
+        path = directory / Path(name).name
+        if Path(name).name != name or not path.is_file():
+            raise ValueError(f"{directory} is damaged: {SUMS} names {name!r}, which is not there")
+        if sha256(path) != digest:
+            raise ValueError(
+                f"{path} is damaged or was changed: it does not match {SUMS}. Where it was changed on purpose, delete "
+                f"{SUMS}"
+            )
+
+
+def sha256(path: Path) -> str:
+    """Of a file's contents, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _remove(path: Path) -> None:

@@ -29,6 +29,8 @@ class ClassificationJudge:
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.classes, self.device = classes, device
+        # share of each class that was recognised, of the data set judged last
+        self.per_class: list[float] = []
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module, loader: DataLoader[Any], after_batch: AfterBatch) -> dict[str, float]:
@@ -46,6 +48,7 @@ class ClassificationJudge:
         accuracies = {"accuracy": MulticlassAccuracy(self.classes, average="micro")}
         if self.classes > 5:
             accuracies["top5"] = MulticlassAccuracy(self.classes, average="micro", top_k=5)
+        accuracies["per_class"] = MulticlassAccuracy(self.classes, average=None)
         metrics = MetricCollection(accuracies).to(self.device)
         mean_loss, judged = MeanMetric().to(self.device), SumMetric().to(self.device)
         for batch in loader:
@@ -58,7 +61,9 @@ class ClassificationJudge:
             after_batch(batch["unreadable"])
         if not _over_all_processes(judged):
             raise ValueError("there is no picture to judge by: the validation data is empty or unreadable")
-        values = {name: float(value) for name, value in _over_all_processes(metrics).items()}
+        computed = _over_all_processes(metrics)
+        self.per_class = computed.pop("per_class").tolist()
+        values = {name: float(value) for name, value in computed.items()}
         return {**values, "val_loss": float(_over_all_processes(mean_loss))}
 
 

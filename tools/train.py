@@ -82,9 +82,7 @@ def _read_run(last: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
 @click.option(
     "--work-dir", type=click.Path(path_type=Path, file_okay=False), help="Where results go.  [default: runs/CONFIG]"
 )
-@click.option(
-    "--resume", is_flag=True, help="Continue the run that the work directory holds; begin one if it holds none."
-)
+@click.option("--resume", is_flag=True, help="Continue the run of the work directory; begin one if there is none.")
 @click.option("--cfg-options", multiple=True, metavar="KEY=VALUE...", help="Change keys of the config.")
 def train_command(
     config: str, options: tuple[str, ...], work_dir: Path | None, resume: bool, cfg_options: tuple[str, ...]

@@ -58,7 +58,7 @@ def read_file(path: Path) -> Any:
     """
     if not path.is_file():
         raise ValueError(f"{path} is no file")
-    _check_sizes(path)
+    _check_archive(path)
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
@@ -83,18 +83,23 @@ def read_file(path: Path) -> Any:
         raise ValueError(f"{path.name} is no checkpoint of torch: {reason}") from error
 
 
-def _check_sizes(path: Path) -> None:
-    """Refuses an archive that would unpack to more than it weighs: torch stores and never compresses."""
+def _check_archive(path: Path) -> None:
+    """Refuses an archive that is damaged, or would unpack to more than it weighs: torch stores and never compresses."""
     if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            is_small = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries) and (
+                sum(entry.file_size for entry in entries) <= path.stat().st_size
+            )
+            # torch reads over a flipped bit, though the sums are there
+            damaged = archive.testzip() if is_small else None
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
         raise ValueError(f"{path.name} is no checkpoint of torch: {error}") from error
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
-        sum(entry.file_size for entry in entries) > path.stat().st_size
-    ):
+    if damaged is not None:
+        raise ValueError(f"{path.name} is damaged: {damaged} in it is not what was written")
+    if not is_small:
         raise ValueError(f"{path.name} is no checkpoint of torch: it is compressed, which torch never does")
 
 

@@ -52,7 +52,7 @@ def test_an_official_file_opens_as_a_directory_with_the_same_logits(call, tmp_pa
         "nat_pico", pretrained=True, num_classes=11, pretrained_cfg_overlay={"file": str(file), "num_classes": 11}
     )
     assert_opens_as(output, model.eval())
-    assert sorted(path.name for path in output.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in output.iterdir()) == ["SHA256SUMS", "config.json", "model.safetensors"]
     assert [path.name for path in output.parent.iterdir()] == ["nat"]
 
 

@@ -1,7 +1,8 @@
 """Pictures to train on and to judge by: data sets by name, and what takes their pictures to tensors and batches."""
 
-from .classification import DATASETS, open_classification
+from .classification import DATASETS, ClassifiedImages, open_classification
 from .embedded import digits, photographs
+from .loading import open_loader, train_batches, val_batches
 from .samples import Draw, Samples, collate
 from .sampling import TrainBatches, ValBatches
 from .streams import StreamedImages, TrainStream, ValStream
@@ -10,6 +11,7 @@ from .transforms import PREPROCESSING, preprocessing, train_transform, val_trans
 __all__ = [
     "DATASETS",
     "PREPROCESSING",
+    "ClassifiedImages",
     "Draw",
     "Samples",
     "StreamedImages",
@@ -20,8 +22,11 @@ __all__ = [
     "collate",
     "digits",
     "open_classification",
+    "open_loader",
     "photographs",
     "preprocessing",
+    "train_batches",
     "train_transform",
+    "val_batches",
     "val_transform",
 ]

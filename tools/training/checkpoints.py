@@ -53,12 +53,25 @@ class Checkpoints(Hook):
         state, self._resume_from = self._resume_from, None
         if state is None:
             return
+        with runner.train_loop.processes.stopping_together():
+            try:
+                self._restore(runner, state)
+            # whatever is wrong with one that is not ours, it is not used
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                reason = " ".join((str(error) if str(error) else type(error).__name__).split())
+                last = self.work_dir / LAST
+                raise ValueError(f"{last} does not fit the run that it is to continue: {reason}") from error
+
+    def _restore(self, runner: TrainingRunner, state: Mapping[str, Any]) -> None:
+        loop = runner.train_loop
         load_weights(runner.network, state["state_dict"])
         if loop.ema is not None:
             loop.ema.module.load_state_dict(state["state_dict_ema"])
         load_optimizer(runner.optim_wrapper.optimizer, state["optimizer"])
         runner.optim_wrapper.scaler.load_state_dict(state["scaler"])
         if loop.scheduler is not None:
+            if state["schedule"].keys() != loop.scheduler.state_dict().keys():
+                raise ValueError("it holds another schedule")
             loop.scheduler.load_state_dict(state["schedule"])
         loop.record.restore(state["record"])
         loop.resume(state["epoch"], state["step"], Mean(*state["mean"]))

@@ -42,6 +42,32 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def data_of(name: str | None, options: Sequence[str]) -> dict[str, Any]:
+    """The data set that a command line names: the `data` of a config, keys "data.key=value", or both.
+
+    Args:
+        name: of a config, see `load_config`; None without.
+        options: "data.key=value". A first argument with "=" is an option too, and no name.
+
+    Raises:
+        FileNotFoundError: no such config.
+        ValueError: no data set is named, or an option is about something else.
+    """
+    if name is not None and "=" in name:
+        options, name = [name, *options], None
+    if wrong := [option for option in options if not option.startswith("data.")]:
+        raise ValueError(f"options must read data.key=value here, got {wrong[0]!r}")
+    config = Config() if name is None else load_config(name)
+    if options:
+        config.merge_from_dict(_parse(options))
+    data = config.get("data")
+    if data is None or "name" not in data:
+        raise ValueError(
+            "which data? Name a config, such as classification/digits, or give data.name=... data.root=..."
+        )
+    return data.to_dict()
+
+
 def packaged_configs() -> dict[str, Path]:
     """The configs that are installed with attnzoo, by name."""
     # a wheel is always unpacked: the resources are files

@@ -124,12 +124,24 @@ class TrainLoop(BaseLoop):
         self.store: Callable[[], None] = lambda: None
 
     @property
+    def max_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.max_epochs * self.steps_per_epoch
+
+    @property
     def step(self) -> int:
         """Optimizer steps done."""
         return self.iter // self.recipe.accumulate
 
     def resume(self, epoch: int, step: int, mean: Mean) -> None:
-        """Continues after `step` optimizer steps, which lie in or just after `epoch` (counted from 0)."""
+        """Continues after `step` optimizer steps, which lie in or just after `epoch` (counted from 0).
+
+        Raises:
+            ValueError: they do not, or there are not so many.
+        """
+        first = epoch * self.steps_per_epoch
+        if not (0 <= epoch <= self.max_epochs and first <= step <= min(first + self.steps_per_epoch, self.max_steps)):
+            raise ValueError(f"there is no step {step} in epoch {epoch + 1} of {self.max_epochs}")
         self.epoch, self.iter, self.mean = epoch, step * self.recipe.accumulate, mean
 
     def run(self) -> nn.Module:
@@ -213,7 +225,7 @@ class TrainLoop(BaseLoop):
         self.store()
         received = self.interruption.received or signal.SIGTERM
         stopped = InterruptedTraining(
-            f"stopped by {received.name} after step {self.step} of {self.max_iters // self.recipe.accumulate}; the run "
+            f"stopped by {received.name} after step {self.step} of {self.max_steps}; the run "
             "is stored, continue it with --resume",
             received,
         )

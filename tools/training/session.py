@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import copy
 import random
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from ..data import Samples, StreamedImages, TrainBatches, TrainStream, ValBatches, ValStream
+from ..data import open_loader, train_batches, val_batches
 from .checkpoints import Checkpoints
 from .classification import classification
 from .curves import Curves
-from .loop import Interruption, TrainLoop
+from .loop import TrainLoop
 from .optimization import blaming, create_optimization, create_schedule
 from .processes import Processes
 from .progress import Progress
@@ -48,12 +46,21 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         TrainingError: the training cannot go on.
         InterruptedTraining: a signal asked it to stop, and it is stored.
     """
+    where = {"rank": processes.rank, "processes": processes.count}
     with processes.stopping_together():
         _check_devices(recipe, processes)
         # the same weights on every process
         _seed(recipe.seed)
         task = TASKS[recipe.task](recipe, processes)
-        batches = _train_batches(task.train_set, recipe, processes)
+        batches = train_batches(
+            task.train_set,
+            recipe.batch_size,
+            parts=recipe.accumulate,
+            repeats=recipe.repeats,
+            workers=recipe.workers,
+            seed=recipe.seed,
+            **where,
+        )
         if processes.rank == 0:
             check_writable(work_dir)
     save_whole = _place(task, recipe, processes)
@@ -63,8 +70,10 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         ema = blaming("ema", ModelEmaV3, task.network, **recipe.ema) if recipe.ema else None
     judged = task.network if ema is None else ema.module
     record = Record(task.judge.metric)
-    val_batches = _val_batches(task.val_set, recipe, processes)
-    loader, val_loader = _loader(task.train_set, batches, recipe), _loader(task.val_set, val_batches, recipe)
+    part = max(1, recipe.batch_size // (processes.count * recipe.accumulate))
+    judged_by = val_batches(task.val_set, part, **where)
+    loader = open_loader(task.train_set, batches, recipe.workers)
+    val_loader = open_loader(task.val_set, judged_by, recipe.workers)
 
     def validate(after_batch: Callable[[list[str]], None]) -> dict[str, float]:
         # all judge by what rank 0 stores
@@ -76,9 +85,7 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         save_whole(judged, weights, work_dir / MODEL)
 
     def make_loop(runner: TrainingRunner) -> TrainLoop:
-        return TrainLoop(
-            runner, loader, batches, recipe, processes, record, ema, schedule, validate, val_batches.common
-        )
+        return TrainLoop(runner, loader, batches, recipe, processes, record, ema, schedule, validate, judged_by.common)
 
     if recipe.compile:
         task.network.compile()
@@ -96,7 +103,7 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
 
 
 def _check_devices(recipe: Recipe, processes: Processes) -> None:
-    if recipe.sync_batchnorm and processes.device.type == "cpu":
+    if recipe.sync_batchnorm and processes.count > 1 and processes.device.type == "cpu":
         raise ValueError("sync_batchnorm=True needs GPUs: torch has none for the CPU, leave it out")
 
 
@@ -129,47 +136,6 @@ def _changed_processes(resume_from: Mapping[str, Any] | None, processes: Process
         "processes": f"{processes.count}, the run had {before}: the steps have the same images, but random numbers of "
         "drop path, dropout and mixup differ"
     }
-
-
-def _train_batches(
-    samples: Samples | StreamedImages, recipe: Recipe, processes: Processes
-) -> TrainBatches | TrainStream:
-    where: dict[str, int] = {"rank": processes.rank, "processes": processes.count, "seed": recipe.seed}
-    if isinstance(samples, Samples):
-        return TrainBatches(len(samples), recipe.batch_size, parts=recipe.accumulate, repeats=recipe.repeats, **where)
-    if recipe.repeats > 1:
-        raise ValueError(f"repeats={recipe.repeats} is for data with an index: a stream has each image once")
-    return TrainStream(samples, recipe.batch_size, parts=recipe.accumulate, workers=recipe.workers, **where)
-
-
-def _val_batches(samples: Samples | StreamedImages, recipe: Recipe, processes: Processes) -> ValBatches | ValStream:
-    batch_size = max(1, recipe.batch_size // (processes.count * recipe.accumulate))
-    if isinstance(samples, Samples):
-        return ValBatches(len(samples), batch_size, rank=processes.rank, processes=processes.count)
-    return ValStream(samples, batch_size, rank=processes.rank, processes=processes.count)
-
-
-def _loader(
-    samples: Samples | StreamedImages, batches: TrainBatches | ValBatches | TrainStream | ValStream, recipe: Recipe
-) -> DataLoader[Any]:
-    options: dict[str, Any] = {
-        "num_workers": recipe.workers,
-        "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": _start_worker,
-        # a loader without its own draws a seed from the training's random numbers, which a resumed run has drawn before
-        "generator": torch.Generator(),
-    }
-    if isinstance(batches, (TrainStream, ValStream)):
-        # whole batches already
-        return DataLoader(batches, batch_size=None, **options)
-    return DataLoader(cast(Samples, samples), batch_sampler=batches, collate_fn=samples.collate, **options)
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    # torchrun and Ctrl-C signal whole groups of processes: the one that trains decides when its workers end
-    for entry in Interruption.SIGNALS:
-        signal.signal(entry, signal.SIG_IGN)
 
 
 def _seed(seed: int) -> None:

@@ -19,7 +19,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from ..data import PREPROCESSING
-from ..files import replacing
+from ..files import replacing, write_sums
 from ..weights import read_file
 
 MODEL, BEST, LAST = "model", "best.pth", "last.pth"
@@ -119,6 +119,7 @@ def save_model(
     try:
         with replacing(directory) as fresh:
             save_for_hf(model, str(fresh), model_config=config, model_args=kept, safe_serialization=True)
+            write_sums(fresh)
     except OSError as error:
         kept_model = f"{directory} is the one before, and whole" if directory.exists() else "none was stored before"
         raise StorageError(f"the model could not be saved in {directory}: {error}; {kept_model}") from error

@@ -1,0 +1,110 @@
+"""Models by name or from a directory: what export, evaluation and prediction start from."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.data
+import torch
+from torch import nn
+
+from .files import check_sums, sha256
+
+
+def open_model(
+    model: str, *, pretrained: bool = False, image_size: tuple[int, int] | None = None
+) -> tuple[nn.Module, dict[str, str]]:
+    """Opens a model by its name or a directory in timm's layout (`config.json` and `model.safetensors`).
+
+    Args:
+        model: a name that timm knows, ours included, or a directory.
+        pretrained: load the published weights of a name; a directory always brings its own.
+        image_size: height and width, for the models that are built for one size.
+
+    Returns:
+        The model, and the metadata entries that tell its weights' origin.
+
+    Raises:
+        ValueError: an unknown name, a directory without a model or with a damaged one, a name without published
+            weights, a size below 1.
+    """
+    check_size(image_size)
+    folder = Path(model)
+    if (folder / "config.json").is_file():
+        return _load_folder(folder, image_size)
+    if folder.is_dir() and not timm.is_model(model):
+        raise ValueError(f"{model} holds no model: config.json and model.safetensors are expected in the directory")
+    if not timm.is_model(model):
+        close = difflib.get_close_matches(model, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(close)}?" if close else "`attnzoo list` shows the names"
+        raise ValueError(f"{model!r} is neither a model's name nor a directory: {hint}")
+    config = timm.get_pretrained_cfg(model)
+    if not pretrained:
+        # the same command shall give the same file, also where it is only to try things out
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = timm.create_model(model, **_size_argument(config.to_dict(), image_size))
+        return network, {"weights": "random, seed 0"}
+    if not config.has_weights:
+        raise ValueError(f"{model} has no published weights: leave --pretrained out, or name a trained directory")
+    network = timm.create_model(model, pretrained=True, **_size_argument(config.to_dict(), image_size))
+    origin = {"weights": f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)}
+    if config.license:
+        origin["license"] = config.license
+    subset = timm.data.infer_imagenet_subset(network)
+    if subset and not config.label_names:
+        info = timm.data.ImageNetInfo(subset)
+        origin["labels"] = json.dumps([info.index_to_description(i) for i in range(info.num_classes())])
+    return network, origin
+
+
+def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.Module, dict[str, str]]:
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise ValueError(f"{folder} has a config.json but no model.safetensors: was the training interrupted?")
+    check_sums(folder)
+    config = read_config(folder).get("pretrained_cfg", {})
+    try:
+        network = timm.create_model(f"local-dir:{folder}", pretrained=True, **_size_argument(config, image_size))
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{folder} does not open, its config.json and weights do not fit: {reason}") from error
+    # the path of the directory is nobody else's business; the digest says which weights these are everywhere
+    origin = {"weights": f"sha256:{sha256(weights)}"}
+    if config.get("license"):
+        origin["license"] = config["license"]
+    return network, origin
+
+
+def _size_argument(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> dict[str, Any]:
+    return {"img_size": image_size} if image_size and config.get("fixed_input_size") else {}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a directory in timm's layout: data, nothing in it is run.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict):
+        raise ValueError(f"{folder / 'config.json'} is not the configuration of a model")
+    return config
+
+
+def check_size(image_size: tuple[int, int] | None) -> None:
+    """Refuses a height or width that is none.
+
+    Raises:
+        ValueError: says so.
+    """
+    if image_size and min(image_size) < 1:
+        raise ValueError(f"image_size must be a height and a width of at least 1, got {image_size}")

@@ -1,0 +1,141 @@
+"""`attnzoo predict`: what is in pictures, as JSON and as pictures that say it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import timm
+import timm.data
+import torch
+
+from .files import replacing
+from .images import UnreadableImageError, read_image
+
+# what a folder is searched for
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+
+
+def predict(
+    model: str, files: Sequence[Path], *, top: int = 5, batch_size: int = 16, pretrained: bool = False
+) -> list[dict[str, Any]]:
+    """Says what is in pictures.
+
+    Args:
+        model: a directory that `attnzoo train` wrote, or a name of timm.
+        files: pictures.
+        top: classes to name, the likeliest first.
+        batch_size: pictures at a time.
+        pretrained: load the published weights of a name.
+
+    Returns:
+        For each file, in order, a dictionary with `file`, and `labels` and `scores` (probabilities, 0 .. 1) side by
+        side; or with `file` and `error` where it cannot be read.
+
+    Raises:
+        ValueError: an unknown model, or no pictures.
+    """
+    import attnzoo  # noqa: F401  registers the models
+
+    from .data import val_transform
+    from .opening import open_model
+
+    if not files:
+        raise ValueError("no pictures were given")
+    network, origin = open_model(model, pretrained=pretrained)
+    wanted = timm.data.resolve_model_data_config(network)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network, transform = network.to(device).eval(), val_transform(wanted)
+    labels = class_names(network, origin)
+    found: list[dict[str, Any]] = []
+    for begin in range(0, len(files), batch_size):
+        images: list[Any] = []
+        for file in files[begin : begin + batch_size]:
+            found.append({"file": str(file)})
+            try:
+                images.append(transform(read_image(file, wanted["input_size"][0])))
+            except UnreadableImageError as error:
+                found[-1]["error"] = str(error)
+        readable = [entry for entry in found[begin:] if "error" not in entry]
+        if not readable:
+            continue
+        with torch.inference_mode():
+            probabilities = network(torch.stack(images).to(device)).float().softmax(1).cpu()
+        scores, classes = probabilities.topk(min(top, probabilities.shape[1]))
+        for entry, score, chosen in zip(readable, scores.tolist(), classes.tolist(), strict=True):
+            entry |= {"labels": [labels[i] for i in chosen], "scores": score}
+    return found
+
+
+def class_names(network: Any, origin: dict[str, str]) -> list[str]:
+    """Of a model's outputs: its own labels, those of ImageNet where its weights are of that, or numbers."""
+    labels = network.pretrained_cfg.get("label_names")
+    if labels and len(labels) == network.num_classes:
+        return [str(label) for label in labels]
+    if "labels" in origin:
+        return [str(label) for label in json.loads(origin["labels"])]
+    return [str(i) for i in range(network.num_classes)]
+
+
+def pictures_in(paths: Sequence[Path]) -> list[Path]:
+    """The files among paths, and the pictures in the folders among them, sorted.
+
+    Raises:
+        FileNotFoundError: a path that is neither.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"{path} is neither a file nor a folder")
+    return found
+
+
+@click.command("predict", context_settings={"show_default": True})
+@click.argument("model")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURE...")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON and pictures.")
+@click.option("--top", type=click.IntRange(1), default=5, help="Classes to name, the likeliest first.")
+@click.option("--batch-size", type=click.IntRange(1), default=16, help="Pictures at a time.")
+@click.option("--pretrained", is_flag=True, help="Load the published weights of a name.")
+def predict_command(
+    model: str, paths: tuple[Path, ...], output: Path | None, top: int, batch_size: int, pretrained: bool
+) -> None:
+    """Say what is in pictures.
+
+    MODEL is a directory that `attnzoo train` wrote, or a name. PICTURE is a file, or a folder that is searched for
+    pictures. With --output, predictions.json and a picture for each picture are written to that folder.
+
+    Example: attnzoo predict runs/photographs/model holiday/ --output holiday-predictions
+    """
+    from .drawing import draw_classes
+
+    found = predict(model, pictures_in(paths), top=top, batch_size=batch_size, pretrained=pretrained)
+    if output is not None:
+        with replacing(output / "predictions.json") as fresh:
+            fresh.write_text(json.dumps(found, indent=1) + "\n")
+    for number, entry in enumerate(found):
+        if "error" in entry:
+            click.echo(entry["error"], err=True)
+            continue
+        said = ", ".join(f"{name} {score:.1%}" for name, score in zip(entry["labels"], entry["scores"], strict=True))
+        click.echo(f"{entry['file']}: {said}")
+        if output is not None:
+            # numbered: pictures of two folders may have one name
+            draw_classes(output / f"{number:05d}-{Path(entry['file']).stem}.jpg", entry)
+    if all("error" in entry for entry in found):
+        raise click.ClickException("none of the pictures could be read")
+
+
+if __name__ == "__main__":
+    import sys
+
+    from attnzoo.tools.cli import main
+
+    main(["predict", *sys.argv[1:]])
