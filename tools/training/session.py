@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.hooks import Hook
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -32,7 +33,13 @@ from .task import Task
 TASKS: dict[str, Callable[[Recipe, Processes], Task]] = {"classification": classification}
 
 
-def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, processes: Processes) -> None:
+def run(
+    recipe: Recipe,
+    work_dir: Path,
+    resume_from: Mapping[str, Any] | None,
+    processes: Processes,
+    more_hooks: Sequence[Hook] = (),
+) -> None:
     """Trains to the end.
 
     Args:
@@ -40,6 +47,7 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         work_dir: where it is stored.
         resume_from: a checkpoint of the same recipe; None starts anew.
         processes: that train together.
+        more_hooks: that run after those of the training.
 
     Raises:
         ValueError: the recipe asks for what there is not, or `work_dir` cannot be written to.
@@ -94,6 +102,7 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
     progress = Progress(facts, work_dir, task.judge.shares)
     if processes.rank == 0:
         hooks += [progress, Curves(work_dir, recipe.tensorboard)]
+    hooks += more_hooks
     try:
         TrainingRunner(
             task.learner, task.network, loader, optimization, recipe, processes, hooks, make_loop, work_dir
