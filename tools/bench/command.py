@@ -8,6 +8,7 @@ import click
 
 RESULTS = Path("benchmarks") / "results"
 MODELS = ("nat_tiny", "swin_tiny_patch4_window7_224")
+TRAINED = ("nat_pico", "zoo_shvit_s1")
 ARCHITECTURES = ("sm80", "sm90", "sm100", "gfx942")
 
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where.")
@@ -110,6 +111,43 @@ def models_command(
 
     batch = batch or (128 if device == "cuda" else 2)
     run_models(models or MODELS, device, batch, image_size, quick, out, click.echo)
+
+
+@bench_command.command("training")
+@click.argument("models", nargs=-1)
+@click.option("--quick", is_flag=True, help="Two turns of two steps, and few pictures.")
+@_out
+def training_command(models: tuple[str, ...], quick: bool, out: Path) -> None:
+    """Measure what the training loop costs beside bare steps of MODELS, and how fast pictures are read.
+
+    MODELS are names that timm knows; nat_pico and zoo_shvit_s1 by default. They train on the CPU at 224 pixels, on JPEG
+    files that are made for it from scikit-image's photographs. Steps of the loop and bare steps take turns.
+
+    \b
+    Examples:
+      attnzoo bench training
+      attnzoo bench training nat_mini
+    """
+    from .training import run_training
+
+    run_training(models or TRAINED, quick, out, click.echo)
+
+
+@bench_command.command("scaling")
+@click.option(
+    "--image-size",
+    "images",
+    type=click.IntRange(min=28),
+    multiple=True,
+    help="Side of the image, a multiple of 28; may be repeated.  [default: 224, 448, 896]",
+)
+@click.option("--quick", is_flag=True, help="A short time for each row.")
+@_out
+def scaling_command(images: tuple[int, ...], quick: bool, out: Path) -> None:
+    """Measure time and memory of the operators over resolution, beside their formula, on one thread of the CPU."""
+    from .scaling import IMAGES, run_scaling
+
+    run_scaling(images or IMAGES, quick, out, click.echo)
 
 
 def _require(device: str) -> None:

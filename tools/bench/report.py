@@ -38,6 +38,12 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     )
 
 
+def plain(cell: Any) -> str:
+    """A cell of a table on screen: of a summary the median."""
+    value = cell["median"] if isinstance(cell, dict) else cell
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def reason(error: Exception, line: int = 0) -> str:
     """An error as one entry of a result file: its kind, and one line of what it says."""
     said = str(error).strip().splitlines()

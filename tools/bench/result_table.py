@@ -11,6 +11,8 @@ from typing import Any
 def table(results: dict[str, Any]) -> str:
     """One line per row: medians, with the 10th to 90th percentile; the peer that the goals speak of comes first."""
     rows = results["rows"]
+    if "columns" in results:
+        return _as_they_are(results["columns"], rows)
     goal = next(key for key in rows[0] if key.startswith("wanted_over_"))
     first = goal.removeprefix("wanted_over_")
     others = sorted({peer for row in rows for peer in row["ours_over"]} - {first})
@@ -30,6 +32,18 @@ def table(results: dict[str, Any]) -> str:
         for row in rows
     ]
     return "\n".join([_line(head), "|" + "---|" * len(head), *map(_line, cells)])
+
+
+def _as_they_are(columns: dict[str, str], rows: list[dict[str, Any]]) -> str:
+    """The columns that a result file names itself, by key."""
+    cells = [[_cell(row[key]) for key in columns] for row in rows]
+    return "\n".join([_line(list(columns.values())), "|" + "---|" * len(columns), *map(_line, cells)])
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['median']:.4g} ({value['p10']:.4g}-{value['p90']:.4g})"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _line(cells: list[str]) -> str:

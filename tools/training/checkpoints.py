@@ -53,12 +53,14 @@ class Checkpoints(Hook):
         state, self._resume_from = self._resume_from, None
         if state is None:
             return
-        try:
-            self._restore(runner, state)
-        # whatever is wrong with one that is not ours, it is not used
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join((str(error) if str(error) else type(error).__name__).split())
-            raise ValueError(f"{self.work_dir / LAST} does not fit the run that it is to continue: {reason}") from error
+        with runner.train_loop.processes.stopping_together():
+            try:
+                self._restore(runner, state)
+            # whatever is wrong with one that is not ours, it is not used
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                reason = " ".join((str(error) if str(error) else type(error).__name__).split())
+                last = self.work_dir / LAST
+                raise ValueError(f"{last} does not fit the run that it is to continue: {reason}") from error
 
     def _restore(self, runner: TrainingRunner, state: Mapping[str, Any]) -> None:
         loop = runner.train_loop

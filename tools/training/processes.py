@@ -84,6 +84,7 @@ class Processes:
     def stop(self, error: Exception) -> NoReturn:
         """Ends all processes, each of which calls this: rank 0 raises the error, the others end in silence."""
         if self.rank == 0:
+            error.is_told = True  # type: ignore[attr-defined]
             raise error
         raise LeftToRankZero(1)
 
@@ -145,8 +146,9 @@ def processes() -> Iterator[Processes]:
             time.sleep(_SECONDS_TO_SPEAK)
         raise
     except Exception as error:
-        # torchrun names the process that failed first, and shows what it has written here
-        get_error_handler().record_exception(error)
+        # torchrun names the process that failed first, and shows once more what it has written here
+        if not hasattr(error, "is_told"):
+            get_error_handler().record_exception(error)
         raise
     finally:
         if not joined_before:

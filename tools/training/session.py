@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.hooks import Hook
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -36,7 +37,13 @@ TASKS: dict[str, Callable[[Recipe, Processes], Task]] = {
 }
 
 
-def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, processes: Processes) -> None:
+def run(
+    recipe: Recipe,
+    work_dir: Path,
+    resume_from: Mapping[str, Any] | None,
+    processes: Processes,
+    more_hooks: Sequence[Hook] = (),
+) -> None:
     """Trains to the end.
 
     Args:
@@ -44,6 +51,7 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
         work_dir: where it is stored.
         resume_from: a checkpoint of the same recipe; None starts anew.
         processes: that train together.
+        more_hooks: that run after those of the training.
 
     Raises:
         ValueError: the recipe asks for what there is not, or `work_dir` cannot be written to.
@@ -99,6 +107,7 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
     progress = Progress(facts, work_dir, task.judge.shares)
     if processes.rank == 0:
         hooks += [progress, Curves(work_dir, recipe.tensorboard)]
+    hooks += more_hooks
     try:
         TrainingRunner(
             task.learner, task.network, loader, optimization, recipe, processes, hooks, make_loop, work_dir
@@ -108,7 +117,7 @@ def run(recipe: Recipe, work_dir: Path, resume_from: Mapping[str, Any] | None, p
 
 
 def _check_devices(recipe: Recipe, processes: Processes) -> None:
-    if recipe.sync_batchnorm and processes.device.type == "cpu":
+    if recipe.sync_batchnorm and processes.count > 1 and processes.device.type == "cpu":
         raise ValueError("sync_batchnorm=True needs GPUs: torch has none for the CPU, leave it out")
 
 

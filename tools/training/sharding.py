@@ -114,4 +114,5 @@ def _fits(parameter: Tensor, value: Any) -> bool:
 def _spread_like(own: Tensor | None, tensor: Tensor) -> Tensor:
     if not isinstance(own, DTensor):
         return tensor
-    return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements)
+    # each takes its slice of what all have
+    return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
