@@ -19,12 +19,12 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from attnzoo.tools.data import ValBatches, open_classification
+from attnzoo.tools.files import StorageError
 from attnzoo.tools.metrics import ClassificationJudge
 from attnzoo.tools.train import train
 from attnzoo.tools.training import checkpoints, learners, optimization
 from attnzoo.tools.training.config import load_config
 from attnzoo.tools.training.processes import processes
-from attnzoo.tools.training.storage import StorageError
 
 # neither batch norm nor drop path: what one image gives does not depend on the others of its process
 VIT = ("model.name=test_vit", "model.img_size=32", "epochs=2", "log_interval=1", "augment=[]")
