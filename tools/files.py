@@ -46,8 +46,13 @@ def storing(path: Path) -> Iterator[Path]:
     """`replacing`, for results that took long to come by: says what is left where they cannot be written.
 
     Raises:
-        StorageError: what was at `path` is still there.
+        StorageError: what was at `path` is still there; or its folder is gone, and is not made again: what took its
+            place may not be the disk that was meant.
     """
+    if not path.parent.is_dir():
+        raise StorageError(
+            f"{path.parent} is gone, {path.name} was not written: was a disk unmounted?"
+        )
     try:
         with replacing(path) as fresh:
             yield fresh

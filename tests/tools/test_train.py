@@ -1,6 +1,7 @@
 import contextlib
 import json
 import math
+import shutil
 
 import pytest
 import timm
@@ -14,6 +15,7 @@ from attnzoo.tools.train import train
 from attnzoo.tools.training import checkpoints, storage
 from attnzoo.tools.training.config import load_config
 from attnzoo.tools.training.learners import Classifier
+from attnzoo.tools.training.loop import TrainingError
 from attnzoo.tools.training.recipe import FREE_TO_CHANGE, Recipe
 
 
@@ -284,3 +286,77 @@ def test_a_disk_that_is_full_keeps_the_checkpoint_before(tmp_path, monkeypatch):
         storage.save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_a_write_that_the_system_refuses_keeps_the_checkpoint_before(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "last.pth"
+    storage.save_checkpoint({"weights": torch.zeros(1000)}, path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(files.StorageError, match=r"last\.pth is the one before, and whole"):
+            storage.save_checkpoint({"weights": torch.zeros(1_000_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.pth"]
+
+
+def test_a_work_directory_that_goes_away_ends_the_run(few_digits, small_config, runs, monkeypatch):
+    save = checkpoints.Checkpoints.after_train_iter
+
+    def unmount(self, runner, batch_idx, **rest):
+        if runner.train_loop.step == 3:
+            shutil.rmtree(runs)
+        save(self, runner, batch_idx, **rest)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "after_train_iter", unmount)
+    with pytest.raises(files.StorageError, match=r"runs is gone, .* was not written"):
+        train(small_config("epochs=1", "save_interval=4"), runs)
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=["not a number", "infinite"])
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_files(few_digits, small_config, runs, monkeypatch, value):
+    forward, calls = Classifier.forward, []
+
+    def explode(self, images, labels=None, mode="tensor"):
+        outputs = forward(self, images, labels, mode)
+        if mode == "loss":
+            calls.append(images)
+            if len(calls) == 6:
+                outputs["loss"] = outputs["loss"] * value
+        return outputs
+
+    monkeypatch.setattr(Classifier, "forward", explode)
+    with pytest.raises(TrainingError, match=r"step 6 \(epoch 1\): the loss is (nan|inf).*Its images: digit \d+, digit"):
+        train(small_config("epochs=1", "save_interval=2"), runs)
+    stored = torch.load(runs / "last.pth", weights_only=True)
+    assert stored["step"] == 4
+    assert all(x.isfinite().all() for x in stored["state_dict"].values())
+    # nothing is wrong any more: it goes on, and ends as if nothing had been
+    monkeypatch.setattr(Classifier, "forward", forward)
+    train(small_config("epochs=1", "save_interval=2"), runs, resume=True)
+    train(small_config("epochs=1"), runs.parent / "whole")
+    assert_close(weights(runs / "last.pth"), weights(runs.parent / "whole" / "last.pth"), rtol=0, atol=0)
+
+
+def test_weights_that_are_not_finite_are_not_stored(few_digits, small_config, runs, monkeypatch):
+    save = checkpoints.Checkpoints.after_train_iter
+
+    def spoil(self, runner, batch_idx, **rest):
+        if runner.train_loop.step == 3:
+            next(runner.network.parameters()).data.fill_(math.nan)
+        save(self, runner, batch_idx, **rest)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "after_train_iter", spoil)
+    with pytest.raises(TrainingError, match=r"after step 3: conv1\.0\.weight is not finite"):
+        train(small_config("epochs=1", "save_interval=1"), runs)
+    assert torch.load(runs / "last.pth", weights_only=True)["step"] == 2
+
+
+def test_tensorboard_on_request(few_digits, small_config, runs):
+    train(small_config("epochs=1", "tensorboard=True"), runs)
+    assert list(runs.rglob("events.out.tfevents*"))

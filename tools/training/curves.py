@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.hooks import Hook
 
-from ..files import replacing
+from ..files import storing
 from .record import Record
 from .runner import TrainingRunner
 
@@ -59,7 +59,7 @@ class Curves(Hook):
             for name, value in metrics.items():
                 self.writer.add_scalar(f"val/{name}", value, loop.step)
             self.writer.flush()
-        with replacing(self.work_dir / HISTORY) as fresh:
+        with storing(self.work_dir / HISTORY) as fresh:
             fresh.write_text(json.dumps(loop.record.state(), indent=1) + "\n")
         if time.monotonic() - self._drawn > _SECONDS_BETWEEN_PICTURES:
             draw_curves(loop.record, loop.steps_per_epoch, self.work_dir / PICTURE)
@@ -97,5 +97,5 @@ def draw_curves(record: Record, steps_per_epoch: int, path: Path) -> None:
     for axes in (losses, rates, scores):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-    with replacing(path) as fresh:
+    with storing(path) as fresh:
         figure.savefig(fresh, format="png")
