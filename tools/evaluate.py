@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,32 +27,69 @@ class Evaluation:
 
     Attributes:
         metrics: by name, shares as 0 .. 1.
-        per_class: the metric of each class by its name.
+        per_class: of each class, by its name: the share recognised, or AP.
         shares: names of metrics that read best in percent.
         unreadable: what was wrong with pictures that were left out.
     """
 
     metrics: Mapping[str, float]
     per_class: Mapping[str, float]
-    shares: Sequence[str] = ()
-    unreadable: Sequence[str] = field(default_factory=list)
+    shares: Sequence[str]
+    unreadable: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures are read.
+
+    Attributes:
+        split: of the data set.
+        batch_size: pictures at a time.
+        workers: processes that read.
+        skip_unreadable: leave out files that are no pictures, and list them.
+    """
+
+    split: str = "val"
+    batch_size: int = 32
+    workers: int = 0
+    skip_unreadable: bool = False
+
+    def judge(self, judge: Any, model: nn.Module, samples: Any) -> tuple[dict[str, float], list[str]]:
+        """The metrics of a model over samples, and what was unreadable.
+
+        Raises:
+            ValueError: a file cannot be read and is not to be skipped.
+        """
+        from .data import open_loader, val_batches
+
+        found: list[str] = []
+
+        def note(messages: list[str]) -> None:
+            if messages and not self.skip_unreadable:
+                raise ValueError(f"{messages[0]}; remove the file, or use --skip-unreadable")
+            found.extend(messages)
+
+        loader = open_loader(samples, val_batches(samples, self.batch_size), self.workers)
+        return judge(model, loader, note), found
 
 
 def evaluate(
-    model: str, data: Mapping[str, Any], *, split: str = "val", batch_size: int = 32, workers: int = 0,
-    pretrained: bool = False, unreadable: str = "stop",
-) -> Evaluation:  # fmt: skip
+    model: str,
+    data: Mapping[str, Any],
+    reading: Reading | None = None,
+    *,
+    pretrained: bool = False,
+    worst: Path | None = None,
+) -> Evaluation:
     """Judges a model on a data set, prepared the way the model wants its pictures.
 
     Args:
         model: a directory that `attnzoo train` wrote, or a name of timm.
         data: a recipe's `data`: the name of a data set and what it takes (`attnzoo.tools.data`); how pictures are
             prepared is said by the model, and by `data` where it differs.
-        split: of the data set.
-        batch_size: pictures at a time.
-        workers: processes that read pictures.
+        reading: how pictures are read.
         pretrained: load the published weights of a name.
-        unreadable: "stop" at a file that is no picture, or "skip" and list it.
+        worst: for a detector, a folder for the pictures that it did worst on.
 
     Raises:
         ValueError: an unknown model or data set, classes that the model does not know, a file that cannot be read.
@@ -59,27 +97,53 @@ def evaluate(
     """
     import attnzoo  # noqa: F401  registers the models
 
-    from .data import PREPROCESSING, open_classification, open_loader, val_batches
+    from .opening import is_detector
+
+    reading = reading or Reading()
+    if is_detector(model):
+        return _evaluate_detector(Path(model), data, reading, worst)
+    if worst is not None:
+        raise ValueError("pictures of the worst cases are drawn for detectors: leave --worst out")
+    return _evaluate_classifier(model, data, reading, pretrained)
+
+
+def _evaluate_classifier(model: str, data: Mapping[str, Any], reading: Reading, pretrained: bool) -> Evaluation:
+    from .data import PREPROCESSING, open_classification
     from .metrics import ClassificationJudge
     from .opening import open_model
 
     network, _ = open_model(model, pretrained=pretrained)
     wanted = timm.data.resolve_model_data_config(network)
-    samples = open_classification({**{key: wanted[key] for key in PREPROCESSING}, **data}, split)
+    samples = open_classification({**{key: wanted[key] for key in PREPROCESSING}, **data}, reading.split)
     order = label_order(_labels(network), samples.classes, int(network.num_classes))  # type: ignore[arg-type]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    judge = ClassificationJudge(len(samples.classes), device)
-    bad: list[str] = []
+    judge = ClassificationJudge(len(samples.classes), _device())
+    metrics, unreadable = reading.judge(judge, Reordered(network.to(_device()), order), samples)
+    return Evaluation(metrics, dict(zip(samples.classes, judge.per_class, strict=True)), judge.shares, unreadable)
 
-    def note(messages: list[str]) -> None:
-        if messages and unreadable == "stop":
-            raise ValueError(f"{messages[0]}; remove the file, or use --skip-unreadable to go on without such files")
-        bad.extend(messages)
 
-    loader = open_loader(samples, val_batches(samples, batch_size), workers)
-    metrics = judge(Reordered(network.to(device), order), loader, note)
-    per_class = dict(zip(samples.classes, judge.per_class, strict=True))
-    return Evaluation(metrics, per_class, judge.shares, bad)
+def _evaluate_detector(directory: Path, data: Mapping[str, Any], reading: Reading, worst: Path | None) -> Evaluation:
+    from .coco_metrics import DetectionJudge
+    from .data import open_detection
+    from .detector_files import open_detector
+    from .drawing import draw_worst_cases
+    from .training.processes import Processes
+
+    detector, config = open_detector(directory)
+    with_masks = config["detector"]["head"] == "mask_rcnn"
+    samples = open_detection(data, reading.split, None, len(config["preprocessing"]["mean"]), with_masks)
+    if list(samples.classes) != config["label_names"]:
+        differing = sorted(set(samples.classes) ^ set(config["label_names"])) or ["they are in another order"]
+        raise ValueError(f"the detector and the data have other classes: {', '.join(differing[:8])}")
+    judge = DetectionJudge(samples.classes, Processes(0, 1, _device()), with_masks)
+    metrics, unreadable = reading.judge(judge, detector.to(_device()), samples)
+    if worst is not None:
+        draw_worst_cases(judge.report, samples, worst)
+    per_class = {row["class"]: row["AP"] for row in judge.report.per_class}
+    return Evaluation(metrics, per_class, judge.shares, unreadable)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Reordered(nn.Module):
@@ -137,12 +201,13 @@ def _labels(network: nn.Module) -> list[str] | None:
 @click.option("--split", default="val", help="Part of the data set.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, help="Pictures at a time.")
 @click.option("--workers", type=click.IntRange(0), default=0, help="Processes that read pictures.")
-@click.option("--pretrained", is_flag=True, help="Load the published weights of a name.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave files out that are no pictures, and list them.")
+@click.option("--pretrained", is_flag=True, help="Load the published weights of a name.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file to write the metrics to.")
+@click.option("--worst", type=click.Path(path_type=Path, file_okay=False), help="Folder for a detector's worst cases.")
 def evaluate_command(
-    model: str, config: str | None, options: tuple[str, ...], split: str, batch_size: int, workers: int,
-    pretrained: bool, skip_unreadable: bool, output: Path | None,
+    model: str, config: str | None, options: tuple[str, ...], pretrained: bool, output: Path | None,
+    worst: Path | None, **reading: Any,
 ) -> None:  # fmt: skip
     """Judge a model on a data set.
 
@@ -156,15 +221,11 @@ def evaluate_command(
     """
     from .training.config import data_of
 
-    result = evaluate(
-        model, data_of(config, options), split=split, batch_size=batch_size, workers=workers, pretrained=pretrained,
-        unreadable="skip" if skip_unreadable else "stop",
-    )  # fmt: skip
+    result = evaluate(model, data_of(config, options), Reading(**reading), pretrained=pretrained, worst=worst)
     _print(result)
     if output is not None:
-        values = {"metrics": result.metrics, "per_class": result.per_class, "unreadable": result.unreadable}
         with replacing(output) as fresh:
-            fresh.write_text(json.dumps(values, indent=1) + "\n")
+            fresh.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n")
 
 
 def _print(result: Evaluation) -> None:

@@ -20,7 +20,9 @@ class UnreadableImageError(ValueError):
     """A file that is no picture, or not a whole one. The message names it."""
 
 
-def read_image(file: str | Path | BinaryIO | Image.Image, channels: int = 3, name: str | None = None) -> Image.Image:
+def read_image(
+    file: str | Path | BinaryIO | Image.Image, channels: int = 3, name: str | None = None, upright: bool = True
+) -> Image.Image:
     """Reads a picture the way it is meant to be looked at: upright, on white where it is transparent, 8 bits deep.
 
     16-bit pictures are scaled to 8 bits by their range of 0 .. 65535, not by what they hold; of an animation the first
@@ -30,6 +32,7 @@ def read_image(file: str | Path | BinaryIO | Image.Image, channels: int = 3, nam
         file: a path, an open binary file, or a picture that was opened already.
         channels: 1 for a grey picture, 3 for RGB.
         name: what to call it in an error; by default its path.
+        upright: apply EXIF orientation; boxes may have been drawn on the picture as it is stored.
 
     Raises:
         UnreadableImageError: the file cannot be opened, is no picture, is damaged or ends early.
@@ -45,7 +48,7 @@ def read_image(file: str | Path | BinaryIO | Image.Image, channels: int = 3, nam
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = file if isinstance(file, Image.Image) else Image.open(file)
             image.load()
-            return _convert(ImageOps.exif_transpose(image), MODES[channels])
+            return _convert(ImageOps.exif_transpose(image) if upright else image, MODES[channels])
     # decoders of damaged files raise nearly anything
     except Exception as error:
         # Pillow names the object that it was given, which differs from time to time

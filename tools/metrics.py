@@ -49,7 +49,8 @@ class ClassificationJudge:
         if self.classes > 5:
             accuracies["top5"] = MulticlassAccuracy(self.classes, average="micro", top_k=5)
         accuracies["per_class"] = MulticlassAccuracy(self.classes, average=None)
-        metrics = MetricCollection(accuracies).to(self.device)
+        # grouped by what they counted in the first batch, metrics that agree there would agree for ever
+        metrics = MetricCollection(accuracies, compute_groups=False).to(self.device)
         mean_loss, judged = MeanMetric().to(self.device), SumMetric().to(self.device)
         for batch in loader:
             if "images" in batch:

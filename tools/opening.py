@@ -85,6 +85,12 @@ def _size_argument(config: Mapping[str, Any], image_size: tuple[int, int] | None
     return {"img_size": image_size} if image_size and config.get("fixed_input_size") else {}
 
 
+def is_detector(model: str) -> bool:
+    """Whether a directory says that it holds a detector."""
+    folder = Path(model)
+    return (folder / "config.json").is_file() and read_config(folder).get("task") == "detection"
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of a directory in timm's layout: data, nothing in it is run.
 

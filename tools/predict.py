@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,25 @@ import click
 import timm
 import timm.data
 import torch
+from PIL import Image
 
 from .files import replacing
 from .images import UnreadableImageError, read_image
+
+_Say = Callable[[Sequence[Image.Image]], list[dict[str, Any]]]
 
 # what a folder is searched for
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 
 def predict(
-    model: str, files: Sequence[Path], *, top: int = 5, batch_size: int = 16, pretrained: bool = False
+    model: str,
+    files: Sequence[Path],
+    *,
+    top: int = 5,
+    least_score: float = 0.3,
+    batch_size: int = 16,
+    pretrained: bool = False,
 ) -> list[dict[str, Any]]:
     """Says what is in pictures.
 
@@ -28,46 +37,90 @@ def predict(
         model: a directory that `attnzoo train` wrote, or a name of timm.
         files: pictures.
         top: classes to name, the likeliest first.
+        least_score: of an object that is named, 0 .. 1.
         batch_size: pictures at a time.
         pretrained: load the published weights of a name.
 
     Returns:
-        For each file, in order, a dictionary with `file`, and `labels` and `scores` (probabilities, 0 .. 1) side by
-        side; or with `file` and `error` where it cannot be read.
+        For each file, in order, a dictionary with `file`, and `labels` and `scores` (0 .. 1) side by side, the best
+        first, and of a detector `boxes` (x1, y1, x2, y2 in pixels of the upright picture) beside them; or with `file`
+        and `error` where it cannot be read.
 
     Raises:
         ValueError: an unknown model, or no pictures.
     """
     import attnzoo  # noqa: F401  registers the models
 
-    from .data import val_transform
-    from .opening import open_model
+    from .opening import is_detector
 
     if not files:
         raise ValueError("no pictures were given")
-    network, origin = open_model(model, pretrained=pretrained)
-    wanted = timm.data.resolve_model_data_config(network)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network, transform = network.to(device).eval(), val_transform(wanted)
-    labels = class_names(network, origin)
+    if is_detector(model):
+        channels, say = _open_detector(Path(model), least_score, device)
+    else:
+        channels, say = _open_classifier(model, pretrained, top, device)
     found: list[dict[str, Any]] = []
     for begin in range(0, len(files), batch_size):
-        images: list[Any] = []
+        pictures: list[Image.Image] = []
         for file in files[begin : begin + batch_size]:
             found.append({"file": str(file)})
             try:
-                images.append(transform(read_image(file, wanted["input_size"][0])))
+                pictures.append(read_image(file, channels))
             except UnreadableImageError as error:
                 found[-1]["error"] = str(error)
         readable = [entry for entry in found[begin:] if "error" not in entry]
-        if not readable:
-            continue
-        with torch.inference_mode():
-            probabilities = network(torch.stack(images).to(device)).float().softmax(1).cpu()
-        scores, classes = probabilities.topk(min(top, probabilities.shape[1]))
-        for entry, score, chosen in zip(readable, scores.tolist(), classes.tolist(), strict=True):
-            entry |= {"labels": [labels[i] for i in chosen], "scores": score}
+        for entry, said in zip(readable, say(pictures) if pictures else [], strict=True):
+            entry |= said
     return found
+
+
+def _open_classifier(model: str, pretrained: bool, top: int, device: torch.device) -> tuple[int, _Say]:
+    from .data import val_transform
+    from .opening import open_model
+
+    network, origin = open_model(model, pretrained=pretrained)
+    wanted = timm.data.resolve_model_data_config(network)
+    labels, transform = class_names(network, origin), val_transform(wanted)
+    network.to(device).eval()
+
+    @torch.inference_mode()
+    def say(pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
+        images = torch.stack([transform(picture) for picture in pictures])
+        scores, classes = network(images.to(device)).float().softmax(1).cpu().topk(min(top, len(labels)))
+        return [
+            {"labels": [labels[i] for i in chosen], "scores": values}
+            for values, chosen in zip(scores.tolist(), classes.tolist(), strict=True)
+        ]
+
+    return wanted["input_size"][0], say
+
+
+def _open_detector(directory: Path, least_score: float, device: torch.device) -> tuple[int, _Say]:
+    from torchvision.transforms.v2 import functional
+
+    from .detector_files import open_detector
+
+    detector, config = open_detector(directory)
+    labels = config["label_names"]
+    detector.to(device).eval()
+
+    @torch.inference_mode()
+    def say(pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
+        images = [functional.to_dtype(functional.to_image(p), torch.float32, scale=True) for p in pictures]
+        said = []
+        for found in detector([image.to(device) for image in images]):
+            kept = found["scores"] >= least_score
+            said.append(
+                {
+                    "labels": [labels[i] for i in found["labels"][kept].tolist()],
+                    "scores": found["scores"][kept].tolist(),
+                    "boxes": found["boxes"][kept].tolist(),
+                }
+            )
+        return said
+
+    return len(config["preprocessing"]["mean"]), say
 
 
 def class_names(network: Any, origin: dict[str, str]) -> list[str]:
@@ -102,21 +155,25 @@ def pictures_in(paths: Sequence[Path]) -> list[Path]:
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURE...")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON and pictures.")
 @click.option("--top", type=click.IntRange(1), default=5, help="Classes to name, the likeliest first.")
+@click.option("--least-score", type=click.FloatRange(0, 1), default=0.3, help="Of an object that is named.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, help="Pictures at a time.")
 @click.option("--pretrained", is_flag=True, help="Load the published weights of a name.")
 def predict_command(
-    model: str, paths: tuple[Path, ...], output: Path | None, top: int, batch_size: int, pretrained: bool
-) -> None:
+    model: str, paths: tuple[Path, ...], output: Path | None, top: int, least_score: float, batch_size: int,
+    pretrained: bool,
+) -> None:  # fmt: skip
     """Say what is in pictures.
 
-    MODEL is a directory that `attnzoo train` wrote, or a name. PICTURE is a file, or a folder that is searched for
-    pictures. With --output, predictions.json and a picture for each picture are written to that folder.
+    MODEL is a directory that `attnzoo train` wrote, of a classifier or a detector, or a name. PICTURE is a file, or a
+    folder that is searched for pictures. With --output, predictions.json and a picture for each picture are written to
+    that folder.
 
     Example: attnzoo predict runs/photographs/model holiday/ --output holiday-predictions
     """
-    from .drawing import draw_classes
+    from .drawing import draw_found
 
-    found = predict(model, pictures_in(paths), top=top, batch_size=batch_size, pretrained=pretrained)
+    files = pictures_in(paths)
+    found = predict(model, files, top=top, least_score=least_score, batch_size=batch_size, pretrained=pretrained)
     if output is not None:
         with replacing(output / "predictions.json") as fresh:
             fresh.write_text(json.dumps(found, indent=1) + "\n")
@@ -125,10 +182,10 @@ def predict_command(
             click.echo(entry["error"], err=True)
             continue
         said = ", ".join(f"{name} {score:.1%}" for name, score in zip(entry["labels"], entry["scores"], strict=True))
-        click.echo(f"{entry['file']}: {said}")
+        click.echo(f"{entry['file']}: {said or 'nothing found'}")
         if output is not None:
             # numbered: pictures of two folders may have one name
-            draw_classes(output / f"{number:05d}-{Path(entry['file']).stem}.jpg", entry)
+            draw_found(output / f"{number:05d}-{Path(entry['file']).stem}.jpg", entry)
     if all("error" in entry for entry in found):
         raise click.ClickException("none of the pictures could be read")
 

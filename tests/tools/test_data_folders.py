@@ -7,6 +7,7 @@ import torch
 from pictures import COLOURS, encoded, picture, tiny_config, write_folders, write_tar
 from timm.data.readers.img_extensions import get_img_extensions
 
+from attnzoo.tools.cli import main
 from attnzoo.tools.data import Draw, open_classification
 from attnzoo.tools.train import train
 
@@ -208,3 +209,18 @@ def test_a_model_learns_the_colours_of_folders(tmp_path):
     directory = train(config, tmp_path / "run")
     assert torch.load(tmp_path / "run" / "best.pth", weights_only=True)["record"]["best"]["accuracy"] > 0.9
     assert timm.create_model(f"local-dir:{directory}", pretrained=True).pretrained_cfg["label_names"] == CLASSES
+
+
+def test_the_command_ends_with_a_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                "train",
+                "classification/imagefolder",
+                f"data.root={tmp_path}/nowhere",
+                "--work-dir",
+                str(tmp_path / "run"),
+            ]
+        )
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [f"Error: data.root: there is no folder {tmp_path}/nowhere"]

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from attnzoo.tools.data import StreamedImages, TrainStream, ValStream, open_classification
 from attnzoo.tools.train import train
 from attnzoo.tools.training.loop import InterruptedTraining, TrainingError, TrainLoop
+from attnzoo.tools.training.storage import save_checkpoint
 
 CLASSES = list(COLOURS)
 
@@ -46,8 +47,7 @@ def test_every_picture_is_read_once_by_one_process_and_one_worker(tmp_path, proc
     assert set(drawn.values()) == {1}
 
 
-@pytest.mark.parametrize("first", [1, 2, 3, 5])
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize(("first", "workers"), [(1, 0), (5, 0), (1, 2), (2, 2), (3, 2), (2, 3)])
 def test_a_stream_continues_anywhere_with_the_same_batches(tmp_path, first, workers):
     # shards of unequal length: some lanes begin theirs again
     write_shards(tmp_path, shards=3, per_shard=6)
@@ -220,8 +220,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("damage", "workers"), [*((damage, 0) for damage in DAMAGE), ("a picture", 2)])
 def test_damage_stops_with_its_name_or_is_listed(shards, tmp_path, capsys, damage, workers):
     files, message = DAMAGE[damage]
     # among readable ones, where the first picture of a shard is not the damaged one
@@ -246,3 +245,20 @@ def test_a_shard_that_ends_early_is_told_by_its_name(shards, tmp_path):
     path.write_bytes(path.read_bytes()[: 512 + 300])
     with pytest.raises(TrainingError, match=r"000002\.tar cannot be read to its end"):
         train(tiny_config(shards), tmp_path / "run")
+
+
+def test_an_empty_shard_of_a_worker_stops_with_its_name(shards, tmp_path):
+    write_tar(tmp_path / "data" / "train" / "000002.tar", {})
+    shards["samples"] = 24
+    with pytest.raises(TrainingError, match=r"there are no pictures in .*000002\.tar") as told:
+        train(tiny_config(shards, workers=4, batch_size=4, unreadable="skip"), tmp_path / "run")
+    assert "Traceback" not in str(told.value)
+
+
+def test_a_run_on_shards_continues_on_as_many_processes(shards, tmp_path):
+    train(tiny_config(shards, epochs=1), tmp_path / "run")
+    checkpoint = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
+    checkpoint["random"] *= 2
+    save_checkpoint(checkpoint, tmp_path / "run" / "last.pth")
+    with pytest.raises(ValueError, match="a run that 2 began continues on as many, not on 1"):
+        train(tiny_config(shards, epochs=1), tmp_path / "run", resume=True)

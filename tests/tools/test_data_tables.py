@@ -1,5 +1,3 @@
-import io
-
 import pytest
 import torch
 from pictures import COLOURS, encoded, picture, tiny_config
@@ -44,7 +42,7 @@ def test_a_table_trains(table, tmp_path, capfd):
     assert train_set.classes == val_set.classes == CLASSES
     assert (len(train_set), len(val_set)) == (24, 12)
     assert train_set[Draw(4)]["labels"] == 1
-    assert train_set[Draw(4)]["name"].endswith("table[train]/4.png")
+    assert train_set[Draw(4)]["name"].endswith("table[train] row 4")
     train(tiny_config(data, workers=2), tmp_path / "run")
     assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["step"] == 8
     assert capfd.readouterr().err == ""
@@ -87,10 +85,15 @@ def test_a_mistake_is_told_in_a_line(table, mistake):
     assert "\n" not in str(told.value)
 
 
-def test_a_cell_that_is_no_picture_is_told_by_its_row(table, monkeypatch):
-    pictures = opened(table())
-    read = type(pictures.source.reader).__getitem__
-    monkeypatch.setattr(
-        type(pictures.source.reader), "__getitem__", lambda self, i: (io.BytesIO(b"x"), 0) if i == 2 else read(self, i)
-    )
-    assert "table[train]/2.png cannot be read as a picture" in pictures[Draw(2)]["unreadable"][0]
+CELLS = [None, {"bytes": b"no picture", "path": "x.png"}]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=["nothing", "no picture"])
+def test_a_cell_that_is_no_picture_is_told_by_its_row(tmp_path, cell):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    cells = [{"bytes": encoded(picture("red")), "path": None}, cell]
+    table = datasets.Dataset.from_dict({"image": cells, "label": [0, 1]}, features=features)
+    table.to_parquet(tmp_path / "train.parquet")
+    pictures = opened({"name": "hfds", "dataset": str(tmp_path), "root": str(tmp_path / "cache")})
+    assert pictures[Draw(0)]["labels"] == 0
+    assert "[train] row 1 cannot be" in pictures[Draw(1)]["unreadable"][0]

@@ -240,7 +240,7 @@ def test_packaged_configs_are_read_by_name():
 
 def test_only_the_free_keys_may_differ_in_a_resumed_run():
     config = load_config("classification/digits")
-    values = {"tensorboard": True, "unreadable": "skip"}
+    values = {"tensorboard": True, "unreadable": "skip", "parallel": "fsdp"}
     changed = load_config("classification/digits", [f"{key}={values.get(key, 7)}" for key in FREE_TO_CHANGE])
     assert Recipe.from_config(config).to_json() == Recipe.from_config(changed).to_json()
     assert (

@@ -1,6 +1,7 @@
 """Pictures to train on and to judge by: data sets by name, and what takes their pictures to tensors and batches."""
 
 from .classification import DATASETS, ClassifiedImages, open_classification
+from .detection import DETECTION_DATASETS, BoxedImages, open_detection
 from .embedded import digits, photographs
 from .loading import open_loader, train_batches, val_batches
 from .samples import Draw, Samples, collate
@@ -10,7 +11,9 @@ from .transforms import PREPROCESSING, preprocessing, train_transform, val_trans
 
 __all__ = [
     "DATASETS",
+    "DETECTION_DATASETS",
     "PREPROCESSING",
+    "BoxedImages",
     "ClassifiedImages",
     "Draw",
     "Samples",
@@ -22,6 +25,7 @@ __all__ = [
     "collate",
     "digits",
     "open_classification",
+    "open_detection",
     "open_loader",
     "photographs",
     "preprocessing",

@@ -33,7 +33,7 @@ def train_batches(
     if isinstance(samples, Samples):
         return TrainBatches(len(samples), batch_size, parts=parts, repeats=repeats, **where)
     if repeats > 1:
-        raise ValueError(f"repeats={repeats} is for data with an index: a stream has each image once, leave it out")
+        raise ValueError(f"repeats={repeats} is for data with an index: a stream has each image once")
     return TrainStream(samples, batch_size, parts=parts, workers=workers, **where)
 
 

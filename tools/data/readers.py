@@ -45,14 +45,15 @@ class ReadPictures:
         """
         try:
             file, label = self.reader[index]
-        # timm asserts that a row of a table holds a picture
+        # what timm stumbles over where a row of a table holds no picture
         except (OSError, tarfile.TarError, AssertionError, TypeError) as error:
-            raise UnreadableImageError(f"{self.name(index)} cannot be opened: {error or 'it is empty'}") from error
+            reason = str(error) or "there is no picture"
+            raise UnreadableImageError(f"{self.name(index)} cannot be opened: {reason}") from error
         return file, int(label)
 
     def name(self, index: int) -> str:
         """What to call the picture in a message."""
-        return f"{self.root}/{self.reader.filename(index) or index}"
+        return f"{self.root}/{self.reader.filename(index)}"
 
 
 @contextmanager

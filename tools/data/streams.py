@@ -63,14 +63,13 @@ class StreamedImages:
         """Reads and augments the first picture that can be read, so that mistakes show before training.
 
         Raises:
-            UnreadableImageError: there is none in the first shard.
+            UnreadableImageError: there is none.
         """
-        url = self.source.urls[0]
-        sample: dict[str, Any] = {"unreadable": ["it is empty"]}
-        for picture in self.source.read(url):
+        sample: dict[str, Any] = {"unreadable": ["they are empty"]}
+        for picture in itertools.chain.from_iterable(map(self.source.read, self.source.urls)):
             if len(sample := self._load_or_note(picture, seed)) > 1:
                 return
-        raise UnreadableImageError(f"no picture of {url} can be read; the last: {sample['unreadable'][0]}")
+        raise UnreadableImageError(f"no picture of any shard can be read; the last: {sample['unreadable'][0]}")
 
     def batch(self, pictures: Sequence[Picture], seeds: Sequence[int | None]) -> dict[str, Any]:
         """A batch of these pictures, without those that cannot be read."""
@@ -163,7 +162,8 @@ class TrainStream(IterableDataset[dict[str, Any]]):
                 if len(buffer) > self.images.source.shuffle:
                     yield _pop(buffer, draw)
             if not buffer:
-                raise UnreadableImageError(f"there are no pictures in {', '.join(own)}")
+                # told as part of a batch: what a worker raises has its traceback for a message
+                buffer.append(Picture(own[0], None, None, f"there are no pictures in {', '.join(own)}"))
             while buffer:
                 yield _pop(buffer, draw)
 

@@ -10,6 +10,14 @@ from typing import Any
 from .readers import SPLIT_NAMES, ReadPictures, listed, ordered, read_class_map
 
 
+class Rows(ReadPictures):
+    """Pictures in the rows of a table, which are numbers: their names, where they have any, cost the picture."""
+
+    def name(self, index: int) -> str:
+        """What to call the picture in a message."""
+        return f"{self.root} row {index}"
+
+
 def hfds(
     split: str,
     dataset: str,
@@ -19,7 +27,7 @@ def hfds(
     input_key: str = "image",
     target_key: str = "label",
     class_map: str | Mapping[str, int] | None = None,
-) -> ReadPictures:
+) -> Rows:
     """A data set that the package `datasets` opens, through timm's reader.
 
     Args:
@@ -47,7 +55,7 @@ def hfds(
             f"target_key of {listed(list(reader.dataset.features))}"
         )
     _check_labels(reader, dataset, target_key, labels)
-    return ReadPictures(reader, ordered(reader.class_to_idx), f"{dataset}[{reader.split}]")
+    return Rows(reader, ordered(reader.class_to_idx), f"{dataset}[{reader.split}]")
 
 
 def _open(dataset: str, split: str, names: tuple[str, ...], options: dict[str, Any]) -> Any:

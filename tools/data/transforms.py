@@ -49,15 +49,26 @@ def train_transform(data: Mapping[str, Any], augment: Mapping[str, Any] | Sequen
             raise ValueError(f"augment: timm.data.create_transform does not take it: {error}") from error
     steps = val_transform(data).transforms  # type: ignore[attr-defined]
     to_tensor = next(i for i, step in enumerate(steps) if "ToTensor" in type(step).__name__)
-    return Compose([*steps[:to_tensor], *map(_augmentation, augment), *steps[to_tensor:]])
+    return Compose([*steps[:to_tensor], *map(augmentation, augment), *steps[to_tensor:]])
 
 
-def _augmentation(description: Mapping[str, Any]) -> Any:
+def augmentation(description: Mapping[str, Any]) -> Any:
+    """A transform of torchvision.transforms.v2.
+
+    Args:
+        description: `type`, its name, and its arguments; `transforms` of those that hold others are described the same
+            way.
+
+    Raises:
+        ValueError: torchvision does not know it, or not with these arguments.
+    """
     options = dict(description)
     name = options.pop("type", None)
     transform = getattr(augmentations, str(name), None)
-    if transform is None:
+    if not isinstance(transform, type) or not issubclass(transform, augmentations.Transform):
         raise ValueError(f"augment: type must name a transform of torchvision.transforms.v2, got {name!r}")
+    if isinstance(options.get("transforms"), (list, tuple)):
+        options["transforms"] = [augmentation(inner) for inner in options["transforms"]]
     try:
         return transform(**options)
     except (TypeError, ValueError) as error:

@@ -33,7 +33,7 @@ class Curves(Hook):
 
     def __init__(self, work_dir: Path, tensorboard: bool) -> None:
         self.work_dir, self.writer = work_dir, None
-        self._drawn = 0.0
+        self._drawn = time.monotonic()
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -61,13 +61,12 @@ class Curves(Hook):
             self.writer.flush()
         with replacing(self.work_dir / HISTORY) as fresh:
             fresh.write_text(json.dumps(loop.record.state(), indent=1) + "\n")
-        is_last = loop.epoch == loop.max_epochs
-        if is_last or time.monotonic() - self._drawn > _SECONDS_BETWEEN_PICTURES:
+        if time.monotonic() - self._drawn > _SECONDS_BETWEEN_PICTURES:
             draw_curves(loop.record, loop.steps_per_epoch, self.work_dir / PICTURE)
             self._drawn = time.monotonic()
 
     def after_train(self, runner: TrainingRunner) -> None:
-        """The picture of a training that ended early is drawn too."""
+        """The whole picture."""
         draw_curves(runner.train_loop.record, runner.train_loop.steps_per_epoch, self.work_dir / PICTURE)
         if self.writer is not None:
             self.writer.close()

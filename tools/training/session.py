@@ -15,10 +15,11 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ..data import open_loader, train_batches, val_batches
+from ..data import TrainStream, open_loader, train_batches, val_batches
 from .checkpoints import Checkpoints
 from .classification import classification
 from .curves import Curves
+from .detection import detection
 from .loop import TrainLoop
 from .optimization import blaming, create_optimization, create_schedule
 from .processes import Processes
@@ -30,7 +31,10 @@ from .sharding import gathered, shard
 from .storage import MODEL, check_writable
 from .task import Task
 
-TASKS: dict[str, Callable[[Recipe, Processes], Task]] = {"classification": classification}
+TASKS: dict[str, Callable[[Recipe, Processes], Task]] = {
+    "classification": classification,
+    "detection": detection,
+}
 
 
 def run(
@@ -69,13 +73,14 @@ def run(
             seed=recipe.seed,
             **where,
         )
-        if processes.rank == 0:
-            check_writable(work_dir)
+        _check_resumed(resume_from, batches, processes)
     save_whole = _place(task, recipe, processes)
     with processes.stopping_together():
         optimization = create_optimization(recipe, task.network, processes)
         schedule = create_schedule(recipe, optimization.optimizer, batches.steps)
         ema = blaming("ema", ModelEmaV3, task.network, **recipe.ema) if recipe.ema else None
+        if processes.rank == 0:
+            check_writable(work_dir)
     judged = task.network if ema is None else ema.module
     record = Record(task.judge.metric)
     part = max(1, recipe.batch_size // (processes.count * recipe.accumulate))
@@ -114,6 +119,15 @@ def run(
 def _check_devices(recipe: Recipe, processes: Processes) -> None:
     if recipe.sync_batchnorm and processes.count > 1 and processes.device.type == "cpu":
         raise ValueError("sync_batchnorm=True needs GPUs: torch has none for the CPU, leave it out")
+
+
+def _check_resumed(resume_from: Mapping[str, Any] | None, batches: Any, processes: Processes) -> None:
+    before = len(resume_from["random"]) if resume_from else processes.count
+    if isinstance(batches, TrainStream) and before != processes.count:
+        raise ValueError(
+            f"shards are shared among processes: a run that {before} began continues on as many, not on "
+            f"{processes.count}"
+        )
 
 
 def _place(task: Task, recipe: Recipe, processes: Processes) -> Callable[[nn.Module, Mapping[str, Tensor], Path], None]:

@@ -24,6 +24,8 @@ from ..weights import read_file
 
 MODEL, BEST, LAST = "model", "best.pth", "last.pth"
 
+# arguments of timm.create_model about weights that the stored ones replace, and what config.json has already
+_NOT_STORED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "num_classes")
 _SEAL = b"sha256:"
 _SEAL_SIZE = len(_SEAL) + 64
 # the end of a zip archive: a signature, 16 bytes that do not matter here, and the length of the comment
@@ -115,7 +117,9 @@ def save_model(
     """
     data_config = {key: preprocessing[key] for key in PREPROCESSING if key in preprocessing}
     config = {"label_names": list(classes), "pretrained_cfg": {**data_config, "num_classes": len(classes)}}
-    kept = {key: value for key, value in arguments.items() if key not in ("pretrained", "num_classes")}
+    kept = {key: value for key, value in arguments.items() if key not in _NOT_STORED}
+    # safetensors refuses what is laid out channels last
+    handle = model.register_state_dict_post_hook(_lay_out)
     try:
         with replacing(directory) as fresh:
             save_for_hf(model, str(fresh), model_config=config, model_args=kept, safe_serialization=True)
@@ -123,6 +127,12 @@ def save_model(
     except OSError as error:
         kept_model = f"{directory} is the one before, and whole" if directory.exists() else "none was stored before"
         raise StorageError(f"the model could not be saved in {directory}: {error}; {kept_model}") from error
+    finally:
+        handle.remove()
+
+
+def _lay_out(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
+    state.update({name: tensor.contiguous() for name, tensor in state.items()})
 
 
 def _seal(file: Any) -> None:

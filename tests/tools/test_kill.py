@@ -1,0 +1,52 @@
+"""A run that is killed continues as if nothing had been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="trainings are forked to be killed")
+
+
+def kill(directory, count, seed):
+    command = [sys.executable, str(Path(__file__).with_name("kill_points.py")), str(directory), str(count), str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("count", "seed"), [pytest.param(10, 0, id="10"), pytest.param(30, 1, id="30", marks=pytest.mark.slow)]
+)
+def test_a_run_killed_anywhere_ends_in_the_same_weights(tmp_path, count, seed):
+    report = kill(tmp_path, count, seed)
+    assert len(report) == count
+    assert all(point["same"] for point in report), report
+    assert not any(point["left"] for point in report), report
+    # the moments were real ones: most were in a run, and some of those had stored something
+    assert sum(point["killed"] for point in report) >= count // 2, report
+    assert any(point["step"] for point in report if point["killed"]), report
+
+
+@pytest.mark.parametrize(("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stores_the_run_and_ends_it(tmp_path, received, code):
+    options = ("model.name=test_resnet", "epochs=50", "batch_size=64", "save_interval=0")
+    command = [sys.executable, "-m", "attnzoo.tools.train", "classification/digits", *options, "--work-dir", tmp_path]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "last.pth").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(received)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    step = torch.load(tmp_path / "last.pth", weights_only=True)["step"]
+    assert said.strip().splitlines() == [
+        f"stopped by {received.name} after step {step} of 1100; the run is stored, continue it with --resume"
+    ]
+    assert step < 1100

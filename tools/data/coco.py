@@ -1,0 +1,282 @@
+"""Annotations in COCO's format: read whole, and checked whole, before anything is trained on them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..images import UnreadableImageError, read_image
+
+# files or boxes named in a message
+_NAMED = 5
+
+
+@dataclass
+class Objects:
+    """What is to be found in a picture.
+
+    Attributes:
+        boxes: float32 (N, 4), x1 y1 x2 y2 in pixels.
+        labels: int64 (N), from 0.
+        areas: float32 (N), in pixels, of the objects and not of their boxes where that is known.
+        crowds: bool (N), boxes around more objects than could be told apart.
+        outlines: N COCO segmentations, polygons or run lengths; None where boxes suffice.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    areas: NDArray[np.float32]
+    crowds: NDArray[np.bool_]
+    outlines: list[Any] | None = None
+
+
+@dataclass
+class _Picture:
+    """An entry of `images` with its annotations so far."""
+
+    identity: int
+    file: str
+    size: tuple[int, int]
+    rows: list[tuple[list[float], int, float, bool, Any]] = field(default_factory=list)
+
+
+class CocoImages:
+    """Pictures with boxes as COCO stores them.
+
+    Boxes without width or height are left out, boxes that stick out of the picture are clipped; `remarks` has the
+    counts. Pictures without boxes are kept: they show what is nothing.
+
+    Args:
+        split: "train" or "val".
+        root: the folder that the others are in.
+        train_annotations: file of the training annotations, in `root`.
+        train_images: folder of the training pictures, in `root`.
+        val_annotations: as for training.
+        val_images: as for training.
+        with_masks: read the outlines of the objects too.
+
+    Raises:
+        FileNotFoundError: a file or folder is not there.
+        ValueError: the annotations contradict themselves or the pictures.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: str,
+        train_annotations: str = "annotations/instances_train2017.json",
+        train_images: str = "train2017",
+        val_annotations: str = "annotations/instances_val2017.json",
+        val_images: str = "val2017",
+        with_masks: bool = False,
+    ) -> None:
+        annotations, images = (train_annotations, train_images) if split == "train" else (val_annotations, val_images)
+        self.path, self.folder, self.with_masks = Path(root) / annotations, Path(root) / images, with_masks
+        for path, is_there, key in (
+            (self.path, self.path.is_file(), f"{split}_annotations"),
+            (self.folder, self.folder.is_dir(), f"{split}_images"),
+        ):
+            if not is_there:
+                raise FileNotFoundError(f"{path} is not there: set data.root, and data.{key} where it has another name")
+        self._degenerate = self._clipped = 0
+        content = _read_json(self.path)
+        self.classes, self._labels = self._read_categories(content)
+        pictures = self._read_pictures(content)
+        for position, annotation in enumerate(_entries(content, "annotations", self.path)):
+            self._add(pictures, annotation, f"{self.path}: annotations[{position}]")
+        self._pictures = [(p.identity, p.file, p.size) for p in pictures.values()]
+        self._objects = [self._pack(picture) for picture in pictures.values()]
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    @property
+    def remarks(self) -> str:
+        """What was left out or changed; empty where nothing was."""
+        counts = {"without width or height left out": self._degenerate, "clipped to the picture": self._clipped}
+        return ", ".join(f"{count} boxes {what}" for what, count in counts.items() if count)
+
+    def name(self, index: int) -> str:
+        """The file of a picture."""
+        return str(self.folder / self._pictures[index][1])
+
+    def identity(self, index: int) -> int:
+        """The number of a picture in the annotations."""
+        return self._pictures[index][0]
+
+    def objects(self, index: int) -> Objects:
+        """What is annotated in a picture."""
+        return self._objects[index]
+
+    def picture(self, index: int, channels: int) -> Image.Image:
+        """Reads a picture, upright unless it was annotated as it is stored.
+
+        Raises:
+            UnreadableImageError: it cannot be read, or has not the size that it was annotated in.
+        """
+        name, annotated = self.name(index), self._pictures[index][2]
+        picture = read_image(name, channels)
+        if picture.size == annotated:
+            return picture
+        stored = read_image(name, channels, upright=False)
+        if stored.size != annotated:
+            sizes = [" x ".join(map(str, size)) for size in (picture.size, annotated)]
+            raise UnreadableImageError(f"{name} has {sizes[0]} pixels, but was annotated as {sizes[1]}")
+        return stored
+
+    def _read_categories(self, content: Mapping[str, Any]) -> tuple[list[str], dict[int, int]]:
+        names: dict[int, str] = {}
+        for position, category in enumerate(_entries(content, "categories", self.path)):
+            where = f"{self.path}: categories[{position}]"
+            identity, name = _value(category, "id", int, where), _value(category, "name", str, where)
+            if identity in names:
+                raise ValueError(f"{where} has the id {identity} of another category: each needs its own")
+            names[identity] = name
+        if not names:
+            raise ValueError(f"{self.path} has no categories: there is nothing to tell apart")
+        ordered = sorted(names)
+        # ids may start anywhere and have gaps; labels may not
+        return [names[identity] for identity in ordered], {identity: i for i, identity in enumerate(ordered)}
+
+    def _read_pictures(self, content: Mapping[str, Any]) -> dict[int, _Picture]:
+        pictures: dict[int, _Picture] = {}
+        for position, entry in enumerate(_entries(content, "images", self.path)):
+            where = f"{self.path}: images[{position}]"
+            identity, file = _value(entry, "id", int, where), _value(entry, "file_name", str, where)
+            size = _value(entry, "width", int, where), _value(entry, "height", int, where)
+            if identity in pictures:
+                raise ValueError(f"{where} has the id {identity} of another image: each needs its own")
+            if min(size) < 1:
+                raise ValueError(f"{where} must have a width and height of at least 1, got {size[0]} x {size[1]}")
+            _check_inside(file, where)
+            pictures[identity] = _Picture(identity, file, size)
+        if not pictures:
+            raise ValueError(f"{self.path} has no images")
+        missing = [picture.file for picture in pictures.values() if not (self.folder / picture.file).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} of the {len(pictures)} images of {self.path} are not in {self.folder}: "
+                f"{', '.join(missing[:_NAMED])}{', ...' if len(missing) > _NAMED else ''}"
+            )
+        return pictures
+
+    def _add(self, pictures: Mapping[int, _Picture], annotation: Mapping[str, Any], where: str) -> None:
+        picture = pictures.get(_value(annotation, "image_id", int, where))
+        category = _value(annotation, "category_id", int, where)
+        if picture is None:
+            raise ValueError(f"{where} is for the image {annotation['image_id']}, which is not among the images")
+        if category not in self._labels:
+            known = ", ".join(map(str, sorted(self._labels)[:20]))
+            raise ValueError(f"{where} has the category id {category}, which is not among the categories: {known}")
+        box = self._clip(_box(annotation, where), picture, where)
+        if box is None:
+            return
+        outline = annotation.get("segmentation")
+        if self.with_masks and not outline:
+            raise ValueError(f"{where} has no segmentation: mask_rcnn learns outlines, use faster_rcnn for boxes")
+        area = annotation.get("area")
+        if not isinstance(area, (int, float)):
+            area = (box[2] - box[0]) * (box[3] - box[1])
+        is_crowd = bool(annotation.get("iscrowd", 0))
+        picture.rows.append((box, self._labels[category], area, is_crowd, outline if self.with_masks else None))
+
+    def _clip(self, box: list[float], picture: _Picture, where: str) -> list[float] | None:
+        """x1 y1 x2 y2 of x y width height, inside the picture; None for a box without width or height."""
+        left, top, width, height = box
+        if width <= 0 or height <= 0:
+            self._degenerate += 1
+            return None
+        right, bottom = left + width, top + height
+        limits = picture.size
+        if left >= limits[0] or top >= limits[1] or right <= 0 or bottom <= 0:
+            raise ValueError(
+                f"{where}: the box x={left:g} y={top:g} width={width:g} height={height:g} is outside of "
+                f"{picture.file}, which is {limits[0]} x {limits[1]}; boxes are x, y, width, height in pixels"
+            )
+        inside = [max(left, 0.0), max(top, 0.0), min(right, float(limits[0])), min(bottom, float(limits[1]))]
+        self._clipped += inside != [left, top, right, bottom]
+        return inside
+
+    def _pack(self, picture: _Picture) -> Objects:
+        boxes, labels, areas, crowds, outlines = zip(*picture.rows, strict=True) if picture.rows else ((),) * 5
+        return Objects(
+            np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
+            np.asarray(labels, dtype=np.int64),
+            np.asarray(areas, dtype=np.float32),
+            np.asarray(crowds, dtype=np.bool_),
+            list(outlines) if self.with_masks else None,
+        )
+
+
+def draw_masks(outlines: Sequence[Any], width: int, height: int) -> NDArray[np.uint8]:
+    """COCO segmentations as masks of 0 and 1, (N, height, width).
+
+    Raises:
+        ValueError: one is no segmentation.
+    """
+    from pycocotools import mask
+
+    masks = np.zeros((len(outlines), height, width), dtype=np.uint8)
+    for row, outline in enumerate(outlines):
+        if isinstance(outline, np.ndarray):
+            masks[row] = outline
+            continue
+        try:
+            runs = outline
+            if isinstance(outline, list):
+                runs = mask.merge(mask.frPyObjects(outline, height, width))
+            elif isinstance(outline["counts"], list):
+                runs = mask.frPyObjects(outline, height, width)
+            masks[row] = mask.decode(runs)
+        # what is wrong with it, pycocotools tells in many ways
+        except Exception as error:
+            raise ValueError(f"a segmentation is neither polygons nor run lengths: {error}") from error
+    return masks
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    # UnicodeDecodeError and JSONDecodeError are ValueErrors; a file may also be nested too deep
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}: COCO's format is a dict of images, annotations ...")
+    return content
+
+
+def _entries(content: Mapping[str, Any], key: str, path: Path) -> list[Mapping[str, Any]]:
+    entries = content.get(key, [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{path}: {key} must be a list of dicts")
+    return entries
+
+
+def _value(entry: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
+    value = entry.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{where}: {key} must be {'an integer' if kind is int else 'text'}, got {value!r}")
+    return value
+
+
+def _box(annotation: Mapping[str, Any], where: str) -> list[float]:
+    box = annotation.get("bbox")
+    is_box = isinstance(box, list) and len(box) == 4
+    if not is_box or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in box or ()):
+        raise ValueError(f"{where}: bbox must be four numbers, x, y, width and height, got {box!r}")
+    return [float(x) for x in box or ()]
+
+
+def _check_inside(file: str, where: str) -> None:
+    # written on any system, read on any
+    for path in (PurePosixPath(file), PureWindowsPath(file)):
+        if path.is_absolute() or path.drive or ".." in path.parts or not path.parts:
+            raise ValueError(f"{where}: file_name must stay in the folder of the images, got {file!r}")
