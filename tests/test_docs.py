@@ -83,6 +83,9 @@ def test_readme_tables_are_the_registry() -> None:
         ("docs/kernels.md", "window"),
         ("docs/kernels.md", "routed"),
         ("docs/models.md", "official"),
+        ("docs/scaling.md", "training"),
+        ("docs/scaling.md", "loading"),
+        ("docs/scaling.md", "scaling"),
     ],
 )
 def test_tables_are_the_committed_measurements(page: str, what: str) -> None:
