@@ -69,6 +69,8 @@ def on_processes(count, function, seconds=60):
     for process in hanging:
         process.kill()
     assert not hanging, f"{len(hanging)} of {count} processes still run after {seconds} s"
+    # one that crashed has left no answer to wait for
+    assert [process.exitcode for process in started] == [0] * count
     found = sorted(answers.get() for _ in started)
     assert all(said == "" for rank, _, said in found if rank), "only rank 0 speaks"
     return [answer for _, answer, _ in found]
