@@ -127,6 +127,8 @@ def signals_after(monkeypatch, step, on_rank):
         ("accumulate=2",),
         ("parallel=fsdp", "clip_grad=0.5"),
         ("parallel=fsdp", "accumulate=2", "precision=bfloat16", "clip_grad=0.5"),
+        pytest.param(("parallel=fsdp", "freeze=backbone"), marks=pytest.mark.slow),
+        pytest.param(("parallel=fsdp", "grad_checkpointing=True"), marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )
