@@ -50,9 +50,7 @@ def storing(path: Path) -> Iterator[Path]:
             place may not be the disk that was meant.
     """
     if not path.parent.is_dir():
-        raise StorageError(
-            f"{path.parent} is gone, {path.name} was not written: was a disk unmounted?"
-        )
+        raise StorageError(f"{path.parent} is gone, {path.name} was not written: was a disk unmounted?")
     try:
         with replacing(path) as fresh:
             yield fresh
