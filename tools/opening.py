@@ -68,7 +68,12 @@ def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.M
     if not weights.is_file():
         raise ValueError(f"{folder} has a config.json but no model.safetensors: was the training interrupted?")
     check_sums(folder)
-    config = read_config(folder).get("pretrained_cfg", {})
+    stored = read_config(folder)
+    if stored.get("task") == "detection":
+        raise ValueError(
+            f"{folder} holds a detector: attnzoo evaluate and predict take it, this command takes classifiers"
+        )
+    config = stored.get("pretrained_cfg", {})
     try:
         network = timm.create_model(f"local-dir:{folder}", pretrained=True, **_size_argument(config, image_size))
     except Exception as error:

@@ -49,6 +49,8 @@ def forked(work_dir, before=lambda: None):
     if process:
         return process
     try:
+        # torch makes its threads anew in a forked process, and aborts where two of them want that at once
+        torch.set_num_threads(1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         before()
         train(load_config("classification/digits", OPTIONS), work_dir, resume=True)

@@ -48,6 +48,8 @@ def on_processes(count, function, seconds=60):
     answers = fork.SimpleQueue()
 
     def child(rank):
+        # torch makes its threads anew in a forked process, and aborts where two of them want that at once
+        torch.set_num_threads(1)
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         said = StringIO()
