@@ -18,6 +18,7 @@ from attnzoo.tools.train import train
 from attnzoo.tools.training.learners import Classifier, create_loss, create_mixup
 from attnzoo.tools.training.loop import TrainLoop
 from attnzoo.tools.training.optimization import Optimization, create_optimization, create_schedule
+from attnzoo.tools.training.processes import Processes
 from attnzoo.tools.training.recipe import Recipe
 
 CLASSES = list(COLOURS)
@@ -114,7 +115,7 @@ def test_autocast_is_on_the_cpu_too(compute):
 def test_layer_decay_slows_the_first_layers(name):
     model = timm.create_model(name, num_classes=3)
     chosen = recipe(optimizer={"opt": "adamw", "lr": 1e-2, "layer_decay": 0.5})
-    optimizer = create_optimization(chosen, model, torch.device("cpu")).optimizer
+    optimizer = create_optimization(chosen, model, Processes(0, 1, torch.device("cpu"))).optimizer
     scheduler = create_schedule(chosen, optimizer, 4)
     names = {parameter: key for key, parameter in model.named_parameters()}
     for update in (0, 3):
