@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from .detectors import Detector, DetectorOptions, create_detector
-from .files import check_sums, storing, write_sums
+from .files import check_sums, read_json, storing, write_sums
 from .weights import read_file
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -129,10 +129,7 @@ def read_detector_config(directory: Path) -> dict[str, Any]:
     path = directory / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: the directory of a detector holds {CONFIG} and {WEIGHTS}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("task") != "detection":
         raise ValueError(f'{path} is not of a detector: its task must be "detection"')
     for key, kind in _KEYS.items():

@@ -114,7 +114,8 @@ def draw_worst_cases(
         picture = samples.source.picture(places[judged.image_id], samples.channels)
         drawn = draw_objects(picture, judged.found, samples.classes, judged.truth, least_score)
         path = directory / f"{rank:02d}-{Path(judged.name).stem}.png"
-        drawn.save(path)
+        with replacing(path) as fresh:
+            drawn.save(fresh, format="PNG")
         paths.append(path)
     return paths
 

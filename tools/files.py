@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -60,6 +62,19 @@ def storing(path: Path) -> Iterator[Path]:
         raise StorageError(f"{path} could not be written: {error}; {kept}") from error
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; nothing in it is run.
+
+    Raises:
+        ValueError: it is none, or nested deeper than can be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    # errors of the text and of the encoding are ValueErrors
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
 # what `sha256sum -c SHA256SUMS` reads
 SUMS = "SHA256SUMS"
 
@@ -70,26 +85,32 @@ def write_sums(directory: Path) -> None:
     (directory / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in files))
 
 
-def check_sums(directory: Path) -> None:
+def check_sums(directory: Path) -> dict[str, str]:
     """Compares the files of a directory with what `write_sums` noted; a directory without sums passes.
+
+    Returns:
+        The SHA-256 of each file that was compared, by name.
 
     Raises:
         ValueError: a file is missing or is not what was written.
     """
     sums = directory / SUMS
+    found: dict[str, str] = {}
     if not sums.is_file():
-        return
+        return found
     for line in sums.read_bytes().splitlines():
         digest, _, name = line.decode(errors="replace").partition("  ")
         # a name with a folder in it was not written here, and would lead elsewhere
         path = directory / Path(name).name
         if Path(name).name != name or not path.is_file():
             raise ValueError(f"{directory} is damaged: {SUMS} names {name!r}, which is not there")
-        if sha256(path) != digest:
+        found[name] = sha256(path)
+        if found[name] != digest:
             raise ValueError(
                 f"{path} is damaged or was changed: it does not match {SUMS}. Where it was changed on purpose, delete "
                 f"{SUMS}"
             )
+    return found
 
 
 def sha256(path: Path) -> str:

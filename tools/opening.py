@@ -13,7 +13,7 @@ import timm.data
 import torch
 from torch import nn
 
-from .files import check_sums, sha256
+from .files import check_sums, read_json, sha256
 
 
 def open_model(
@@ -67,7 +67,7 @@ def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.M
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise ValueError(f"{folder} has a config.json but no model.safetensors: was the training interrupted?")
-    check_sums(folder)
+    sums = check_sums(folder)
     stored = read_config(folder)
     if stored.get("task") == "detection":
         raise ValueError(
@@ -80,7 +80,7 @@ def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.M
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{folder} does not open, its config.json and weights do not fit: {reason}") from error
     # the path of the directory is nobody else's business; the digest says which weights these are everywhere
-    origin = {"weights": f"sha256:{sha256(weights)}"}
+    origin = {"weights": f"sha256:{sums.get(weights.name) or sha256(weights)}"}
     if config.get("license"):
         origin["license"] = config["license"]
     return network, origin
@@ -102,10 +102,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is no JSON object.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from error
+    config = read_json(folder / "config.json")
     if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict):
         raise ValueError(f"{folder / 'config.json'} is not the configuration of a model")
     return config

@@ -10,7 +10,7 @@ Command:  attnzoo train classification/imagefolder --cfg-options model.name=bifo
           data.input_size=(3,384,384) takes larger pictures; for models whose positions belong to a size with
           model.img_size=384
           batch_size=256 optimizer.lr=4e-4 accumulate=4: larger steps in four parts, where memory is short
-Hardware: any; one GPU with 16 GB for models of up to 30 M parameters, with precision=bfloat16
+Hardware: any
 Time:     a model's forward pass on each picture, times three, times epochs
 Expect:   what the data gives
 """

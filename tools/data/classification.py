@@ -21,11 +21,10 @@ from .embedded import digits, photographs
 from .folders import imagefolder
 from .samples import Samples
 from .shards import Shards, wds
+from .sources import open_source
 from .streams import StreamedImages
 from .tables import hfds
 from .transforms import PREPROCESSING, Transform, preprocessing, train_transform, val_transform
-
-SPLITS = ("train", "val")
 
 
 class Source(Protocol):
@@ -92,16 +91,7 @@ def open_classification(
         ValueError: an unknown data set, split or transform, or arguments that they do not take.
         FileNotFoundError: a folder is not there.
     """
-    if split not in SPLITS:
-        raise ValueError(f'split must be "train" or "val", got {split!r}')
-    options = {key: value for key, value in data.items() if key not in (*PREPROCESSING, "name")}
-    name = data.get("name")
-    if name not in DATASETS:
-        raise ValueError(f"data.name must be one of {', '.join(DATASETS)}, got {name!r}")
-    try:
-        source = DATASETS[name](split, **options)
-    except TypeError as error:
-        raise ValueError(f"data: {name} does not take these keys: {error}") from error
+    source = open_source(DATASETS, data, split, PREPROCESSING)
     transform = val_transform(data) if augment is None else train_transform(data, augment)
     channels = preprocessing(data)["input_size"][0]
     if isinstance(source, Shards):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..files import read_json
 from ..images import UnreadableImageError, read_image
 from .outlines import check_outline
 
@@ -220,11 +220,7 @@ class CocoImages:
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    # UnicodeDecodeError and JSONDecodeError are ValueErrors; a file may also be nested too deep
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}: COCO's format is a dict of images, annotations ...")
     return content

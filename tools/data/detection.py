@@ -21,9 +21,8 @@ from .canvases import DigitsOnCanvas
 from .coco import CocoImages, Objects
 from .outlines import draw_masks
 from .samples import Samples, collate
+from .sources import open_source
 from .transforms import augmentation
-
-SPLITS = ("train", "val")
 
 # what the detector itself is told of `data`: it normalises and resizes
 NORMALISATION = ("mean", "std")
@@ -140,17 +139,8 @@ def open_detection(
             contradict themselves.
         FileNotFoundError: a file or folder is not there.
     """
-    if split not in SPLITS:
-        raise ValueError(f'split must be "train" or "val", got {split!r}')
-    options = {key: value for key, value in data.items() if key not in (*NORMALISATION, "name")}
-    name = data.get("name")
-    if name not in DETECTION_DATASETS:
-        raise ValueError(f"data.name must be one of {', '.join(DETECTION_DATASETS)}, got {name!r}")
     transform = None if augment is None else box_augmentation(augment)
-    try:
-        source = DETECTION_DATASETS[name](split, with_masks=with_masks, **options)
-    except TypeError as error:
-        raise ValueError(f"data: {name} does not take these keys: {error}") from error
+    source = open_source(DETECTION_DATASETS, data, split, NORMALISATION, with_masks=with_masks)
     return BoxedImages(source, channels, transform, with_masks)
 
 

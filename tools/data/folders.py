@@ -10,7 +10,8 @@ from typing import Any
 from timm.data.readers import create_reader
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-from .readers import EXTENSIONS, SPLIT_NAMES, ReadPictures, listed, looking_for_pictures, ordered, read_class_map
+from ..messages import listed
+from .readers import EXTENSIONS, SPLIT_NAMES, ReadPictures, looking_for_pictures, ordered, read_class_map
 
 
 def imagefolder(

@@ -19,8 +19,6 @@ SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validati
 # timm itself looks for PNG and JPEG only
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
 
-_NAMED = 8
-
 
 class ReadPictures:
     """Pictures with one class each, from a reader of timm.
@@ -99,8 +97,3 @@ def read_class_map(class_map: str | Mapping[str, int] | None, root: Path) -> dic
 def ordered(labels: Mapping[str, int]) -> list[str]:
     """Class names by their label."""
     return sorted(labels, key=lambda name: labels[name])
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for a message, not too many of them."""
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -56,11 +56,6 @@ class Samples(Dataset[dict[str, Any]]):
         """
         self[Draw(0, seed)]
 
-    @property
-    def metainfo(self) -> dict[str, Any]:
-        """What mmengine asks a data set for."""
-        return {"classes": list(self.classes)}
-
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         unreadable: list[str] = []
         with seeded(draw.seed):

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .readers import EXTENSIONS, SPLIT_NAMES, listed, ordered, read_class_map
+from ..messages import listed
+from .readers import EXTENSIONS, SPLIT_NAMES, ordered, read_class_map
 
 INFO = "_info.json"
 

@@ -38,11 +38,6 @@ class StreamedImages:
     def __len__(self) -> int:
         return len(self.source)
 
-    @property
-    def metainfo(self) -> dict[str, Any]:
-        """What mmengine asks a data set for."""
-        return {"classes": list(self.classes)}
-
     def load(self, picture: Picture, seed: int | None) -> dict[str, Any]:
         """Reads and prepares a picture, augmented as the seed says.
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .readers import SPLIT_NAMES, ReadPictures, listed, ordered, read_class_map
+from ..messages import listed
+from .readers import SPLIT_NAMES, ReadPictures, ordered, read_class_map
 
 
 class Rows(ReadPictures):

@@ -46,11 +46,10 @@ def classification(recipe: Recipe, processes: Processes) -> Task:
     )
     # a mistake in the augmentation or the data shows now, not in a worker
     train_set.try_out(recipe.seed)
-    arguments = {key: value for key, value in recipe.model.items() if key != "name"}
     prepare = preprocessing(recipe.data)
 
     def save(trained: nn.Module, directory: Path) -> None:
-        save_model(trained, directory, arguments, prepare, classes)
+        save_model(trained, directory, recipe.model_arguments, prepare, classes)
 
     size = " x ".join(map(str, prepare["input_size"]))
     return Task(

@@ -63,7 +63,7 @@ def detection(recipe: Recipe, processes: Processes) -> Task:
         differing = sorted(set(classes) ^ set(val_set.classes)) or ["they are the same in another order"]
         raise ValueError(f"the classes to train and to judge by differ: {', '.join(differing[:8])}")
     mean, std = _normalisation(recipe, channels)
-    name, arguments = recipe.model["name"], {k: v for k, v in recipe.model.items() if k != "name"}
+    name, arguments = recipe.model["name"], recipe.model_arguments
     network = create_detector(name, arguments, options, len(classes), mean, std)
     _prepare(network, recipe)
     # a mistake in the augmentation or the data shows now, not in a worker

@@ -21,13 +21,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..data import TrainBatches, TrainStream
+from ..messages import listed
 from .optimization import NonFiniteError
 from .processes import Processes
 from .recipe import Recipe
 from .record import Mean, Record
-
-# files named in a message
-_NAMED = 8
 
 
 class TrainingError(RuntimeError):
@@ -240,10 +238,9 @@ class TrainLoop(BaseLoop):
         return f"{message}; remove the file, or set unreadable=skip to go on without such files. {self._kept()}"
 
     def _why_not_finite(self, what: str, names: Sequence[str]) -> str:
-        shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
         return (
-            f"step {self.step + 1} (epoch {self.epoch + 1}): {what}. Its images: {shown}. A lower optimizer.lr, "
-            f"clip_grad=1.0 or precision=float32 may help. {self._kept()}"
+            f"step {self.step + 1} (epoch {self.epoch + 1}): {what}. Its images: {listed(names)}. "
+            f"A lower optimizer.lr, clip_grad=1.0 or precision=float32 may help. {self._kept()}"
         )
 
     def _kept(self) -> str:

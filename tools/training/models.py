@@ -14,6 +14,7 @@ import timm
 import torch
 from torch import nn
 
+from ..messages import listed
 from .learners import classifier_of
 from .optimization import blaming
 from .recipe import Recipe
@@ -34,7 +35,7 @@ def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
     Raises:
         ValueError: the recipe contradicts the data, or timm does not take its arguments.
     """
-    options = {key: value for key, value in recipe.model.items() if key != "name"}
+    options = recipe.model_arguments
     if num_classes < 2:
         raise ValueError(f"the data has {num_classes} class: to tell apart there must be two at least")
     # the data decides, and a config that says otherwise is wrong
@@ -111,11 +112,7 @@ def _origin(network: nn.Module, name: str, missing: list[str]) -> str:
     fitted = [key for key in changed if key not in new]
     said = ["pretrained"]
     if new:
-        said.append(f"new: {_list(new)}")
+        said.append(f"new: {listed(new, _NAMED)}")
     if fitted:
-        said.append(f"fitted to other shapes: {_list(fitted)}")
+        said.append(f"fitted to other shapes: {listed(fitted, _NAMED)}")
     return "; ".join(said)
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

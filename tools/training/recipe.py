@@ -196,6 +196,11 @@ class Recipe:
                 f'got optimizer.opt={name!r}: choose one of them, or use parallel="ddp"'
             )
 
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """What `timm.create_model` is given besides the name."""
+        return {key: value for key, value in self.model.items() if key != "name"}
+
     def to_json(self) -> str:
         """What decides where a run ends, as text: equal for equal runs."""
         free = [key for key in FREE_TO_CHANGE if key != "workers" or self.data.get("name") not in STREAMED]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from ..data import PREPROCESSING
-from ..files import replacing, storing, write_sums
+from ..files import storing, write_sums
 from ..weights import read_file
 
 MODEL, BEST, LAST = "model", "best.pth", "last.pth"
@@ -63,13 +64,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def link(source: Path, path: Path) -> None:
-    """Gives a file a second name, in place of what had it."""
-    with replacing(path) as fresh:
+    """Gives a file a second name, in place of what had it.
+
+    Raises:
+        StorageError: it could not; what was at `path` is still there.
+    """
+    with storing(path) as fresh:
         try:
             fresh.hardlink_to(source)
         # not every file system can
         except OSError:
-            fresh.write_bytes(source.read_bytes())
+            shutil.copyfile(source, fresh)
 
 
 def check_writable(directory: Path) -> None:
