@@ -1,0 +1,121 @@
+"""Whether a file computes what the model does: run beside it, on several sizes, batches and kinds of image."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .graphs import ExportError
+from .sessions import open_session, run
+from .tasks import Task
+
+# The trace sees two images: one alone, and an odd number, show whether it took the two for granted.
+BATCHES = (1, 3)
+
+
+def check(content: bytes, task: Task, cases: Sequence[Tensor], tolerance: float) -> float:
+    """Runs a file in ONNX Runtime beside the model.
+
+    Args:
+        content: of the file.
+        task: with the network that the file is of.
+        cases: batches of images (B, C, H, W).
+        tolerance: largest difference allowed, as the task counts it.
+
+    Returns:
+        The largest difference.
+
+    Raises:
+        ExportError: the file cannot be run, or is wrong.
+    """
+    session, worst = open_session(content), 0.0
+    for images in cases:
+        difference = task.difference(run(session, images), task.expected(images))
+        if not difference <= tolerance:
+            raise ExportError(
+                f"the file is wrong and was not kept: its answers differ from eager by {difference:.1e} of the largest "
+                f"on images of {'x'.join(map(str, images.shape))}, and {tolerance:.0e} is allowed"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def cases_of(task: Task, dynamic: Sequence[str]) -> list[Tensor]:
+    """What a file is checked on: noise and pictures, of several batches and sizes where those are free."""
+    batches = BATCHES if "batch" in dynamic else (2,)
+    cases = []
+    for height, width in sizes_of(task, dynamic):
+        for batch in batches:
+            size = (batch, task.input_size[0], height, width)
+            cases += [noise(size), picture_like(size)]
+    return cases
+
+
+def sizes_of(task: Task, dynamic: Sequence[str]) -> list[tuple[int, int]]:
+    """Three sizes that the model takes, where a side is free: its own, one that is not square, and a larger one.
+
+    Sides keep to multiples of the strides that most models have, 32, where the model's own does, and are odd where the
+    model takes that.
+    """
+    _, height, width = task.input_size
+    sizes = [(height, width)]
+    for rows, columns in _other_sizes(height, width):
+        size = rows if "height" in dynamic else height, columns if "width" in dynamic else width
+        if size not in sizes and _takes(task, size):
+            sizes.append(size)
+        if len(sizes) == 3:
+            break
+    return sizes
+
+
+def _other_sizes(height: int, width: int) -> Iterator[tuple[int, int]]:
+    # odd ones first; models that must have multiples refuse them
+    for unit in (1, 32, 64):
+        rows, columns = (max(unit, side * 5 // 7 // unit * unit) for side in (height, width))
+        yield rows, -(-width * 6 // 5 // unit) * unit
+        yield -(-height * 4 // 3 // unit) * unit, columns
+
+
+def _takes(task: Task, size: tuple[int, int]) -> bool:
+    try:
+        task.expected(noise((1, task.input_size[0], *size)))
+    except ValueError:
+        return False
+    return True
+
+
+def noise(size: tuple[int, int, int, int]) -> Tensor:
+    """Normal noise (B, C, H, W), always the same."""
+    return torch.randn(size, generator=torch.Generator().manual_seed(sum(size)))
+
+
+def picture_like(size: tuple[int, int, int, int]) -> Tensor:
+    """Images (B, C, H, W) as preprocessing leaves pictures: large even areas, edges, fine texture, about -2 .. 2."""
+    batch, channels, height, width = size
+    generator = torch.Generator().manual_seed(sum(size))
+    total = torch.zeros(size)
+    for cells in (2, 5, 12, 40):
+        grid = torch.randn(batch, channels, cells, cells, generator=generator)
+        # even areas with edges between, and smooth shades over them
+        mode = "nearest" if cells == 5 else "bilinear"
+        total += F.interpolate(grid, (height, width), mode=mode) / cells**0.5
+    return total.clamp_(-2, 2)
+
+
+def without_zeros(network: nn.Module) -> nn.Module | None:
+    """A copy that holds noise in the tensors that are zero, or close to it; None where there is none.
+
+    A layer that starts as zero (LayerScale, the last normalization of a branch, a bias table) hides what is behind
+    it, and any file would pass the check. On such a copy the check can fail.
+    """
+    filled = copy.deepcopy(network)
+    generator, found = torch.Generator().manual_seed(0), False
+    for tensor in filled.state_dict().values():
+        if tensor.is_floating_point() and tensor.numel() and tensor.abs().max() < 1e-3:
+            tensor.copy_(torch.randn(tensor.shape, generator=generator).mul_(0.1))
+            found = True
+    return filled if found else None

@@ -1,0 +1,54 @@
+"""`attnzoo export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..opening import open_model
+from .graphs import AXES, ExportError
+from .onnx_file import TASKS, export_onnx
+
+
+def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """ "batch,height,width" as a tuple; "none" for nothing."""
+    return () if value == "none" else tuple(axis.strip() for axis in value.split(","))
+
+
+@click.command("export")
+@click.argument("model")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="File to write.")
+@click.option("--pretrained", is_flag=True, help="Load the published weights of a name.")
+@click.option("--task", type=click.Choice(TASKS), help="What the file gives; what the model was made for by default.")
+@click.option("--image-size", type=int, nargs=2, metavar="H W", help="Size of the images; the model's own by default.")
+@click.option(
+    "--dynamic",
+    default="batch",
+    show_default=True,
+    callback=_axes,
+    help=f"What is left free: {', '.join(AXES)}, joined by commas, or none.",
+)
+@click.option("--opset", type=int, default=20, show_default=True, help="Version of ONNX's operators, 18 to 23.")
+def export_command(model: str, output: Path, pretrained: bool, task: str | None, **options: Any) -> None:
+    """Write MODEL as a verified ONNX file.
+
+    MODEL is a name (`attnzoo list`, or any other of timm) or a directory that `attnzoo train` wrote. The file takes
+    float32 `images` (batch, channels, height, width) in any number and gives `logits`; its metadata holds labels and
+    preprocessing. It is compared with the model in ONNX Runtime, and only a file that agrees is kept.
+
+    Example: attnzoo export nat_pico --output nat_pico.onnx
+    """
+    try:
+        network, origin = open_model(model, pretrained=pretrained, image_size=options["image_size"])
+        report = export_onnx(network, output, task=task or "classify", metadata=origin, **options)
+    except (ExportError, ImportError) as error:
+        raise click.ClickException(str(error)) from error
+    if origin["weights"].startswith("random"):
+        click.echo("note: the weights are random; --pretrained or a trained directory brings real ones", err=True)
+    click.echo(
+        f"{report.path}: {report.file_size / 1e6:.2f} MB, opset {report.opset}, images "
+        f"{'x'.join(map(str, report.input_size))}, free: {', '.join(report.dynamic) or 'nothing'}; differs from eager "
+        f"by at most {report.max_difference:.1e} ({len(report.checked)} shapes)"
+    )

@@ -1,0 +1,172 @@
+"""ONNX graphs: traced from a module, held to standard operators, cleaned, and written.
+
+What a file is for is the business of `tasks.py`, and whether it is right that of `checking.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# A file holds at most this much: the limit of protobuf, whose format ONNX is.
+_LARGEST_FILE = 2**31 - 1
+# torch writes these itself; later ones are converted, for from 23 on it writes Attention nodes, on which the devices
+# of ONNX Runtime disagree
+_TRACED_OPSETS = range(18, 21)
+
+# What may be free of an image (B, C, H, W), and its axis.
+AXES = {"batch": 0, "height": 2, "width": 3}
+
+
+class ExportError(RuntimeError):
+    """A model that standard ONNX cannot express, or a file that does not compute what the model does."""
+
+
+def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: Sequence[str], opset: int) -> Any:
+    """A module as an ONNX graph of standard operators, `images` -> `outputs`, without anything local in it.
+
+    Args:
+        network: maps (B, C, H, W) to one tensor per name of `outputs`, in evaluation mode and run once before: what
+            its layers cache is then made of tensors, not of traces.
+        images: (2 or more, C, H, W), of the size that the file is for where that is not free.
+        outputs: names of what the module gives.
+        dynamic: what the graph leaves free, of `AXES`.
+        opset: version of ONNX's operators.
+
+    Returns:
+        A `ModelProto`, the same for the same module.
+
+    Raises:
+        ExportError: the module has no form in standard operators of this version, or not with these axes free.
+    """
+    name = type(network).__name__
+    free = {AXES[axis]: torch.export.Dim(axis, **_range(axis, images)) for axis in dynamic}
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)
+            written: Any = torch.onnx.export(
+                program,
+                (images,),
+                dynamo=True,
+                opset_version=min(opset, _TRACED_OPSETS[-1]),
+                input_names=["images"],
+                output_names=list(outputs),
+                dynamic_shapes=(free,),
+                verbose=False,
+            )
+        except Exception as error:
+            what = " and ".join(dynamic) or "nothing"
+            # how torch says that a forward asks for the size
+            if "Constraints violated" in str(error):
+                raise ExportError(
+                    f"{name} cannot be traced with {what} free: its forward treats some sizes differently. "
+                    "--dynamic says what is to be free"
+                ) from error
+            reason = str(error).strip().split("\n")[0]
+            raise ExportError(f"torch cannot write {name} as ONNX with {what} free: {reason}") from error
+    proto = written.model_proto
+    _require_standard(proto)
+    strip(proto)
+    return _at_opset(proto, name, opset)
+
+
+def _range(axis: str, images: Tensor) -> dict[str, int]:
+    """Where a free size lies while it is traced; the graph is not held to it.
+
+    A layer whose map is one pixel small could be traced for that size alone. Sizes are checked when the file is run.
+    """
+    return {} if axis == "batch" else {"min": images.shape[AXES[axis]] // 2 + 1}
+
+
+def serialise(proto: Any, metadata: Mapping[str, str]) -> bytes:
+    """The content of a file, the same bytes for the same graph.
+
+    Args:
+        proto: a `ModelProto`.
+        metadata: text that the file says of itself, by key.
+
+    Raises:
+        ExportError: it is too large for a file.
+    """
+    del proto.metadata_props[:]
+    for key in sorted(metadata):
+        proto.metadata_props.add(key=key, value=metadata[key])
+    if proto.ByteSize() > _LARGEST_FILE:
+        raise ExportError(f"the model takes {proto.ByteSize() / 2**30:.1f} GiB, and an ONNX file holds at most 2")
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def subgraphs(graph: Any) -> Iterator[Any]:
+    """A graph and those inside its If, Loop and Scan nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                yield from subgraphs(inner)
+
+
+def _require_standard(proto: Any) -> None:
+    nodes = [node for graph in subgraphs(proto.graph) for node in graph.node]
+    foreign = sorted({f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in ("", "ai.onnx")})
+    if foreign:
+        raise ExportError(f"the model needs operators that are not ONNX's own: {', '.join(foreign)}")
+    version = {entry.domain: entry.version for entry in proto.opset_import}[""]
+    del proto.opset_import[:], proto.functions[:]
+    proto.opset_import.add(domain="", version=version)
+
+
+def _at_opset(proto: Any, name: str, opset: int) -> Any:
+    version = proto.opset_import[0].version
+    if version == opset:
+        return proto
+    if opset in _TRACED_OPSETS:
+        raise ExportError(f"{name} has no form in opset {opset}, only in {version}: choose another opset")
+    import onnx.version_converter
+
+    try:
+        converted = onnx.version_converter.convert_version(proto, opset)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ExportError(f"{name} cannot be converted to opset {opset}: {reason}") from error
+    strip(converted)
+    return converted
+
+
+def strip(proto: Any) -> None:
+    """Removes what exporters note for themselves: source lines with local paths, and names of their own symbols."""
+    del proto.metadata_props[:]
+    proto.ClearField("doc_string")
+    for graph in subgraphs(proto.graph):
+        # shapes in between are full of the exporter's own symbols; every runtime infers them again
+        del graph.value_info[:]
+        for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+            del item.metadata_props[:]
+            item.ClearField("doc_string")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of its own internals and logs every step; its errors still arrive as exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def require_packages() -> None:
+    """Raises ImportError, with what to install, where the packages of `attnzoo[export]` are missing."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"{', '.join(missing)} missing: pip install 'attnzoo[export]'")

@@ -1,0 +1,180 @@
+"""A model as a verified ONNX file: the road from a module to what is kept on disk."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm.data
+from torch import nn
+
+from attnzoo.blocks import fuse
+
+from ..files import replacing
+from ..opening import check_size
+from . import checking, graphs
+from .graphs import AXES
+from .notes import describe
+from .tasks import Classify, Features, StageMaps, Task, run_network
+
+OPSETS = range(18, 24)
+TASKS = ("features", "classify", "detect")
+
+# a free side is traced at this many pixels at least: then no map is so small that it is taken for a special case
+_TRACED_SIDE = 192
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """A file that passed its check.
+
+    Attributes:
+        path: the file.
+        file_size: in bytes.
+        opset: version of the operators.
+        input_size: channels, height and width of an image; of what is free, what the model is made for.
+        dynamic: what is free, of "batch", "height" and "width".
+        max_difference: largest difference to eager float32 over all that was compared, as a share of the largest
+            number of an output.
+        checked: shapes of the images that were compared, (B, C, H, W).
+        metadata: what the file says of itself.
+    """
+
+    path: Path
+    file_size: int
+    opset: int
+    input_size: tuple[int, int, int]
+    dynamic: tuple[str, ...]
+    max_difference: float
+    checked: tuple[tuple[int, ...], ...]
+    metadata: Mapping[str, str]
+
+
+def export_onnx(
+    model: nn.Module,
+    output: Path,
+    *,
+    task: str = "classify",
+    image_size: tuple[int, int] | None = None,
+    dynamic: Sequence[str] = ("batch",),
+    opset: int = 20,
+    metadata: Mapping[str, str] | None = None,
+    tolerance: float = 1e-4,
+) -> ExportReport:
+    """Writes a model as an ONNX file, in evaluation mode; `model` itself stays as it is.
+
+    The file is compared with eager before it gets its name: what is at `output` is right, or is what was there.
+
+    Args:
+        model: maps (B, C, H, W) to (B, classes); a model of timm brings its sizes and preprocessing along.
+        output: the file to write; its folder is made.
+        task: "classify" for `logits`; "features" for the maps of a backbone's stages, `features_0` and so on.
+        image_size: height and width; by default what a model of timm names.
+        dynamic: what the file leaves free, of "batch", "height" and "width".
+        opset: version of ONNX's operators, 18 .. 23.
+        metadata: entries to add to the file's own, or to replace there.
+        tolerance: largest difference allowed, as a share of the largest number of an output.
+
+    Returns:
+        What was written and how far it is from eager.
+
+    Raises:
+        ValueError: an opset out of range, an unknown task or axis, an unknown or impossible image size, an output that
+            is a folder.
+        ExportError: the model has no standard ONNX form, or the file gives other answers than eager.
+        ImportError: the packages of `attnzoo[export]` are missing.
+    """
+    graphs.require_packages()
+    _check_arguments(output, opset, dynamic)
+    model = copy.deepcopy(model).cpu().float().eval()
+    made = make_task(model, task, image_size)
+    classes = made.expected(checking.noise((2, *made.input_size)))["logits"].shape[1] if task == "classify" else None
+    notes = {**describe(model, made.input_size, classes), "task": task, **(metadata or {})}
+    cases = checking.cases_of(made, dynamic)
+
+    difference = 0.0
+    noisy = checking.without_zeros(made.network)
+    if noisy is not None:
+        filled = made.with_network(noisy)
+        content = graphs.serialise(to_graph(filled, dynamic, opset), {})
+        difference = checking.check(content, filled, cases, tolerance)
+
+    content = graphs.serialise(to_graph(made, dynamic, opset), notes)
+    difference = max(difference, checking.check(content, made, cases, tolerance))
+    with replacing(output) as fresh:
+        fresh.write_bytes(content)
+    checked = tuple(dict.fromkeys(tuple(images.shape) for images in cases))
+    return ExportReport(output, len(content), opset, made.input_size, tuple(dynamic), difference, checked, notes)
+
+
+def _check_arguments(output: Path, opset: int, dynamic: Sequence[str]) -> None:
+    if opset not in OPSETS:
+        raise ValueError(f"opset must be 18 .. 23, got {opset}")
+    unknown = [axis for axis in dynamic if axis not in AXES]
+    if unknown:
+        raise ValueError(f"dynamic must be of {', '.join(AXES)}, got {', '.join(unknown)}")
+    if output.is_dir():
+        raise ValueError(f"output must be a file, but {output} is a folder: name the file in it, like model.onnx")
+
+
+def make_task(model: nn.Module, task: str, image_size: tuple[int, int] | None) -> Task:
+    """What a file of a model is for.
+
+    Args:
+        model: in evaluation mode.
+        task: one of `TASKS`.
+        image_size: height and width; by default what a model of timm names.
+
+    Raises:
+        ValueError: an unknown task, or one that the model is not for; an unknown or impossible image size.
+    """
+    size = input_size_of(model, image_size)
+    if task == "classify":
+        return Classify(model, size)
+    if task == "features":
+        if not hasattr(model, "forward_intermediates"):
+            raise ValueError(f"{type(model).__name__} gives no maps of its stages: --task classify exports its logits")
+        network = StageMaps(model).eval()
+        return Features(network, size, len(run_network(network, checking.noise((1, *size)))))
+    raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+
+
+def input_size_of(model: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Channels, height and width of a model's images.
+
+    Raises:
+        ValueError: neither the model nor the caller says, or the size is none.
+    """
+    config = getattr(model, "pretrained_cfg", None)
+    if image_size is None and not config:
+        raise ValueError(f"image_size is needed: {type(model).__name__} is not a model of timm and names none itself")
+    named = timm.data.resolve_model_data_config(model)["input_size"] if config else (3, 0, 0)
+    height, width = image_size or named[1:]
+    check_size(image_size)
+    return named[0], height, width
+
+
+def to_graph(task: Task, dynamic: Sequence[str], opset: int) -> Any:
+    """The graph of a task, a `ModelProto`, with parallel branches and norms folded.
+
+    Raises:
+        ExportError: it has no standard ONNX form.
+    """
+    network = fuse(copy.deepcopy(task.network))
+    images = checking.noise((2, *_traced_size(task, dynamic)))
+    run_network(network, images)
+    proto = graphs.trace(network, images, task.outputs, dynamic, opset)
+    task.complete(proto)
+    return proto
+
+
+def _traced_size(task: Task, dynamic: Sequence[str]) -> tuple[int, int, int]:
+    channels, *sides = task.input_size
+    for i, axis in enumerate(("height", "width")):
+        if axis in dynamic:
+            # the sides differ, so that they are not taken for one
+            sides[i] *= -(-_TRACED_SIDE // sides[i]) + i
+    return channels, sides[0], sides[1]
