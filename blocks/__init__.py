@@ -2,7 +2,7 @@
 
 from .agent import AgentAttention, resize_line
 from .attention import SelfAttention, attended
-from .contmix import ContMix, resize
+from .contmix import ContMix
 from .convolution import (
     ChannelsLastBatchNorm2d,
     ChannelsLastConv2d,
@@ -25,6 +25,7 @@ from .residual import TransformerBlock
 from .response import GlobalResponseNorm, ResponseMlp, SqueezeExcite
 from .routing import BiLevelRoutingAttention, LepeAttention
 from .single_head import SingleHeadAttention, SingleHeadBlock
+from .sizes import multiple_of, pad_to, pool_to, resize
 from .stem import ConvNormStem, ConvStem, PatchStem
 from .window import CrossShapedAttention, WindowAttention
 
@@ -69,6 +70,9 @@ __all__ = [
     "attended",
     "depthwise",
     "fuse",
+    "multiple_of",
+    "pad_to",
+    "pool_to",
     "resize",
     "resize_bias_table",
     "resize_line",

@@ -4,26 +4,18 @@ Shape legend: B batch, H W map, C channels of the map, S of its context, g heads
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-import contextlib
-
 import torch
-import torch.nn.functional as F
-from timm.layers import register_notrace_function, register_notrace_module
+from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from attnzoo.kernels import neighborhood_av, neighborhood_bias
+from attnzoo.kernels import is_free
 
+from .context_mixing import CELLS, MixingWeights, enlarged, mix, mix_free
 from .convolution import ConvNorm, NormLinear
 from .linear import Linear
 from .reparam import DilatedReparamConv
 from .response import GlobalResponseNorm, SqueezeExcite
-
-
-@register_notrace_function
-def resize(x: Tensor, height: int, width: int) -> Tensor:
-    """Interpolates a map linearly: (B, H, W, C) -> (B, height, width, C)."""
-    x = F.interpolate(x.permute(0, 3, 1, 2), size=[height, width], mode="bilinear", align_corners=False)
-    return x.permute(0, 2, 3, 1)
+from .sizes import pool_to, resize
 
 
 @register_notrace_module  # whether to enlarge depends on the size of the map
@@ -86,63 +78,30 @@ class ContMix(nn.Module):
         height, width = x.shape[1], x.shape[2]
         values = self.fusion(x)
         gate, static = self.gate(values), self.static(values)
-        shorter = min(height, width)
-        if shorter < self.kernel_size:
-            # as the official code rounds, with the division first
-            rows = int(self.kernel_size / width * height) if width <= height else self.kernel_size
-            columns = int(self.kernel_size / height * width) if height < width else self.kernel_size
+        if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
+            if is_free(height, width):
+                mixed = self._mix_free(values, self.query(x[..., : self.dim]), self.key(x[..., self.dim :]))
+                return self.proj(gate * self.se(self.dynamic_proj(mixed) + static))
+        rows, columns = enlarged(height, width, self.kernel_size)
+        if rows != height or columns != width:
             values, x = resize(values, rows, columns), resize(x, rows, columns)
-        # the context is pooled to this grid, whatever the size of the map
-        context = self._pool(x[..., self.dim :], 7, 7)
-        mixed = self._mix(values, self.query(x[..., : self.dim]), self.key(context))
-        if shorter < self.kernel_size:
-            mixed = self._pool(mixed, height, width)
+        context = pool_to(x[..., self.dim :], CELLS, CELLS)
+        mixed = pool_to(self._mix(values, self.query(x[..., : self.dim]), self.key(context)), height, width)
         return self.proj(gate * self.se(self.dynamic_proj(mixed) + static))
-
-    def _pool(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Means of cells: (B, H, W, C) -> (B, height, width, C)."""
-        if x.shape[1] == height and x.shape[2] == width:
-            return x
-        return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), (height, width)).permute(0, 2, 3, 1)
 
     # TorchScript cannot read the operators; it calls them
     @torch.jit.ignore
     def _mix(self, values: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        """Each half of the values, (B, H, W, C), summed with its weights."""
-        height, width = values.shape[1:3]
-        dtype = torch.promote_types(values.dtype, torch.float32)
-        # the first half's heads, then the second's: (B, H, W, C) -> two of (B, H, W, g, d)
-        halves = values.unflatten(-1, (2, self.num_heads, -1)).unbind(3)
-        with _without_autocast(values.device.type):
-            # (B, H, W, C / 2) -> (B, g, HW, d), (B, 7, 7, C / 2) -> (B, g, d, 49)
-            queries = queries.to(dtype).unflatten(-1, (self.num_heads, -1)).flatten(1, 2).transpose(1, 2)
-            keys = keys.to(dtype).unflatten(-1, (self.num_heads, -1)).flatten(1, 2).permute(0, 2, 3, 1)
-            # the linear map goes to the keys first: d is less than the 49 cells
-            kernels = (keys * (self.dim / self.num_heads) ** -0.5) @ self.weights.weight.to(dtype).T
-            places = [self.small_kernel_size**2, self.kernel_size**2]
-            weights = []
-            for kernel, shift, table in zip(
-                kernels.split(places, -1),
-                self.weights.bias.to(dtype).split(places),
-                (self.rpb1, self.rpb2),
-                strict=True,
-            ):
-                # (H, W, g, places) -> (g, HW, places)
-                bias = neighborhood_bias(table.to(dtype), (height, width)).permute(2, 0, 1, 3).flatten(1, 2)
-                # (B, g, HW, places) -> (B, H, W, g, places)
-                scores = queries @ kernel + (bias + shift)
-                weights.append(scores.softmax(-1).transpose(1, 2).unflatten(1, (height, width)).to(values.dtype))
-        sizes = self.small_kernel_size, self.kernel_size
-        mixed = [neighborhood_av(*pair) for pair in zip(weights, halves, sizes, strict=True)]
-        return torch.stack(mixed, 3).flatten(3)
+        return mix(values, queries, keys, self._learned(), (self.dim / self.num_heads) ** -0.5)
+
+    @torch.jit.ignore
+    def _mix_free(self, values: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        return mix_free(values, queries, keys, self._learned(), (self.dim / self.num_heads) ** -0.5)
+
+    @torch.jit.ignore
+    def _learned(self) -> MixingWeights:
+        return MixingWeights(self.weights.weight, self.weights.bias, self.rpb1, self.rpb2)
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""
         return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, small={self.small_kernel_size}"
-
-
-def _without_autocast(device: str) -> contextlib.AbstractContextManager[object]:
-    """Autocast off where it is on; nothing otherwise, which leaves nothing in an exported graph."""
-    if torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return contextlib.nullcontext()

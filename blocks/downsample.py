@@ -4,12 +4,12 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from timm.layers import SqueezeExcite, register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import ConvNorm
 from .linear import Linear
+from .sizes import multiple_of, pad_to
 
 
 @register_notrace_module  # whether to pad depends on the size of the map
@@ -44,11 +44,9 @@ class ConvDownsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim)."""
-        x = x.permute(0, 3, 1, 2)
-        odd_rows, odd_columns = x.shape[2] % 2, x.shape[3] % 2
-        if self.pads and (odd_rows > 0 or odd_columns > 0):
-            x = F.pad(x, (0, odd_columns, 0, odd_rows))
-        return self.norm(self.reduction(x).permute(0, 2, 3, 1))
+        if self.pads:
+            x = pad_to(x, multiple_of(x.shape[1], 2), multiple_of(x.shape[2], 2))
+        return self.norm(self.reduction(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 @register_notrace_module  # whether to pad depends on the size of the map
@@ -72,9 +70,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim)."""
-        odd_rows, odd_columns = x.shape[1] % 2, x.shape[2] % 2
-        if odd_rows > 0 or odd_columns > 0:
-            x = F.pad(x, (0, 0, 0, odd_columns, 0, odd_rows))
+        x = pad_to(x, multiple_of(x.shape[1], 2), multiple_of(x.shape[2], 2))
         batch, height, width, channels = x.shape
         # (B, H/2, 2, W/2, 2, C) -> (B, H/2, W/2, 4C), the column of the square before its row
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnzoo.kernels import neighborhood_attention, neighborhood_qk
 
 from .attention import SelfAttention
+from .sizes import pad_to
 
 
 @register_notrace_module  # whether to pad depends on the size of the map
@@ -61,17 +62,17 @@ class NeighborhoodAttention(SelfAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        height, width = x.shape[1], x.shape[2]
         queries, keys, values = self._project(x)
-        x = self._attend(queries, keys, values)
-        # (B, padded H, padded W, h, D) -> (B, H, W, C)
-        x = x[:, :height, :width].flatten(3)
+        # (B, H, W, h, D) -> (B, H, W, C)
+        x = self._attend(queries, keys, values).flatten(3)
         return self.proj_drop(self.proj(x))
 
     @torch.jit.ignore
     def weights(self, x: Tensor) -> Tensor:
         """What each pixel attends to: (B, H, W, C) -> (B, H, W, h, kh * kw), rows sum to 1, windows row-major."""
-        queries, keys, _ = self._project(x)
+        height, width = x.shape[1:3]
+        least = [kernel * dilation for kernel, dilation in zip(self.kernel_size, self.dilation, strict=True)]
+        queries, keys, _ = self._project(pad_to(x, max(height, least[0]), max(width, least[1])))
         scores = neighborhood_qk(
             queries,
             keys,
@@ -81,14 +82,10 @@ class NeighborhoodAttention(SelfAttention):
             is_causal=self.is_causal,
             bias=self.rpb,
         )
-        return scores.softmax(-1)[:, : x.shape[1], : x.shape[2]]
+        return scores.softmax(-1)[:, :height, :width]
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, H, W, h, D), of the map or of the map padded to a window."""
-        missing_rows = max(self.kernel_size[0] * self.dilation[0] - x.shape[1], 0)
-        missing_columns = max(self.kernel_size[1] * self.dilation[1] - x.shape[2], 0)
-        if missing_rows > 0 or missing_columns > 0:
-            x = F.pad(x, (0, 0, 0, missing_columns, 0, missing_rows))
+        """Queries, keys and values, each (B, H, W, h, D)."""
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
         qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], x.shape[2], 3, self.num_heads, -1)
         queries, keys, values = qkv.unbind(3)
@@ -97,6 +94,9 @@ class NeighborhoodAttention(SelfAttention):
     # TorchScript cannot read the operator; it calls it
     @torch.jit.ignore
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        # the projection of zeros: (3C,) -> key and value (h, D)
+        bias = self.qkv.weight.new_zeros(len(self.qkv.weight)) if self.qkv.bias is None else self.qkv.bias
+        _, key, value = bias.to(keys.dtype).view(3, self.num_heads, -1)
         return neighborhood_attention(
             queries,
             keys,
@@ -106,6 +106,7 @@ class NeighborhoodAttention(SelfAttention):
             stride=self.stride,
             is_causal=self.is_causal,
             bias=self.rpb,
+            padding=(key, value),
         )
 
     def extra_repr(self) -> str:

@@ -4,12 +4,12 @@
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import ConvNorm
 from .linear import computed_again
+from .sizes import multiple_of, pad_to
 
 
 class ConvStem(nn.Module):
@@ -67,9 +67,8 @@ class PatchStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, P, H, W) -> (B, ⌈H/p⌉, ⌈W/p⌉, C)."""
-        missing_rows, missing_columns = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
-        if missing_rows > 0 or missing_columns > 0:
-            x = F.pad(x, (0, missing_columns, 0, missing_rows))
+        height, width = multiple_of(x.shape[2], self.patch_size), multiple_of(x.shape[3], self.patch_size)
+        x = pad_to(x, height, width, channels_last=False)
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 

@@ -1,4 +1,4 @@
-"""How the Triton execution of an operator becomes one of torch's operators, for compiler, autograd and opcheck.
+"""How executions become operators of torch: those of Triton for compiler, autograd and opcheck; others for exporters.
 
 Defining it needs no Triton: what runs it imports the kernels when it runs for the first time.
 """
@@ -30,6 +30,22 @@ def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., 
     torch.library.impl(f"attnzoo::{name}", DEVICES)(run)
     torch.library.register_fake(f"attnzoo::{name}")(fake)
     return getattr(torch.ops.attnzoo, name).default
+
+
+def define_free(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Defines the operator `attnzoo::free_NAME`, which an exporter takes as it is where a size is left free.
+
+    Args:
+        name, schema, run, fake: as in `define`; it runs on every device.
+
+    Returns:
+        The operator, to call.
+    """
+    library = f"attnzoo::free_{name}"
+    torch.library.define(library, schema)
+    torch.library.impl(library, "CompositeExplicitAutograd")(run)
+    torch.library.register_fake(library)(fake)
+    return getattr(torch.ops.attnzoo, f"free_{name}").default
 
 
 def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:

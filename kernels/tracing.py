@@ -14,6 +14,11 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def is_free(*sizes: int) -> bool:
+    """Whether an exporter leaves one of these sizes free: then it is a symbol, and nothing may ask what it is."""
+    return torch.compiler.is_exporting() and any(isinstance(size, torch.SymInt) for size in sizes)
+
+
 @contextmanager
 def real_tensors() -> Iterator[None]:
     """What is cached must serve every later call: no fake, meta or inference tensors of the one that came first."""

@@ -21,8 +21,10 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
-from . import eager, reference, triton
+from ..tracing import is_free
+from . import eager, free, reference, triton
 from .geometry import Axis
+from .padding import Padding, is_smaller, pad
 from .windows import bias_on_map, windows
 
 
@@ -38,6 +40,7 @@ def neighborhood_attention(
     is_causal: PerAxisBool = False,
     bias: Tensor | None = None,
     scale: float | None = None,
+    padding: Padding | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v over the kh x kw keys around each query.
@@ -49,12 +52,15 @@ def neighborhood_attention(
         q: queries (B, H, W, h, D), any strides, floating point.
         k: keys (B, H, W, h, D).
         v: values (B, H, W, h, E).
-        kernel_size: window, per axis 1 .. length // dilation; one number or (rows, columns).
+        kernel_size: window, per axis 1 .. length // dilation, or larger where there is `padding`; one number or
+            (rows, columns).
         dilation: distance between the keys of a window, per axis >= 1.
         stride: queries that share the window of their group's middle, per axis 1 .. kernel_size.
         is_causal: per axis, a query attends to itself and the kernel_size - 1 keys before it, nothing after.
         bias: table (h, 2kh-1, 2kw-1), added to the scores at (key - query) / dilation + kernel_size - 1 per axis.
         scale: what the scores are multiplied with before the bias; D ** -0.5 by default.
+        padding: a key (h, D) and a value (h, E) that stand at the bottom and right of a map that is smaller than
+            kernel_size * dilation, as if it were that large.
         backend: `reference`, `eager` or `triton`; it runs or raises. None chooses, `attnzoo.kernels.explain` tells.
 
     Returns:
@@ -62,7 +68,7 @@ def neighborhood_attention(
 
     Raises:
         TypeError: an argument of the wrong kind, or tensors whose dtypes differ.
-        ValueError: shapes that do not fit, a window larger than the map, an unknown backend.
+        ValueError: shapes that do not fit, a window larger than the map without padding, an unknown backend.
 
     Sources: Neighborhood Attention Transformer (arXiv 2204.07143, eq. 1-3), its dilated form (arXiv 2209.15001,
     eq. 2-3), and for `stride` Generalized Neighborhood Attention (arXiv 2504.16922, section 3).
@@ -70,10 +76,16 @@ def neighborhood_attention(
     q, k, v, bias = autocast(q, k, v, bias)
     check_tensors(q=q, k=k, v=v)
     check_same_width(q, k)
-    axes = _axes(q, kernel_size, dilation, stride, is_causal)
+    axes = _axes(q, kernel_size, dilation, stride, is_causal, is_padded=padding is not None)
     check_bias(bias, q, (axes[0].kernel, axes[1].kernel))
+    _check_padding(padding, k, v)
+    height, width = q.shape[1:3]
+    if is_free(height, width):
+        return free.attention(q, k, v, axes, bias, scale_or_default(scale, q), padding)
+    if padding is not None and is_smaller((height, width), axes):
+        q, k, v, axes = pad(q, k, v, axes, padding)
     execution = execution_of(neighborhood_attention, backend, q, v)
-    return execution(q, k, v, axes, bias, scale_or_default(scale, q))
+    return execution(q, k, v, axes, bias, scale_or_default(scale, q))[:, :height, :width]
 
 
 @operator(reference=reference.qk, eager=eager.qk, triton=triton.qk)
@@ -143,11 +155,31 @@ def neighborhood_av(
             f"weights must have one entry for each of the {axes[0].kernel} x {axes[1].kernel} keys of a window, "
             f"(B, H, W, heads, {window}), got {tuple(weights.shape)}"
         )
+    if is_free(*v.shape[1:3]):
+        return free.av(weights, v, axes)
     return execution_of(neighborhood_av, backend, v)(weights, v, axes)
 
 
+def _check_padding(padding: Padding | None, k: Tensor, v: Tensor) -> None:
+    if padding is None:
+        return
+    if not isinstance(padding, (tuple, list)) or not all(isinstance(x, Tensor) for x in padding):
+        raise TypeError("padding must be a pair of tensors, a key (heads, width) and a value (heads, width), or None")
+    shapes = [tuple(x.shape) for x in padding]
+    if shapes != [tuple(k.shape[3:]), tuple(v.shape[3:])]:
+        raise ValueError(
+            f"padding must be a key {tuple(k.shape[3:])} and a value {tuple(v.shape[3:])}, "
+            f"got {shapes[0]} and {shapes[-1]}"
+        )
+
+
 def _axes(
-    x: Tensor, kernel_size: PerAxis, dilation: PerAxis, stride: PerAxis, is_causal: PerAxisBool
+    x: Tensor,
+    kernel_size: PerAxis,
+    dilation: PerAxis,
+    stride: PerAxis,
+    is_causal: PerAxisBool,
+    is_padded: bool = False,
 ) -> tuple[Axis, Axis]:
     kernels, dilations = pair_of("kernel_size", kernel_size, int), pair_of("dilation", dilation, int)
     strides, causal = pair_of("stride", stride, int), pair_of("is_causal", is_causal, bool)
@@ -160,7 +192,8 @@ def _axes(
             raise ValueError(f"dilation must be at least 1, got {step} {name}")
         if not 1 <= strides[axis] <= kernel:
             raise ValueError(f"stride must be between 1 and kernel_size, {kernel}, got {strides[axis]} {name}")
-        if kernel * step > length:
+        # of a size that is free nothing is known
+        if not is_padded and not is_free(length) and kernel * step > length:
             raise ValueError(
                 f"kernel_size * dilation must not exceed the map, {length} {name}, got {kernel} * {step}: "
                 "use a smaller window, or pad the map"
@@ -192,11 +225,12 @@ def neighborhood_bias(bias: Tensor, size: tuple[int, int]) -> Tensor:
         raise TypeError("bias must be a floating-point tensor (heads, 2 * rows - 1, 2 * columns - 1)")
     if bias.ndim != 3 or bias.shape[1] % 2 == 0 or bias.shape[2] % 2 == 0:
         raise ValueError(f"bias must be (heads, 2 * rows - 1, 2 * columns - 1) of a window, got {tuple(bias.shape)}")
-    rows, columns = (
-        (operator_index(length), (side + 1) // 2, 1, 1, False)
-        for length, side in zip(size, bias.shape[1:], strict=True)
-    )
-    for length, kernel, *_ in (rows, columns):
+    kernels = [(side + 1) // 2 for side in bias.shape[1:]]
+    if is_free(*size):
+        return free.bias_on_map(bias, size[0], size[1])
+    lengths = [operator_index(length) for length in size]
+    for length, kernel in zip(lengths, kernels, strict=True):
         if kernel > length:
             raise ValueError(f"the window of the table must not exceed the map, {tuple(size)}, got a side of {kernel}")
-    return bias_on_map(bias, windows(rows, columns, str(bias.device)), size)
+    arguments = [(length, kernel, 1, 1, False) for length, kernel in zip(lengths, kernels, strict=True)]
+    return bias_on_map(bias, windows(*arguments, str(bias.device)), size)

@@ -67,7 +67,7 @@ def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
 
 
 def _plan(axes: tuple[Axis, Axis], heads: int, device: torch.device, scores: int) -> Plan:
-    """The cached plan of a neighborhood. Symbolic sizes become constants: a traced graph is for one map size."""
+    """The cached plan of a neighborhood. Symbolic sizes become constants: a compiled graph is for one map size."""
     return best_plan(*_arguments(axes), scores // heads, str(device))
 
 

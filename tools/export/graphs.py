@@ -46,6 +46,9 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
     Raises:
         ExportError: the module has no form in standard operators of this version, or not with these axes free.
     """
+    # it is made of what the extra brings
+    from .free_sizes import translations
+
     name = type(network).__name__
     free = {AXES[axis]: torch.export.Dim(axis, **_range(axis, images)) for axis in dynamic}
     with _quiet(), torch.no_grad():
@@ -59,6 +62,7 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
                 input_names=["images"],
                 output_names=list(outputs),
                 dynamic_shapes=(free,),
+                custom_translation_table=translations(),
                 verbose=False,
             )
         except Exception as error:

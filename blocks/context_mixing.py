@@ -1,0 +1,134 @@
+"""The arithmetic of ContMix: kernels from affinities, and neighborhoods summed with them.
+
+Shape legend: B batch, H W map, C channels of the map, g heads, d = C / 2g, K k sides of the kernels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from attnzoo.kernels import define_free, neighborhood_av, neighborhood_bias
+
+from .sizes import pool_to, resize
+
+# cells per side that the context is pooled to, whatever the size of the map
+CELLS = 7
+
+
+class MixingWeights(NamedTuple):
+    """What ContMix has learned about mixing.
+
+    Attributes:
+        weight: (k * k + K * K, 49) from affinities to the weights of neighborhoods.
+        shift: (k * k + K * K,) added to those.
+        small_table, large_table: (g, 2k-1, 2k-1) and (g, 2K-1, 2K-1), position tables.
+    """
+
+    weight: Tensor
+    shift: Tensor
+    small_table: Tensor
+    large_table: Tensor
+
+
+def mix(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeights, scale: float) -> Tensor:
+    """Sums each half of the values with the weights of its neighborhoods.
+
+    Args:
+        values: (B, H, W, C), H and W at least K.
+        queries: (B, H, W, C / 2).
+        keys: (B, 7, 7, C / 2).
+        learned: see `MixingWeights`.
+        scale: what affinities are multiplied with.
+
+    Returns:
+        (B, H, W, C).
+    """
+    height, width = values.shape[1:3]
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    tables = learned.small_table, learned.large_table
+    heads = len(tables[0])
+    # the first half's heads, then the second's: (B, H, W, C) -> two of (B, H, W, g, d)
+    halves = values.unflatten(-1, (2, heads, -1)).unbind(3)
+    sides = [(table.shape[1] + 1) // 2 for table in tables]
+    places = [side**2 for side in sides]
+    with _without_autocast(values.device.type):
+        # (B, H, W, C / 2) -> (B, g, HW, d), (B, 7, 7, C / 2) -> (B, g, d, 49)
+        queries = queries.to(dtype).unflatten(-1, (heads, -1)).flatten(1, 2).transpose(1, 2)
+        keys = keys.to(dtype).unflatten(-1, (heads, -1)).flatten(1, 2).permute(0, 2, 3, 1)
+        # the linear map goes to the keys first: d is less than the 49 cells
+        kernels = (keys * scale) @ learned.weight.to(dtype).T
+        weights = []
+        for kernel, shift, table in zip(
+            kernels.split(places, -1), learned.shift.to(dtype).split(places), tables, strict=True
+        ):
+            # (H, W, g, places) -> (g, HW, places)
+            bias = neighborhood_bias(table.to(dtype), (height, width)).permute(2, 0, 1, 3).flatten(1, 2)
+            # (B, g, HW, places) -> (B, H, W, g, places)
+            scores = queries @ kernel + (bias + shift)
+            weights.append(scores.softmax(-1).transpose(1, 2).unflatten(1, (height, width)).to(values.dtype))
+    mixed = [neighborhood_av(*pair) for pair in zip(weights, halves, sides, strict=True)]
+    return torch.stack(mixed, 3).flatten(3)
+
+
+def enlarged(height: int, width: int, kernel_size: int) -> tuple[int, int]:
+    """The map that is mixed: the map itself, or one whose shorter side is the kernel's."""
+    if min(height, width) >= kernel_size:
+        return height, width
+    # as the official code rounds, with the division first
+    rows = int(kernel_size / width * height) if width <= height else kernel_size
+    columns = int(kernel_size / height * width) if height < width else kernel_size
+    return rows, columns
+
+
+def mix_free(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeights, scale: float) -> Tensor:
+    """`mix` on a map of any size, which an exporter may leave free: one node of the graph.
+
+    In evaluation mode the layer that makes keys of the context may come before it is enlarged and pooled, so that what
+    depends on the size is in here.
+
+    Args:
+        values: (B, H, W, C).
+        queries: (B, H, W, C / 2).
+        keys: (B, H, W, C / 2), not pooled yet.
+        learned, scale: as in `mix`.
+    """
+    out: Tensor = _mix_free(values, queries, keys, *learned, scale)
+    return out
+
+
+def _run(
+    values: Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    small_table: Tensor,
+    large_table: Tensor,
+    scale: float,
+) -> Tensor:
+    height, width = values.shape[1:3]
+    size = enlarged(height, width, (large_table.shape[1] + 1) // 2)
+    if size != (height, width):
+        values, queries, keys = (resize(x, *size) for x in (values, queries, keys))
+    learned = MixingWeights(weight, shift, small_table, large_table)
+    return pool_to(mix(values, queries, pool_to(keys, CELLS, CELLS), learned, scale), height, width).contiguous()
+
+
+_mix_free = define_free(
+    "context_mixing",
+    "(Tensor values, Tensor queries, Tensor keys, Tensor weight, Tensor shift, Tensor small_table, "
+    "Tensor large_table, float scale) -> Tensor",
+    _run,
+    lambda values, *others: values.new_empty(values.shape),
+)
+
+
+def _without_autocast(device: str) -> contextlib.AbstractContextManager[object]:
+    """Autocast off where it is on; nothing otherwise, which leaves nothing in an exported graph."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()

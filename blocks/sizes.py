@@ -1,0 +1,71 @@
+"""Maps that are brought to another size, also where an exporter leaves their size free.
+
+A size that is free is a symbol: whoever asks for it, to leave out what a certain size does not need, fixes it. So
+nothing here asks; what is done in any case does nothing where the size is right already.
+
+Shape legend: B batch, H W map, C channels.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_function
+from torch import Tensor
+
+from attnzoo.kernels import is_free
+
+
+def multiple_of(length: int, unit: int) -> int:
+    """The next multiple of a unit."""
+    return (length + unit - 1) // unit * unit
+
+
+@register_notrace_function
+def pad_to(x: Tensor, height: int, width: int, channels_last: bool = True) -> Tensor:
+    """Zeros at the bottom and right: (B, H, W, C) -> (B, height, width, C), or the same with the channels first."""
+    axis = 1 if channels_last else 2
+    rows, columns = height - x.shape[axis], width - x.shape[axis + 1]
+    padding = [0, 0, 0, columns, 0, rows] if channels_last else [0, columns, 0, rows]
+    if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
+        if is_free(rows, columns):
+            return F.pad(x, padding)
+    return F.pad(x, padding) if rows > 0 or columns > 0 else x
+
+
+@register_notrace_function
+def resize(x: Tensor, height: int, width: int) -> Tensor:
+    """Interpolates a map linearly: (B, H, W, C) -> (B, height, width, C)."""
+    x = F.interpolate(x.permute(0, 3, 1, 2), size=[height, width], mode="bilinear", align_corners=False)
+    return x.permute(0, 2, 3, 1)
+
+
+@register_notrace_function
+def pool_to(x: Tensor, height: int, width: int) -> Tensor:
+    """Means of cells that cover a map evenly and may overlap: (B, H, W, C) -> (B, height, width, C).
+
+    What `torch.nn.functional.adaptive_avg_pool2d` computes.
+    """
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if is_free(x.shape[1], x.shape[2], height, width):
+            return _pool_by_products(x, height, width)
+    if x.shape[1] == height and x.shape[2] == width:
+        return x
+    return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), (height, width)).permute(0, 2, 3, 1)
+
+
+@torch.jit.unused
+def _pool_by_products(x: Tensor, height: int, width: int) -> Tensor:
+    """`pool_to` as two products with matrices, for exporters know adaptive pooling of constant sizes only."""
+    rows, columns = (_cells(length, count, x) for length, count in ((x.shape[1], height), (x.shape[2], width)))
+    # (B, H, W, C) -> (B, height, W, C) -> (B, height, width, C)
+    x = (rows @ x.flatten(2)).unflatten(2, (x.shape[2], x.shape[3]))
+    return columns @ x
+
+
+def _cells(length: int, count: int, like: Tensor) -> Tensor:
+    """(count, length) share of each position in the mean of each cell."""
+    cell = torch.arange(count, device=like.device).unsqueeze(1)
+    position = torch.arange(length, device=like.device)
+    start, end = cell * length // count, ((cell + 1) * length + count - 1) // count
+    inside = (position >= start) & (position < end)
+    return inside.to(like.dtype) / (end - start).to(like.dtype)
