@@ -25,7 +25,7 @@ from .residual import TransformerBlock
 from .response import GlobalResponseNorm, ResponseMlp, SqueezeExcite
 from .routing import BiLevelRoutingAttention, LepeAttention
 from .single_head import SingleHeadAttention, SingleHeadBlock
-from .sizes import multiple_of, pad_to, pool_to, resize
+from .sizes import at_least, at_most, multiple_of, pad_to, pool_cells, pool_to, resize
 from .stem import ConvNormStem, ConvStem, PatchStem
 from .window import CrossShapedAttention, WindowAttention
 
@@ -67,11 +67,14 @@ __all__ = [
     "TransformerBlock",
     "WindowAttention",
     "as_affine",
+    "at_least",
+    "at_most",
     "attended",
     "depthwise",
     "fuse",
     "multiple_of",
     "pad_to",
+    "pool_cells",
     "pool_to",
     "resize",
     "resize_bias_table",

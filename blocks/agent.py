@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
+from attnzoo.kernels import is_free
+
 from .attention import SelfAttention, attended
 from .convolution import depthwise
+from .sizes import pool_to
 
 # side of the grids that the position biases of agents are learned on
 GRID = 7
@@ -170,10 +173,10 @@ class AgentAttention(SelfAttention):
         """Tokens (B, T, C), a class token first if there is one, and the size of their map -> (B, T, C)."""
         # (B, T, 3C) -> queries, keys and values (B, T, C)
         q, k, v = self.qkv(x).chunk(3, dim=2)
-        of_map = q[:, self.class_tokens :].transpose(1, 2).unflatten(2, [height, width])
+        of_map = q[:, self.class_tokens :].unflatten(1, [height, width])
         side = self.biases.dense_side
-        # (B, C, H, W) -> (B, C, a) -> (B, a, C)
-        pooled = F.adaptive_avg_pool2d(of_map, (side, side)).flatten(2).transpose(1, 2)
+        # (B, H, W, C) -> (B, side, side, C) -> (B, a, C)
+        pooled = pool_to(of_map, side, side).flatten(1, 2)
         # for one image a compiler takes other strides for granted than pooling gives: attention must not read those
         agents = self._by_head(pooled.clone(memory_format=torch.contiguous_format))
         to_agents, to_tokens = self.biases(height, width, q.dtype)
@@ -208,6 +211,9 @@ def _table(*shape: int) -> nn.Parameter:
 
 def _resize(grid: Tensor, height: int, width: int) -> Tensor:
     """(h, a, rows, columns) -> (h, a, height, width), bilinearly; itself where it has that size."""
+    if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
+        if is_free(height, width):
+            return F.interpolate(grid, [height, width], mode="bilinear")
     if grid.shape[2] == height and grid.shape[3] == width:
         return grid
     return F.interpolate(grid, [height, width], mode="bilinear")

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple
 from torch import Tensor
 
-from attnzoo.kernels import routed_attention
+from attnzoo.kernels import is_free, routed_attention
 
 from .attention import SelfAttention
 from .convolution import depthwise
+from .sizes import at_least, at_most, pad_to, pool_cells
 
 
 @register_notrace_module  # whether to pad depends on the size of the map
@@ -80,34 +81,31 @@ class BiLevelRoutingAttention(SelfAttention):
         height, width = x.shape[1], x.shape[2]
         rows, region_height = self._cut(height, 0)
         columns, region_width = self._cut(width, 1)
-        missing_rows, missing_columns = rows * region_height - height, columns * region_width - width
-        is_padded = missing_rows > 0 or missing_columns > 0
-        if is_padded and not self.pad_projected:
-            x = F.pad(x, (0, 0, 0, missing_columns, 0, missing_rows))
+        padded_height, padded_width = rows * region_height, columns * region_width
+        if not self.pad_projected:
+            x = pad_to(x, padded_height, padded_width)
         qkv = self.qkv(x)
         routes = self._route(qkv.detach(), region_height, region_width)
-        if is_padded and self.pad_projected:
-            qkv = F.pad(qkv, (0, 0, 0, missing_columns, 0, missing_rows))
+        if self.pad_projected:
+            qkv = pad_to(qkv, padded_height, padded_width)
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
         queries, keys, values = qkv.unflatten(3, (3, self.num_heads, self.dim // self.num_heads)).unbind(3)
         out = self._attend(queries, keys, values, routes, rows, columns)
         # (B, padded H, padded W, h, D) -> (B, padded H, padded W, C)
-        x = out.flatten(3) + self.lepe(values.flatten(3))
-        if is_padded:
-            x = x[:, :height, :width]
+        x = (out.flatten(3) + self.lepe(values.flatten(3)))[:, :height, :width]
         return self.proj_drop(self.proj(x))
 
     def _cut(self, length: int, axis: int) -> tuple[int, int]:
         """Regions along an axis of the map, and how many pixels each has there, the padding's among them."""
         count = self.regions[axis]
-        if length % count != 0 and not self.auto_pad:
+        if not self.auto_pad and self._is_cut_off(length, count):
             side = "rows" if axis == 0 else "columns"
             raise ValueError(
                 f"regions must divide the map: {length} {side} of it, {count} regions. Choose another size or other "
                 f"regions, or pass auto_pad=True to pad the map"
             )
         if self.pad_projected:
-            size = max(length // count, 1)
+            size = at_least(length // count, 1)
             return (length + size - 1) // size, size
         return count, (length + count - 1) // count
 
@@ -115,11 +113,18 @@ class BiLevelRoutingAttention(SelfAttention):
         """(B, H, W, 3C) -> (B, P, topk), the regions on the route of each region."""
         # all of qkv: to leave out the values would copy the rest. In ceiling mode a region that the map cuts off is
         # averaged over what is there.
-        means = F.avg_pool2d(qkv.permute(0, 3, 1, 2), (region_height, region_width), ceil_mode=True)
-        # (B, 3C, Pr, Pc) -> three of (B, C, P)
-        queries, keys, _ = means.flatten(2).chunk(3, 1)
-        scores = (queries * self.scale).transpose(1, 2) @ keys
-        return scores.topk(min(self.topk, scores.shape[2]), sorted=False)[1]
+        means = pool_cells(qkv, region_height, region_width)
+        # (B, Pr, Pc, 3C) -> three of (B, P, C)
+        queries, keys, _ = means.flatten(1, 2).chunk(3, 2)
+        scores = (queries * self.scale) @ keys.transpose(1, 2)
+        return scores.topk(at_most(self.topk, scores.shape[2]), sorted=False)[1]
+
+    def _is_cut_off(self, length: int, count: int) -> bool:
+        """Whether the map ends within a region; of a size that an exporter leaves free that is not known."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
+            if is_free(length):
+                return False
+        return length % count != 0
 
     # TorchScript cannot read the operator; it calls it
     @torch.jit.ignore

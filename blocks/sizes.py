@@ -15,6 +15,21 @@ from torch import Tensor
 from attnzoo.kernels import is_free
 
 
+def at_least(length: int, least: int) -> int:
+    """The larger of two lengths."""
+    if torch.jit.is_scripting():
+        return max(length, least)
+    # a symbol passes for a number
+    return torch.sym_max(length, least)  # type: ignore[return-value]
+
+
+def at_most(length: int, most: int) -> int:
+    """The smaller of two lengths."""
+    if torch.jit.is_scripting():
+        return min(length, most)
+    return torch.sym_min(length, most)  # type: ignore[return-value]
+
+
 def multiple_of(length: int, unit: int) -> int:
     """The next multiple of a unit."""
     return (length + unit - 1) // unit * unit
@@ -47,25 +62,42 @@ def pool_to(x: Tensor, height: int, width: int) -> Tensor:
     """
     if not torch.jit.is_scripting():  # noqa: SIM102
         if is_free(x.shape[1], x.shape[2], height, width):
-            return _pool_by_products(x, height, width)
+            return _means(x, _cells(x.shape[1], height, x), _cells(x.shape[2], width, x))
     if x.shape[1] == height and x.shape[2] == width:
         return x
     return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), (height, width)).permute(0, 2, 3, 1)
 
 
+@register_notrace_function
+def pool_cells(x: Tensor, height: int, width: int) -> Tensor:
+    """Means of cells of a size, the last ones of what the map has left: (B, H, W, C) -> (B, ⌈H / height⌉, .., C)."""
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if is_free(x.shape[1], x.shape[2]):
+            return _means(x, _cells_of_size(x.shape[1], height, x), _cells_of_size(x.shape[2], width, x))
+    return F.avg_pool2d(x.permute(0, 3, 1, 2), [height, width], ceil_mode=True).permute(0, 2, 3, 1)
+
+
 @torch.jit.unused
-def _pool_by_products(x: Tensor, height: int, width: int) -> Tensor:
-    """`pool_to` as two products with matrices, for exporters know adaptive pooling of constant sizes only."""
-    rows, columns = (_cells(length, count, x) for length, count in ((x.shape[1], height), (x.shape[2], width)))
+def _means(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pooling as two products with matrices, which exporters know at any size: (B, H, W, C) -> (B, ., ., C)."""
     # (B, H, W, C) -> (B, height, W, C) -> (B, height, width, C)
     x = (rows @ x.flatten(2)).unflatten(2, (x.shape[2], x.shape[3]))
     return columns @ x
 
 
+@torch.jit.unused
 def _cells(length: int, count: int, like: Tensor) -> Tensor:
-    """(count, length) share of each position in the mean of each cell."""
+    """(count, length) share of each position in the mean of each cell; cells may overlap."""
     cell = torch.arange(count, device=like.device).unsqueeze(1)
     position = torch.arange(length, device=like.device)
     start, end = cell * length // count, ((cell + 1) * length + count - 1) // count
     inside = (position >= start) & (position < end)
     return inside.to(like.dtype) / (end - start).to(like.dtype)
+
+
+@torch.jit.unused
+def _cells_of_size(length: int, size: int, like: Tensor) -> Tensor:
+    """(⌈length / size⌉, length) share of each position in the mean of each cell."""
+    cell = torch.arange((length + size - 1) // size, device=like.device).unsqueeze(1)
+    inside = (torch.arange(length, device=like.device) // size == cell).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)

@@ -5,14 +5,14 @@ Shape legend: B batch, H W map, C channels, h heads, D = C / h, w window.
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import torch
-import torch.nn.functional as F
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
-from attnzoo.kernels import window_attention
+from attnzoo.kernels import is_free, window_attention
 
 from .attention import SelfAttention
 from .convolution import depthwise
+from .sizes import at_most, multiple_of, pad_to
 
 
 @register_notrace_module  # whether to pad and to shift depends on the size of the map
@@ -56,13 +56,21 @@ class WindowAttention(SelfAttention):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = x.shape[1], x.shape[2]
-        shift = self.window_size // 2 if self.shifted and max(height, width) > self.window_size else 0
-        x = _pad(x, self.window_size, self.window_size)
+        shift = self._shift(height, width)
+        x = pad_to(x, multiple_of(height, self.window_size), multiple_of(width, self.window_size))
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
         q, k, v = self.qkv(x).unflatten(3, (3, self.num_heads, -1)).unbind(3)
         # (B, padded H, padded W, h, D) -> (B, H, W, C)
         out = self._attend(q, k, v, shift)[:, :height, :width].flatten(3)
         return self.proj_drop(self.proj(out))
+
+    def _shift(self, height: int, width: int) -> int:
+        shift = self.window_size // 2 if self.shifted else 0
+        if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
+            if shift > 0 and is_free(height, width):
+                windows = (height - 1) // self.window_size + (width - 1) // self.window_size
+                return shift * at_most(windows, 1)
+        return shift if max(height, width) > self.window_size else 0
 
     # TorchScript cannot read the operator; it calls it
     @torch.jit.ignore
@@ -113,7 +121,7 @@ class CrossShapedAttention(SelfAttention):
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = x.shape[1], x.shape[2]
         if self.stripe_width is not None:
-            x = _pad(x, self.stripe_width, self.stripe_width)
+            x = pad_to(x, multiple_of(height, self.stripe_width), multiple_of(width, self.stripe_width))
         # (B, H, W, 3C) -> three of (B, H, W, h, D), a list of them for every direction
         qkv = self.qkv(x).unflatten(3, (3, self.num_heads, -1)).chunk(len(self.dwc), dim=4)
         out = []
@@ -142,18 +150,10 @@ class CrossShapedAttention(SelfAttention):
         return f"num_heads={self.num_heads}, stripe_width={self.stripe_width}"
 
 
-def _pad(x: Tensor, rows: int, columns: int) -> Tensor:
-    """(B, H, W, C) -> with sides that are multiples, zeros at the bottom and right."""
-    missing_rows, missing_columns = -x.shape[1] % rows, -x.shape[2] % columns
-    if missing_rows > 0 or missing_columns > 0:
-        x = F.pad(x, (0, 0, 0, missing_columns, 0, missing_rows))
-    return x
-
-
 def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
     """A map (B, H, W, C) -> its windows (windows, rows, columns, C)."""
     batch, height, width, channels = x.shape
-    if rows == height and columns == width:
+    if _is_whole(rows, columns, height, width):
         return x
     x = x.reshape(batch, height // rows, rows, width // columns, columns, channels)
     return x.transpose(2, 3).reshape(-1, rows, columns, channels)
@@ -162,7 +162,15 @@ def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
 def _join(x: Tensor, height: int, width: int) -> Tensor:
     """Windows (windows, rows, columns, C) -> the map (B, H, W, C) they were cut from."""
     rows, columns, channels = x.shape[1], x.shape[2], x.shape[3]
-    if rows == height and columns == width:
+    if _is_whole(rows, columns, height, width):
         return x
     x = x.reshape(-1, height // rows, width // columns, rows, columns, channels)
     return x.transpose(2, 3).reshape(-1, height, width, channels)
+
+
+def _is_whole(rows: int, columns: int, height: int, width: int) -> bool:
+    """Whether a window is the map; not where that is not known."""
+    if not torch.jit.is_scripting():  # noqa: SIM102
+        if is_free(height, width):
+            return False
+    return rows == height and columns == width

@@ -120,6 +120,8 @@ def pair_of(name: str, value: Any, kind: type) -> tuple[Any, Any]:
     if len(pair) != 2:
         raise ValueError(f"{name} must be one {kind.__name__} or a pair (rows, columns), got {len(pair)} values")
     for entry in pair:
-        if not isinstance(entry, kind) or (kind is int and isinstance(entry, bool)):
+        # a size that an exporter or compiler leaves open passes for a number
+        is_number = kind is int and isinstance(entry, torch.SymInt)
+        if not (isinstance(entry, kind) or is_number) or (kind is int and isinstance(entry, bool)):
             raise TypeError(f"{name} must be made of {kind.__name__}, got {entry!r}")
     return pair

@@ -19,7 +19,7 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
-from ..tracing import is_traced
+from ..tracing import is_free, is_traced
 from . import eager, reference, triton
 from .geometry import Regions
 
@@ -74,7 +74,8 @@ def _regions(q: Tensor, regions: PerAxis) -> Regions:
         name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
         if count < 1:
             raise ValueError(f"regions must be at least 1, got {count} {name}")
-        if length % count or length == 0:
+        # of a size that an exporter leaves free nothing is known
+        if not is_free(length) and (length % count or length == 0):
             raise ValueError(
                 f"regions must divide the map, {length} {name}, got {count}: pad the map to a multiple of it"
             )

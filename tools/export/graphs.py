@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -33,8 +34,7 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
     """A module as an ONNX graph of standard operators, `images` -> `outputs`, without anything local in it.
 
     Args:
-        network: maps (B, C, H, W) to one tensor per name of `outputs`, in evaluation mode and run once before: what
-            its layers cache is then made of tensors, not of traces.
+        network: maps (B, C, H, W) to one tensor per name of `outputs`, in evaluation mode and run once before.
         images: (2 or more, C, H, W), of the size that the file is for where that is not free.
         outputs: names of what the module gives.
         dynamic: what the graph leaves free, of `AXES`.
@@ -50,7 +50,7 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
     from .free_sizes import translations
 
     name = type(network).__name__
-    free = {AXES[axis]: torch.export.Dim(axis, **_range(axis, images)) for axis in dynamic}
+    free = {AXES[axis]: torch.export.Dim.DYNAMIC for axis in dynamic}
     with _quiet(), torch.no_grad():
         try:
             program = torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)
@@ -77,16 +77,19 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
             raise ExportError(f"torch cannot write {name} as ONNX with {what} free: {reason}") from error
     proto = written.model_proto
     _require_standard(proto)
+    _name_axes(proto, dynamic)
     strip(proto)
     return _at_opset(proto, name, opset)
 
 
-def _range(axis: str, images: Tensor) -> dict[str, int]:
-    """Where a free size lies while it is traced; the graph is not held to it.
-
-    A layer whose map is one pixel small could be traced for that size alone. Sizes are checked when the file is run.
-    """
-    return {} if axis == "batch" else {"min": images.shape[AXES[axis]] // 2 + 1}
+def _name_axes(proto: Any, dynamic: Sequence[str]) -> None:
+    """Calls what is free by its name, where the exporter has symbols of its own."""
+    axes = proto.graph.input[0].type.tensor_type.shape.dim
+    names = {axes[AXES[axis]].dim_param: axis for axis in dynamic}
+    for item in (*proto.graph.input, *proto.graph.output):
+        for size in item.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = re.sub(r"s\d+", lambda symbol: names.get(symbol[0], symbol[0]), size.dim_param)
 
 
 def serialise(proto: Any, metadata: Mapping[str, str]) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import timm.data
+import torch
 from torch import nn
 
 from attnzoo.blocks import fuse
@@ -24,7 +25,7 @@ OPSETS = range(18, 24)
 TASKS = ("features", "classify", "detect")
 
 # a free side is traced at this many pixels at least: then no map is so small that it is taken for a special case
-_TRACED_SIDE = 192
+_TRACED_SIDE = 600
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,9 @@ def to_graph(task: Task, dynamic: Sequence[str], opset: int) -> Any:
         ExportError: it has no standard ONNX form.
     """
     network = fuse(copy.deepcopy(task.network))
-    images = checking.noise((2, *_traced_size(task, dynamic)))
-    run_network(network, images)
+    # what layers cache is then made of tensors, not of traces
+    run_network(network, checking.noise((2, *task.input_size)))
+    images = torch.zeros(2, *_traced_size(task, dynamic))
     proto = graphs.trace(network, images, task.outputs, dynamic, opset)
     task.complete(proto)
     return proto

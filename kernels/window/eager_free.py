@@ -1,0 +1,108 @@
+"""Window attention on a map whose size an exporter leaves free: pad, shift and cut, and nothing that asks for the size.
+
+Shape legend: B batch, H W map, h heads, D E width of keys and values, n windows, w ranks of a window, of one axis; T =
+wh * ww tokens of a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from .geometry import WindowAxis
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An axis in windows; numbers may be symbols.
+
+    Attributes:
+        length: positions.
+        count: n.
+        window: w.
+        shift: positions that go from the front to the end.
+    """
+
+    length: int
+    count: int
+    window: int
+    shift: int
+
+    @property
+    def padded(self) -> int:
+        """Positions with the padding."""
+        return self.count * self.window
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether it is shifted, or may be."""
+        return not statically_known_true(self.shift == 0)
+
+    def rolled(self, shift: int) -> Tensor:
+        """(padded,) position that comes to each place when so many go from the front to the end."""
+        position = torch.arange(self.padded) + shift
+        # exporters know no remainder of a symbol
+        return torch.where(position >= self.padded, position - self.padded, position)
+
+    def relation(self) -> Tensor:
+        """(w, w) place in a table of length 2w - 1: key - query + w - 1."""
+        places = torch.arange(self.window)
+        return places[None, :] - places[:, None] + self.window - 1
+
+    def sees(self) -> Tensor:
+        """(n, w, w) whether a query and a key are on the same side of the wrap."""
+        is_behind = (torch.arange(self.padded) >= self.padded - self.shift).unflatten(0, (self.count, self.window))
+        return is_behind.unsqueeze(2) == is_behind.unsqueeze(1)
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, axes: tuple[WindowAxis, WindowAxis], bias: Tensor | None, scale: float
+) -> Tensor:
+    """softmax(q k^T * scale + bias) v within each window: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
+    rows, columns = (_cut(axis) for axis in axes)
+    queries, keys, values = (_windows(x, rows, columns) for x in (q * scale, k, v))
+    # (B, n, h, T, T)
+    scores = queries @ keys.mT
+    tokens = rows.window * columns.window
+    if bias is not None:
+        # (wh, 1, wh, 1) and (1, ww, 1, ww)
+        place = rows.relation()[:, None, :, None] * bias.shape[2] + columns.relation()[None, :, None, :]
+        scores = scores + bias.to(q.dtype).flatten(1).index_select(1, place.flatten()).unflatten(1, (tokens, tokens))
+    if rows.is_shifted or columns.is_shifted:
+        # (nh, 1, wh, 1, wh, 1) and (1, nw, 1, ww, 1, ww) -> (n, 1, T, T)
+        sees = rows.sees()[:, None, :, None, :, None] & columns.sees()[None, :, None, :, None, :]
+        sees = sees.flatten(4, 5).flatten(2, 3).flatten(0, 1).unsqueeze(1)
+        scores = scores.masked_fill(~sees, -torch.inf)
+    return _map(scores.softmax(-1) @ values, rows, columns)
+
+
+def _cut(axis: WindowAxis) -> Cut:
+    # a window as long as the axis is one window, whatever that length
+    is_whole = statically_known_true(axis.length == axis.window)
+    return Cut(axis.length, 1 if is_whole else axis.count, axis.window, axis.shift)
+
+
+def _windows(x: Tensor, rows: Cut, columns: Cut) -> Tensor:
+    """(B, H, W, h, D) -> (B, n, h, T, D), zeros in the padding."""
+    x = F.pad(x, (0, 0, 0, 0, 0, columns.padded - columns.length, 0, rows.padded - rows.length))
+    for axis, cut in ((1, rows), (2, columns)):
+        if cut.is_shifted:
+            x = x.index_select(axis, cut.rolled(cut.shift))
+    x = x.unflatten(2, (columns.count, columns.window)).unflatten(1, (rows.count, rows.window))
+    # (B, nh, wh, nw, ww, h, D) -> (B, nh, nw, h, wh, ww, D)
+    return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5).flatten(1, 2)
+
+
+def _map(x: Tensor, rows: Cut, columns: Cut) -> Tensor:
+    """(B, n, h, T, E) -> (B, H, W, h, E)."""
+    x = x.unflatten(3, (rows.window, columns.window)).unflatten(1, (rows.count, columns.count))
+    # (B, nh, nw, h, wh, ww, E) -> (B, nh, wh, nw, ww, h, E)
+    x = x.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)
+    for axis, cut in ((1, rows), (2, columns)):
+        if cut.is_shifted:
+            x = x.index_select(axis, cut.rolled(cut.padded - cut.shift))
+    return x[:, : rows.length, : columns.length]
