@@ -46,11 +46,10 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
     Raises:
         ExportError: the module has no form in standard operators of this version, or not with these axes free.
     """
-    name = type(network).__name__
-    free = {AXES[axis]: torch.export.Dim(axis, **_range(axis, images)) for axis in dynamic}
-    with _quiet(), torch.no_grad():
+    name, free = type(network).__name__, _free(images, dynamic)
+    program = capture(network, images, dynamic, "ONNX")
+    with quiet(), torch.no_grad():
         try:
-            program = torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)
             written: Any = torch.onnx.export(
                 program,
                 (images,),
@@ -62,19 +61,54 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
                 verbose=False,
             )
         except Exception as error:
-            what = " and ".join(dynamic) or "nothing"
-            # how torch says that a forward asks for the size
-            if "Constraints violated" in str(error):
-                raise ExportError(
-                    f"{name} cannot be traced with {what} free: its forward treats some sizes differently. "
-                    "--dynamic says what is to be free"
-                ) from error
-            reason = str(error).strip().split("\n")[0]
-            raise ExportError(f"torch cannot write {name} as ONNX with {what} free: {reason}") from error
+            raise _cannot_write(network, dynamic, "ONNX", error) from error
     proto = written.model_proto
     _require_standard(proto)
     strip(proto)
     return _at_opset(proto, name, opset)
+
+
+def capture(network: nn.Module, images: Tensor, dynamic: Sequence[str], form: str) -> torch.export.ExportedProgram:
+    """A module as a program of torch's operators, without anything local in it.
+
+    Args:
+        network: as in `trace`.
+        images: as in `trace`.
+        dynamic: what the program leaves free, of `AXES`.
+        form: what becomes of it, for messages.
+
+    Raises:
+        ExportError: the module cannot be traced, or not with these axes free.
+    """
+    with quiet(), torch.no_grad():
+        try:
+            shapes = (_free(images, dynamic),)
+            program = torch.export.export(network, (images,), dynamic_shapes=shapes, strict=False)
+        except Exception as error:
+            # how torch says that a forward asks for the size
+            if "Constraints violated" in str(error):
+                raise ExportError(
+                    f"{type(network).__name__} cannot be traced with {_joined(dynamic)} free: its forward treats some "
+                    "sizes differently. --dynamic says what is to be free"
+                ) from error
+            raise _cannot_write(network, dynamic, form, error) from error
+    for node in program.graph.nodes:
+        # source lines, with local paths
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def _cannot_write(network: nn.Module, dynamic: Sequence[str], form: str, error: Exception) -> ExportError:
+    reason = str(error).strip().split("\n")[0]
+    return ExportError(f"torch cannot write {type(network).__name__} as {form} with {_joined(dynamic)} free: {reason}")
+
+
+def _joined(dynamic: Sequence[str]) -> str:
+    return " and ".join(dynamic) or "nothing"
+
+
+def _free(images: Tensor, dynamic: Sequence[str]) -> dict[int, torch.export.Dim]:
+    return {AXES[axis]: torch.export.Dim(axis, **_range(axis, images)) for axis in dynamic}
 
 
 def _range(axis: str, images: Tensor) -> dict[str, int]:
@@ -153,7 +187,7 @@ def strip(proto: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns of its own internals and logs every step; its errors still arrive as exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
