@@ -46,7 +46,7 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
     Raises:
         ExportError: the module has no form in standard operators of this version, or not with these axes free.
     """
-    name, free = type(network).__name__, _free(images, dynamic)
+    name, free = type(network).__name__, _free(images.shape[2:], dynamic)
     program = capture(network, images, dynamic, "ONNX")
     with quiet(), torch.no_grad():
         try:
@@ -68,7 +68,9 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
     return _at_opset(proto, name, opset)
 
 
-def capture(network: nn.Module, images: Tensor, dynamic: Sequence[str], form: str) -> torch.export.ExportedProgram:
+def capture(
+    network: nn.Module, images: Tensor, dynamic: Sequence[str], form: str, sides: Sequence[int] | None = None
+) -> torch.export.ExportedProgram:
     """A module as a program of torch's operators, without anything local in it.
 
     Args:
@@ -76,13 +78,15 @@ def capture(network: nn.Module, images: Tensor, dynamic: Sequence[str], form: st
         images: as in `trace`.
         dynamic: what the program leaves free, of `AXES`.
         form: what becomes of it, for messages.
+        sides: height and width; the program refuses images of half of what is free of them, and smaller ones. Those
+            of the images by default.
 
     Raises:
         ExportError: the module cannot be traced, or not with these axes free.
     """
     with quiet(), torch.no_grad():
         try:
-            shapes = (_free(images, dynamic),)
+            shapes = (_free(sides or images.shape[2:], dynamic),)
             program = torch.export.export(network, (images,), dynamic_shapes=shapes, strict=False)
         except Exception as error:
             # how torch says that a forward asks for the size
@@ -107,16 +111,16 @@ def _joined(dynamic: Sequence[str]) -> str:
     return " and ".join(dynamic) or "nothing"
 
 
-def _free(images: Tensor, dynamic: Sequence[str]) -> dict[int, torch.export.Dim]:
-    return {AXES[axis]: torch.export.Dim(axis, **_range(axis, images)) for axis in dynamic}
+def _free(sides: Sequence[int], dynamic: Sequence[str]) -> dict[int, torch.export.Dim]:
+    return {AXES[axis]: torch.export.Dim(axis, **_range(axis, sides)) for axis in dynamic}
 
 
-def _range(axis: str, images: Tensor) -> dict[str, int]:
-    """Where a free size lies while it is traced; the graph is not held to it.
+def _range(axis: str, sides: Sequence[int]) -> dict[str, int]:
+    """Where a free size lies while it is traced; an ONNX graph is not held to it, a program of torch is.
 
     A layer whose map is one pixel small could be traced for that size alone. Sizes are checked when the file is run.
     """
-    return {} if axis == "batch" else {"min": images.shape[AXES[axis]] // 2 + 1}
+    return {} if axis == "batch" else {"min": sides[AXES[axis] - 2] // 2 + 1}
 
 
 def serialise(proto: Any, metadata: Mapping[str, str]) -> bytes:

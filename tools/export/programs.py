@@ -50,7 +50,8 @@ def export_program(
         form: "pt2" for a program of torch.export, "aoti" for a package of AOTInductor for the CPU of this machine.
         task: as in `export_onnx`.
         image_size: as in `export_onnx`.
-        dynamic: what the file leaves free, of "batch", "height" and "width".
+        dynamic: what the file leaves free, of "batch", "height" and "width"; sides are to be more than half of the
+            model's own.
         metadata: entries to add to the file's own, or to replace there.
         tolerance: largest difference allowed, as a share of the largest number of an output.
 
@@ -107,7 +108,7 @@ def _write_program(
     noisy = checking.without_zeros(task.network)
     # the one to keep comes last
     for made in [task.with_network(noisy), task] if noisy is not None else [task]:
-        program = graphs.capture(*to_trace(made, dynamic), dynamic, "a program")
+        program = graphs.capture(*to_trace(made, dynamic), dynamic, "a program", made.input_size[1:])
         with graphs.quiet():
             torch.export.save(program, file, extra_files={NOTES: json.dumps(notes, sort_keys=True)})
             # what was written is checked, not what was in memory
@@ -123,7 +124,7 @@ def _write_package(
     notes: Mapping[str, str],
     compare: _Compare,
 ) -> float:
-    program = graphs.capture(*to_trace(task, dynamic), dynamic, "a package")
+    program = graphs.capture(*to_trace(task, dynamic), dynamic, "a package", task.input_size[1:])
     try:
         with graphs.quiet(), torch.no_grad():
             torch._inductor.aoti_compile_and_package(
