@@ -124,16 +124,7 @@ def _write_package(
     notes: Mapping[str, str],
     compare: _Compare,
 ) -> float:
-    program = graphs.capture(*to_trace(task, dynamic), dynamic, "a package", task.input_size[1:])
-    try:
-        with graphs.quiet(), torch.no_grad():
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(file), inductor_configs={"aot_inductor.metadata": dict(notes)}
-            )
-            loaded = torch._inductor.aoti_load_package(str(file))
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ExportError(f"AOTInductor cannot compile {type(task.network).__name__}: {reason}") from error
+    loaded = compile_package(task, dynamic, file, notes)
     difference = compare(loaded, task)
     noisy = checking.without_zeros(task.network)
     if noisy is not None:
@@ -145,6 +136,34 @@ def _write_package(
         loaded.load_constants({name: tensors[name].detach() for name in names}, check_full_update=False)
         difference = max(difference, compare(loaded, filled))
     return difference
+
+
+def compile_package(task: Task, dynamic: Sequence[str], file: Path, notes: Mapping[str, str]) -> Any:
+    """Compiles the network of a task for the CPU of this machine, with parallel branches and norms folded.
+
+    Args:
+        task: what is compiled.
+        dynamic: what is left free, of "batch", "height" and "width".
+        file: the package to write, a `.pt2`.
+        notes: what it says of itself.
+
+    Returns:
+        The package, opened: takes images (B, C, H, W) and gives what the network gives.
+
+    Raises:
+        ExportError: it cannot be traced or compiled.
+    """
+    _require_compiler()
+    program = graphs.capture(*to_trace(task, dynamic), dynamic, "a package", task.input_size[1:])
+    try:
+        with graphs.quiet(), torch.no_grad():
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(file), inductor_configs={"aot_inductor.metadata": dict(notes)}
+            )
+            return torch._inductor.aoti_load_package(str(file))
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ExportError(f"AOTInductor cannot compile {type(task.network).__name__}: {reason}") from error
 
 
 @torch.no_grad()
