@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .optimization import translations
+
 # A file holds at most this much: the limit of protobuf, whose format ONNX is.
 _LARGEST_FILE = 2**31 - 1
 # torch writes these itself; later ones are converted, for from 23 on it writes Attention nodes, on which the devices
@@ -58,6 +60,7 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
                 input_names=["images"],
                 output_names=list(outputs),
                 dynamic_shapes=(free,),
+                custom_translation_table=translations(),
                 verbose=False,
             )
         except Exception as error:
