@@ -85,7 +85,7 @@ class BiLevelRoutingAttention(SelfAttention):
         if is_padded and not self.pad_projected:
             x = F.pad(x, (0, 0, 0, missing_columns, 0, missing_rows))
         qkv = self.qkv(x)
-        routes = self._route(qkv.detach(), region_height, region_width)
+        routes = self._route(qkv.detach(), region_height, region_width, not is_padded)
         if is_padded and self.pad_projected:
             qkv = F.pad(qkv, (0, 0, 0, missing_columns, 0, missing_rows))
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
@@ -111,13 +111,20 @@ class BiLevelRoutingAttention(SelfAttention):
             return (length + size - 1) // size, size
         return count, (length + count - 1) // count
 
-    def _route(self, qkv: Tensor, region_height: int, region_width: int) -> Tensor:
+    def _route(self, qkv: Tensor, region_height: int, region_width: int, is_whole: bool = False) -> Tensor:
         """(B, H, W, 3C) -> (B, P, topk), the regions on the route of each region."""
         # all of qkv: to leave out the values would copy the rest. In ceiling mode a region that the map cuts off is
         # averaged over what is there.
-        means = F.avg_pool2d(qkv.permute(0, 3, 1, 2), (region_height, region_width), ceil_mode=True)
-        # (B, 3C, Pr, Pc) -> three of (B, C, P)
-        queries, keys, _ = means.flatten(2).chunk(3, 1)
+        is_exported = False
+        if not torch.jit.is_scripting():
+            is_exported = torch.compiler.is_exporting()
+        if is_exported and is_whole:
+            means = _region_means(qkv, region_height, region_width)
+        else:
+            # (B, 3C, Pr, Pc) -> (B, 3C, P)
+            means = F.avg_pool2d(qkv.permute(0, 3, 1, 2), (region_height, region_width), ceil_mode=True).flatten(2)
+        # (B, 3C, P) -> three of (B, C, P)
+        queries, keys, _ = means.chunk(3, 1)
         scores = (queries * self.scale).transpose(1, 2) @ keys
         return scores.topk(min(self.topk, scores.shape[2]), sorted=False)[1]
 
@@ -129,6 +136,17 @@ class BiLevelRoutingAttention(SelfAttention):
     def extra_repr(self) -> str:
         """What the module's children do not show."""
         return f"num_heads={self.num_heads}, regions={self.regions}, topk={self.topk}, auto_pad={self.auto_pad}"
+
+
+def _region_means(x: Tensor, height: int, width: int) -> Tensor:
+    """Means of whole regions, (B, H, W, C) -> (B, C, P): in ONNX Runtime ten times as fast as its pooling."""
+    batch, rows, columns = x.shape[0], x.shape[1] // height, x.shape[2] // width
+    channels = x.shape[3]
+    # along the columns of the image first, where whole rows of numbers are summed: (.., height, W * C)
+    x = x.reshape(batch * rows, height, columns * width * channels).mean(1)
+    # (B * Pr * Pc, width, C) -> (B * Pr * Pc, C)
+    x = x.reshape(batch * rows * columns, width, channels).mean(1)
+    return x.reshape(batch, rows * columns, channels).transpose(1, 2)
 
 
 class LepeAttention(SelfAttention):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnzoo.blocks import BiLevelRoutingAttention
 from attnzoo.tools.export import graphs, open_session, relative_difference
 
 onnx = pytest.importorskip("onnx", reason="needs attnzoo[export]")
@@ -94,3 +95,22 @@ def test_norms_and_activations_are_single_nodes_and_nothing_is_left_over():
     count = Counter(node.op_type for node in proto.graph.node)
     assert count == {"LayerNormalization": 1, "Gemm": 2, "Gelu": 1, "Softmax": 1, "Reshape": count["Reshape"]}
     assert count["Reshape"] <= 4
+
+
+@pytest.mark.parametrize("size", [pytest.param((8, 12), id="whole"), pytest.param((9, 11), id="padded")])
+def test_regions_that_are_whole_are_not_pooled(size):
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = BiLevelRoutingAttention(12, 2, regions=4, topk=2, auto_pad=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.block(x.permute(0, 2, 3, 1))
+
+    torch.manual_seed(0)
+    network = Routed().eval()
+    with torch.no_grad():
+        proto = trace(network, torch.randn(2, 12, *size))
+        check(proto, network, torch.randn(3, 12, *size))
+    is_whole = all(length % 4 == 0 for length in size)
+    assert Counter(node.op_type for node in proto.graph.node)["AveragePool"] == (0 if is_whole else 1)
