@@ -43,8 +43,10 @@ def load_program(path: Path) -> tuple[nn.Module, dict[str, str]]:
     [
         pytest.param("test_vit", (96, 160), {"img_size": (96, 160)}, id="test_vit"),
         pytest.param("nat_pico", (33, 47), {"num_classes": 7}, id="nat_pico"),
-        pytest.param("shvit_pico", (65, 47), {"num_classes": 7}, id="shvit_pico"),
-        pytest.param("biformer_pico", (64, 96), {"num_classes": 7, "auto_pad": True}, id="biformer_pico"),
+        *(
+            pytest.param(name, (64, 96), {"num_classes": 7}, id=name, marks=pytest.mark.slow)
+            for name in ("shvit_pico", "biformer_pico", "overlock_pico", "agent_deit_pico", "agent_swin_pico")
+        ),
     ],
 )
 def test_program_equals_eager_at_any_batch(tmp_path, name, size, options):
@@ -116,8 +118,19 @@ def test_package_equals_eager_at_any_batch(tmp_path):
             assert relative_difference(package(images), model(images)) <= 1e-4
 
 
-@pytest.mark.parametrize("form", ["pt2", pytest.param("aoti", marks=needs_compiler)])
-@pytest.mark.parametrize("layer", ["head", "branch"])
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nat_pico", "shvit_pico", "biformer_pico", "overlock_pico", "agent_deit_pico"])
+def test_every_family_becomes_a_package(tmp_path, name):
+    report = export_program(timm.create_model(name), tmp_path / "model.pt2", form="aoti", image_size=(64, 96))
+    assert report.max_difference <= 1e-4
+    assert {shape[0] for shape in report.checked} == {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("form", "layer"),
+    [("pt2", "head"), ("pt2", "branch"), pytest.param("aoti", "branch", marks=needs_compiler)],
+)
 def test_wrong_file_is_refused_also_behind_layers_that_start_as_zero(tmp_path, monkeypatch, form, layer):
     def wrong(task, dynamic):
         network, images = to_trace(task, dynamic)
