@@ -109,7 +109,7 @@ class BiLevelRoutingAttention(SelfAttention):
             return (length + size - 1) // size, size
         return count, (length + count - 1) // count
 
-    def _route(self, qkv: Tensor, region_height: int, region_width: int) -> Tensor:
+    def _route(self, qkv: Tensor, region_height: int, region_width: int, is_whole: bool = False) -> Tensor:
         """(B, H, W, 3C) -> (B, P, topk), the regions on the route of each region."""
         # all of qkv: to leave out the values would copy the rest. In ceiling mode a region that the map cuts off is
         # averaged over what is there.

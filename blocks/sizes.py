@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from attnzoo.kernels import is_free
 
@@ -71,10 +72,29 @@ def pool_to(x: Tensor, height: int, width: int) -> Tensor:
 @register_notrace_function
 def pool_cells(x: Tensor, height: int, width: int) -> Tensor:
     """Means of cells of a size, the last ones of what the map has left: (B, H, W, C) -> (B, ⌈H / height⌉, .., C)."""
-    if not torch.jit.is_scripting():  # noqa: SIM102
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_exporting() and _divides(height, x.shape[1]) and _divides(width, x.shape[2]):
+            return _means_of_whole(x, height, width)
         if is_free(x.shape[1], x.shape[2]):
             return _means(x, _cells_of_size(x.shape[1], height, x), _cells_of_size(x.shape[2], width, x))
     return F.avg_pool2d(x.permute(0, 3, 1, 2), [height, width], ceil_mode=True).permute(0, 2, 3, 1)
+
+
+@torch.jit.unused
+def _divides(size: int, length: int) -> bool:
+    """Whether cells of a size cover a length; not where that is not known."""
+    return statically_known_true(length % size == 0)
+
+
+@torch.jit.unused
+def _means_of_whole(x: Tensor, height: int, width: int) -> Tensor:
+    """Means of cells that cover a map, in sums: in ONNX Runtime ten times as fast as its pooling."""
+    batch, rows, columns, channels = x.shape[0], x.shape[1] // height, x.shape[2] // width, x.shape[3]
+    # along the columns of the map first, where whole rows of numbers are summed: (.., height, W * C)
+    x = x.reshape(batch * rows, height, columns * width * channels).mean(1)
+    # (B * rows * columns, width, C)
+    x = x.reshape(batch * rows * columns, width, channels).mean(1)
+    return x.reshape(batch, rows, columns, channels)
 
 
 @torch.jit.unused

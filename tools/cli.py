@@ -15,7 +15,10 @@ COMMANDS = {
     "train": ("attnzoo.tools.train:train_command", "Train a model from a config."),
     "evaluate": ("attnzoo.tools.evaluate:evaluate_command", "Judge a model on a data set."),
     "predict": ("attnzoo.tools.predict:predict_command", "Say what is in pictures."),
-    "export": ("attnzoo.tools.export.command:export_command", "Write a model as a verified ONNX file."),
+    "export": (
+        "attnzoo.tools.export.command:export_command",
+        "Write a model as a verified file, of ONNX or PyTorch.",
+    ),
     "convert": ("attnzoo.tools.convert:convert_command", "Write an official checkpoint in timm's layout."),
     "bench": ("attnzoo.tools.bench.command:bench_command", "Measure the operators and the models."),
     "demo": ("attnzoo.tools.demo:demo_command", "Train, export and check a model on handwritten digits."),

@@ -9,6 +9,7 @@ import click
 RESULTS = Path("benchmarks") / "results"
 MODELS = ("nat_tiny", "swin_tiny_patch4_window7_224")
 TRAINED = ("nat_pico", "zoo_shvit_s1")
+RUNTIMES = ("fused", "compile", "aoti", "onnxruntime", "openvino", "gather")
 ARCHITECTURES = ("sm80", "sm90", "sm100", "gfx942")
 
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where.")
@@ -111,6 +112,48 @@ def models_command(
 
     batch = batch or (128 if device == "cuda" else 2)
     run_models(models or MODELS, device, batch, image_size, quick, out, click.echo)
+
+
+@bench_command.command("export")
+@click.argument("models", nargs=-1)
+@click.option("--batch", type=click.IntRange(min=1), help="Images of a batch; 1 and then 8 by default.")
+@click.option("--image-size", type=click.IntRange(min=1), help="Side of the images; the model's own by default.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    type=click.Choice(RUNTIMES),
+    multiple=True,
+    help="Only this one beside eager; may be repeated.",
+)
+@click.option("--quick", is_flag=True, help="Two rounds for each row, and nothing compiled unless --runtime names it.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=20, show_default=True, help="Time for a row.")
+@_out
+def export_command(
+    models: tuple[str, ...],
+    batch: int | None,
+    image_size: int | None,
+    runtimes: tuple[str, ...],
+    quick: bool,
+    seconds: float,
+    out: Path,
+) -> None:
+    """Measure MODELS where they are deployed: eager beside what they can be exported to, on one thread of the CPU.
+
+    MODELS are names that timm knows; by default those of attnzoo with published accuracy and up to 35 M parameters.
+    What they answer is compared with eager first: what is wrong is not timed, and the command fails. A runtime that is
+    not installed, or cannot run the model, gets a reason instead of a time. Written are a table and, where accuracy is
+    published, a picture of it over latency.
+
+    \b
+    Examples:
+      attnzoo bench export
+      attnzoo bench export nat_mini --runtime onnxruntime --runtime gather
+    """
+    from .export import BATCHES, run_export
+
+    wrong = run_export(models, (batch,) if batch else BATCHES, image_size, runtimes, quick, seconds, out, click.echo)
+    if wrong:
+        raise click.ClickException(f"{len(wrong)} answers are wrong, the first: {wrong[0]}")
 
 
 @bench_command.command("training")

@@ -55,9 +55,7 @@ def run_models(
     Raises:
         ValueError: a name that timm does not know.
     """
-    for name in models:
-        if not timm.is_model(name):
-            raise ValueError(f"{name!r} is no model's name: see `attnzoo list`, and timm.list_models() for timm's own")
+    require_names(models)
     device = torch.device(device_type)
     torch.manual_seed(0)
     if device.type == "cpu":
@@ -75,6 +73,17 @@ def run_models(
         write(path, {**head, "rows": rows})
     say(table(HEAD, [_cells(row) for row in rows if "error" not in row]))
     say(f"written to {path}")
+
+
+def require_names(models: Sequence[str]) -> None:
+    """Refuses a name that timm does not know.
+
+    Raises:
+        ValueError: says which.
+    """
+    for name in models:
+        if not timm.is_model(name):
+            raise ValueError(f"{name!r} is no model's name: see `attnzoo list`, and timm.list_models() for timm's own")
 
 
 def measure(

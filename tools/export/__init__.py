@@ -7,6 +7,7 @@ has the file.
 
 from .graphs import ExportError
 from .onnx_file import ExportReport, export_onnx
+from .programs import export_program
 from .sessions import open_session, relative_difference
 from .tasks import Classify, Features, Task
 
@@ -17,6 +18,7 @@ __all__ = [
     "Features",
     "Task",
     "export_onnx",
+    "export_program",
     "open_session",
     "relative_difference",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from .tasks import Task
 
 # The trace sees two images: one alone, and an odd number, show whether it took the two for granted.
 BATCHES = (1, 3)
+
+Answer = Callable[[Tensor], dict[str, Tensor]]
 
 
 def check(content: bytes, task: Task, cases: Sequence[Tensor], tolerance: float) -> float:
@@ -32,9 +35,27 @@ def check(content: bytes, task: Task, cases: Sequence[Tensor], tolerance: float)
     Raises:
         ExportError: the file cannot be run, or is wrong.
     """
-    session, worst = open_session(content), 0.0
+    return compare(functools.partial(run, open_session(content)), task, cases, tolerance)
+
+
+def compare(answer: Answer, task: Task, cases: Sequence[Tensor], tolerance: float) -> float:
+    """Holds what a file gives against the model, as `check` does.
+
+    Args:
+        answer: what the file gives for images, by the names of its outputs.
+        task: with the network that the file is of.
+        cases: batches of images (B, C, H, W).
+        tolerance: largest difference allowed, as the task counts it.
+
+    Returns:
+        The largest difference.
+
+    Raises:
+        ExportError: the file is wrong.
+    """
+    worst = 0.0
     for images in cases:
-        difference = task.difference(run(session, images), task.expected(images))
+        difference = task.difference(answer(images), task.expected(images))
         if not difference <= tolerance:
             raise ExportError(
                 f"the file is wrong and was not kept: its answers differ from eager by {difference:.1e} of the largest "

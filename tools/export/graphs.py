@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import optimization
+
 # A file holds at most this much: the limit of protobuf, whose format ONNX is.
 _LARGEST_FILE = 2**31 - 1
 # torch writes these itself; later ones are converted, for from 23 on it writes Attention nodes, on which the devices
@@ -47,13 +49,12 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
         ExportError: the module has no form in standard operators of this version, or not with these axes free.
     """
     # it is made of what the extra brings
-    from .free_sizes import translations
+    from . import free_sizes
 
     name = type(network).__name__
-    free = {AXES[axis]: torch.export.Dim.DYNAMIC for axis in dynamic}
-    with _quiet(), torch.no_grad():
+    program = capture(network, images, dynamic, "ONNX")
+    with quiet(), torch.no_grad():
         try:
-            program = torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)
             written: Any = torch.onnx.export(
                 program,
                 (images,),
@@ -61,20 +62,11 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
                 opset_version=min(opset, _TRACED_OPSETS[-1]),
                 input_names=["images"],
                 output_names=list(outputs),
-                dynamic_shapes=(free,),
-                custom_translation_table=translations(),
+                custom_translation_table={**optimization.translations(), **free_sizes.translations()},
                 verbose=False,
             )
         except Exception as error:
-            what = " and ".join(dynamic) or "nothing"
-            # how torch says that a forward asks for the size
-            if "Constraints violated" in str(error):
-                raise ExportError(
-                    f"{name} cannot be traced with {what} free: its forward treats some sizes differently. "
-                    "--dynamic says what is to be free"
-                ) from error
-            reason = str(error).strip().split("\n")[0]
-            raise ExportError(f"torch cannot write {name} as ONNX with {what} free: {reason}") from error
+            raise _cannot_write(network, dynamic, "ONNX", error) from error
     proto = written.model_proto
     _require_standard(proto)
     _name_axes(proto, dynamic)
@@ -90,6 +82,45 @@ def _name_axes(proto: Any, dynamic: Sequence[str]) -> None:
         for size in item.type.tensor_type.shape.dim:
             if size.dim_param:
                 size.dim_param = re.sub(r"s\d+", lambda symbol: names.get(symbol[0], symbol[0]), size.dim_param)
+
+
+def capture(network: nn.Module, images: Tensor, dynamic: Sequence[str], form: str) -> torch.export.ExportedProgram:
+    """A module as a program of torch's operators, without anything local in it.
+
+    Args:
+        network: as in `trace`.
+        images: as in `trace`.
+        dynamic: what the program leaves free, of `AXES`.
+        form: what becomes of it, for messages.
+
+    Raises:
+        ExportError: the module cannot be traced, or not with these axes free.
+    """
+    with quiet(), torch.no_grad():
+        try:
+            free = {AXES[axis]: torch.export.Dim.DYNAMIC for axis in dynamic}
+            program = torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)
+        except Exception as error:
+            # how torch says that a forward asks for the size
+            if "Constraints violated" in str(error):
+                raise ExportError(
+                    f"{type(network).__name__} cannot be traced with {_joined(dynamic)} free: its forward treats some "
+                    "sizes differently. --dynamic says what is to be free"
+                ) from error
+            raise _cannot_write(network, dynamic, form, error) from error
+    for node in program.graph.nodes:
+        # source lines, with local paths
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def _cannot_write(network: nn.Module, dynamic: Sequence[str], form: str, error: Exception) -> ExportError:
+    reason = str(error).strip().split("\n")[0]
+    return ExportError(f"torch cannot write {type(network).__name__} as {form} with {_joined(dynamic)} free: {reason}")
+
+
+def _joined(dynamic: Sequence[str]) -> str:
+    return " and ".join(dynamic) or "nothing"
 
 
 def serialise(proto: Any, metadata: Mapping[str, str]) -> bytes:
@@ -160,7 +191,7 @@ def strip(proto: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns of its own internals and logs every step; its errors still arrive as exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

@@ -10,7 +10,7 @@ from typing import Any
 
 import timm.data
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnzoo.blocks import fuse
 
@@ -35,7 +35,7 @@ class ExportReport:
     Attributes:
         path: the file.
         file_size: in bytes.
-        opset: version of the operators.
+        opset: version of the operators; None of a program of torch.
         input_size: channels, height and width of an image; of what is free, what the model is made for.
         dynamic: what is free, of "batch", "height" and "width".
         max_difference: largest difference to eager float32 over all that was compared, as a share of the largest
@@ -46,7 +46,7 @@ class ExportReport:
 
     path: Path
     file_size: int
-    opset: int
+    opset: int | None
     input_size: tuple[int, int, int]
     dynamic: tuple[str, ...]
     max_difference: float
@@ -89,7 +89,7 @@ def export_onnx(
         ImportError: the packages of `attnzoo[export]` are missing.
     """
     graphs.require_packages()
-    _check_arguments(output, opset, dynamic)
+    check_arguments(output, opset, dynamic)
     model = copy.deepcopy(model).cpu().float().eval()
     made = make_task(model, task, image_size)
     classes = made.expected(checking.noise((2, *made.input_size)))["logits"].shape[1] if task == "classify" else None
@@ -111,8 +111,13 @@ def export_onnx(
     return ExportReport(output, len(content), opset, made.input_size, tuple(dynamic), difference, checked, notes)
 
 
-def _check_arguments(output: Path, opset: int, dynamic: Sequence[str]) -> None:
-    if opset not in OPSETS:
+def check_arguments(output: Path, opset: int | None, dynamic: Sequence[str]) -> None:
+    """Refuses what no file can be written to or with; there is no opset where the file is no ONNX file.
+
+    Raises:
+        ValueError: an opset out of range, an unknown axis, an output that is a folder.
+    """
+    if opset is not None and opset not in OPSETS:
         raise ValueError(f"opset must be 18 .. 23, got {opset}")
     unknown = [axis for axis in dynamic if axis not in AXES]
     if unknown:
@@ -164,13 +169,18 @@ def to_graph(task: Task, dynamic: Sequence[str], opset: int) -> Any:
     Raises:
         ExportError: it has no standard ONNX form.
     """
-    network = fuse(copy.deepcopy(task.network))
-    # what layers cache is then made of tensors, not of traces
-    run_network(network, checking.noise((2, *task.input_size)))
-    images = torch.zeros(2, *_traced_size(task, dynamic))
+    network, images = to_trace(task, dynamic)
     proto = graphs.trace(network, images, task.outputs, dynamic, opset)
     task.complete(proto)
     return proto
+
+
+def to_trace(task: Task, dynamic: Sequence[str]) -> tuple[nn.Module, Tensor]:
+    """The network of a task with parallel branches and norms folded, run once, and the images to trace it with."""
+    network = fuse(copy.deepcopy(task.network))
+    # what layers cache is then made of tensors, not of traces
+    run_network(network, checking.noise((2, *task.input_size)))
+    return network, torch.zeros(2, *_traced_size(task, dynamic))
 
 
 def _traced_size(task: Task, dynamic: Sequence[str]) -> tuple[int, int, int]:

@@ -1,0 +1,75 @@
+"""Operators of torch written as ONNX in a form that runs faster than the exporter's own.
+
+LayerNormalization and Gelu are single nodes already. Every operator here is of opset 18, and of all later ones.
+
+Shape legend: .. what is batched, L queries, S keys, D E width of keys and values, N rows of a matrix, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """How operators of torch are written: what `torch.onnx.export` takes as its `custom_translation_table`."""
+    return {torch.ops.aten.scaled_dot_product_attention.default: attention, torch.ops.aten.linear.default: linear}
+
+
+def attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """softmax(q k^T * scale + mask) v: (.., L, D), (.., S, D), (.., S, E) -> (.., L, E).
+
+    The exporter scales queries and keys, and transposes the keys in a shape of three dimensions: both run as passes
+    over the keys. Here ONNX Runtime can do either within the product.
+    """
+    from onnxscript import opset18 as op
+    from onnxscript.function_libs.torch_lib.ops import nn as exporter
+    from onnxscript.ir import DataType
+
+    is_added = attn_mask is None or attn_mask.dtype != DataType.BOOL
+    if not is_added or is_causal or enable_gqa or dropout_p or not isinstance(query.shape[-1], int):
+        return exporter.aten_scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa
+        )
+    factor = op.CastLike(op.Constant(value_float=query.shape[-1] ** -0.5 if scale is None else float(scale)), query)
+    axes = list(range(len(key.shape)))
+    scores = op.MatMul(op.Mul(query, factor), op.Transpose(key, perm=[*axes[:-2], axes[-1], axes[-2]]))
+    if attn_mask is not None:
+        scores = op.Add(scores, attn_mask)
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """x W^T + b: (.., C) with (out, C) and (out,) -> (.., out).
+
+    The exporter writes a product and a sum, which is a second pass over the result; Gemm is both, of matrices.
+    """
+    from onnxscript import opset18 as op
+    from onnxscript.function_libs.torch_lib.ops import nn as exporter
+
+    *rows, _ = x.shape
+    if bias is None or not rows or len(rows) == 1 or len(weight.shape) != 2:
+        return exporter.aten_linear(x, weight, bias)
+    out, channels = weight.shape
+    # (.., C) -> (N, C) -> (N, out)
+    result = op.Gemm(op.Reshape(x, op.Constant(value_ints=[-1, channels])), weight, bias, transB=1)
+    free = [not isinstance(length, int) for length in rows]
+    if sum(free) <= 1:
+        shape = op.Constant(
+            value_ints=[-1 if is_free else length for is_free, length in zip(free, rows, strict=True)] + [out]
+        )
+    else:
+        shape = op.Concat(op.Shape(x, end=-1), op.Constant(value_ints=[out]), axis=0)
+    # (N, out) -> (.., out)
+    return op.Reshape(result, shape)

@@ -1,0 +1,190 @@
+"""A model as a file for those who stay in PyTorch: a program of torch.export, or a package compiled by AOTInductor.
+
+Both are called `.pt2`. A program is opened by `torch.export.load(path).module()`, a package, which holds machine code
+for the processor that it was compiled on, by `torch._inductor.aoti_load_package(path)`.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..files import replacing
+from . import checking, graphs
+from .graphs import ExportError
+from .notes import describe
+from .onnx_file import ExportReport, check_arguments, make_task, to_trace
+from .tasks import Task
+
+FORMATS = ("pt2", "aoti")
+# the entry of a program that holds its metadata; a package has a place of its own for it
+NOTES = "metadata.json"
+
+
+def export_program(
+    model: nn.Module,
+    output: Path,
+    *,
+    form: str = "pt2",
+    task: str = "classify",
+    image_size: tuple[int, int] | None = None,
+    dynamic: Sequence[str] = ("batch",),
+    metadata: Mapping[str, str] | None = None,
+    tolerance: float = 1e-4,
+) -> ExportReport:
+    """Writes a model as a program or a package of torch, in evaluation mode; `model` itself stays as it is.
+
+    Like an ONNX file it is compared with eager before it gets its name.
+
+    Args:
+        model: maps (B, C, H, W) to (B, classes); a model of timm brings its sizes and preprocessing along.
+        output: the file to write, a `.pt2`; its folder is made.
+        form: "pt2" for a program of torch.export, "aoti" for a package of AOTInductor for the CPU of this machine.
+        task: as in `export_onnx`.
+        image_size: as in `export_onnx`.
+        dynamic: what the file leaves free, of "batch", "height" and "width"; sides are to be more than half of the
+            model's own.
+        metadata: entries to add to the file's own, or to replace there.
+        tolerance: largest difference allowed, as a share of the largest number of an output.
+
+    Returns:
+        What was written and how far it is from eager.
+
+    Raises:
+        ValueError: an unknown form, task or axis, an unknown or impossible image size, an output that is a folder or
+            has another suffix.
+        ExportError: the model cannot be traced, the file gives other answers than eager, or there is no C++ compiler
+            for a package.
+    """
+    check_arguments(output, None, dynamic)
+    if form not in FORMATS:
+        raise ValueError(f"form must be one of {', '.join(FORMATS)}, got {form!r}")
+    if output.suffix != ".pt2":
+        raise ValueError(f"{output} must end in .pt2: torch opens no other file of the format {form}")
+    if form == "aoti":
+        _require_compiler()
+    model = copy.deepcopy(model).cpu().float().eval()
+    made = make_task(model, task, image_size)
+    classes = made.expected(checking.noise((2, *made.input_size)))["logits"].shape[1] if task == "classify" else None
+    notes = {**describe(model, made.input_size, classes), "task": task, **(metadata or {})}
+    cases = checking.cases_of(made, dynamic)
+
+    write = _write_package if form == "aoti" else _write_program
+    with tempfile.TemporaryDirectory() as folder:
+        # what torch writes is named inside after the file
+        file = Path(folder) / "model.pt2"
+        difference = write(file, made, dynamic, notes, functools.partial(_compare, cases=cases, tolerance=tolerance))
+        content = file.read_bytes()
+    with replacing(output) as fresh:
+        fresh.write_bytes(content)
+    checked = tuple(dict.fromkeys(tuple(images.shape) for images in cases))
+    return ExportReport(output, len(content), None, made.input_size, tuple(dynamic), difference, checked, notes)
+
+
+# what was loaded, called with images, and the task whose network it is: how far they are apart
+_Compare = Callable[[Callable[[Tensor], Any], Task], float]
+
+
+def _compare(loaded: Callable[[Tensor], Any], task: Task, cases: Sequence[Tensor], tolerance: float) -> float:
+    return checking.compare(functools.partial(_run, loaded, task.outputs), task, cases, tolerance)
+
+
+def _write_program(
+    file: Path,
+    task: Task,
+    dynamic: Sequence[str],
+    notes: Mapping[str, str],
+    compare: _Compare,
+) -> float:
+    difference = 0.0
+    noisy = checking.without_zeros(task.network)
+    # the one to keep comes last
+    for made in [task.with_network(noisy), task] if noisy is not None else [task]:
+        program = graphs.capture(*to_trace(made, dynamic), dynamic, "a program")
+        with graphs.quiet():
+            torch.export.save(program, file, extra_files={NOTES: json.dumps(notes, sort_keys=True)})
+            # what was written is checked, not what was in memory
+            loaded = torch.export.load(file).module()
+        difference = max(difference, compare(loaded, made))
+    return difference
+
+
+def _write_package(
+    file: Path,
+    task: Task,
+    dynamic: Sequence[str],
+    notes: Mapping[str, str],
+    compare: _Compare,
+) -> float:
+    loaded = compile_package(task, dynamic, file, notes)
+    difference = compare(loaded, task)
+    noisy = checking.without_zeros(task.network)
+    if noisy is not None:
+        # compiling takes minutes, so the same code is given the other weights
+        filled = task.with_network(noisy)
+        network, _ = to_trace(filled, dynamic)
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        names = [name for name in loaded.get_constant_fqns() if name in tensors]
+        loaded.load_constants({name: tensors[name].detach() for name in names}, check_full_update=False)
+        difference = max(difference, compare(loaded, filled))
+    return difference
+
+
+def compile_package(task: Task, dynamic: Sequence[str], file: Path, notes: Mapping[str, str]) -> Any:
+    """Compiles the network of a task for the CPU of this machine, with parallel branches and norms folded.
+
+    Args:
+        task: what is compiled.
+        dynamic: what is left free, of "batch", "height" and "width".
+        file: the package to write, a `.pt2`.
+        notes: what it says of itself.
+
+    Returns:
+        The package, opened: takes images (B, C, H, W) and gives what the network gives.
+
+    Raises:
+        ExportError: it cannot be traced or compiled.
+    """
+    _require_compiler()
+    program = graphs.capture(*to_trace(task, dynamic), dynamic, "a package")
+    try:
+        with graphs.quiet(), torch.no_grad():
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(file), inductor_configs={"aot_inductor.metadata": dict(notes)}
+            )
+            return torch._inductor.aoti_load_package(str(file))
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ExportError(f"AOTInductor cannot compile {type(task.network).__name__}: {reason}") from error
+
+
+@torch.no_grad()
+def _run(loaded: Callable[[Tensor], Any], outputs: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    try:
+        given = loaded(images)
+    except Exception as error:
+        size = "x".join(map(str, images.shape))
+        reason = str(error).strip().split("\n")[0]
+        raise ExportError(f"the file cannot be run on images of {size}: {reason}") from error
+    return dict(zip(outputs, given if isinstance(given, (tuple, list)) else (given,), strict=True))
+
+
+def _require_compiler() -> None:
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    # on Windows it is looked for in another way
+    except (exc.InvalidCxxCompiler, RuntimeError) as error:
+        raise ExportError(
+            "an AOTInductor package is compiled, and no C++ compiler was found: install one, such as g++, or name it "
+            "in the variable CXX; --format pt2 needs none"
+        ) from error
