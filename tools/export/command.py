@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ..opening import open_model
+from ..opening import is_detector, model_directory, open_model
+from .detection import open_with_origin
 from .graphs import AXES, ExportError
 from .onnx_file import TASKS, export_onnx
 
@@ -35,14 +36,20 @@ def export_command(model: str, output: Path, pretrained: bool, task: str | None,
     """Write MODEL as a verified ONNX file.
 
     MODEL is a name (`attnzoo list`, or any other of timm) or a directory that `attnzoo train` wrote. The file takes
-    float32 `images` (batch, channels, height, width) in any number and gives `logits`; its metadata holds labels and
-    preprocessing. It is compared with the model in ONNX Runtime, and only a file that agrees is kept.
+    float32 `images` (batch, channels, height, width) in any number and gives `logits`; that of a detector takes
+    pictures of 0 .. 1 and gives `boxes`, `scores` and `labels`. Its metadata holds labels and preprocessing. It is
+    compared with the model in ONNX Runtime, and only a file that agrees is kept.
 
     Example: attnzoo export nat_pico --output nat_pico.onnx
     """
     try:
-        network, origin = open_model(model, pretrained=pretrained, image_size=options["image_size"])
-        report = export_onnx(network, output, task=task or "classify", metadata=origin, **options)
+        model = model_directory(model)
+        network, origin = (
+            open_with_origin(model)
+            if is_detector(model)
+            else open_model(model, pretrained=pretrained, image_size=options["image_size"])
+        )
+        report = export_onnx(network, output, task=task, metadata=origin, **options)
     except (ExportError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     if origin["weights"].startswith("random"):
