@@ -17,6 +17,7 @@ from ..detector_files import WEIGHTS, open_detector
 from ..detectors import Detector
 from ..files import sha256
 from ..opening import check_size
+from .checking import picture_like
 from .detection_operators import translations
 from .tasks import Task
 from .traced_detectors import TracedDenseDetector, TracedDetector
@@ -26,6 +27,10 @@ from .traced_regions import TracedRegionDetector
 _NUDGE, _JUMP = 1e-5, 1e-2
 # of the copy that the check can fail on: proposals in all, candidates of a level, detections
 _PROPOSALS, _CANDIDATES, _DETECTIONS = 40, 40, 30
+# and how far the answers of its last layers spread: scores neither all alike nor all 0 or 1, boxes about their anchors
+_SPREAD = {
+    "cls_logits": 2.0, "cls_score": 2.0, "bbox_ctrness": 2.0, "mask_fcn_logits": 2.0, "bbox_reg": 0.5, "bbox_pred": 0.5
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Detect(Task):
     def revealing(self, filled: nn.Module | None) -> Task:
         """The task of a copy whose heads find much, clearly apart, so that every step has something to decide."""
         network: Any = copy.deepcopy(self.network) if filled is None else filled
-        reveal(network.detector)
+        reveal(network.detector, network.size)
         return self.with_network(network)
 
     @torch.no_grad()
@@ -121,6 +126,8 @@ class Detect(Task):
         """Of one image: the largest distance of a detection from its twin in the other answer."""
         found, wanted = given["labels"][image] >= 0, expected["labels"][image] >= 0
         if found.sum() != wanted.sum() or (given["scores"][image].diff() > 0).any():
+            return float("inf")
+        if not all(given[name][image].isfinite().all() for name in self.outputs):
             return float("inf")
         if any(given[name][image][~found].ne(-1 if name == "labels" else 0).any() for name in self.outputs):
             return float("inf")
@@ -199,25 +206,31 @@ def open_with_origin(directory: str | Path) -> tuple[Detector, dict[str, str]]:
     }
 
 
-def reveal(detector: Detector) -> None:
-    """Changes a detector so that it finds much in any image, with scores that lie apart.
+def reveal(detector: Detector, size: tuple[int, int]) -> None:
+    """Changes a detector so that it finds much in images (H, W), with scores that lie apart.
 
     Untrained heads say nearly the same everywhere, trained ones find nothing in noise: a wrong file would pass. Random
     heads, thresholds in the middle of their scores, and so few candidates that rounding does not change their order
     give every step something to decide.
     """
     model: Any = detector.model
-    parts = [model.head] if hasattr(model, "head") else [model.rpn.head, model.roi_heads]
     generator = torch.Generator().manual_seed(0)
-    for part in parts:
-        for layer in part.modules():
+    hooks = []
+    for part in [model.head] if hasattr(model, "head") else [model.rpn.head, model.roi_heads]:
+        for name, layer in part.named_modules():
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+                assert layer.bias is not None, "torchvision's heads have biases"
                 nn.init.kaiming_normal_(layer.weight, generator=generator)
-                assert layer.bias is not None
                 nn.init.normal_(layer.bias, std=0.1, generator=generator)
+                if spread := _SPREAD.get(name.split(".")[-1]):
+                    hooks.append(layer.register_forward_hook(_Spreading(spread)))
+    with torch.no_grad():
+        images = picture_like((1, len(model.transform.image_mean), *size))
+        detector(list((images * 0.25 + 0.5).clamp(0, 1)))
+    for hook in hooks:
+        hook.remove()
     if hasattr(model, "roi_heads"):
-        proposals = {"training": _PROPOSALS, "testing": _PROPOSALS}
-        model.rpn._pre_nms_top_n = model.rpn._post_nms_top_n = proposals
+        model.rpn._pre_nms_top_n = model.rpn._post_nms_top_n = {"training": _PROPOSALS, "testing": _PROPOSALS}
         heads = model.roi_heads
         heads.score_thresh = 1 / heads.box_predictor.cls_score.out_features
         heads.detections_per_img = min(heads.detections_per_img, _DETECTIONS)
@@ -227,3 +240,22 @@ def reveal(detector: Detector) -> None:
     if isinstance(model, FCOS):
         # reaches of some strides, so that neighbours overlap
         nn.init.constant_(model.head.regression_head.bbox_reg.bias, 3.0)
+
+
+class _Spreading:
+    """A hook that moves and scales a layer's answers, the first time it runs, so that each channel spreads about 0."""
+
+    def __init__(self, spread: float) -> None:
+        self.spread, self.is_done = spread, False
+
+    def __call__(self, layer: Any, _: Any, answer: Tensor) -> Tensor:
+        if self.is_done:
+            return answer
+        self.is_done = True
+        mean = answer.transpose(0, 1).flatten(1).mean(1)
+        centred = answer - mean.reshape(-1, *[1] * (answer.dim() - 2))
+        # a map of one pixel does not spread
+        factor = self.spread / max(centred.std().item(), 0.01)
+        layer.weight.mul_(factor)
+        layer.bias.sub_(mean).mul_(factor)
+        return centred * factor
