@@ -71,7 +71,7 @@ def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.M
     stored = read_config(folder)
     if stored.get("task") == "detection":
         raise ValueError(
-            f"{folder} holds a detector: attnzoo evaluate and predict take it, this command takes classifiers"
+            f"{folder} holds a detector: attnzoo evaluate, predict and export take it, this command takes classifiers"
         )
     config = stored.get("pretrained_cfg", {})
     try:
@@ -88,6 +88,13 @@ def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.M
 
 def _size_argument(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> dict[str, Any]:
     return {"img_size": image_size} if image_size and config.get("fixed_input_size") else {}
+
+
+def model_directory(model: str) -> str:
+    """`model/` of a run's directory, which is where `attnzoo train` writes the model to; of all else the same."""
+    folder = Path(model)
+    is_run = not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file()
+    return str(folder / "model") if is_run else model
 
 
 def is_detector(model: str) -> bool:

@@ -1,10 +1,11 @@
 """Models as files for deployment: traced, cleaned, run in ONNX Runtime against eager, and only then kept.
 
-`export_onnx` does it for any module, `attnzoo export` for a name of timm or a trained directory. A file takes `images`
-and gives what its task names; it is made of standard operators, and its metadata says what a program needs that only
-has the file.
+`export_onnx` does it for any module and for detectors, `attnzoo export` for a name of timm or a trained directory. A
+file takes `images` and gives what its task names; it is made of standard operators, and its metadata says what a
+program needs that only has the file.
 """
 
+from .detection import Detect
 from .graphs import ExportError
 from .onnx_file import ExportReport, export_onnx
 from .programs import export_program
@@ -13,6 +14,7 @@ from .tasks import Classify, Features, Task
 
 __all__ = [
     "Classify",
+    "Detect",
     "ExportError",
     "ExportReport",
     "Features",

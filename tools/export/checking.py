@@ -72,7 +72,7 @@ def cases_of(task: Task, dynamic: Sequence[str]) -> list[Tensor]:
     for height, width in sizes_of(task, dynamic):
         for batch in batches:
             size = (batch, task.input_size[0], height, width)
-            cases += [noise(size), picture_like(size)]
+            cases += [task.to_range(noise(size)), task.to_range(picture_like(size))]
     return cases
 
 
@@ -103,7 +103,7 @@ def _other_sizes(height: int, width: int) -> Iterator[tuple[int, int]]:
 
 def _takes(task: Task, size: tuple[int, int]) -> bool:
     try:
-        task.expected(noise((1, task.input_size[0], *size)))
+        task.expected(task.to_range(noise((1, task.input_size[0], *size))))
     except ValueError:
         return False
     return True

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from ..opening import open_model
+from ..opening import is_detector, model_directory, open_model
+from .detection import open_with_origin
 from .graphs import AXES, ExportError
 from .onnx_file import TASKS, ExportReport, export_onnx
 from .programs import FORMATS, export_program
@@ -46,8 +47,9 @@ def export_command(
     """Write MODEL as a verified ONNX file, or as one for PyTorch.
 
     MODEL is a name (`attnzoo list`, or any other of timm) or a directory that `attnzoo train` wrote. The file takes
-    float32 `images` (batch, channels, height, width) in any number and gives `logits`; its metadata holds labels and
-    preprocessing. It is compared with the model in ONNX Runtime, and only a file that agrees is kept.
+    float32 `images` (batch, channels, height, width) in any number and gives `logits`; that of a detector takes
+    pictures of 0 .. 1 and gives `boxes`, `scores` and `labels`. Its metadata holds labels and preprocessing. It is
+    compared with the model in ONNX Runtime, and only a file that agrees is kept.
 
     \b
     Examples:
@@ -56,8 +58,13 @@ def export_command(
     """
     _check_format(form, output, opset)
     try:
-        network, origin = open_model(model, pretrained=pretrained, image_size=options["image_size"])
-        options |= {"task": task or "classify", "metadata": origin}
+        model = model_directory(model)
+        network, origin = (
+            open_with_origin(model)
+            if is_detector(model)
+            else open_model(model, pretrained=pretrained, image_size=options["image_size"])
+        )
+        options |= {"task": task, "metadata": origin}
         if form == "onnx":
             report = export_onnx(network, output, opset=20 if opset is None else opset, **options)
         else:

@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,14 @@ class ExportError(RuntimeError):
     """A model that standard ONNX cannot express, or a file that does not compute what the model does."""
 
 
-def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: Sequence[str], opset: int) -> Any:
+def trace(
+    network: nn.Module,
+    images: Tensor,
+    outputs: Sequence[str],
+    dynamic: Sequence[str],
+    opset: int,
+    translations: Mapping[Any, Callable[..., Any]] | None = None,
+) -> Any:
     """A module as an ONNX graph of standard operators, `images` -> `outputs`, without anything local in it.
 
     Args:
@@ -41,6 +48,7 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
         outputs: names of what the module gives.
         dynamic: what the graph leaves free, of `AXES`.
         opset: version of ONNX's operators.
+        translations: how operators that are not torch's own are written, by operator.
 
     Returns:
         A `ModelProto`, the same for the same module.
@@ -62,7 +70,11 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
                 opset_version=min(opset, _TRACED_OPSETS[-1]),
                 input_names=["images"],
                 output_names=list(outputs),
-                custom_translation_table={**optimization.translations(), **free_sizes.translations()},
+                custom_translation_table={
+                    **optimization.translations(),
+                    **free_sizes.translations(),
+                    **(translations or {}),
+                },
                 verbose=False,
             )
         except Exception as error:

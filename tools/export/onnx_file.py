@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import fuse
 
+from ..detectors import Detector
 from ..files import replacing
 from ..opening import check_size
 from . import checking, graphs
+from .detection import detect
 from .graphs import AXES
 from .notes import describe
 from .tasks import Classify, Features, StageMaps, Task, run_network
@@ -58,7 +60,7 @@ def export_onnx(
     model: nn.Module,
     output: Path,
     *,
-    task: str = "classify",
+    task: str | None = None,
     image_size: tuple[int, int] | None = None,
     dynamic: Sequence[str] = ("batch",),
     opset: int = 20,
@@ -70,11 +72,13 @@ def export_onnx(
     The file is compared with eager before it gets its name: what is at `output` is right, or is what was there.
 
     Args:
-        model: maps (B, C, H, W) to (B, classes); a model of timm brings its sizes and preprocessing along.
+        model: maps (B, C, H, W) to (B, classes), or a detector; a model of timm brings its sizes and preprocessing
+            along.
         output: the file to write; its folder is made.
-        task: "classify" for `logits`; "features" for the maps of a backbone's stages, `features_0` and so on.
-        image_size: height and width; by default what a model of timm names.
-        dynamic: what the file leaves free, of "batch", "height" and "width".
+        task: "classify" for `logits`; "features" for the maps of a backbone's stages, `features_0` and so on; "detect"
+            for `boxes`, `scores` and `labels`. By default what the model is made for.
+        image_size: height and width; by default what a model of timm names, or what a detector brings pictures to.
+        dynamic: what the file leaves free, of "batch", "height" and "width"; of a detector the batch alone.
         opset: version of ONNX's operators, 18 .. 23.
         metadata: entries to add to the file's own, or to replace there.
         tolerance: largest difference allowed, as a share of the largest number of an output.
@@ -91,15 +95,20 @@ def export_onnx(
     graphs.require_packages()
     check_arguments(output, opset, dynamic)
     model = copy.deepcopy(model).cpu().float().eval()
+    task = task or ("detect" if isinstance(model, Detector) else "classify")
     made = make_task(model, task, image_size)
+    if task == "detect" and not {"batch"}.issuperset(dynamic):
+        raise ValueError(
+            f"a detector's file is for one image size, dynamic must be batch or none, got {','.join(dynamic)}: "
+            "image_size says which"
+        )
     classes = made.expected(checking.noise((2, *made.input_size)))["logits"].shape[1] if task == "classify" else None
-    notes = {**describe(model, made.input_size, classes), "task": task, **(metadata or {})}
+    notes = {**describe(model, made.input_size, classes), **made.notes(), "task": task, **(metadata or {})}
     cases = checking.cases_of(made, dynamic)
 
     difference = 0.0
-    noisy = checking.without_zeros(made.network)
-    if noisy is not None:
-        filled = made.with_network(noisy)
+    filled = made.revealing(checking.without_zeros(made.network))
+    if filled is not None:
         content = graphs.serialise(to_graph(filled, dynamic, opset), {})
         difference = checking.check(content, filled, cases, tolerance)
 
@@ -137,15 +146,24 @@ def make_task(model: nn.Module, task: str, image_size: tuple[int, int] | None) -
     Raises:
         ValueError: an unknown task, or one that the model is not for; an unknown or impossible image size.
     """
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if isinstance(model, Detector):
+        if task != "detect":
+            raise ValueError(f"the model is a detector: its file is for task detect, got {task}")
+        return detect(model, image_size)
+    if task == "detect":
+        raise ValueError(
+            f"{type(model).__name__} is no detector: task detect takes a directory that attnzoo train wrote for "
+            "detection, and classify or features this model"
+        )
     size = input_size_of(model, image_size)
     if task == "classify":
         return Classify(model, size)
-    if task == "features":
-        if not hasattr(model, "forward_intermediates"):
-            raise ValueError(f"{type(model).__name__} gives no maps of its stages: --task classify exports its logits")
-        network = StageMaps(model).eval()
-        return Features(network, size, len(run_network(network, checking.noise((1, *size)))))
-    raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if not hasattr(model, "forward_intermediates"):
+        raise ValueError(f"{type(model).__name__} gives no maps of its stages: --task classify exports its logits")
+    network = StageMaps(model).eval()
+    return Features(network, size, len(run_network(network, checking.noise((1, *size)))))
 
 
 def input_size_of(model: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int, int]:
@@ -170,9 +188,7 @@ def to_graph(task: Task, dynamic: Sequence[str], opset: int) -> Any:
         ExportError: it has no standard ONNX form.
     """
     network, images = to_trace(task, dynamic)
-    proto = graphs.trace(network, images, task.outputs, dynamic, opset)
-    task.complete(proto)
-    return proto
+    return graphs.trace(network, images, task.outputs, dynamic, opset, task.translations())
 
 
 def to_trace(task: Task, dynamic: Sequence[str]) -> tuple[nn.Module, Tensor]:

@@ -7,7 +7,7 @@ A task holds a network that maps images (B, C, H, W) to tensors. `Classify` and 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,25 @@ class Task:
         """The same task of another network."""
         return dataclasses.replace(self, network=network)
 
-    def complete(self, proto: Any) -> None:
-        """Adds to a traced graph what no module can say."""
+    def revealing(self, filled: nn.Module | None) -> Task | None:
+        """The task of a copy in which nothing hides from the check; None where nothing hides in the network itself.
+
+        Args:
+            filled: a copy with noise in what was zero; None where nothing was.
+        """
+        return None if filled is None else self.with_network(filled)
+
+    def translations(self) -> Mapping[Any, Callable[..., Any]]:
+        """How operators that are not torch's own are written as ONNX, by operator."""
+        return {}
+
+    def notes(self) -> dict[str, str]:
+        """What the file is to say of this task, beside what it says of any model."""
+        return {}
+
+    def to_range(self, images: Tensor) -> Tensor:
+        """Images of about -2 .. 2, as the check makes them, in the range that the network takes."""
+        return images
 
     def expected(self, images: Tensor) -> dict[str, Tensor]:
         """What the file is to give for images (B, C, H, W), by the names of its outputs.
