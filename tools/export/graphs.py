@@ -5,6 +5,7 @@ What a file is for is the business of `tasks.py`, and whether it is right that o
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import logging
@@ -48,7 +49,7 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
     """
     name = type(network).__name__
     free = {AXES[axis]: torch.export.Dim(axis, **_range(axis, images)) for axis in dynamic}
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             program = torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)
             written: Any = torch.onnx.export(
@@ -72,8 +73,8 @@ def trace(network: nn.Module, images: Tensor, outputs: Sequence[str], dynamic: S
             reason = str(error).strip().split("\n")[0]
             raise ExportError(f"torch cannot write {name} as ONNX with {what} free: {reason}") from error
     proto = written.model_proto
-    _require_standard(proto)
-    strip(proto)
+    _name_by_module(proto)
+    finish(proto)
     return _at_opset(proto, name, opset)
 
 
@@ -104,6 +105,16 @@ def serialise(proto: Any, metadata: Mapping[str, str]) -> bytes:
     return content
 
 
+def finish(proto: Any) -> None:
+    """Leaves standard operators and what they need in a graph, nothing local, nothing that a tool noted for itself.
+
+    Raises:
+        ExportError: it has other operators.
+    """
+    _require_standard(proto)
+    strip(proto)
+
+
 def subgraphs(graph: Any) -> Iterator[Any]:
     """A graph and those inside its If, Loop and Scan nodes."""
     yield graph
@@ -111,6 +122,16 @@ def subgraphs(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
                 yield from subgraphs(inner)
+
+
+def _name_by_module(proto: Any) -> None:
+    """Puts the module that a node is of before its name: who looks at the graph finds the layer again."""
+    for node in proto.graph.node:
+        scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
+        # from the outermost module to the operator itself
+        modules = ast.literal_eval(scopes[0])[:-1] if scopes else []
+        if modules and modules[-1]:
+            node.name = f"{modules[-1]}/{node.name}"
 
 
 def _require_standard(proto: Any) -> None:
@@ -153,7 +174,7 @@ def strip(proto: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns of its own internals and logs every step; its errors still arrive as exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

@@ -1,0 +1,174 @@
+"""Eight bits: weights and the maps between layers as int8 and uint8, in QuantizeLinear and DequantizeLinear nodes.
+
+Only layers with weights are quantised: they make the size and most of the work. Attention scores, softmax, norms and
+what is between stay in float32: they hold nothing to save, and their ranges differ from picture to picture.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .. import graphs
+from ..sessions import open_session
+from .fidelity import Answers, Fidelity, answers_of, compare
+
+_LAYERS = ("Conv", "Gemm", "MatMul")
+# An activation that cuts its input at zero is free where the layer before it is quantised.
+_ACTIVATIONS = ("Relu",)
+# What the search for layers to keep in float aims at. More layers than this are looked at in blocks.
+_ERROR, _AGREEMENT = 0.1, 0.995
+_MOST_GROUPS = 64
+_RANKING_IMAGES = 32
+
+
+class Quantiser:
+    """Quantises a graph, any of its layers, with ranges that are measured once.
+
+    Args:
+        proto: a `ModelProto` in float32; it stays as it is.
+        batches: calibration images (B, C, H, W).
+    """
+
+    def __init__(self, proto: Any, batches: Sequence[Tensor]) -> None:
+        self.proto, self.ranges = _measure(proto, batches)
+        weights = {tensor.name for tensor in self.proto.graph.initializer}
+        nodes = self.proto.graph.node
+        # name of a layer's node: names of the nodes that are quantised with it
+        self.layers: dict[str, list[str]] = {}
+        for node in nodes:
+            if node.op_type in _LAYERS and node.input[1] in weights:
+                after = [x.name for x in nodes if x.op_type in _ACTIVATIONS and x.input[0] == node.output[0]]
+                self.layers[node.name] = [node.name, *after]
+        if not self.layers:
+            raise graphs.ExportError("the model has no layers with weights that int8 could make smaller")
+
+    def quantise(self, layers: Sequence[str]) -> Any:
+        """The graph with these layers quantised, a `ModelProto`."""
+        from onnx import ModelProto
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        if not layers:
+            return proto
+        nodes = [name for layer in layers for name in self.layers[layer]]
+        # sums of products leave as float32: biases are added, and norms taken, without another rounding
+        options = {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+        with graphs.quiet():
+            quantiser = QDQQuantizer(
+                proto, True, False, QuantType.QInt8, QuantType.QUInt8, self.ranges, nodes, [],
+                [*_LAYERS, *_ACTIVATIONS], options,
+            )  # fmt: skip
+            quantiser.quantize_model()
+        quantised = quantiser.model.model
+        graphs.finish(quantised)
+        return quantised
+
+
+def to_int8(proto: Any, batches: Sequence[Tensor], least_agreement: float) -> tuple[Any, tuple[str, ...]]:
+    """A graph with its layers in eight bits, but for those that ruin the answers.
+
+    Where the whole of it is too far from float32, each layer (or block, of many layers) is quantised alone, and as few
+    of those that do most harm as will do stay in float32; at most half of them do.
+
+    Args:
+        proto: a `ModelProto` in float32.
+        batches: calibration images (B, C, H, W).
+        least_agreement: share of the images whose class is to be that of float32.
+
+    Returns:
+        The new `ModelProto`, and the names of the layers that stay in float32.
+
+    Raises:
+        ExportError: there is nothing to quantise.
+    """
+    quantiser = Quantiser(proto, batches)
+    groups = _groups(list(quantiser.layers))
+    expected = answers_of(open_session(proto.SerializeToString()), batches)
+
+    def without(kept: Sequence[str]) -> tuple[Any, bool]:
+        layers = [layer for name, members in groups.items() if name not in kept for layer in members]
+        quantised = quantiser.quantise(layers)
+        given = answers_of(open_session(quantised.SerializeToString()), batches)
+        return quantised, _is_close(compare(given, expected), least_agreement)
+
+    quantised, is_close = without([])
+    if is_close:
+        return quantised, ()
+    ranked = _rank(quantiser, groups, batches, expected)
+    # the fewest that will do, found by halves
+    low, high = 1, max(1, len(ranked) // 2)
+    best, _ = without(ranked[:high])
+    while low < high:
+        middle = (low + high) // 2
+        quantised, is_close = without(ranked[:middle])
+        if is_close:
+            best, high = quantised, middle
+        else:
+            low = middle + 1
+    return best, tuple(sorted(ranked[:high]))
+
+
+def _is_close(fidelity: Fidelity, least_agreement: float) -> bool:
+    agreement = 1.0 if fidelity.agreement is None else fidelity.agreement
+    return fidelity.error <= _ERROR and agreement >= max(_AGREEMENT, least_agreement)
+
+
+def _groups(layers: Sequence[str]) -> dict[str, list[str]]:
+    """What is kept in float together, by name: layers of one module, or of one block where there are many."""
+    modules = {layer: layer.rpartition("/")[0] or layer for layer in layers}
+    if len(set(modules.values())) > _MOST_GROUPS:
+        # stages.2.blocks.5.attn.qkv is of stages.2.blocks.5
+        modules = {layer: re.sub(r"(\.\d+)(?!.*\.\d).*", r"\1", module) for layer, module in modules.items()}
+    found: dict[str, list[str]] = {}
+    for layer, module in modules.items():
+        found.setdefault(module, []).append(layer)
+    return found
+
+
+def _rank(
+    quantiser: Quantiser, groups: Mapping[str, Sequence[str]], batches: Sequence[Tensor], expected: Answers
+) -> list[str]:
+    """Names of groups, the one that does most harm when it is quantised alone first."""
+    count = next((i for i in range(1, len(batches)) if sum(map(len, batches[:i])) >= _RANKING_IMAGES), len(batches))
+    errors = {}
+    for name, layers in groups.items():
+        session = open_session(quantiser.quantise(layers).SerializeToString())
+        errors[name] = compare(answers_of(session, batches[:count]), expected[:count]).error
+    return sorted(groups, key=lambda name: -errors[name])
+
+
+def _measure(proto: Any, batches: Sequence[Tensor]) -> tuple[Any, Any]:
+    """The graph as the quantiser wants it, and the range of each tensor around its layers."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator, quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter(batches)
+
+        def get_next(self) -> dict[str, Any] | None:
+            images = next(self.batches, None)
+            return None if images is None else {"images": images.numpy()}
+
+    # the quantiser's tools talk through files
+    with tempfile.TemporaryDirectory() as place, graphs.quiet():
+        given, prepared, watched = (Path(place, name) for name in ("given.onnx", "prepared.onnx", "watched.onnx"))
+        onnx.save(proto, given)
+        quant_pre_process(str(given), str(prepared), skip_symbolic_shape=True)
+        ready = onnx.load(prepared)
+        graphs.finish(ready)
+        onnx.save(ready, prepared)
+        calibrator = create_calibrator(
+            prepared, [*_LAYERS, *_ACTIVATIONS], augmented_model_path=str(watched),
+            calibrate_method=CalibrationMethod.MinMax,
+        )  # fmt: skip
+        calibrator.collect_data(Reader())
+        return ready, calibrator.compute_data()
