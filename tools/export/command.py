@@ -78,4 +78,7 @@ def export_command(
         f"by at most {report.max_difference:.1e} ({len(report.checked)} shapes)"
     )
     if report.fidelity is not None:
-        click.echo(f"{report.precision}: {report.fidelity}; in float32: {', '.join(report.kept) or 'nothing'}")
+        click.echo(
+            f"{report.precision}: {report.fidelity}; takes {report.time_ratio:.2f} of its time here; "
+            f"kept in float32: {', '.join(report.kept) or 'nothing'}"
+        )

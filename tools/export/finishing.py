@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from . import checking, graphs
 from .precision import Fidelity, answers_of, compare, convert
 from .preprocess import Colours, Normalise, take_pictures
-from .sessions import open_session
+from .sessions import open_session, run
 from .tasks import Task
 
 
@@ -27,6 +29,7 @@ class Finished:
         difference: largest to eager, where it is in float32.
         kept: what stays in float32, where it is not.
         fidelity: beside float32, where it is not.
+        time_ratio: of its latency to that in float32, where it is not, on this machine.
     """
 
     content: bytes
@@ -34,6 +37,7 @@ class Finished:
     difference: float = 0.0
     kept: tuple[str, ...] = ()
     fidelity: Fidelity | None = None
+    time_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Finish:
             take_pictures(proto, self.colours)
         content = graphs.serialise(proto, notes)
         if self.precision != "fp32":
-            return Finished(content, notes, kept=kept, fidelity=self._judge(content, exact, cases))
+            fidelity = self._judge(content, exact, cases)
+            return Finished(content, notes, 0.0, kept, fidelity, self._time_ratio(content, exact, cases[0]))
         difference = 0.0
         if self.colours:
             whole = task.with_network(nn.Sequential(Normalise(self.colours), task.network).eval())
@@ -105,3 +110,17 @@ class Finish:
             fidelity = beside(self.images)
             fidelity.require(self.precision, self.least_agreement)
         return fidelity
+
+    def _time_ratio(self, content: bytes, exact: bytes, images: Tensor) -> float:
+        """Latency beside float32, one thread each, in turn."""
+        pictures = self.colours.pictures(images) if self.colours else images
+        pairs = [(open_session(content, 1), pictures), (open_session(exact, 1), images)]
+        times: list[list[float]] = [[], []]
+        begin = time.perf_counter()
+        # the first round warms up
+        while len(times[0]) < 2 or (len(times[0]) < 30 and time.perf_counter() - begin < 5):
+            for taken, (session, given) in zip(times, pairs, strict=True):
+                start = time.perf_counter()
+                run(session, given)
+                taken.append(time.perf_counter() - start)
+        return median(times[0][1:]) / median(times[1][1:])

@@ -47,6 +47,7 @@ class ExportReport:
         precision: "fp32", "fp16" or "int8".
         kept: what stays in float32 of a file of lower precision: names of layers, and types of operators.
         fidelity: of a file of lower precision, beside the same file in float32.
+        time_ratio: latency of a file of lower precision, as a share of that in float32, on this machine, one thread.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class ExportReport:
     precision: str = "fp32"
     kept: tuple[str, ...] = ()
     fidelity: Fidelity | None = None
+    time_ratio: float | None = None
 
 
 def export_onnx(
@@ -143,6 +145,7 @@ def export_onnx(
         precision=precision,
         kept=finished.kept,
         fidelity=finished.fidelity,
+        time_ratio=finished.time_ratio,
     )
 
 

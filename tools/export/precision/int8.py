@@ -6,12 +6,14 @@ what is between stay in float32: they hold nothing to save, and their ranges dif
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from .. import graphs
@@ -25,6 +27,8 @@ _ACTIVATIONS = ("Relu",)
 _ERROR, _AGREEMENT = 0.1, 0.995
 _MOST_GROUPS = 64
 _RANKING_IMAGES = 32
+# A layer with less than this share of the weights stays in float whole; of a larger one the weights do not.
+_SMALL = 0.01
 
 
 class Quantiser:
@@ -71,12 +75,36 @@ class Quantiser:
         graphs.finish(quantised)
         return quantised
 
+    def store_large(self, proto: Any, layers: Sequence[str]) -> None:
+        """Stores the weights of those layers of a graph in eight bits that are large; their maps stay in float32."""
+        from onnx import helper, numpy_helper
+
+        weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+        nodes = {node.name: node for node in proto.graph.node}
+        whole = sum(_count(tensor) for tensor in self.proto.graph.initializer)
+        added = []
+        for layer in layers:
+            tensor = weights.pop(nodes[layer].input[1], None)
+            if tensor is None or _count(tensor) < _SMALL * whole:
+                continue
+            axis = _output_axis(nodes[layer])
+            integers, scale = _in_eight_bits(numpy_helper.to_array(tensor), axis)
+            names = [f"{tensor.name}/int8", f"{tensor.name}/scale"]
+            added.append(helper.make_node("DequantizeLinear", names, [tensor.name], f"{tensor.name}/float", axis=axis))
+            proto.graph.initializer.remove(tensor)
+            values = zip((integers, scale), names, strict=True)
+            proto.graph.initializer.extend(numpy_helper.from_array(value, name) for value, name in values)
+        rest = list(proto.graph.node)
+        del proto.graph.node[:]
+        proto.graph.node.extend([*added, *rest])
+
 
 def to_int8(proto: Any, batches: Sequence[Tensor], least_agreement: float) -> tuple[Any, tuple[str, ...]]:
     """A graph with its layers in eight bits, but for those that ruin the answers.
 
     Where the whole of it is too far from float32, each layer (or block, of many layers) is quantised alone, and as few
-    of those that do most harm as will do stay in float32; at most half of them do.
+    of those that do most harm as will do stay in float32; at most half of them do. What harms is the rounding of the
+    maps: large ones of these layers keep their weights in eight bits.
 
     Args:
         proto: a `ModelProto` in float32.
@@ -94,8 +122,8 @@ def to_int8(proto: Any, batches: Sequence[Tensor], least_agreement: float) -> tu
     expected = answers_of(open_session(proto.SerializeToString()), batches)
 
     def without(kept: Sequence[str]) -> tuple[Any, bool]:
-        layers = [layer for name, members in groups.items() if name not in kept for layer in members]
-        quantised = quantiser.quantise(layers)
+        quantised = quantiser.quantise([x for name, layers in groups.items() if name not in kept for x in layers])
+        quantiser.store_large(quantised, [layer for name in kept for layer in groups[name]])
         given = answers_of(open_session(quantised.SerializeToString()), batches)
         return quantised, _is_close(compare(given, expected), least_agreement)
 
@@ -114,6 +142,24 @@ def to_int8(proto: Any, batches: Sequence[Tensor], least_agreement: float) -> tu
         else:
             low = middle + 1
     return best, tuple(sorted(ranked[:high]))
+
+
+def _count(tensor: Any) -> int:
+    return math.prod(tensor.dims)
+
+
+def _output_axis(layer: Any) -> int:
+    """The axis of a layer's weights that counts its outputs."""
+    is_transposed = any(attribute.name == "transB" and attribute.i for attribute in layer.attribute)
+    return 0 if layer.op_type == "Conv" or is_transposed else 1
+
+
+def _in_eight_bits(values: Any, axis: int) -> tuple[Any, Any]:
+    """Weights as int8, and the scale of each output."""
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    # an output without weights has any scale but zero
+    scale = np.maximum(np.abs(values).max(others, keepdims=True), 1e-12) / 127
+    return np.rint(values / scale).astype(np.int8), scale.ravel().astype(np.float32)
 
 
 def _is_close(fidelity: Fidelity, least_agreement: float) -> bool:
