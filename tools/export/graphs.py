@@ -130,7 +130,8 @@ def _name_by_module(proto: Any) -> None:
         scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
         # from the outermost module to the operator itself
         modules = ast.literal_eval(scopes[0])[:-1] if scopes else []
-        if modules and modules[-1]:
+        # what torch adds for itself is of no module, and says so in a name of its own
+        if modules and modules[-1] and not modules[-1].startswith("_"):
             node.name = f"{modules[-1]}/{node.name}"
 
 

@@ -120,7 +120,7 @@ class _Rewriter:
             for i, name in enumerate(node.input):
                 if name in self.floats:
                     node.input[i] = self._as_single(name) if is_single else self._as_half(name)
-            for name in _captured(node) & self.floats:
+            for name in sorted(_captured(node) & self.floats):
                 self._as_single(name)
             made = [name for name in node.output if name in self.floats]
             if is_single:

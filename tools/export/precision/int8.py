@@ -23,8 +23,9 @@ from .fidelity import Answers, Fidelity, answers_of, compare
 _LAYERS = ("Conv", "Gemm", "MatMul")
 # An activation that cuts its input at zero is free where the layer before it is quantised.
 _ACTIVATIONS = ("Relu",)
-# What the search for layers to keep in float aims at. More layers than this are looked at in blocks.
-_ERROR, _AGREEMENT = 0.1, 0.995
+# What the search for layers to keep in float aims at: errors of a tenth, and a tenth of the classes lost that may be.
+_ERROR, _DISAGREEMENT = 0.1, 0.1
+# more layers than this are looked at in blocks
 _MOST_GROUPS = 64
 _RANKING_IMAGES = 32
 # A layer with less than this share of the weights stays in float whole; of a larger one the weights do not.
@@ -71,6 +72,7 @@ class Quantiser:
                 [*_LAYERS, *_ACTIVATIONS], options,
             )  # fmt: skip
             quantiser.quantize_model()
+            quantiser.model.topological_sort()
         quantised = quantiser.model.model
         graphs.finish(quantised)
         return quantised
@@ -103,8 +105,8 @@ def to_int8(proto: Any, batches: Sequence[Tensor], least_agreement: float) -> tu
     """A graph with its layers in eight bits, but for those that ruin the answers.
 
     Where the whole of it is too far from float32, each layer (or block, of many layers) is quantised alone, and as few
-    of those that do most harm as will do stay in float32; at most half of them do. What harms is the rounding of the
-    maps: large ones of these layers keep their weights in eight bits.
+    of those that do most harm as will do stay in float32; at most half of them do. Mostly it is the rounding of the
+    maps that harms: then the large ones of these layers have their weights in eight bits nevertheless.
 
     Args:
         proto: a `ModelProto` in float32.
@@ -121,27 +123,33 @@ def to_int8(proto: Any, batches: Sequence[Tensor], least_agreement: float) -> tu
     groups = _groups(list(quantiser.layers))
     expected = answers_of(open_session(proto.SerializeToString()), batches)
 
-    def without(kept: Sequence[str]) -> tuple[Any, bool]:
+    def without(kept: Sequence[str], are_whole: bool = False) -> tuple[Any, Fidelity]:
         quantised = quantiser.quantise([x for name, layers in groups.items() if name not in kept for x in layers])
-        quantiser.store_large(quantised, [layer for name in kept for layer in groups[name]])
+        if not are_whole:
+            quantiser.store_large(quantised, [layer for name in kept for layer in groups[name]])
         given = answers_of(open_session(quantised.SerializeToString()), batches)
-        return quantised, _is_close(compare(given, expected), least_agreement)
+        return quantised, compare(given, expected)
 
-    quantised, is_close = without([])
-    if is_close:
+    quantised, fidelity = without([])
+    if _is_close(fidelity, least_agreement):
         return quantised, ()
     ranked = _rank(quantiser, groups, batches, expected)
+    count = max(1, len(ranked) // 2)
+    quantised, fidelity = without(ranked[:count])
+    # with their weights in eight bits they cost no size; where that ruins them too, they are float as a whole
+    are_whole = fidelity.error > _ERROR
+    if are_whole:
+        quantised, fidelity = without(ranked[:count], are_whole)
+    low = 1
     # the fewest that will do, found by halves
-    low, high = 1, max(1, len(ranked) // 2)
-    best, _ = without(ranked[:high])
-    while low < high:
-        middle = (low + high) // 2
-        quantised, is_close = without(ranked[:middle])
-        if is_close:
-            best, high = quantised, middle
+    while _is_close(fidelity, least_agreement) and low < count:
+        middle = (low + count) // 2
+        fewer, of_fewer = without(ranked[:middle], are_whole)
+        if _is_close(of_fewer, least_agreement):
+            quantised, count = fewer, middle
         else:
             low = middle + 1
-    return best, tuple(sorted(ranked[:high]))
+    return quantised, tuple(sorted(ranked[:count]))
 
 
 def _count(tensor: Any) -> int:
@@ -163,8 +171,8 @@ def _in_eight_bits(values: Any, axis: int) -> tuple[Any, Any]:
 
 
 def _is_close(fidelity: Fidelity, least_agreement: float) -> bool:
-    agreement = 1.0 if fidelity.agreement is None else fidelity.agreement
-    return fidelity.error <= _ERROR and agreement >= max(_AGREEMENT, least_agreement)
+    disagreement = 0.0 if fidelity.agreement is None else 1 - fidelity.agreement
+    return fidelity.error <= _ERROR and disagreement <= _DISAGREEMENT * (1 - least_agreement)
 
 
 def _groups(layers: Sequence[str]) -> dict[str, list[str]]:
