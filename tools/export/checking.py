@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,13 @@ from .tasks import Task
 BATCHES = (1, 3)
 
 
-def check(content: bytes, task: Task, cases: Sequence[Tensor], tolerance: float) -> float:
+def check(
+    content: bytes,
+    task: Task,
+    cases: Sequence[Tensor],
+    tolerance: float,
+    prepare: Callable[[Tensor], Tensor] = lambda images: images,
+) -> float:
     """Runs a file in ONNX Runtime beside the model.
 
     Args:
@@ -25,6 +31,7 @@ def check(content: bytes, task: Task, cases: Sequence[Tensor], tolerance: float)
         task: with the network that the file is of.
         cases: batches of images (B, C, H, W).
         tolerance: largest difference allowed, as the task counts it.
+        prepare: what the file does to its input before the task's network sees it.
 
     Returns:
         The largest difference.
@@ -34,7 +41,7 @@ def check(content: bytes, task: Task, cases: Sequence[Tensor], tolerance: float)
     """
     session, worst = open_session(content), 0.0
     for images in cases:
-        difference = task.difference(run(session, images), task.expected(images))
+        difference = task.difference(run(session, images), task.expected(prepare(images)))
         if not difference <= tolerance:
             raise ExportError(
                 f"the file is wrong and was not kept: its answers differ from eager by {difference:.1e} of the largest "

@@ -13,6 +13,8 @@ from .fp16 import to_half
 from .int8 import to_int8
 
 PRECISIONS = ("fp32", "fp16", "int8")
+# a file of a fixed batch takes as many
+_AT_ONCE = 2
 
 __all__ = [
     "PRECISIONS",
@@ -67,5 +69,6 @@ def convert(
         ExportError: the graph has no such form.
     """
     if precision == "fp16":
-        return to_half(proto, [*cases, *calibration])
+        # all maps of a batch are held at once
+        return to_half(proto, [part for images in (*cases, *calibration) for part in images.split(_AT_ONCE)])
     return to_int8(proto, calibration, least_agreement)
