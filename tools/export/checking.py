@@ -20,7 +20,13 @@ BATCHES = (1, 3)
 Answer = Callable[[Tensor], dict[str, Tensor]]
 
 
-def check(content: bytes, task: Task, cases: Sequence[Tensor], tolerance: float) -> float:
+def check(
+    content: bytes,
+    task: Task,
+    cases: Sequence[Tensor],
+    tolerance: float,
+    prepare: Callable[[Tensor], Tensor] = lambda images: images,
+) -> float:
     """Runs a file in ONNX Runtime beside the model.
 
     Args:
@@ -28,6 +34,7 @@ def check(content: bytes, task: Task, cases: Sequence[Tensor], tolerance: float)
         task: with the network that the file is of.
         cases: batches of images (B, C, H, W).
         tolerance: largest difference allowed, as the task counts it.
+        prepare: what the file does to its input before the task's network sees it.
 
     Returns:
         The largest difference.
@@ -35,10 +42,16 @@ def check(content: bytes, task: Task, cases: Sequence[Tensor], tolerance: float)
     Raises:
         ExportError: the file cannot be run, or is wrong.
     """
-    return compare(functools.partial(run, open_session(content)), task, cases, tolerance)
+    return compare(functools.partial(run, open_session(content)), task, cases, tolerance, prepare)
 
 
-def compare(answer: Answer, task: Task, cases: Sequence[Tensor], tolerance: float) -> float:
+def compare(
+    answer: Answer,
+    task: Task,
+    cases: Sequence[Tensor],
+    tolerance: float,
+    prepare: Callable[[Tensor], Tensor] = lambda images: images,
+) -> float:
     """Holds what a file gives against the model, as `check` does.
 
     Args:
@@ -46,6 +59,7 @@ def compare(answer: Answer, task: Task, cases: Sequence[Tensor], tolerance: floa
         task: with the network that the file is of.
         cases: batches of images (B, C, H, W).
         tolerance: largest difference allowed, as the task counts it.
+        prepare: as in `check`.
 
     Returns:
         The largest difference.
@@ -55,7 +69,7 @@ def compare(answer: Answer, task: Task, cases: Sequence[Tensor], tolerance: floa
     """
     worst = 0.0
     for images in cases:
-        difference = task.difference(answer(images), task.expected(images))
+        difference = task.difference(answer(images), task.expected(prepare(images)))
         if not difference <= tolerance:
             raise ExportError(
                 f"the file is wrong and was not kept: its answers differ from eager by {difference:.1e} of the largest "

@@ -5,6 +5,7 @@ What a file is for is the business of `tasks.py`, and whether it is right that o
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import logging
@@ -80,9 +81,9 @@ def trace(
         except Exception as error:
             raise _cannot_write(network, dynamic, "ONNX", error) from error
     proto = written.model_proto
-    _require_standard(proto)
+    _name_by_module(proto)
     _name_axes(proto, dynamic)
-    strip(proto)
+    finish(proto)
     return _at_opset(proto, name, opset)
 
 
@@ -154,6 +155,16 @@ def serialise(proto: Any, metadata: Mapping[str, str]) -> bytes:
     return content
 
 
+def finish(proto: Any) -> None:
+    """Leaves standard operators and what they need in a graph, nothing local, nothing that a tool noted for itself.
+
+    Raises:
+        ExportError: it has other operators.
+    """
+    _require_standard(proto)
+    strip(proto)
+
+
 def subgraphs(graph: Any) -> Iterator[Any]:
     """A graph and those inside its If, Loop and Scan nodes."""
     yield graph
@@ -161,6 +172,17 @@ def subgraphs(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
                 yield from subgraphs(inner)
+
+
+def _name_by_module(proto: Any) -> None:
+    """Puts the module that a node is of before its name: who looks at the graph finds the layer again."""
+    for node in proto.graph.node:
+        scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
+        # from the outermost module to the operator itself
+        modules = ast.literal_eval(scopes[0])[:-1] if scopes else []
+        # what torch adds for itself is of no module, and says so in a name of its own
+        if modules and modules[-1] and not modules[-1].startswith("_"):
+            node.name = f"{modules[-1]}/{node.name}"
 
 
 def _require_standard(proto: Any) -> None:

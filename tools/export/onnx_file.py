@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from ..files import replacing
 from ..opening import check_size
 from . import checking, graphs
 from .detection import detect
+from .finishing import Finish
 from .graphs import AXES
 from .notes import describe
+from .precision import Fidelity, batches_of, check_precision
+from .preprocess import Colours
 from .tasks import Classify, Features, StageMaps, Task, run_network
 
 OPSETS = range(18, 24)
@@ -44,6 +47,10 @@ class ExportReport:
             number of an output.
         checked: shapes of the images that were compared, (B, C, H, W).
         metadata: what the file says of itself.
+        precision: "fp32", "fp16" or "int8".
+        kept: what stays in float32 of a file of lower precision: names of layers, and types of operators.
+        fidelity: of a file of lower precision, beside the same file in float32.
+        time_ratio: latency of a file of lower precision, as a share of that in float32, on this machine, one thread.
     """
 
     path: Path
@@ -54,6 +61,10 @@ class ExportReport:
     max_difference: float
     checked: tuple[tuple[int, ...], ...]
     metadata: Mapping[str, str]
+    precision: str = "fp32"
+    kept: tuple[str, ...] = ()
+    fidelity: Fidelity | None = None
+    time_ratio: float | None = None
 
 
 def export_onnx(
@@ -66,6 +77,10 @@ def export_onnx(
     opset: int = 20,
     metadata: Mapping[str, str] | None = None,
     tolerance: float = 1e-4,
+    precision: str = "fp32",
+    calibration: Iterable[Tensor] | None = None,
+    least_agreement: float = 0.95,
+    preprocess: bool = False,
 ) -> ExportReport:
     """Writes a model as an ONNX file, in evaluation mode; `model` itself stays as it is.
 
@@ -81,14 +96,21 @@ def export_onnx(
         dynamic: what the file leaves free, of "batch", "height" and "width"; of a detector the batch alone.
         opset: version of ONNX's operators, 18 .. 23.
         metadata: entries to add to the file's own, or to replace there.
-        tolerance: largest difference allowed, as a share of the largest number of an output.
+        tolerance: largest difference allowed in float32, as a share of the largest number of an output.
+        precision: "fp32"; "fp16" for half the size; "int8" for a quarter of it. The graph is checked in float32 before
+            it is converted.
+        calibration: batches of images (B, C, H, W), prepared as the model wants them, of which int8 learns the ranges
+            of its numbers and by which lower precisions are judged (`precision.read_calibration`).
+        least_agreement: share of the calibration images that a file of lower precision must give the class of float32.
+        preprocess: the file takes pictures, uint8 (B, H, W, C), 0 .. 255, of the size that the model wants, and takes
+            off the mean and divides by std itself.
 
     Returns:
         What was written and how far it is from eager.
 
     Raises:
-        ValueError: an opset out of range, an unknown task or axis, an unknown or impossible image size, an output that
-            is a folder.
+        ValueError: an opset out of range, an unknown task, axis or precision, an unknown or impossible image size, an
+            output that is a folder, int8 without calibration, preprocessing that the model does not say.
         ExportError: the model has no standard ONNX form, or the file gives other answers than eager.
         ImportError: the packages of `attnzoo[export]` are missing.
     """
@@ -96,6 +118,7 @@ def export_onnx(
     check_arguments(output, opset, dynamic)
     model = copy.deepcopy(model).cpu().float().eval()
     task = task or ("detect" if isinstance(model, Detector) else "classify")
+    check_precision(precision, task, calibration is not None)
     made = make_task(model, task, image_size)
     if task == "detect" and not {"batch"}.issuperset(dynamic):
         raise ValueError(
@@ -105,6 +128,8 @@ def export_onnx(
     classes = made.expected(checking.noise((2, *made.input_size)))["logits"].shape[1] if task == "classify" else None
     notes = {**describe(model, made.input_size, classes), **made.notes(), "task": task, **(metadata or {})}
     cases = checking.cases_of(made, dynamic)
+    colours = Colours.of(notes, made.input_size[0]) if preprocess else None
+    images = batches_of(calibration, made.input_size, dynamic) if calibration is not None else []
 
     difference = 0.0
     filled = made.revealing(checking.without_zeros(made.network))
@@ -112,12 +137,26 @@ def export_onnx(
         content = graphs.serialise(to_graph(filled, dynamic, opset), {})
         difference = checking.check(content, filled, cases, tolerance)
 
-    content = graphs.serialise(to_graph(made, dynamic, opset), notes)
-    difference = max(difference, checking.check(content, made, cases, tolerance))
+    proto = to_graph(made, dynamic, opset)
+    difference = max(difference, checking.check(graphs.serialise(proto, {}), made, cases, tolerance))
+    finish = Finish(precision, colours, images, least_agreement)
+    finished = finish.apply(proto, made, cases, notes, tolerance)
     with replacing(output) as fresh:
-        fresh.write_bytes(content)
-    checked = tuple(dict.fromkeys(tuple(images.shape) for images in cases))
-    return ExportReport(output, len(content), opset, made.input_size, tuple(dynamic), difference, checked, notes)
+        fresh.write_bytes(finished.content)
+    return ExportReport(
+        path=output,
+        file_size=len(finished.content),
+        opset=opset,
+        input_size=made.input_size,
+        dynamic=tuple(dynamic),
+        max_difference=max(difference, finished.difference),
+        checked=tuple(dict.fromkeys(tuple(images.shape) for images in cases)),
+        metadata=finished.notes,
+        precision=precision,
+        kept=finished.kept,
+        fidelity=finished.fidelity,
+        time_ratio=finished.time_ratio,
+    )
 
 
 def check_arguments(output: Path, opset: int | None, dynamic: Sequence[str]) -> None:

@@ -1,0 +1,125 @@
+"""What becomes of a graph that was found right: another precision, preprocessing inside; and whether it still is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from torch import Tensor
+
+from . import checking, graphs
+from .precision import Fidelity, answers_of, compare, convert
+from .preprocess import Colours, Normalise, take_pictures
+from .sessions import open_session, run
+from .tasks import Task
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A file's content.
+
+    Attributes:
+        content: of the file.
+        notes: what it says of itself.
+        difference: largest to eager, where it is in float32.
+        kept: what stays in float32, where it is not.
+        fidelity: beside float32, where it is not.
+        time_ratio: of its latency to that in float32, where it is not, on this machine.
+    """
+
+    content: bytes
+    notes: Mapping[str, str]
+    difference: float = 0.0
+    kept: tuple[str, ...] = ()
+    fidelity: Fidelity | None = None
+    time_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is to become of a graph.
+
+    Attributes:
+        precision: "fp32", "fp16" or "int8".
+        colours: mean and std, where preprocessing is to be inside.
+        images: batches (B, C, H, W) for calibration.
+        least_agreement: share of these that must be given the class of float32.
+    """
+
+    precision: str
+    colours: Colours | None
+    images: Sequence[Tensor]
+    least_agreement: float
+
+    def apply(
+        self, proto: Any, task: Task, cases: Sequence[Tensor], notes: Mapping[str, str], tolerance: float
+    ) -> Finished:
+        """Converts a graph and checks what comes out.
+
+        Args:
+            proto: a `ModelProto` that gives what the task does; it is changed.
+            task: that it is of.
+            cases: batches of images (B, C, H, W) to check it on.
+            notes: what the file is to say of itself.
+            tolerance: largest difference to eager in float32.
+
+        Raises:
+            ExportError: the graph has no such form, or what it gives is too far from float32.
+        """
+        exact = graphs.serialise(proto, {})
+        kept: tuple[str, ...] = ()
+        layout = "uint8 NHWC 0..255" if self.colours else "float32 NCHW normalised"
+        notes = {**notes, "precision": self.precision, "input": layout}
+        if self.precision != "fp32":
+            proto, kept = convert(proto, self.precision, cases, self.images, self.least_agreement)
+            notes["kept_float32"] = json.dumps(kept)
+        if self.colours:
+            take_pictures(proto, self.colours)
+        content = graphs.serialise(proto, notes)
+        if self.precision != "fp32":
+            fidelity = self._judge(content, exact, cases)
+            return Finished(content, notes, 0.0, kept, fidelity, self._time_ratio(content, exact, cases[0]))
+        difference = 0.0
+        if self.colours:
+            pictures = [self.colours.pictures(images) for images in cases]
+            difference = checking.check(content, task, pictures, tolerance, Normalise(self.colours))
+        return Finished(content, notes, difference)
+
+    def _judge(self, content: bytes, exact: bytes, cases: Sequence[Tensor]) -> Fidelity:
+        given, expected = open_session(content), open_session(exact)
+
+        def beside(batches: Sequence[Tensor]) -> Fidelity:
+            pictures: Sequence[Tensor] = batches
+            if self.colours:
+                normalise = Normalise(self.colours)
+                pictures = [self.colours.pictures(images) for images in batches]
+                batches = [normalise(images) for images in pictures]
+            return compare(answers_of(given, pictures), answers_of(expected, batches))
+
+        # the classes of noise say nothing, and int8 was not fitted to it, but numbers must come out
+        fidelity = dataclasses.replace(beside(cases), agreement=None)
+        if self.precision == "fp16" or fidelity.difference == float("inf"):
+            fidelity.require(self.precision, self.least_agreement)
+        if self.images:
+            fidelity = beside(self.images)
+            fidelity.require(self.precision, self.least_agreement)
+        return fidelity
+
+    def _time_ratio(self, content: bytes, exact: bytes, images: Tensor) -> float:
+        """Latency beside float32, one thread each, in turn."""
+        pictures = self.colours.pictures(images) if self.colours else images
+        pairs = [(open_session(content, 1), pictures), (open_session(exact, 1), images)]
+        times: list[list[float]] = [[], []]
+        begin = time.perf_counter()
+        # the first round warms up
+        while len(times[0]) < 2 or (len(times[0]) < 30 and time.perf_counter() - begin < 5):
+            for taken, (session, given) in zip(times, pairs, strict=True):
+                start = time.perf_counter()
+                run(session, given)
+                taken.append(time.perf_counter() - start)
+        return median(times[0][1:]) / median(times[1][1:])

@@ -1,0 +1,74 @@
+"""Files of lower precision: fp16, and int8 with calibration images, and how far they are from float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .calibration import batches_of, read_calibration
+from .fidelity import Fidelity, answers_of, compare
+from .fp16 import to_half
+from .int8 import to_int8
+
+PRECISIONS = ("fp32", "fp16", "int8")
+# a file of a fixed batch takes as many
+_AT_ONCE = 2
+
+__all__ = [
+    "PRECISIONS",
+    "Fidelity",
+    "answers_of",
+    "batches_of",
+    "check_precision",
+    "compare",
+    "convert",
+    "read_calibration",
+]
+
+
+def check_precision(precision: str, task: str, has_calibration: bool) -> None:
+    """Refuses what cannot be written.
+
+    Raises:
+        ValueError: an unknown precision, one that the task does not go with, or calibration that is missing or idle.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if task == "detect" and precision != "fp32":
+        raise ValueError(
+            f"a detector is exported in fp32 only, got precision {precision}: which boxes its NonMaxSuppression keeps "
+            "hangs on small differences of their scores"
+        )
+    if precision == "int8" and not has_calibration:
+        raise ValueError(
+            "precision int8 needs calibration images: --calibration DIR, a folder with some hundred pictures like "
+            "those that the model will see"
+        )
+    if precision == "fp32" and has_calibration:
+        raise ValueError("calibration is for --precision int8 and fp16, fp32 has no use for it: leave it out")
+
+
+def convert(
+    proto: Any, precision: str, cases: Sequence[Tensor], calibration: Sequence[Tensor], least_agreement: float
+) -> tuple[Any, tuple[str, ...]]:
+    """A graph in another precision.
+
+    Args:
+        proto: a `ModelProto` in float32; it stays as it is.
+        precision: "fp16" or "int8".
+        cases: batches of images (B, C, H, W) that the graph takes.
+        calibration: the same, of the pictures that the model is for; int8 needs some.
+        least_agreement: share of calibration images whose class is to be that of float32.
+
+    Returns:
+        The new `ModelProto`, and what stays in float32: names of layers, and types of operators.
+
+    Raises:
+        ExportError: the graph has no such form.
+    """
+    if precision == "fp16":
+        # all maps of a batch are held at once
+        return to_half(proto, [part for images in (*cases, *calibration) for part in images.split(_AT_ONCE)])
+    return to_int8(proto, calibration, least_agreement)

@@ -1,0 +1,228 @@
+"""Eight bits: weights and the maps between layers as int8 and uint8, in QuantizeLinear and DequantizeLinear nodes.
+
+Only layers with weights are quantised: they make the size and most of the work. Attention scores, softmax, norms and
+what is between stay in float32: they hold nothing to save, and their ranges differ from picture to picture.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .. import graphs
+from ..sessions import open_session
+from .fidelity import Answers, Fidelity, answers_of, compare
+
+_LAYERS = ("Conv", "Gemm", "MatMul")
+# An activation that cuts its input at zero is free where the layer before it is quantised.
+_ACTIVATIONS = ("Relu",)
+# What the search for layers to keep in float aims at: errors of a tenth, and a tenth of the classes lost that may be.
+_ERROR, _DISAGREEMENT = 0.1, 0.1
+# more layers than this are looked at in blocks
+_MOST_GROUPS = 64
+_RANKING_IMAGES = 32
+# A layer with less than this share of the weights stays in float whole; of a larger one the weights do not.
+_SMALL = 0.01
+
+
+class Quantiser:
+    """Quantises a graph, any of its layers, with ranges that are measured once.
+
+    Args:
+        proto: a `ModelProto` in float32; it stays as it is.
+        batches: calibration images (B, C, H, W).
+    """
+
+    def __init__(self, proto: Any, batches: Sequence[Tensor]) -> None:
+        self.proto, self.ranges = _measure(proto, batches)
+        weights = {tensor.name for tensor in self.proto.graph.initializer}
+        nodes = self.proto.graph.node
+        # name of a layer's node: names of the nodes that are quantised with it
+        self.layers: dict[str, list[str]] = {}
+        for node in nodes:
+            if node.op_type in _LAYERS and node.input[1] in weights:
+                after = [x.name for x in nodes if x.op_type in _ACTIVATIONS and x.input[0] == node.output[0]]
+                self.layers[node.name] = [node.name, *after]
+        if not self.layers:
+            raise graphs.ExportError("the model has no layers with weights that int8 could make smaller")
+
+    def quantise(self, layers: Sequence[str]) -> Any:
+        """The graph with these layers quantised, a `ModelProto`."""
+        from onnx import ModelProto
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+        proto = ModelProto()
+        proto.CopyFrom(self.proto)
+        if not layers:
+            return proto
+        nodes = [name for layer in layers for name in self.layers[layer]]
+        # sums of products leave as float32: biases are added, and norms taken, without another rounding
+        options = {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+        with graphs.quiet():
+            quantiser = QDQQuantizer(
+                proto, True, False, QuantType.QInt8, QuantType.QUInt8, self.ranges, nodes, [],
+                [*_LAYERS, *_ACTIVATIONS], options,
+            )  # fmt: skip
+            quantiser.quantize_model()
+            quantiser.model.topological_sort()
+        quantised = quantiser.model.model
+        graphs.finish(quantised)
+        return quantised
+
+    def store_large(self, proto: Any, layers: Sequence[str]) -> None:
+        """Stores the weights of those layers of a graph in eight bits that are large; their maps stay in float32."""
+        from onnx import helper, numpy_helper
+
+        weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+        nodes = {node.name: node for node in proto.graph.node}
+        whole = sum(_count(tensor) for tensor in self.proto.graph.initializer)
+        added = []
+        for layer in layers:
+            tensor = weights.pop(nodes[layer].input[1], None)
+            if tensor is None or _count(tensor) < _SMALL * whole:
+                continue
+            axis = _output_axis(nodes[layer])
+            integers, scale = _in_eight_bits(numpy_helper.to_array(tensor), axis)
+            names = [f"{tensor.name}/int8", f"{tensor.name}/scale"]
+            added.append(helper.make_node("DequantizeLinear", names, [tensor.name], f"{tensor.name}/float", axis=axis))
+            proto.graph.initializer.remove(tensor)
+            values = zip((integers, scale), names, strict=True)
+            proto.graph.initializer.extend(numpy_helper.from_array(value, name) for value, name in values)
+        rest = list(proto.graph.node)
+        del proto.graph.node[:]
+        proto.graph.node.extend([*added, *rest])
+
+
+def to_int8(proto: Any, batches: Sequence[Tensor], least_agreement: float) -> tuple[Any, tuple[str, ...]]:
+    """A graph with its layers in eight bits, but for those that ruin the answers.
+
+    Where the whole of it is too far from float32, each layer (or block, of many layers) is quantised alone, and as few
+    of those that do most harm as will do stay in float32; at most half of them do. Mostly it is the rounding of the
+    maps that harms: then the large ones of these layers have their weights in eight bits nevertheless.
+
+    Args:
+        proto: a `ModelProto` in float32.
+        batches: calibration images (B, C, H, W).
+        least_agreement: share of the images whose class is to be that of float32.
+
+    Returns:
+        The new `ModelProto`, and the names of the layers that stay in float32.
+
+    Raises:
+        ExportError: there is nothing to quantise.
+    """
+    quantiser = Quantiser(proto, batches)
+    groups = _groups(list(quantiser.layers))
+    expected = answers_of(open_session(proto.SerializeToString()), batches)
+
+    def without(kept: Sequence[str], are_whole: bool = False) -> tuple[Any, Fidelity]:
+        quantised = quantiser.quantise([x for name, layers in groups.items() if name not in kept for x in layers])
+        if not are_whole:
+            quantiser.store_large(quantised, [layer for name in kept for layer in groups[name]])
+        given = answers_of(open_session(quantised.SerializeToString()), batches)
+        return quantised, compare(given, expected)
+
+    quantised, fidelity = without([])
+    if _is_close(fidelity, least_agreement):
+        return quantised, ()
+    ranked = _rank(quantiser, groups, batches, expected)
+    count = max(1, len(ranked) // 2)
+    quantised, fidelity = without(ranked[:count])
+    # with their weights in eight bits they cost no size; where that ruins them too, they are float as a whole
+    are_whole = fidelity.error > _ERROR
+    if are_whole:
+        quantised, fidelity = without(ranked[:count], are_whole)
+    low = 1
+    # the fewest that will do, found by halves
+    while _is_close(fidelity, least_agreement) and low < count:
+        middle = (low + count) // 2
+        fewer, of_fewer = without(ranked[:middle], are_whole)
+        if _is_close(of_fewer, least_agreement):
+            quantised, count = fewer, middle
+        else:
+            low = middle + 1
+    return quantised, tuple(sorted(ranked[:count]))
+
+
+def _count(tensor: Any) -> int:
+    return math.prod(tensor.dims)
+
+
+def _output_axis(layer: Any) -> int:
+    """The axis of a layer's weights that counts its outputs."""
+    is_transposed = any(attribute.name == "transB" and attribute.i for attribute in layer.attribute)
+    return 0 if layer.op_type == "Conv" or is_transposed else 1
+
+
+def _in_eight_bits(values: Any, axis: int) -> tuple[Any, Any]:
+    """Weights as int8, and the scale of each output."""
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    # an output without weights has any scale but zero
+    scale = np.maximum(np.abs(values).max(others, keepdims=True), 1e-12) / 127
+    return np.rint(values / scale).astype(np.int8), scale.ravel().astype(np.float32)
+
+
+def _is_close(fidelity: Fidelity, least_agreement: float) -> bool:
+    disagreement = 0.0 if fidelity.agreement is None else 1 - fidelity.agreement
+    return fidelity.error <= _ERROR and disagreement <= _DISAGREEMENT * (1 - least_agreement)
+
+
+def _groups(layers: Sequence[str]) -> dict[str, list[str]]:
+    """What is kept in float together, by name: layers of one module, or of one block where there are many."""
+    modules = {layer: layer.rpartition("/")[0] or layer for layer in layers}
+    if len(set(modules.values())) > _MOST_GROUPS:
+        # stages.2.blocks.5.attn.qkv is of stages.2.blocks.5
+        modules = {layer: re.sub(r"(\.\d+)(?!.*\.\d).*", r"\1", module) for layer, module in modules.items()}
+    found: dict[str, list[str]] = {}
+    for layer, module in modules.items():
+        found.setdefault(module, []).append(layer)
+    return found
+
+
+def _rank(
+    quantiser: Quantiser, groups: Mapping[str, Sequence[str]], batches: Sequence[Tensor], expected: Answers
+) -> list[str]:
+    """Names of groups, the one that does most harm when it is quantised alone first."""
+    count = next((i for i in range(1, len(batches)) if sum(map(len, batches[:i])) >= _RANKING_IMAGES), len(batches))
+    errors = {}
+    for name, layers in groups.items():
+        session = open_session(quantiser.quantise(layers).SerializeToString())
+        errors[name] = compare(answers_of(session, batches[:count]), expected[:count]).error
+    return sorted(groups, key=lambda name: -errors[name])
+
+
+def _measure(proto: Any, batches: Sequence[Tensor]) -> tuple[Any, Any]:
+    """The graph as the quantiser wants it, and the range of each tensor around its layers."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator, quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter(batches)
+
+        def get_next(self) -> dict[str, Any] | None:
+            images = next(self.batches, None)
+            return None if images is None else {"images": images.numpy()}
+
+    # the quantiser's tools talk through files
+    with tempfile.TemporaryDirectory() as place, graphs.quiet():
+        given, prepared, watched = (Path(place, name) for name in ("given.onnx", "prepared.onnx", "watched.onnx"))
+        onnx.save(proto, given)
+        quant_pre_process(str(given), str(prepared), skip_symbolic_shape=True)
+        ready = onnx.load(prepared)
+        graphs.finish(ready)
+        onnx.save(ready, prepared)
+        calibrator = create_calibrator(
+            prepared, [*_LAYERS, *_ACTIVATIONS], augmented_model_path=str(watched),
+            calibrate_method=CalibrationMethod.MinMax,
+        )  # fmt: skip
+        calibrator.collect_data(Reader())
+        return ready, calibrator.compute_data()
