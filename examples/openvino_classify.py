@@ -18,8 +18,14 @@ def open_model(file: str | Path, precision: str = "f32") -> tuple[openvino.Compi
     """Opens a file on the CPU, and reads what it says of itself.
 
     By default OpenVINO calculates in bf16 where the processor can; "f32" gives the answers of the model.
+
+    Raises:
+        ValueError: it is no model, or does not say how pictures are prepared.
     """
-    model = openvino.Core().read_model(str(file))
+    try:
+        model = openvino.Core().read_model(str(file))
+    except RuntimeError as error:
+        raise ValueError(f"{file} cannot be opened: {str(error).strip().splitlines()[-1]}") from error
     notes = read_notes(model.get_rt_info("framework").value if "framework" in model.rt_info else {})
     return openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision}), notes
 
