@@ -53,6 +53,7 @@ function resizedSize(picture, notes) {
 function resize(picture, width, height, interpolation) {
   if (interpolation === "nearest") return resizeNearest(picture, width, height);
   if (!(interpolation in FILTERS)) throw new Error(`The file asks for ${interpolation} resizing, which is unknown here.`);
+  // rows before columns; recent versions of Pillow turn this around for some shapes, which moves pixels a little
   const narrow = width === picture.width ? picture : resizeRows(picture, width, interpolation);
   if (height === picture.height) return narrow;
   return transpose(resizeRows(transpose(narrow), height, interpolation));
@@ -91,15 +92,24 @@ function weights(x, width, newWidth, interpolation) {
 }
 
 function resizeNearest({ width, height, channels, data }, newWidth, newHeight) {
+  const [columns, rows] = [nearest(width, newWidth), nearest(height, newHeight)];
   const resized = new Uint8ClampedArray(newWidth * newHeight * channels);
-  for (let y = 0, to = 0; y < newHeight; y++) {
-    const row = Math.floor(((y + 0.5) * height) / newHeight) * width;
-    for (let x = 0; x < newWidth; x++) {
-      const from = (row + Math.floor(((x + 0.5) * width) / newWidth)) * channels;
+  let to = 0;
+  for (const row of rows) {
+    for (const column of columns) {
+      const from = (row * width + column) * channels;
       for (let channel = 0; channel < channels; channel++) resized[to++] = data[from + channel];
     }
   }
   return { width: newWidth, height: newHeight, channels, data: resized };
+}
+
+function nearest(side, newSide) {
+  const step = side / newSide;
+  const nearestTo = new Array(newSide);
+  // added up as Pillow does: where a pixel lies between two, the error of rounding decides
+  for (let i = 0, at = step * 0.5; i < newSide; i++, at += step) nearestTo[i] = Math.floor(at);
+  return nearestTo;
 }
 
 function transpose({ width, height, channels, data }) {

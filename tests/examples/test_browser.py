@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from trained_files import EXAMPLES, LABELS
+from trained_files import EXAMPLES, LABELS, taking_pixels
 
 pytest.importorskip("onnx", reason="needs attnzoo[export]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
@@ -149,6 +149,13 @@ def test_pictures_are_prepared_as_a_file_says_that_takes_any_size(tmp_path, open
     exported = saying(free[1], **notes)
     photograph.save(tmp_path / "cat.png")
     told = open_page(exported, [("drop", tmp_path / "cat.png")])
+    assert_same_classes(told["shown"][1], classify.open_session(exported), photograph)
+
+
+def test_file_that_takes_pixels_gets_pixels(tmp_path, open_page, free, photograph):
+    photograph.save(tmp_path / "cat.png")
+    exported = taking_pixels(free[1], tmp_path / "pixels.onnx")
+    told = open_page(exported, [("choose", tmp_path / "cat.png")])
     assert_same_classes(told["shown"][1], classify.open_session(exported), photograph)
 
 

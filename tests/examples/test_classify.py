@@ -11,7 +11,7 @@ import pytest
 import timm.data
 import torch
 from PIL import Image
-from trained_files import EXAMPLES, LABELS
+from trained_files import EXAMPLES, LABELS, taking_pixels
 
 from attnzoo.tools.export.notes import describe
 from attnzoo.tools.images import read_image
@@ -99,6 +99,13 @@ def test_probabilities_are_those_of_attnzoo_predict(tmp_path, size, trained, fil
     assert [label for label, _ in found] == said["labels"]
     assert said["scores"][0] < 0.99, "a model that is certain proves little"
     np.testing.assert_allclose([score for _, score in found], said["scores"], atol=1e-4)
+
+
+def test_file_that_takes_pixels_gets_pixels(tmp_path, free, photograph):
+    given = classify.classify(classify.open_session(taking_pixels(free[1], tmp_path / "pixels.onnx")), photograph)
+    expected = classify.classify(classify.open_session(free[1]), photograph)
+    assert [label for label, _ in given] == [label for label, _ in expected]
+    np.testing.assert_allclose([x for _, x in given], [x for _, x in expected], atol=1e-5)
 
 
 def test_command_runs_where_torch_is_not(tmp_path, file, photograph):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from trained_files import EXAMPLES
+from trained_files import EXAMPLES, taking_pixels
 
 from attnzoo.tools.export import graphs, onnx_file, open_session, relative_difference
 
@@ -81,6 +81,14 @@ def test_example_says_what_the_one_for_onnxruntime_says(free, photograph):
     expected = classify.classify(classify.open_session(free[1]), photograph)
     assert [label for label, _ in given] == [label for label, _ in expected]
     np.testing.assert_allclose([x for _, x in given], [x for _, x in expected], atol=1e-4)
+
+
+def test_file_that_takes_pixels_gets_pixels(tmp_path, free, photograph):
+    model = openvino_classify.open_model(taking_pixels(free[1], tmp_path / "pixels.onnx"))
+    expected = classify.classify(classify.open_session(free[1]), photograph)
+    np.testing.assert_allclose(
+        [x for _, x in openvino_classify.classify(*model, photograph)], [x for _, x in expected], atol=1e-4
+    )
 
 
 def test_command_runs_where_neither_torch_nor_onnxruntime_is(tmp_path, free, photograph):
