@@ -82,7 +82,11 @@ class Handler(BaseHTTPRequestHandler):
                     picture = open_picture(io.BytesIO(body), self.server.most_pixels)
                 except ValueError as error:
                     raise RefusalError(HTTPStatus.BAD_REQUEST, str(error)) from error
-                found = classify(self.server.session, picture, self.server.top)
+                try:
+                    found = classify(self.server.session, picture, self.server.top)
+                except Exception as error:
+                    self.log_error("%s", error)
+                    raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "the model failed on this picture") from error
             labels, scores = zip(*found, strict=True)
             self._answer(HTTPStatus.OK, {"labels": labels, "scores": scores})
         except RefusalError as refusal:

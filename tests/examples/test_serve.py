@@ -93,6 +93,16 @@ def test_picture_of_too_many_pixels_is_refused_before_it_is_decoded(service):
     assert "it is 8000 x 7000 large, at most 50000000 pixels are allowed" in answer["error"]
 
 
+def test_model_that_fails_is_told_and_outlived(service, noise, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(serve, "classify", fail)
+        assert ask(service, body=encoded(noise)) == (500, {"error": "the model failed on this picture"})
+    assert ask(service, body=encoded(noise))[0] == 200
+
+
 def test_other_methods_are_refused(service):
     connection = http.client.HTTPConnection("127.0.0.1", service.server_port, timeout=30)
     connection.request("DELETE", "/")
