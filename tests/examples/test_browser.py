@@ -104,6 +104,7 @@ def test_page_gives_what_onnxruntime_gives_in_python(tmp_path, open_page, file, 
     assert opened["model"].startswith("nat_pico: ")
     assert f"64 x 64 pixels, {len(LABELS)} classes" in opened["model"]
     assert all(opened["namesOfInputs"]), "an input without a label is none to a screen reader"
+    assert opened["focused"] == "file", "the keyboard must reach the chooser"
     session = classify.open_session(file)
     for answer, (name, picture) in zip(shown, pictures.items(), strict=True):
         assert_same_classes(answer, session, picture)
