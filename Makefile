@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench table clean
+.PHONY: demo test lint bench table browser clean
 
 demo: .venv/installed
 	$(BIN)/attnzoo demo
@@ -27,7 +27,15 @@ bench: .venv/installed
 table: .venv/installed
 	$(BIN)/attnzoo list --readme README.md
 
+# what examples/browser and its test need; without npm that test is skipped
+browser: examples/browser/node_modules/.installed
+
+examples/browser/node_modules/.installed: examples/browser/package.json
+	cd examples/browser && npm install --no-audit --no-fund --loglevel=error
+	touch $@
+
 clean:
+	rm -rf examples/browser/node_modules
 	rm -rf .venv .lint .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

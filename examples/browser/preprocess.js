@@ -1,0 +1,165 @@
+// Pictures as a model wants them, pixel by pixel what timm's transform for evaluation makes with Pillow.
+//
+// The canvas of a browser resizes in a way of its own, different in each, and a model answers differently: so a picture is
+// resized here. A picture is { width, height, channels, data }, data being bytes, row by row, channels last.
+
+// the kernels, and how far they reach to each side, in pixels of the smaller picture
+const sinc = (x) => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x));
+const FILTERS = {
+  box: [0.5, (x) => (x > -0.5 && x <= 0.5 ? 1 : 0)],
+  bilinear: [1, (x) => Math.max(0, 1 - Math.abs(x))],
+  hamming: [1, (x) => (Math.abs(x) < 1 ? sinc(x) * (0.54 + 0.46 * Math.cos(Math.PI * x)) : 0)],
+  bicubic: [2, (x) => cubic(Math.abs(x))],
+  lanczos: [3, (x) => (Math.abs(x) < 3 ? sinc(x) * sinc(x / 3) : 0)],
+};
+// weights are whole numbers, parts of two to the power of this
+const BITS = 22;
+
+/** The middle of a picture, resized: of the size and channels that the notes of a file say. */
+export function prepare(picture, notes) {
+  const [channels, height, width] = notes.input_size;
+  if (channels === 1) picture = grey(picture);
+  return crop(resize(picture, ...resizedSize(picture, notes), notes.interpolation), width, height, notes);
+}
+
+/** Bytes, channels last -> numbers around 0, channels first. */
+export function normalise({ width, height, channels, data }, { mean, std }) {
+  const area = width * height;
+  const values = new Float32Array(channels * area);
+  for (let channel = 0; channel < channels; channel++) {
+    const [middle, spread] = [Math.fround(mean[channel]), Math.fround(std[channel])];
+    for (let i = 0; i < area; i++) {
+      // rounded to 32 bits after each step, as timm does
+      const share = Math.fround(data[i * channels + channel] / 255);
+      values[channel * area + i] = Math.fround(share - middle) / spread;
+    }
+  }
+  return values;
+}
+
+function resizedSize(picture, notes) {
+  const [height, width] = notes.input_size.slice(1).map((side) => Math.floor(side / notes.crop_pct));
+  if (notes.crop_mode === "squash") return [width, height];
+  const shorter = Math.min(picture.width, picture.height);
+  // torchvision, which timm calls here, rounds the longer side down
+  if (notes.crop_mode === "center" && width === height) {
+    return [picture.width, picture.height].map((side) => Math.floor((width * side) / shorter));
+  }
+  const ratios = [picture.width / width, picture.height / height];
+  const ratio = notes.crop_mode === "border" ? Math.max(...ratios) : Math.min(...ratios);
+  return [round(picture.width / ratio), round(picture.height / ratio)];
+}
+
+function resize(picture, width, height, interpolation) {
+  if (interpolation === "nearest") return resizeNearest(picture, width, height);
+  if (!(interpolation in FILTERS)) throw new Error(`The file asks for ${interpolation} resizing, which is unknown here.`);
+  // rows before columns; recent versions of Pillow turn this around for some shapes, which moves pixels a little
+  const narrow = width === picture.width ? picture : resizeRows(picture, width, interpolation);
+  if (height === picture.height) return narrow;
+  return transpose(resizeRows(transpose(narrow), height, interpolation));
+}
+
+/** Every row of a picture, brought to a width. */
+function resizeRows({ width, height, channels, data }, newWidth, interpolation) {
+  const taps = Array.from({ length: newWidth }, (_, x) => weights(x, width, newWidth, interpolation));
+  const resized = new Uint8ClampedArray(newWidth * height * channels);
+  for (let y = 0, to = 0; y < height; y++) {
+    for (const [first, parts] of taps) {
+      for (let channel = 0; channel < channels; channel++) {
+        let sum = 1 << (BITS - 1);
+        for (let i = 0, from = (y * width + first) * channels + channel; i < parts.length; i++, from += channels) {
+          sum += data[from] * parts[i];
+        }
+        resized[to++] = sum >> BITS;
+      }
+    }
+  }
+  return { width: newWidth, height, channels, data: resized };
+}
+
+/** Which pixels of a row make a pixel of the new one: the first, and how much each counts from there on. */
+function weights(x, width, newWidth, interpolation) {
+  const [reach, filter] = FILTERS[interpolation];
+  const scale = width / newWidth;
+  // a smaller picture sees every pixel of the larger one
+  const stretch = Math.max(scale, 1);
+  const center = (x + 0.5) * scale;
+  const first = Math.max(0, Math.trunc(center - reach * stretch + 0.5));
+  const end = Math.min(width, Math.trunc(center + reach * stretch + 0.5));
+  const values = Array.from({ length: end - first }, (_, i) => filter((first + i - center + 0.5) * (1 / stretch)));
+  const total = values.reduce((sum, value) => sum + value, 0);
+  return [first, Int32Array.from(values, (value) => Math.trunc((value / total) * 2 ** BITS + Math.sign(value) * 0.5))];
+}
+
+function resizeNearest({ width, height, channels, data }, newWidth, newHeight) {
+  const [columns, rows] = [nearest(width, newWidth), nearest(height, newHeight)];
+  const resized = new Uint8ClampedArray(newWidth * newHeight * channels);
+  let to = 0;
+  for (const row of rows) {
+    for (const column of columns) {
+      const from = (row * width + column) * channels;
+      for (let channel = 0; channel < channels; channel++) resized[to++] = data[from + channel];
+    }
+  }
+  return { width: newWidth, height: newHeight, channels, data: resized };
+}
+
+function nearest(side, newSide) {
+  const step = side / newSide;
+  const nearestTo = new Array(newSide);
+  // added up as Pillow does: where a pixel lies between two, the error of rounding decides
+  for (let i = 0, at = step * 0.5; i < newSide; i++, at += step) nearestTo[i] = Math.floor(at);
+  return nearestTo;
+}
+
+function transpose({ width, height, channels, data }) {
+  const turned = new Uint8ClampedArray(data.length);
+  for (let x = 0, to = 0; x < width; x++) {
+    for (let y = 0; y < height; y++) {
+      for (let channel = 0; channel < channels; channel++) turned[to++] = data[(y * width + x) * channels + channel];
+    }
+  }
+  return { width: height, height: width, channels, data: turned };
+}
+
+/** A side that is too long is cut at both ends, one that is too short is filled up. */
+function crop(picture, width, height, { crop_mode, mean }) {
+  const { channels } = picture;
+  const fill = mean.map((value) => (crop_mode === "border" ? round(255 * value) : 0));
+  const [left, top] = [offset(width, picture.width), offset(height, picture.height)];
+  const data = new Uint8ClampedArray(width * height * channels);
+  for (let y = 0, to = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const [column, row] = [x - left, y - top];
+      const isInside = column >= 0 && column < picture.width && row >= 0 && row < picture.height;
+      const from = (row * picture.width + column) * channels;
+      for (let channel = 0; channel < channels; channel++) data[to++] = isInside ? picture.data[from + channel] : fill[channel];
+    }
+  }
+  return { width, height, channels, data };
+}
+
+function offset(wanted, given) {
+  return wanted > given ? Math.floor((wanted - given) / 2) : -round((given - wanted) / 2);
+}
+
+/** To the nearest whole number, halves to the even one, as Python does. */
+function round(value) {
+  const below = Math.floor(value);
+  const isHalf = value - below === 0.5;
+  return isHalf ? below + (below % 2) : Math.round(value);
+}
+
+function cubic(x) {
+  if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
+  return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
+}
+
+/** Brightness as Pillow weighs the colours. */
+function grey({ width, height, data }) {
+  const values = new Uint8ClampedArray(width * height);
+  for (let i = 0; i < values.length; i++) {
+    values[i] = (data[3 * i] * 19595 + data[3 * i + 1] * 38470 + data[3 * i + 2] * 7471 + 32768) >> 16;
+  }
+  return { width, height, channels: 1, data: values };
+}

@@ -1,0 +1,51 @@
+"""Says what is in pictures, with a file of `attnzoo export` and without torch: pip install onnxruntime numpy pillow.
+
+Example: python examples/classify.py model.onnx picture.jpg
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnxruntime
+from PIL import Image
+from shared import likeliest, normalise, open_picture, prepare, read_notes
+
+
+def open_session(file: str | Path, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Opens a file on the CPU; with 0 threads ONNX Runtime takes one for each core.
+
+    Raises:
+        ValueError: it is no model, or none that ONNX Runtime knows.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # masked scores become numbers too small for a processor's fast path, and on some they take ten times as long
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValueError(f"{file} cannot be opened: {str(error).splitlines()[0]}") from error
+
+
+def classify(session: onnxruntime.InferenceSession, picture: Image.Image, top: int = 5) -> list[tuple[str, float]]:
+    """The likeliest classes of a picture and their probabilities, the best first."""
+    notes = read_notes(session.get_modelmeta().custom_metadata_map)
+    image = prepare(picture, notes)
+    # a file of `attnzoo export --preprocess` takes pixels and does the rest itself
+    if session.get_inputs()[0].type != "tensor(uint8)":
+        image = normalise(image, notes)
+    return likeliest(session.run(["logits"], {"images": image[None]})[0][0], notes.get("labels"), top)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python classify.py MODEL.onnx PICTURE...")
+    try:
+        opened = open_session(sys.argv[1])
+        for path in sys.argv[2:]:
+            found = classify(opened, open_picture(path))
+            print(f"{path}: {', '.join(f'{label} {score:.1%}' for label, score in found)}")
+    except ValueError as error:
+        sys.exit(str(error))

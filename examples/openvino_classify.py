@@ -1,0 +1,53 @@
+"""Says what is in pictures with OpenVINO, from the same file as classify.py: pip install openvino numpy pillow.
+
+Example: python examples/openvino_classify.py model.onnx picture.jpg
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import openvino
+from PIL import Image
+from shared import likeliest, normalise, open_picture, prepare, read_notes
+
+
+def open_model(file: str | Path, precision: str = "f32") -> tuple[openvino.CompiledModel, dict[str, Any]]:
+    """Opens a file on the CPU, and reads what it says of itself.
+
+    By default OpenVINO calculates in bf16 where the processor can; "f32" gives the answers of the model.
+
+    Raises:
+        ValueError: it is no model, or does not say how pictures are prepared.
+    """
+    try:
+        model = openvino.Core().read_model(str(file))
+    except RuntimeError as error:
+        raise ValueError(f"{file} cannot be opened: {str(error).strip().splitlines()[-1]}") from error
+    notes = read_notes(model.get_rt_info("framework").value if "framework" in model.rt_info else {})
+    return openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision}), notes
+
+
+def classify(
+    model: openvino.CompiledModel, notes: dict[str, Any], picture: Image.Image, top: int = 5
+) -> list[tuple[str, float]]:
+    """The likeliest classes of a picture and their probabilities, the best first."""
+    image = prepare(picture, notes)
+    # a file of `attnzoo export --preprocess` takes pixels and does the rest itself
+    if model.input("images").element_type != openvino.Type.u8:
+        image = normalise(image, notes)
+    return likeliest(model({"images": image[None]})["logits"][0], notes.get("labels"), top)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python openvino_classify.py MODEL.onnx PICTURE...")
+    try:
+        opened = open_model(sys.argv[1])
+        for path in sys.argv[2:]:
+            found = classify(*opened, open_picture(path))
+            print(f"{path}: {', '.join(f'{label} {score:.1%}' for label, score in found)}")
+    except ValueError as error:
+        sys.exit(str(error))

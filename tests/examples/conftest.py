@@ -1,0 +1,46 @@
+"""The examples as a user runs them: files of one folder that import one another."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from trained_files import EXAMPLES, export_trained, save_trained
+
+sys.path.insert(0, str(EXAMPLES))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    return save_trained(tmp_path_factory.mktemp("trained") / "model")
+
+
+@pytest.fixture(scope="session")
+def file(trained: Path) -> Path:
+    return export_trained(trained, trained.parent / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def free(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A directory and its file, which takes any size and was made for one that is not square."""
+    torch.manual_seed(0)
+    folder = save_trained(tmp_path_factory.mktemp("free") / "model", "shvit_pico", (96, 64), crop_pct=1.0)
+    return folder, export_trained(folder, folder.parent / "model.onnx", dynamic=("batch", "height", "width"))
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Image.Image:
+    """A real one, wider than high."""
+    data = pytest.importorskip("skimage.data", reason="needs attnzoo[train]")
+    return Image.fromarray(data.chelsea())
+
+
+@pytest.fixture(scope="session")
+def noise() -> Image.Image:
+    """Higher than wide; every pixel counts."""
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (97, 71, 3), np.uint8))
