@@ -12,7 +12,7 @@ import timm
 import torch
 from trained_files import EXAMPLES, taking_pixels
 
-from attnzoo.tools.export import graphs, onnx_file, open_session, relative_difference
+from attnzoo.tools.export import graphs, onnx_file, open_session, preparation, relative_difference
 
 pytest.importorskip("onnx", reason="needs attnzoo[export]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
@@ -30,7 +30,7 @@ def written(name: str, size: tuple[int, int], dynamic: tuple[str, ...], **option
         for tensor in model.state_dict().values():
             if tensor.is_floating_point() and not tensor.any():
                 tensor.normal_(std=0.1)
-    return graphs.serialise(onnx_file.to_graph(onnx_file.make_task(model, "classify", size), dynamic, 20), {})
+    return graphs.serialise(onnx_file.to_graph(preparation.make_task(model, "classify", size), dynamic, 20), {})
 
 
 def compiled(content: bytes) -> openvino.CompiledModel:

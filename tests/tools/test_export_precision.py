@@ -25,6 +25,7 @@ from attnzoo.tools.export import (
     graphs,
     onnx_file,
     open_session,
+    preparation,
     relative_difference,
 )
 from attnzoo.tools.export.finishing import Finish
@@ -126,7 +127,7 @@ def require_sound(content: bytes) -> None:
 def traced(request):
     """A network, and its graph, which takes seconds to trace."""
     torch.manual_seed(0)
-    task = onnx_file.make_task(timm.create_model(request.param).eval(), "classify", (64, 64))
+    task = preparation.make_task(timm.create_model(request.param).eval(), "classify", (64, 64))
     return task, onnx_file.to_graph(task, ("batch",), 20)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import attnzoo
 
 from ..export.checking import without_zeros
-from ..export.onnx_file import make_task
+from ..export.preparation import make_task
 from ..export.sessions import relative_difference
 from ..listing import entries
 from .accuracy_picture import draw

@@ -12,8 +12,9 @@ from torch import nn
 from ..opening import is_detector, model_directory, open_model
 from .detection import open_with_origin
 from .graphs import AXES, ExportError
-from .onnx_file import TASKS, ExportReport, export_onnx
+from .onnx_file import ExportReport, export_onnx
 from .precision import PRECISIONS, check_precision, read_calibration
+from .preparation import TASKS, task_of
 from .programs import FORMATS, export_program
 
 # what only ONNX files have, and what it is where nothing is said
@@ -113,7 +114,7 @@ def _check_format(form: str, output: Path, options: Mapping[str, Any]) -> None:
 def _to_onnx(
     network: nn.Module, output: Path, calibration: Path | None, opset: int | None, task: str | None, **options: Any
 ) -> ExportReport:
-    check_precision(options["precision"], task or "", calibration is not None)
+    check_precision(options["precision"], task_of(network, task), calibration is not None)
     images = None if calibration is None else read_calibration(calibration, network, options["image_size"])
     return export_onnx(network, output, calibration=images, opset=20 if opset is None else opset, task=task, **options)
 

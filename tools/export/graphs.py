@@ -62,6 +62,7 @@ def trace(
 
     name = type(network).__name__
     program = capture(network, images, dynamic, "ONNX")
+    has_free_side = not {"batch"}.issuperset(dynamic)
     with quiet(), torch.no_grad():
         try:
             written: Any = torch.onnx.export(
@@ -76,10 +77,14 @@ def trace(
                     **free_sizes.translations(),
                     **(translations or {}),
                 },
+                # of the thousands of nodes that lay tiles out, its search for patterns takes minutes
+                optimize=not has_free_side,
                 verbose=False,
             )
         except Exception as error:
             raise _cannot_write(network, dynamic, "ONNX", error) from error
+        if has_free_side:
+            optimization.tidy(written.model)
     proto = written.model_proto
     _name_by_module(proto)
     _name_axes(proto, dynamic)

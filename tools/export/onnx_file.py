@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm.data
-import torch
 from torch import Tensor, nn
 
-from attnzoo.blocks import fuse
-
-from ..detectors import Detector
 from ..files import replacing
-from ..opening import check_size
 from . import checking, graphs
-from .detection import detect
 from .finishing import Finish
-from .graphs import AXES
-from .notes import describe
 from .precision import Fidelity, batches_of, check_precision
+from .preparation import OPSETS, check_output, prepare, task_of, to_trace
 from .preprocess import Colours
-from .tasks import Classify, Features, StageMaps, Task, run_network
-
-OPSETS = range(18, 24)
-TASKS = ("features", "classify", "detect")
-
-# a free side is traced at this many pixels at least: then no map is so small that it is taken for a special case
-_TRACED_SIDE = 600
+from .tasks import Task
 
 
 @dataclass(frozen=True)
@@ -115,109 +100,41 @@ def export_onnx(
         ImportError: the packages of `attnzoo[export]` are missing.
     """
     graphs.require_packages()
-    check_arguments(output, opset, dynamic)
-    model = copy.deepcopy(model).cpu().float().eval()
-    task = task or ("detect" if isinstance(model, Detector) else "classify")
-    check_precision(precision, task, calibration is not None)
-    made = make_task(model, task, image_size)
-    if task == "detect" and not {"batch"}.issuperset(dynamic):
-        raise ValueError(
-            f"a detector's file is for one image size, dynamic must be batch or none, got {','.join(dynamic)}: "
-            "image_size says which"
-        )
-    classes = made.expected(checking.noise((2, *made.input_size)))["logits"].shape[1] if task == "classify" else None
-    notes = {**describe(model, made.input_size, classes), **made.notes(), "task": task, **(metadata or {})}
-    cases = checking.cases_of(made, dynamic)
-    colours = Colours.of(notes, made.input_size[0]) if preprocess else None
-    images = batches_of(calibration, made.input_size, dynamic) if calibration is not None else []
+    check_output(output)
+    if opset not in OPSETS:
+        raise ValueError(f"opset must be 18 .. 23, got {opset}")
+    check_precision(precision, task_of(model, task), calibration is not None)
+    made = prepare(model, task, image_size, dynamic, metadata)
+    size = made.task.input_size
+    colours = Colours.of(made.notes, size[0]) if preprocess else None
+    images = batches_of(calibration, size, dynamic) if calibration is not None else []
 
     difference = 0.0
-    filled = made.revealing(checking.without_zeros(made.network))
+    filled = made.revealing()
     if filled is not None:
         content = graphs.serialise(to_graph(filled, dynamic, opset), {})
-        difference = checking.check(content, filled, cases, tolerance)
+        difference = checking.check(content, filled, made.cases, tolerance)
 
-    proto = to_graph(made, dynamic, opset)
-    difference = max(difference, checking.check(graphs.serialise(proto, {}), made, cases, tolerance))
+    proto = to_graph(made.task, dynamic, opset)
+    difference = max(difference, checking.check(graphs.serialise(proto, {}), made.task, made.cases, tolerance))
     finish = Finish(precision, colours, images, least_agreement)
-    finished = finish.apply(proto, made, cases, notes, tolerance)
+    finished = finish.apply(proto, made.task, made.cases, made.notes, tolerance)
     with replacing(output) as fresh:
         fresh.write_bytes(finished.content)
     return ExportReport(
         path=output,
         file_size=len(finished.content),
         opset=opset,
-        input_size=made.input_size,
-        dynamic=tuple(dynamic),
+        input_size=size,
+        dynamic=made.dynamic,
         max_difference=max(difference, finished.difference),
-        checked=tuple(dict.fromkeys(tuple(images.shape) for images in cases)),
+        checked=made.checked,
         metadata=finished.notes,
         precision=precision,
         kept=finished.kept,
         fidelity=finished.fidelity,
         time_ratio=finished.time_ratio,
     )
-
-
-def check_arguments(output: Path, opset: int | None, dynamic: Sequence[str]) -> None:
-    """Refuses what no file can be written to or with; there is no opset where the file is no ONNX file.
-
-    Raises:
-        ValueError: an opset out of range, an unknown axis, an output that is a folder.
-    """
-    if opset is not None and opset not in OPSETS:
-        raise ValueError(f"opset must be 18 .. 23, got {opset}")
-    unknown = [axis for axis in dynamic if axis not in AXES]
-    if unknown:
-        raise ValueError(f"dynamic must be of {', '.join(AXES)}, got {', '.join(unknown)}")
-    if output.is_dir():
-        raise ValueError(f"output must be a file, but {output} is a folder: name the file in it, like model.onnx")
-
-
-def make_task(model: nn.Module, task: str, image_size: tuple[int, int] | None) -> Task:
-    """What a file of a model is for.
-
-    Args:
-        model: in evaluation mode.
-        task: one of `TASKS`.
-        image_size: height and width; by default what a model of timm names.
-
-    Raises:
-        ValueError: an unknown task, or one that the model is not for; an unknown or impossible image size.
-    """
-    if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-    if isinstance(model, Detector):
-        if task != "detect":
-            raise ValueError(f"the model is a detector: its file is for task detect, got {task}")
-        return detect(model, image_size)
-    if task == "detect":
-        raise ValueError(
-            f"{type(model).__name__} is no detector: task detect takes a directory that attnzoo train wrote for "
-            "detection, and classify or features this model"
-        )
-    size = input_size_of(model, image_size)
-    if task == "classify":
-        return Classify(model, size)
-    if not hasattr(model, "forward_intermediates"):
-        raise ValueError(f"{type(model).__name__} gives no maps of its stages: --task classify exports its logits")
-    network = StageMaps(model).eval()
-    return Features(network, size, len(run_network(network, checking.noise((1, *size)))))
-
-
-def input_size_of(model: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Channels, height and width of a model's images.
-
-    Raises:
-        ValueError: neither the model nor the caller says, or the size is none.
-    """
-    config = getattr(model, "pretrained_cfg", None)
-    if image_size is None and not config:
-        raise ValueError(f"image_size is needed: {type(model).__name__} is not a model of timm and names none itself")
-    named = timm.data.resolve_model_data_config(model)["input_size"] if config else (3, 0, 0)
-    height, width = image_size or named[1:]
-    check_size(image_size)
-    return named[0], height, width
 
 
 def to_graph(task: Task, dynamic: Sequence[str], opset: int) -> Any:
@@ -228,20 +145,3 @@ def to_graph(task: Task, dynamic: Sequence[str], opset: int) -> Any:
     """
     network, images = to_trace(task, dynamic)
     return graphs.trace(network, images, task.outputs, dynamic, opset, task.translations())
-
-
-def to_trace(task: Task, dynamic: Sequence[str]) -> tuple[nn.Module, Tensor]:
-    """The network of a task with parallel branches and norms folded, run once, and the images to trace it with."""
-    network = fuse(copy.deepcopy(task.network))
-    # what layers cache is then made of tensors, not of traces
-    run_network(network, checking.noise((2, *task.input_size)))
-    return network, torch.zeros(2, *_traced_size(task, dynamic))
-
-
-def _traced_size(task: Task, dynamic: Sequence[str]) -> tuple[int, int, int]:
-    channels, *sides = task.input_size
-    for i, axis in enumerate(("height", "width")):
-        if axis in dynamic:
-            # the sides differ, so that they are not taken for one
-            sides[i] *= -(-_TRACED_SIDE // sides[i]) + i
-    return channels, sides[0], sides[1]

@@ -73,3 +73,23 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         shape = op.Concat(op.Shape(x, end=-1), op.Constant(value_ints=[out]), axis=0)
     # (N, out) -> (.., out)
     return op.Reshape(result, shape)
+
+
+def tidy(model: Any) -> None:
+    """Folds constants of a graph (`onnx_ir.Model`), in place, and drops what is written twice or used by nobody."""
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    common.InlinePass()(model)
+    optimizer.fold_constants(model)
+    for step in (
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.OutputFixPass(),
+        common.NameFixPass(),
+    ):
+        step(model)

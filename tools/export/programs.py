@@ -6,7 +6,6 @@ for the processor that it was compiled on, by `torch._inductor.aoti_load_package
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import tempfile
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from ..files import replacing
 from . import checking, graphs
 from .graphs import ExportError
-from .notes import describe
-from .onnx_file import ExportReport, check_arguments, make_task, to_trace
+from .onnx_file import ExportReport
+from .preparation import Export, check_output, prepare, task_of, to_trace
 from .tasks import Task
 
 FORMATS = ("pt2", "aoti")
@@ -34,7 +33,7 @@ def export_program(
     output: Path,
     *,
     form: str = "pt2",
-    task: str = "classify",
+    task: str | None = None,
     image_size: tuple[int, int] | None = None,
     dynamic: Sequence[str] = ("batch",),
     metadata: Mapping[str, str] | None = None,
@@ -59,34 +58,33 @@ def export_program(
         What was written and how far it is from eager.
 
     Raises:
-        ValueError: an unknown form, task or axis, an unknown or impossible image size, an output that is a folder or
-            has another suffix.
+        ValueError: a detector, an unknown form, task or axis, an unknown or impossible image size, an output that is a
+            folder or has another suffix.
         ExportError: the model cannot be traced, the file gives other answers than eager, or there is no C++ compiler
             for a package.
     """
-    check_arguments(output, None, dynamic)
+    check_output(output)
     if form not in FORMATS:
         raise ValueError(f"form must be one of {', '.join(FORMATS)}, got {form!r}")
     if output.suffix != ".pt2":
         raise ValueError(f"{output} must end in .pt2: torch opens no other file of the format {form}")
+    if task_of(model, task) == "detect":
+        raise ValueError(f"a detector is exported as ONNX only, got format {form}")
     if form == "aoti":
         _require_compiler()
-    model = copy.deepcopy(model).cpu().float().eval()
-    made = make_task(model, task, image_size)
-    classes = made.expected(checking.noise((2, *made.input_size)))["logits"].shape[1] if task == "classify" else None
-    notes = {**describe(model, made.input_size, classes), "task": task, **(metadata or {})}
-    cases = checking.cases_of(made, dynamic)
+    made = prepare(model, task, image_size, dynamic, metadata)
 
     write = _write_package if form == "aoti" else _write_program
     with tempfile.TemporaryDirectory() as folder:
         # what torch writes is named inside after the file
         file = Path(folder) / "model.pt2"
-        difference = write(file, made, dynamic, notes, functools.partial(_compare, cases=cases, tolerance=tolerance))
+        difference = write(file, made, functools.partial(_compare, cases=made.cases, tolerance=tolerance))
         content = file.read_bytes()
     with replacing(output) as fresh:
         fresh.write_bytes(content)
-    checked = tuple(dict.fromkeys(tuple(images.shape) for images in cases))
-    return ExportReport(output, len(content), None, made.input_size, tuple(dynamic), difference, checked, notes)
+    return ExportReport(
+        output, len(content), None, made.task.input_size, made.dynamic, difference, made.checked, made.notes
+    )
 
 
 # what was loaded, called with images, and the task whose network it is: how far they are apart
@@ -97,40 +95,26 @@ def _compare(loaded: Callable[[Tensor], Any], task: Task, cases: Sequence[Tensor
     return checking.compare(functools.partial(_run, loaded, task.outputs), task, cases, tolerance)
 
 
-def _write_program(
-    file: Path,
-    task: Task,
-    dynamic: Sequence[str],
-    notes: Mapping[str, str],
-    compare: _Compare,
-) -> float:
+def _write_program(file: Path, made: Export, compare: _Compare) -> float:
     difference = 0.0
-    noisy = checking.without_zeros(task.network)
     # the one to keep comes last
-    for made in [task.with_network(noisy), task] if noisy is not None else [task]:
-        program = graphs.capture(*to_trace(made, dynamic), dynamic, "a program")
+    for task in filter(None, (made.revealing(), made.task)):
+        program = graphs.capture(*to_trace(task, made.dynamic), made.dynamic, "a program")
         with graphs.quiet():
-            torch.export.save(program, file, extra_files={NOTES: json.dumps(notes, sort_keys=True)})
+            torch.export.save(program, file, extra_files={NOTES: json.dumps(made.notes, sort_keys=True)})
             # what was written is checked, not what was in memory
             loaded = torch.export.load(file).module()
-        difference = max(difference, compare(loaded, made))
+        difference = max(difference, compare(loaded, task))
     return difference
 
 
-def _write_package(
-    file: Path,
-    task: Task,
-    dynamic: Sequence[str],
-    notes: Mapping[str, str],
-    compare: _Compare,
-) -> float:
-    loaded = compile_package(task, dynamic, file, notes)
-    difference = compare(loaded, task)
-    noisy = checking.without_zeros(task.network)
-    if noisy is not None:
+def _write_package(file: Path, made: Export, compare: _Compare) -> float:
+    loaded = compile_package(made.task, made.dynamic, file, made.notes)
+    difference = compare(loaded, made.task)
+    filled = made.revealing()
+    if filled is not None:
         # compiling takes minutes, so the same code is given the other weights
-        filled = task.with_network(noisy)
-        network, _ = to_trace(filled, dynamic)
+        network, _ = to_trace(filled, made.dynamic)
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         names = [name for name in loaded.get_constant_fqns() if name in tensors]
         loaded.load_constants({name: tensors[name].detach() for name in names}, check_full_update=False)
