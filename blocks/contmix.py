@@ -54,7 +54,7 @@ class ContMix(nn.Module):
         if not 1 <= small_kernel_size <= kernel_size:
             raise ValueError(f"small_kernel_size must be from 1 to {kernel_size}, got {small_kernel_size}")
         self.dim, self.num_heads = dim, num_heads
-        self.kernel_size, self.small_kernel_size = kernel_size, small_kernel_size
+        self.kernel_size, self.small_kernel_size, self.cells = kernel_size, small_kernel_size, CELLS
         out_dim = dim + context_dim
         self.fusion = nn.Sequential(
             ConvNorm(out_dim, out_dim, 3, groups=out_dim, bias=True),
@@ -66,7 +66,7 @@ class ContMix(nn.Module):
         self.static = DilatedReparamConv(dim, kernel_size)
         self.query = ConvNorm(dim, dim // 2)
         self.key = ConvNorm(context_dim, dim // 2)
-        self.weights = Linear(7 * 7, small_kernel_size**2 + kernel_size**2)
+        self.weights = Linear(CELLS * CELLS, small_kernel_size**2 + kernel_size**2)
         self.rpb1 = nn.Parameter(torch.zeros(num_heads, 2 * small_kernel_size - 1, 2 * small_kernel_size - 1))
         self.rpb2 = nn.Parameter(torch.zeros(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
         self.dynamic_proj = ConvNorm(dim, dim)
@@ -85,7 +85,7 @@ class ContMix(nn.Module):
         rows, columns = enlarged(height, width, self.kernel_size)
         if rows != height or columns != width:
             values, x = resize(values, rows, columns), resize(x, rows, columns)
-        context = pool_to(x[..., self.dim :], CELLS, CELLS)
+        context = pool_to(x[..., self.dim :], self.cells, self.cells)
         mixed = pool_to(self._mix(values, self.query(x[..., : self.dim]), self.key(context)), height, width)
         return self.proj(gate * self.se(self.dynamic_proj(mixed) + static))
 
@@ -98,7 +98,6 @@ class ContMix(nn.Module):
     def _mix_free(self, values: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
         return mix_free(values, queries, keys, self._learned(), (self.dim / self.num_heads) ** -0.5)
 
-    @torch.jit.ignore
     def _learned(self) -> MixingWeights:
         return MixingWeights(self.weights.weight, self.weights.bias, self.rpb1, self.rpb2)
 

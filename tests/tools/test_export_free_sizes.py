@@ -77,6 +77,7 @@ def mixers() -> dict[str, tuple[nn.Module, Sequence[tuple[int, int]]]]:
         "7x7": (Neighborhood((7, 7)), ()),
         "3x5": (Neighborhood((3, 5), has_bias=False), ((3, 5), (4, 6))),
         "even": (Neighborhood((4, 6)), ()),
+        "large": (Neighborhood((14, 15), is_padded=True), ((14, 15), (28, 44))),
         "dilated": (Neighborhood((3, 2), dilation=(2, 3)), ()),
         "strided": (Neighborhood((5, 5), stride=(2, 3)), ()),
         "causal": (Neighborhood((5, 3), is_causal=(True, False)), ()),

@@ -48,7 +48,7 @@ class FreeAxis:
         self._padded = op.Max(length, ints(kernel * dilation))
         longest = divided_up(self._padded, ints(dilation))
         # with fewer queries, a region would not hold the windows that are moved inward at a border
-        least = max(_SMALLEST_TILE, kernel - kernel // 2)
+        least = max(_SMALLEST_TILE, kernel // 2 + 1)
         self._count = op.Max(op.Div(longest, ints(least)), ints(1))
         self.tile = divided_up(longest, self._count)
         self._before = kernel - 1 if is_causal else kernel // 2 + stride - 1 - stride // 2
