@@ -92,15 +92,16 @@ class ContMix(nn.Module):
     # TorchScript cannot read the operators; it calls them
     @torch.jit.ignore
     def _mix(self, values: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        return mix(values, queries, keys, self._learned(), (self.dim / self.num_heads) ** -0.5)
+        return mix(values, queries, keys, _learned(self), (self.dim / self.num_heads) ** -0.5)
 
     @torch.jit.ignore
     def _mix_free(self, values: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        return mix_free(values, queries, keys, self._learned(), (self.dim / self.num_heads) ** -0.5)
-
-    def _learned(self) -> MixingWeights:
-        return MixingWeights(self.weights.weight, self.weights.bias, self.rpb1, self.rpb2)
+        return mix_free(values, queries, keys, _learned(self), (self.dim / self.num_heads) ** -0.5)
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""
         return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, small={self.small_kernel_size}"
+
+
+def _learned(layer: ContMix) -> MixingWeights:
+    return MixingWeights(layer.weights.weight, layer.weights.bias, layer.rpb1, layer.rpb2)
