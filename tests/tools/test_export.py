@@ -52,10 +52,8 @@ def texts(path: Path) -> bytes:
     [
         pytest.param("test_vit", (96, 160), {"img_size": (96, 160)}, id="test_vit"),
         pytest.param("nat_pico", (40, 56), {"num_classes": 7}, id="nat_pico"),
-        pytest.param("nat_pico", (33, 47), {"num_classes": 7}, id="nat_pico-odd"),
         pytest.param("shvit_pico", (65, 47), {"num_classes": 7}, id="shvit_pico"),
         pytest.param("overlock_pico", (96, 64), {"num_classes": 7}, id="overlock_pico"),
-        pytest.param("agent_deit_pico", (64, 48), {"num_classes": 7}, id="agent_deit_pico"),
         pytest.param("agent_swin_pico", (64, 96), {"num_classes": 7}, id="agent_swin_pico"),
         pytest.param("biformer_pico", (64, 96), {"num_classes": 7, "auto_pad": True}, id="biformer_pico"),
     ],

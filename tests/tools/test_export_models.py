@@ -1,0 +1,50 @@
+"""Every family as a file: one graph for all sizes where the page says so, and all that is published as it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import timm
+
+from attnzoo.tools.export import export_onnx
+
+from ..zoo.models import ARGUMENTS, SMALL, ours
+
+pytest.importorskip("onnx", reason="needs attnzoo[export]")
+pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
+
+PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
+# more than 20 million parameters take a minute
+QUICK = [name for name in SMALL if name.endswith("_pico")]
+
+
+def documented() -> dict[str, str]:
+    """What the page says of the height and width of each family's small member."""
+    return dict(re.findall(r"^\| [^|]+ \| `(\w+)` \| (free|one size) \|", PAGE.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SMALL]
+)
+def test_one_file_takes_any_size(tmp_path: Path, name: str) -> None:
+    model = timm.create_model(name, num_classes=7, **ARGUMENTS.get(name, {}))
+    report = export_onnx(model, tmp_path / "model.onnx", image_size=(64, 96), dynamic=("batch", "height", "width"))
+    assert documented()[name] == "free"
+    assert report.max_difference <= 1e-4
+    sizes = {shape[2:] for shape in report.checked}
+    assert len(sizes) == 3
+    assert any(height != width for height, width in sizes)
+    assert {shape[0] for shape in report.checked} == {1, 3}
+
+
+def test_the_page_knows_every_family() -> None:
+    assert set(documented()) == set(SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(ours()) - set(QUICK)))
+def test_every_published_size_exports(tmp_path: Path, name: str) -> None:
+    report = export_onnx(timm.create_model(name), tmp_path / "model.onnx")
+    assert report.max_difference <= 1e-4
