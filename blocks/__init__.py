@@ -17,13 +17,15 @@ from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, P
 from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
 from .head import AuxiliaryHead, BatchNormHead
+from .large_kernel import LargeKernelAttention
 from .linear import Linear, Mlp, PointwiseConv2d
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .position import PositionEmbedding
 from .reparam import DilatedReparamConv
-from .residual import TransformerBlock
+from .residual import Residual, TransformerBlock
 from .response import GlobalResponseNorm, ResponseMlp, SqueezeExcite
 from .routing import BiLevelRoutingAttention, LepeAttention
+from .scaled import ScaledLinear, ScaledMlp
 from .single_head import SingleHeadAttention, SingleHeadBlock
 from .sizes import at_least, at_most, multiple_of, pad_to, pool_cells, pool_to, resize
 from .stem import ConvNormStem, ConvStem, PatchStem
@@ -48,6 +50,7 @@ __all__ = [
     "FocusBlock",
     "GlobalResponseNorm",
     "InvertedDownsample",
+    "LargeKernelAttention",
     "LepeAttention",
     "Linear",
     "Mlp",
@@ -58,8 +61,11 @@ __all__ = [
     "PointwiseConv2d",
     "PositionEmbedding",
     "ReparamConvBlock",
+    "Residual",
     "ResidualConv",
     "ResponseMlp",
+    "ScaledLinear",
+    "ScaledMlp",
     "SelfAttention",
     "SingleHeadAttention",
     "SingleHeadBlock",

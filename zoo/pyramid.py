@@ -25,23 +25,29 @@ class Stage(nn.Module):
         downsample: maps the previous stage's output to this stage's input; None to take it as it is.
         blocks: modules that keep the shape of the map.
         position: adds learned positions before the blocks; None for none.
+        norm: after the blocks; None for none.
     """
 
     def __init__(
-        self, downsample: nn.Module | None, blocks: Sequence[nn.Module], position: nn.Module | None = None
+        self,
+        downsample: nn.Module | None,
+        blocks: Sequence[nn.Module],
+        position: nn.Module | None = None,
+        norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.downsample = nn.Identity() if downsample is None else downsample
         self.position = nn.Identity() if position is None else position
         self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.Identity() if norm is None else norm
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps the previous stage's output to this stage's."""
         x = self.position(self.downsample(x))
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
+            return self.norm(checkpoint_seq(self.blocks, x))
+        return self.norm(self.blocks(x))
 
 
 class Pyramid(nn.Module):
@@ -115,7 +121,7 @@ class Pyramid(nn.Module):
             "blocks": [
                 (r"^stages\.(\d+)\.(?:downsample|position)", (0,)),
                 (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-                (r"^norm", (99999,)),
+                (r"^(?:stages\.(\d+)\.)?norm", (99999,)),
             ],
         }
 
