@@ -1,5 +1,6 @@
 """The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W."""
 
+from .additive import AdditiveAttention
 from .agent import AgentAttention, resize_line
 from .attention import SelfAttention, attended
 from .contmix import ContMix
@@ -16,7 +17,7 @@ from .convolution import (
 from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, PatchMerging
 from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
-from .head import AuxiliaryHead, BatchNormHead
+from .head import AuxiliaryHead, BatchNormHead, DistilledHead
 from .large_kernel import LargeKernelAttention
 from .linear import Linear, Mlp, PointwiseConv2d
 from .neighborhood import NeighborhoodAttention, resize_bias_table
@@ -32,6 +33,7 @@ from .stem import ConvNormStem, ConvStem, PatchStem
 from .window import CrossShapedAttention, WindowAttention
 
 __all__ = [
+    "AdditiveAttention",
     "AgentAttention",
     "AuxiliaryHead",
     "BatchNormHead",
@@ -47,6 +49,7 @@ __all__ = [
     "ConvStem",
     "CrossShapedAttention",
     "DilatedReparamConv",
+    "DistilledHead",
     "FocusBlock",
     "GlobalResponseNorm",
     "InvertedDownsample",

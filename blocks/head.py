@@ -3,7 +3,8 @@
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 
 import torch
-from timm.layers import NormMlpClassifierHead, get_device_dtype, trunc_normal_
+import torch.nn.functional as F
+from timm.layers import ClassifierHead, NormMlpClassifierHead, get_device_dtype, trunc_normal_
 from torch import Tensor, nn
 
 from .convolution import as_affine
@@ -49,6 +50,59 @@ class BatchNormHead(NormMlpClassifierHead):
             self.fc.weight.copy_((weight * scale).view_as(self.fc.weight))
             self.norm = nn.Identity()
         return self
+
+
+class DistilledLinear(nn.Linear):
+    """The mean of two linear classifiers, of which a teacher trained `dist`; `fuse` makes one of them.
+
+    Args:
+        dim: channels.
+        num_classes: classes.
+
+    Source: Data-efficient Image Transformers, arXiv 2012.12877, section 3.
+    """
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__(dim, num_classes)
+        self.dist = nn.Linear(dim, num_classes)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(.., dim) -> (.., num_classes)."""
+        return (F.linear(input, self.weight, self.bias) + self.dist(input)) / 2
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Linear:
+        """One linear layer that computes the same."""
+        fused = nn.Linear(self.in_features, self.out_features).to(self.weight)
+        fused.weight.copy_((self.weight + self.dist.weight) / 2)
+        fused.bias.copy_((self.bias + self.dist.bias) / 2)
+        return fused.eval()
+
+
+class DistilledHead(ClassifierHead):
+    """Pools a map and classifies it twice, with the mean of both: (B, H, W, C) -> (B, num_classes).
+
+    Args:
+        dim: channels C.
+        num_classes: classes; 0 for none.
+        pool_type: how to pool, `avg`, `max`, ..., or an empty string for not at all.
+        drop_rate: dropout before the linear layers.
+    """
+
+    def __init__(self, dim: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0) -> None:
+        super().__init__(dim, num_classes, pool_type=pool_type, drop_rate=drop_rate, input_fmt="NHWC")
+        self.fc: nn.Module
+        self._pair()
+
+    def reset(self, num_classes: int, pool_type: str | None = None) -> None:
+        """Replaces the classifiers; the pooling too, unless `pool_type` is None."""
+        super().reset(num_classes, pool_type)
+        self._pair()
+
+    def _pair(self) -> None:
+        if isinstance(self.fc, nn.Linear):
+            pair = DistilledLinear(self.fc.in_features, self.fc.out_features)
+            self.fc = pair.to(self.fc.weight).train(self.training)
 
 
 class AuxiliaryHead(nn.Module):

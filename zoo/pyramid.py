@@ -93,6 +93,8 @@ class Pyramid(nn.Module):
         self.num_features = num_features or widths[-1]
         self.drop_rate = drop_rate
         self.output_fmt = output_fmt
+        # timm's word for the axis of channels
+        self.feature_dim = -1 if output_fmt == "NHWC" else 1
         self.stem = stem
         self.stages = nn.Sequential(*stages)
         self.norm = norm
@@ -121,7 +123,8 @@ class Pyramid(nn.Module):
             "blocks": [
                 (r"^stages\.(\d+)\.(?:downsample|position)", (0,)),
                 (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-                (r"^(?:stages\.(\d+)\.)?norm", (99999,)),
+                (r"^stages\.(\d+)\.norm", (99999,)),
+                (r"^norm", (99999,)),
             ],
         }
 
@@ -253,6 +256,14 @@ class Pyramid(nn.Module):
 
 def _init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def init_convolution(module: nn.Module) -> None:
+    """Draws the kernel of a convolution as `Pyramid` draws a linear layer's: for `apply`, where authors do so."""
+    if isinstance(module, nn.Conv2d):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
