@@ -17,7 +17,8 @@ from .convolution import (
 from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, PatchMerging
 from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
-from .head import AuxiliaryHead, BatchNormHead, DistilledHead
+from .gated import GatedConv
+from .head import AuxiliaryHead, BatchNormHead, DistilledHead, MlpHead
 from .large_kernel import LargeKernelAttention
 from .linear import Linear, Mlp, PointwiseConv2d
 from .neighborhood import NeighborhoodAttention, resize_bias_table
@@ -51,12 +52,14 @@ __all__ = [
     "DilatedReparamConv",
     "DistilledHead",
     "FocusBlock",
+    "GatedConv",
     "GlobalResponseNorm",
     "InvertedDownsample",
     "LargeKernelAttention",
     "LepeAttention",
     "Linear",
     "Mlp",
+    "MlpHead",
     "NeighborhoodAttention",
     "NormLinear",
     "PatchMerging",

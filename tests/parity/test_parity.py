@@ -73,4 +73,5 @@ def test_network_in_float64(path: Path, tmp_path: Path) -> None:
     if "float64_rel_diff" in case.facts:
         assert error == pytest.approx(case.facts["float64_rel_diff"], rel=1e-3)
     else:
-        assert error < 1e-6
+        # a wrong epsilon gives at least 2e-6
+        assert error < 2e-6

@@ -23,6 +23,7 @@ SMALL = [
     "shvit_pico",
     "van_pico",
     "swiftformer_pico",
+    "mambaout_pico",
 ]
 
 # what they need to take images of any size
