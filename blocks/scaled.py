@@ -9,7 +9,7 @@ from timm.layers import LayerScale, register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import NormLinear, depthwise
-from .linear import Linear, computed_again
+from .linear import Linear, computed_again, is_plain_cpu
 
 
 class ScaledLinear(nn.Module):
@@ -78,4 +78,7 @@ class ScaledMlp(nn.Module):
 
     @torch.jit.unused
     def _lean(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and is_plain_cpu(x):
+            # another map of this size takes longer to allocate than GELU to compute
+            return self.fc2(torch.ops.aten.gelu_(x))
         return computed_again(self._second_half, x)
