@@ -1,5 +1,6 @@
 """The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W."""
 
+from .additive import AdditiveAttention
 from .agent import AgentAttention, resize_line
 from .attention import SelfAttention, attended
 from .contmix import ContMix
@@ -16,20 +17,24 @@ from .convolution import (
 from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, PatchMerging
 from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
-from .head import AuxiliaryHead, BatchNormHead
+from .gated import GatedConv
+from .head import AuxiliaryHead, BatchNormHead, DistilledHead, MlpHead
+from .large_kernel import LargeKernelAttention
 from .linear import Linear, Mlp, PointwiseConv2d
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .position import PositionEmbedding
 from .reparam import DilatedReparamConv
-from .residual import TransformerBlock
+from .residual import Residual, TransformerBlock
 from .response import GlobalResponseNorm, ResponseMlp, SqueezeExcite
 from .routing import BiLevelRoutingAttention, LepeAttention
+from .scaled import ScaledLinear, ScaledMlp
 from .single_head import SingleHeadAttention, SingleHeadBlock
 from .sizes import at_least, at_most, multiple_of, pad_to, pool_cells, pool_to, resize
 from .stem import ConvNormStem, ConvStem, PatchStem
 from .window import CrossShapedAttention, WindowAttention
 
 __all__ = [
+    "AdditiveAttention",
     "AgentAttention",
     "AuxiliaryHead",
     "BatchNormHead",
@@ -45,12 +50,16 @@ __all__ = [
     "ConvStem",
     "CrossShapedAttention",
     "DilatedReparamConv",
+    "DistilledHead",
     "FocusBlock",
+    "GatedConv",
     "GlobalResponseNorm",
     "InvertedDownsample",
+    "LargeKernelAttention",
     "LepeAttention",
     "Linear",
     "Mlp",
+    "MlpHead",
     "NeighborhoodAttention",
     "NormLinear",
     "PatchMerging",
@@ -58,8 +67,11 @@ __all__ = [
     "PointwiseConv2d",
     "PositionEmbedding",
     "ReparamConvBlock",
+    "Residual",
     "ResidualConv",
     "ResponseMlp",
+    "ScaledLinear",
+    "ScaledMlp",
     "SelfAttention",
     "SingleHeadAttention",
     "SingleHeadBlock",

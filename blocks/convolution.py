@@ -8,11 +8,13 @@ Shape legend: B batch, H W map, C channels.
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import torch
+import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .linear import Linear, PointwiseConv2d, pointwise_conv2d
+from .linear import Linear, PointwiseConv2d, is_plain_cpu, pointwise_conv2d
+from .sizes import multiple_of, pad_to
 
 
 @register_notrace_module  # what is fastest depends on the size of the map
@@ -21,6 +23,9 @@ class ChannelsLastConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H', W', out_channels)."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
+            if self._is_dilated_depthwise() and is_plain_cpu(input):
+                return self._interleaved(input)
         x = input.permute(0, 3, 1, 2)
         if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1:
             return pointwise_conv2d(x, self.weight, self.bias).permute(0, 2, 3, 1)
@@ -29,6 +34,33 @@ class ChannelsLastConv2d(nn.Conv2d):
         if self.in_channels // self.groups * self.out_channels * self.kernel_size[0] * self.kernel_size[1] > 2**19:
             x = x.contiguous()
         return self._conv_forward(x, self.weight, self.bias).permute(0, 2, 3, 1).contiguous()
+
+    @torch.jit.unused
+    def _is_dilated_depthwise(self) -> bool:
+        """Whether each channel is convolved alone, dilated, to a map of its size."""
+        (rows, columns), (step, other) = self.kernel_size, self.dilation
+        return (
+            1 < step == other
+            and self.stride == (1, 1)
+            and self.in_channels == self.out_channels == self.groups
+            and self.padding == (step * (rows // 2), step * (columns // 2))
+        )
+
+    @torch.jit.unused
+    def _interleaved(self, x: Tensor) -> Tensor:
+        """The same, of every d-th pixel without dilation d: several times as fast with oneDNN, the copies included."""
+        batch, height, width, channels = x.shape
+        step = self.dilation[0]
+        rows, columns = multiple_of(height, step) // step, multiple_of(width, step) // step
+        x = pad_to(x, rows * step, columns * step)
+        # (B, H', d, W', d, C) -> (B * d * d, C, H', W')
+        x = x.reshape(batch, rows, step, columns, step, channels).permute(0, 2, 4, 1, 3, 5)
+        x = x.reshape(-1, rows, columns, channels).permute(0, 3, 1, 2)
+        padding = (self.kernel_size[0] // 2, self.kernel_size[1] // 2)
+        x = F.conv2d(x, self.weight, self.bias, padding=padding, groups=channels)
+        # and back to (B, H, W, C)
+        x = x.permute(0, 2, 3, 1).reshape(batch, step, step, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
+        return x.reshape(batch, rows * step, columns * step, channels)[:, :height, :width].contiguous()
 
 
 class ChannelsLastBatchNorm2d(nn.Module):
@@ -47,7 +79,9 @@ class ChannelsLastBatchNorm2d(nn.Module):
         return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def depthwise(dim: int, kernel_size: int, bias: bool = True, channels_last: bool = True) -> nn.Conv2d:
+def depthwise(
+    dim: int, kernel_size: int, bias: bool = True, channels_last: bool = True, dilation: int = 1
+) -> nn.Conv2d:
     """A depthwise convolution that keeps the size of the map.
 
     Args:
@@ -55,9 +89,11 @@ def depthwise(dim: int, kernel_size: int, bias: bool = True, channels_last: bool
         kernel_size: odd side of the kernel.
         bias: whether it has a bias.
         channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
+        dilation: distance between the places that neighboring entries of the kernel see.
     """
     layer = ChannelsLastConv2d if channels_last else nn.Conv2d
-    return layer(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim, bias=bias)
+    padding = dilation * (kernel_size // 2)
+    return layer(dim, dim, kernel_size, padding=padding, dilation=dilation, groups=dim, bias=bias)
 
 
 class ConvNorm(nn.Module):

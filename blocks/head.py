@@ -1,9 +1,11 @@
 """From the last map to logits. Shape legend: B batch, C channels, H W map."""
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
+from collections import OrderedDict
 
 import torch
-from timm.layers import NormMlpClassifierHead, get_device_dtype, trunc_normal_
+import torch.nn.functional as F
+from timm.layers import ClassifierHead, NormMlpClassifierHead, SelectAdaptivePool2d, get_device_dtype, trunc_normal_
 from torch import Tensor, nn
 
 from .convolution import as_affine
@@ -49,6 +51,117 @@ class BatchNormHead(NormMlpClassifierHead):
             self.fc.weight.copy_((weight * scale).view_as(self.fc.weight))
             self.norm = nn.Identity()
         return self
+
+
+class DistilledLinear(nn.Linear):
+    """The mean of two linear classifiers, of which a teacher trained `dist`; `fuse` makes one of them.
+
+    Args:
+        dim: channels.
+        num_classes: classes.
+
+    Source: Data-efficient Image Transformers, arXiv 2012.12877, section 3.
+    """
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__(dim, num_classes)
+        self.dist = nn.Linear(dim, num_classes)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(.., dim) -> (.., num_classes)."""
+        return (F.linear(input, self.weight, self.bias) + self.dist(input)) / 2
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Linear:
+        """One linear layer that computes the same."""
+        fused = nn.Linear(self.in_features, self.out_features).to(self.weight)
+        fused.weight.copy_((self.weight + self.dist.weight) / 2)
+        fused.bias.copy_((self.bias + self.dist.bias) / 2)
+        return fused.eval()
+
+
+class DistilledHead(ClassifierHead):
+    """Pools a map and classifies it twice, with the mean of both: (B, H, W, C) -> (B, num_classes).
+
+    Args:
+        dim: channels C.
+        num_classes: classes; 0 for none.
+        pool_type: how to pool, `avg`, `max`, ..., or an empty string for not at all.
+        drop_rate: dropout before the linear layers.
+    """
+
+    def __init__(self, dim: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0) -> None:
+        super().__init__(dim, num_classes, pool_type=pool_type, drop_rate=drop_rate, input_fmt="NHWC")
+        self.fc: nn.Module
+        self._pair()
+
+    def reset(self, num_classes: int, pool_type: str | None = None) -> None:
+        """Replaces the classifiers; the pooling too, unless `pool_type` is None."""
+        super().reset(num_classes, pool_type)
+        self._pair()
+
+    def _pair(self) -> None:
+        if isinstance(self.fc, nn.Linear):
+            pair = DistilledLinear(self.fc.in_features, self.fc.out_features)
+            self.fc = pair.to(self.fc.weight).train(self.training)
+
+
+class MlpHead(nn.Module):
+    """Pools a map, norms, and classifies by linear, GELU, norm, linear: (B, H, W, C) -> (B, num_classes).
+
+    Without classes the last linear layer is left out, and with neither pooling nor classes the map passes as it is.
+
+    Args:
+        dim: channels C.
+        num_classes: classes; 0 for none.
+        pool_type: how to pool, `avg`, `max`, ..., or an empty string for not at all.
+        drop_rate: dropout before the last linear layer.
+        mlp_ratio: hidden channels over C.
+
+    Raises:
+        ValueError: `pool_type` gives more channels than the map has.
+
+    Source: MambaOut, arXiv 2405.07992, official code.
+    """
+
+    def __init__(
+        self, dim: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0, mlp_ratio: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.in_features, self.hidden_size = dim, int(dim * mlp_ratio)
+        self.norm: nn.Module = nn.Identity()
+        self.pre_logits: nn.Module = nn.Identity()
+        self.drop = nn.Dropout(drop_rate)
+        self.reset(num_classes, pool_type)
+
+    def reset(self, num_classes: int, pool_type: str | None = None) -> None:
+        """Replaces the last linear layer; the pooling too, unless `pool_type` is None."""
+        if pool_type is not None:
+            self.global_pool = SelectAdaptivePool2d(pool_type=pool_type, flatten=bool(pool_type), input_fmt="NHWC")
+            if self.global_pool.feat_mult() > 1:
+                raise ValueError(
+                    f"pool_type must keep the number of channels, as avg, max and avgmax do: {pool_type!r}"
+                )
+        place = get_device_dtype(self)
+        if num_classes == 0 and self.global_pool.is_identity():
+            self.norm, self.pre_logits = nn.Identity(), nn.Identity()
+            self.num_features = self.in_features
+        elif isinstance(self.norm, nn.Identity):
+            self.norm = nn.LayerNorm(self.in_features, eps=1e-6, **place)
+            layers = OrderedDict(
+                fc=nn.Linear(self.in_features, self.hidden_size, **place),
+                act=nn.GELU(),
+                norm=nn.LayerNorm(self.hidden_size, eps=1e-6, **place),
+            )
+            self.pre_logits = nn.Sequential(layers)
+            self.num_features = self.hidden_size
+        self.fc = nn.Linear(self.num_features, num_classes, **place) if num_classes else nn.Identity()
+        self.train(self.training)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, H, W, C) -> (B, num_classes), or what the last linear layer would get."""
+        x = self.drop(self.pre_logits(self.norm(self.global_pool(x))))
+        return x if pre_logits else self.fc(x)
 
 
 class AuxiliaryHead(nn.Module):

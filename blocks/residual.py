@@ -1,7 +1,9 @@
-"""The residual block that most transformers share, around any token mixer."""
+"""Residual branches: the block that most transformers share, around any token mixer, and a branch of anything.
 
-from __future__ import annotations
+Shape legend: B batch, H W map, C channels.
+"""
 
+# no `from __future__ import annotations`: TorchScript needs the types themselves
 from collections.abc import Callable
 
 from timm.layers import DropPath, LayerScale
@@ -51,3 +53,21 @@ class TransformerBlock(nn.Module):
         x = self.pos_embed(x)
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+
+
+class Residual(nn.Module):
+    """x + branch(x). A block is a sequence of these where its norms and scales belong to the branches.
+
+    Args:
+        branch: keeps the shape of its input.
+        drop_path: probability that a sample skips the branch in training.
+    """
+
+    def __init__(self, branch: nn.Module, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.branch = branch
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A tensor -> a tensor of its shape."""
+        return x + self.drop_path(self.branch(x))

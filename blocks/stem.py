@@ -13,26 +13,35 @@ from .sizes import multiple_of, pad_to
 
 
 class ConvStem(nn.Module):
-    """Two 3x3 convolutions of stride 2 with nothing between them, and a norm: (B, P, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, C).
+    """Two 3x3 convolutions of stride 2 and a norm: (B, P, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, C).
 
     Args:
         in_chans: channels P of the image.
         dim: channels C, even.
         norm_layer: makes a norm over channels.
+        act_layer: makes an activation between the convolutions, after a norm; None for neither.
 
-    Source: Neighborhood Attention Transformer, arXiv 2204.07143, section 3.3.
+    Source: Neighborhood Attention Transformer, arXiv 2204.07143, section 3.3; with an activation: InternImage, arXiv
+    2211.05778, section 3.2.
     """
 
-    def __init__(self, in_chans: int, dim: int, norm_layer: Callable[[int], nn.Module] = nn.LayerNorm) -> None:
+    def __init__(
+        self,
+        in_chans: int,
+        dim: int,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        act_layer: Callable[[], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1)
+        self.between = nn.Identity() if act_layer is None else nn.Sequential(norm_layer(dim // 2), act_layer())
         self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
         self.norm = norm_layer(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, P, H, W) -> (B, ⌈H/4⌉, ⌈W/4⌉, C)."""
-        x = self.conv2(self.conv1(x))
-        return self.norm(x.permute(0, 2, 3, 1))
+        x = self.between(self.conv1(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.norm(self.conv2(x).permute(0, 2, 3, 1))
 
 
 @register_notrace_module  # whether to pad depends on the size of the image

@@ -8,7 +8,18 @@ Example:
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import agent, agent_deit, bilevel, neighborhood, neighborhood_isotropic, overlock, single_head
+from . import (
+    additive,
+    agent,
+    agent_deit,
+    bilevel,
+    gated_conv,
+    large_kernel,
+    neighborhood,
+    neighborhood_isotropic,
+    overlock,
+    single_head,
+)
 from .registration import Published, published
 
 try:
@@ -19,9 +30,12 @@ except PackageNotFoundError:  # a source tree that was never installed
 __all__ = [
     "Published",
     "__version__",
+    "additive",
     "agent",
     "agent_deit",
     "bilevel",
+    "gated_conv",
+    "large_kernel",
     "neighborhood",
     "neighborhood_isotropic",
     "overlock",

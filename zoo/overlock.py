@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import calculate_drop_path_rates, trunc_normal_
+from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from attnzoo.blocks import (
@@ -32,7 +32,7 @@ from attnzoo.blocks import (
 
 from .overlock_checkpoint import checkpoint_filter_fn
 from .overlock_stages import FocusStage, OverviewStage
-from .pyramid import Pyramid, Stage
+from .pyramid import Pyramid, Stage, init_convolution
 from .registration import Variant, figures, imagenet_cfg, register_variants
 
 __all__ = ["OverLoCK"]
@@ -128,7 +128,7 @@ class OverLoCK(Pyramid):
         self.has_aux_head = aux_head
         self.aux_head: nn.Module | None = None
         self._reset_aux_head()
-        self.apply(_init_convolution)
+        self.apply(init_convolution)
 
     def forward(self, x: Tensor) -> Any:
         """Images (B, in_chans, H, W) -> logits (B, num_classes); in training also the auxiliary head's."""
@@ -176,13 +176,6 @@ class OverLoCK(Pyramid):
                 (r"^norm", (99999,)),
             ],
         }
-
-
-def _init_convolution(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def default_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:

@@ -25,23 +25,29 @@ class Stage(nn.Module):
         downsample: maps the previous stage's output to this stage's input; None to take it as it is.
         blocks: modules that keep the shape of the map.
         position: adds learned positions before the blocks; None for none.
+        norm: after the blocks; None for none.
     """
 
     def __init__(
-        self, downsample: nn.Module | None, blocks: Sequence[nn.Module], position: nn.Module | None = None
+        self,
+        downsample: nn.Module | None,
+        blocks: Sequence[nn.Module],
+        position: nn.Module | None = None,
+        norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.downsample = nn.Identity() if downsample is None else downsample
         self.position = nn.Identity() if position is None else position
         self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.Identity() if norm is None else norm
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps the previous stage's output to this stage's."""
         x = self.position(self.downsample(x))
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
+            return self.norm(checkpoint_seq(self.blocks, x))
+        return self.norm(self.blocks(x))
 
 
 class Pyramid(nn.Module):
@@ -87,6 +93,8 @@ class Pyramid(nn.Module):
         self.num_features = num_features or widths[-1]
         self.drop_rate = drop_rate
         self.output_fmt = output_fmt
+        # timm's word for the axis of channels
+        self.feature_dim = -1 if output_fmt == "NHWC" else 1
         self.stem = stem
         self.stages = nn.Sequential(*stages)
         self.norm = norm
@@ -115,6 +123,7 @@ class Pyramid(nn.Module):
             "blocks": [
                 (r"^stages\.(\d+)\.(?:downsample|position)", (0,)),
                 (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+                (r"^stages\.(\d+)\.norm", (99999,)),
                 (r"^norm", (99999,)),
             ],
         }
@@ -247,6 +256,14 @@ class Pyramid(nn.Module):
 
 def _init_weights(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def init_convolution(module: nn.Module) -> None:
+    """Draws the kernel of a convolution as `Pyramid` draws a linear layer's: for `apply`, where authors do so."""
+    if isinstance(module, nn.Conv2d):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

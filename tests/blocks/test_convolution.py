@@ -18,6 +18,7 @@ from attnzoo.blocks import (
     Linear,
     PointwiseConv2d,
     ResidualConv,
+    ScaledMlp,
     depthwise,
     fuse,
 )
@@ -164,3 +165,34 @@ def test_fuse_refuses_training_mode_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match=r"evaluation mode can be fused: call \.eval\(\)"):
         fuse(model)
     assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize(("kernel_size", "dilation"), [(7, 3), (3, 2), (5, 4)], ids=str)
+@pytest.mark.parametrize("size", [(7, 10), (2, 3), (12, 12)], ids=str)
+def test_dilated_depthwise_in_interleaved_parts(kernel_size: int, dilation: int, size: tuple[int, int]) -> None:
+    ours = depthwise(6, kernel_size, dilation=dilation)
+    x = torch.randn(2, *size, 6, requires_grad=True)
+    found = ours(x)
+    padding = dilation * (kernel_size // 2)
+    expected = F.conv2d(x.permute(0, 3, 1, 2), ours.weight, ours.bias, 1, padding, dilation, 6).permute(0, 2, 3, 1)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    weights = torch.randn_like(expected)
+    inputs = (x, *ours.parameters())
+    for mine, wanted in zip(
+        torch.autograd.grad(found, inputs, weights), torch.autograd.grad(expected, inputs, weights), strict=True
+    ):
+        torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", [True, False], ids=["norm", "plain"])
+@pytest.mark.parametrize("kernel_size", [None, 3], ids=["pointwise", "depthwise"])
+def test_a_scaled_mlp_fuses(norm: bool, kernel_size: int | None) -> None:
+    mlp = with_statistics(ScaledMlp(6, 10, 0.3, norm, kernel_size)).double()
+    x = image(6, True)
+    with torch.no_grad():
+        expected = mlp(x)
+        fused = fuse(copy.deepcopy(mlp))
+        torch.testing.assert_close(fused(x), expected)
+    assert isinstance(fused.fc1, Linear)
+    assert isinstance(fused.fc2, Linear)

@@ -21,6 +21,9 @@ SMALL = [
     "biformer_pico",
     "overlock_pico",
     "shvit_pico",
+    "van_pico",
+    "swiftformer_pico",
+    "mambaout_pico",
 ]
 
 # what they need to take images of any size

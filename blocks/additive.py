@@ -1,0 +1,46 @@
+"""Attention that is a sum: one query of the whole map, made of all, meets every key by itself.
+
+Shape legend: B batch, H W map, N = H * W, C channels.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .linear import Linear
+
+
+class AdditiveAttention(nn.Module):
+    """A linear layer of q + projection of k * g, where g sums all q by weight: (B, H, W, C) -> (B, H, W, C).
+
+    Queries q and keys k have length 1. A query's weight is its product with a learned vector, over the length of all
+    such products of the map. There are no values, no softmax and one head; time and memory are linear in N.
+
+    Args:
+        dim: channels C.
+
+    Source: SwiftFormer, arXiv 2303.15446, section 3.2, equations 4 to 6; lengths of 1 are of the official code.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.q = Linear(dim, dim)
+        self.k = Linear(dim, dim)
+        self.score = nn.Parameter(torch.randn(dim, 1))
+        self.proj1 = Linear(dim, dim)
+        self.proj2 = Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        height, width = x.shape[1], x.shape[2]
+        # (B, H, W, C) -> (B, N, C)
+        x = x.flatten(1, 2)
+        q = F.normalize(self.q(x), dim=2)
+        k = F.normalize(self.k(x), dim=2)
+        # (B, N, 1); a factor for all of them would cancel
+        weights = F.normalize(q @ self.score, dim=1)
+        # (B, 1, N) with (B, N, C) -> (B, 1, C)
+        query = weights.transpose(1, 2) @ q
+        # (B, N, C) -> (B, H, W, C)
+        return self.proj2(self.proj1(k * query) + q).unflatten(1, (height, width))

@@ -1,0 +1,55 @@
+"""A gate and a convolution of a part of the channels between linear layers.
+
+Shape legend: B batch, H W map, C channels, D hidden channels.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_module
+from torch import Tensor, nn
+
+from .convolution import depthwise
+from .linear import Linear, is_plain_cpu
+
+
+@register_notrace_module  # it runs another way where gradients are wanted
+class GatedConv(nn.Module):
+    """GELU of a gate times values, the last C of which a depthwise convolution mixes: (B, H, W, C) -> (B, H, W, C).
+
+    Args:
+        dim: channels C.
+        expansion: D over C, at least 1.
+        kernel_size: of the convolution, odd.
+
+    Source: MambaOut, arXiv 2405.07992, section 4.1, after Gated CNN, arXiv 1612.08083.
+    """
+
+    def __init__(self, dim: int, expansion: float = 8 / 3, kernel_size: int = 7) -> None:
+        super().__init__()
+        hidden_dim = int(expansion * dim)
+        self.widths = [hidden_dim - dim, dim]
+        # two layers: halves of one would be strided, and a map twice as large is slow to allocate
+        self.gate = Linear(dim, hidden_dim)
+        self.value = Linear(dim, hidden_dim)
+        self.conv = depthwise(dim, kernel_size)
+        self.proj = Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        gate = F.gelu(self.gate(x))
+        # (B, H, W, D) -> (B, H, W, D - C | C)
+        passing, x = self.value(x).split(self.widths, dim=3)
+        x = self.conv(x)
+        if torch.jit.is_scripting():
+            return self.proj(gate * torch.cat((passing, x), dim=3))
+        return self.proj(self._gated(gate, passing, x))
+
+    @torch.jit.unused
+    def _gated(self, gate: Tensor, passing: Tensor, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not is_plain_cpu(gate):
+            return gate * torch.cat((passing, x), dim=3)
+        # no copies where nothing is kept for the way back
+        for part, values in zip(gate.split(self.widths, dim=3), (passing, x), strict=True):
+            part.mul_(values)
+        return gate

@@ -1,0 +1,38 @@
+"""Attention whose weights a large convolution gives, taken apart into small ones.
+
+Shape legend: B batch, H W map, C channels.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+from torch import Tensor, nn
+
+from .convolution import depthwise
+from .linear import Linear
+
+
+class LargeKernelAttention(nn.Module):
+    """x + projection of u * weights(u), u a projection of x: (B, H, W, C) -> (B, H, W, C).
+
+    The weights, one per pixel and channel, are a depthwise 5x5 convolution, a depthwise 7x7 one dilated by 3 and a 1x1
+    one, in place of one convolution of 21x21. Nothing normalizes them.
+
+    Args:
+        dim: channels C.
+
+    Source: Visual Attention Network, arXiv 2202.09741, section 3.1, equations 1 and 2, figure 3.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj1 = Linear(dim, dim)
+        self.act = nn.GELU()
+        self.conv1 = depthwise(dim, 5)
+        self.conv2 = depthwise(dim, 7, dilation=3)
+        self.fc = Linear(dim, dim)
+        self.proj2 = Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        gated = self.act(self.proj1(x))
+        weights = self.fc(self.conv2(self.conv1(gated)))
+        return x + self.proj2(gated * weights)

@@ -1,0 +1,179 @@
+"""MambaOut: four stages of gated convolutions, Mamba's block without its state space.
+
+Paper: MambaOut: Do We Really Need Mamba for Vision?, arXiv 2405.07992. Official code: yuweihao/MambaOut, Apache-2.0
+licence.
+
+What the official code does that the paper does not say: the convolution sees as many channels as the block gets, the
+last ones of those that are gated; a map is pooled before the last norm; the classifier is an MLP with a norm of its
+own; there is no layer scale.
+
+Shapes at 224 (zoo_mambaout_femto): image 3x224x224, stem 56x56x48, stages 56x56x48, 28x28x96, 14x14x192, 7x7x288.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+
+from attnzoo.blocks import ConvDownsample, ConvStem, GatedConv, MlpHead, Residual
+
+from .pyramid import Pyramid, Stage, init_convolution
+from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+
+__all__ = ["MambaOut"]
+
+
+class MambaOut(Pyramid):
+    """Gated convolutions on maps of strides 4, 8, 16 and 32.
+
+    Args:
+        embed_dims: channels of the stages; the first is even.
+        depths: blocks per stage.
+        expansion: gated channels of a block over those it gets.
+        kernel_size: of the depthwise convolutions, odd.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate: as in `Pyramid`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: Sequence[int] = (96, 192, 384, 576),
+        depths: Sequence[int] = (3, 3, 9, 3),
+        expansion: float = 8 / 3,
+        kernel_size: int = 7,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        if embed_dims[0] % 2:
+            raise ValueError(f"embed_dims must start with an even number, got {embed_dims[0]}")
+        norm_layer = partial(nn.LayerNorm, eps=1e-6)
+
+        def block(dim: int, drop_path: float) -> nn.Module:
+            return Residual(nn.Sequential(norm_layer(dim), GatedConv(dim, expansion, kernel_size)), drop_path)
+
+        stages = [
+            Stage(
+                ConvDownsample(embed_dims[i - 1], dim, norm_layer, bias=True) if i > 0 else None,
+                [block(dim, rate) for rate in rates],
+            )
+            for i, (dim, rates) in enumerate(
+                zip(embed_dims, calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True), strict=True)
+            )
+        ]
+        super().__init__(
+            ConvStem(in_chans, embed_dims[0], norm_layer, nn.GELU),
+            stages,
+            widths=embed_dims,
+            reductions=[4 * 2**i for i in range(len(depths))],
+            norm=nn.Identity(),
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            head=MlpHead(embed_dims[-1], num_classes, global_pool, drop_rate),
+        )
+        self.apply(init_convolution)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official checkpoint, timm's or this project's own, to this project's names."""
+    checkpoint = unwrapped(state_dict)
+    # the norm of the classifier's MLP has the name there that the norm before it has in other files
+    is_official = "head.fc1.weight" in checkpoint
+    result: dict[str, Tensor] = {}
+    for name, tensor in checkpoint.items():
+        name = rename(name, is_official)
+        if ".gate_value." in name:
+            # one layer there: (2D, ..) -> two of (D, ..)
+            halves = tensor.chunk(2)
+            result |= {
+                name.replace("gate_value", part): half for part, half in zip(("gate", "value"), halves, strict=True)
+            }
+        else:
+            result[name] = tensor
+    return result
+
+
+# The official name of a parameter, as a pattern, and ours. Within a stage timm has the names of the official code.
+_RENAMES = (
+    (r"^downsample_layers\.0\.", "stem."),
+    (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
+    (r"^stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),
+    (r"^stem\.norm1\.", "stem.between.0."),
+    (r"^stem\.norm2\.", "stem.norm."),
+    (r"\.downsample\.conv\.", ".downsample.reduction."),
+    (r"(\.blocks\.\d+)\.norm\.", r"\1.branch.0."),
+    (r"(\.blocks\.\d+)\.fc1\.", r"\1.branch.1.gate_value."),
+    (r"(\.blocks\.\d+)\.conv\.", r"\1.branch.1.conv."),
+    (r"(\.blocks\.\d+)\.fc2\.", r"\1.branch.1.proj."),
+)
+_HEAD_RENAMES = (
+    (r"^head\.norm\.", "head.pre_logits.norm."),
+    (r"^norm\.", "head.norm."),
+    (r"^head\.fc1\.", "head.pre_logits.fc."),
+    (r"^head\.fc2\.", "head.fc."),
+)
+
+
+def rename(name: str, is_official: bool) -> str:
+    """This project's name of a parameter of the official code, or else of timm's; a name of ours stays."""
+    for pattern, replacement in (*_RENAMES, *_HEAD_RENAMES) if is_official else _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+_CODE = "https://github.com/yuweihao/MambaOut"
+
+
+def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
+    fields = {
+        "crop_pct": 1.0,
+        "first_conv": "stem.conv1",
+        "license": "apache-2.0",
+        "origin_url": _CODE,
+        "paper_ids": "arXiv:2405.07992",
+    }
+    return imagenet_cfg(url, **{**fields, **kwargs})
+
+
+def _mambaout(size: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
+    cfg = _cfg(f"{_CODE}/releases/download/model/mambaout_{size}.pth")
+    return Variant(
+        f"MambaOut-{size.title()}, with the official weights.",
+        arguments,
+        cfg,
+        published=figures(*published, source=f"{_CODE}#models"),
+    )
+
+
+register_variants(
+    __name__,
+    MambaOut,
+    checkpoint_filter_fn,
+    {
+        "mambaout_pico": Variant(
+            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
+            {"embed_dims": (24, 48, 96, 128), "depths": (2, 2, 4, 2)},
+            _cfg(license=None, origin_url=None, paper_ids=None),
+            tag="untrained",
+        ),
+        "zoo_mambaout_femto": _mambaout(
+            "femto", (78.9, 7.3, 1.2), embed_dims=(48, 96, 192, 288), depths=(3, 3, 9, 3), drop_path_rate=0.025
+        ),
+        "zoo_mambaout_kobe": _mambaout(
+            "kobe", (80.0, 9.1, 1.5), embed_dims=(48, 96, 192, 288), depths=(3, 3, 15, 3), drop_path_rate=0.025
+        ),
+        "zoo_mambaout_tiny": _mambaout("tiny", (82.7, 26.5, 4.5), depths=(3, 3, 9, 3), drop_path_rate=0.2),
+        "zoo_mambaout_small": _mambaout("small", (84.1, 48.5, 9.0), depths=(3, 4, 27, 3), drop_path_rate=0.4),
+        "zoo_mambaout_base": _mambaout(
+            "base", (84.2, 84.8, 15.8), embed_dims=(128, 256, 512, 768), depths=(3, 4, 27, 3), drop_path_rate=0.6
+        ),
+    },
+)

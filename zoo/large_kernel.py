@@ -1,0 +1,231 @@
+"""VAN: four stages of attention whose weights are a large convolution's, taken apart into small ones.
+
+Paper: Visual Attention Network, arXiv 2202.09741. Official code: Visual-Attention-Network/VAN-Classification,
+Apache-2.0 licence.
+
+What the official code does that the paper does not say: the shortcut of the attention is its normed input, inside the
+layer scale; a layer norm closes every stage, and the last one stands before pooling; images are normalized with mean
+and deviation 0.5, the default of the timm it pins.
+
+Shapes at 224 (van_b0): image 3x224x224, stem 56x56x32, stages 56x56x32, 28x28x64, 14x14x160, 7x7x256.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from timm.layers import LayerScale, calculate_drop_path_rates
+from torch import Tensor, nn
+
+from attnzoo.blocks import (
+    ChannelsLastBatchNorm2d,
+    ConvNorm,
+    ConvNormStem,
+    LargeKernelAttention,
+    Residual,
+    ScaledMlp,
+)
+
+from .pyramid import Pyramid, Stage
+from .registration import Published, Variant, figures, imagenet_cfg, register_variants, unwrapped
+
+__all__ = ["VAN"]
+
+
+class VAN(Pyramid):
+    """Large-kernel attention on maps of strides 4, 8, 16 and 32.
+
+    Args:
+        embed_dims: channels of the stages.
+        depths: blocks per stage.
+        mlp_ratios: per stage, hidden channels of an MLP over its input's.
+        layer_scale: initial scale of a residual branch.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate: as in `Pyramid`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: Sequence[int] = (64, 128, 320, 512),
+        depths: Sequence[int] = (3, 3, 12, 3),
+        mlp_ratios: Sequence[float] = (8, 8, 4, 4),
+        layer_scale: float = 1e-2,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        def block(dim: int, mlp_ratio: float, drop_path: float) -> nn.Module:
+            attention = nn.Sequential(
+                ChannelsLastBatchNorm2d(dim), LargeKernelAttention(dim), LayerScale(dim, init_values=layer_scale)
+            )
+            mlp = ScaledMlp(dim, int(dim * mlp_ratio), layer_scale, kernel_size=3)
+            return nn.Sequential(OrderedDict(attn=Residual(attention, drop_path), mlp=Residual(mlp, drop_path)))
+
+        stages = [
+            Stage(
+                ConvNorm(embed_dims[i - 1], dim, 3, 2, bias=True) if i > 0 else None,
+                [block(dim, mlp_ratios[i], rate) for rate in rates],
+                norm=nn.LayerNorm(dim, eps=1e-6),
+            )
+            for i, (dim, rates) in enumerate(
+                zip(embed_dims, calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True), strict=True)
+            )
+        ]
+        super().__init__(
+            ConvNormStem(in_chans, [embed_dims[0]], [4], kernel_size=7, bias=True),
+            stages,
+            widths=embed_dims,
+            reductions=[4 * 2**i for i in range(len(depths))],
+            norm=nn.Identity(),
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+        )
+        self.stem.apply(_init_convolution)
+        self.stages.apply(_init_convolution)
+
+
+def _init_convolution(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+    elif isinstance(module, nn.Linear):
+        # of pixels: a 1x1 convolution
+        fan_out = module.out_features
+    else:
+        return
+    nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official checkpoint, or this project's own, to this project's names; 1x1 convolutions become matrices."""
+    ours = model.state_dict()
+    result = {}
+    for name, tensor in unwrapped(state_dict).items():
+        name = rename(name)
+        result[name] = tensor.flatten(1) if name in ours and ours[name].ndim == 2 else tensor
+    return result
+
+
+# The official name of a parameter, as a pattern, and ours.
+_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"^module\.", ""),
+    (r"^patch_embed1\.proj\.", "stem.0.conv."),
+    (r"^patch_embed1\.norm\.", "stem.0.norm."),
+    (r"^patch_embed(\d)\.proj\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.conv."),
+    (r"^patch_embed(\d)\.norm\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.norm."),
+    (r"^norm(\d)\.", lambda match: f"stages.{int(match[1]) - 1}.norm."),
+    (r"^block(\d)\.(\d+)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks.{match[2]}."),
+    (r"\.norm1\.", ".attn.branch.0.norm."),
+    (r"\.norm2\.", ".mlp.branch.fc1.norm."),
+    (r"\.layer_scale_1$", ".attn.branch.2.gamma"),
+    (r"\.layer_scale_2$", ".mlp.branch.fc2.scale.gamma"),
+    (r"\.attn\.proj_(\d)\.", r".attn.branch.1.proj\1."),
+    (r"\.attn\.spatial_gating_unit\.conv0\.", ".attn.branch.1.conv1."),
+    (r"\.attn\.spatial_gating_unit\.conv_spatial\.", ".attn.branch.1.conv2."),
+    (r"\.attn\.spatial_gating_unit\.conv1\.", ".attn.branch.1.fc."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".mlp.branch.conv."),
+    (r"\.mlp\.fc(\d)\.", r".mlp.branch.fc\1.fc."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+)
+
+
+def rename(name: str) -> str:
+    """This project's name of an official parameter; a name of ours stays."""
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+_CODE = "https://github.com/Visual-Attention-Network/VAN-Classification"
+_WEIGHTS = "https://huggingface.co/Visual-Attention-Network"
+_PAPER = "https://arxiv.org/abs/2202.09741"
+
+
+def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
+    fields = {
+        "crop_pct": 0.9,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "first_conv": "stem.0.conv",
+        "license": "apache-2.0",
+        "origin_url": _CODE,
+        "paper_ids": "arXiv:2202.09741",
+    }
+    return imagenet_cfg(url, **{**fields, **kwargs})
+
+
+def _van(size: str, file: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
+    source = f"{_CODE}#2-van-models-in-1k"
+    cfg = _cfg(f"{_WEIGHTS}/{file}")
+    return Variant(f"VAN-{size}, with the official weights.", arguments, cfg, published=figures(*published, source))
+
+
+def _unreleased(size: str, published: Published, **arguments: Any) -> Variant:
+    summary = f"VAN-{size}. Its weights are not released."
+    return Variant(summary, arguments, _cfg(), tag="untrained", published=published)
+
+
+register_variants(
+    __name__,
+    VAN,
+    checkpoint_filter_fn,
+    {
+        "van_pico": Variant(
+            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
+            {"embed_dims": (16, 32, 80, 128), "depths": (2, 2, 3, 2), "mlp_ratios": (4, 4, 4, 4)},
+            _cfg(license=None, origin_url=None, paper_ids=None),
+            tag="untrained",
+        ),
+        "van_b0": _van(
+            "B0",
+            "VAN-Tiny-original/resolve/main/van_tiny_754.pth.tar",
+            (75.4, 4.1, 0.9),
+            embed_dims=(32, 64, 160, 256),
+            depths=(3, 3, 5, 2),
+            drop_path_rate=0.1,
+        ),
+        "van_b1": _van(
+            "B1",
+            "VAN-Small-original/resolve/main/van_small_811.pth.tar",
+            (81.1, 13.9, 2.5),
+            depths=(2, 2, 4, 2),
+            drop_path_rate=0.1,
+        ),
+        "van_b2": _van(
+            "B2",
+            "VAN-Base-original/resolve/main/van_base_828.pth.tar",
+            (82.8, 26.6, 5.0),
+            depths=(3, 3, 12, 3),
+            drop_path_rate=0.1,
+        ),
+        "van_b3": _van(
+            "B3",
+            "VAN-Large-original/resolve/main/van_large_839.pth.tar",
+            (83.9, 44.8, 9.0),
+            depths=(3, 5, 27, 3),
+            drop_path_rate=0.2,
+        ),
+        "van_b4": _unreleased("B4", figures(84.2, 60.3, 12.2, _PAPER), depths=(3, 6, 40, 3)),
+        # the paper's accuracies of these two are of networks that saw ImageNet-22k before
+        "van_b5": _unreleased(
+            "B5",
+            Published(params_m=90.0, gflops=17.2, source=_PAPER),
+            embed_dims=(96, 192, 480, 768),
+            depths=(3, 3, 24, 3),
+        ),
+        "van_b6": _unreleased(
+            "B6",
+            Published(params_m=200.0, gflops=38.9, source=_PAPER),
+            embed_dims=(96, 192, 384, 768),
+            depths=(6, 6, 90, 6),
+        ),
+    },
+)
