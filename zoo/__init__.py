@@ -8,7 +8,7 @@ Example:
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import agent, agent_deit, bilevel, neighborhood, neighborhood_isotropic, overlock, single_head
+from . import agent, agent_deit, bilevel, neighborhood, neighborhood_isotropic, overlock, shifted_window, single_head
 from .registration import Published, published
 
 try:
@@ -26,5 +26,6 @@ __all__ = [
     "neighborhood_isotropic",
     "overlock",
     "published",
+    "shifted_window",
     "single_head",
 ]
