@@ -2,6 +2,7 @@
 
 from .agent import AgentAttention, resize_line
 from .attention import SelfAttention, attended
+from .channel import ChannelAttention
 from .contmix import ContMix
 from .convolution import (
     ChannelsLastBatchNorm2d,
@@ -16,7 +17,7 @@ from .convolution import (
 from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, PatchMerging
 from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
-from .head import AuxiliaryHead, BatchNormHead
+from .head import AuxiliaryHead, BatchNormHead, LayerNormHead
 from .linear import Linear, Mlp, PointwiseConv2d
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .position import PositionEmbedding
@@ -27,6 +28,7 @@ from .routing import BiLevelRoutingAttention, LepeAttention
 from .single_head import SingleHeadAttention, SingleHeadBlock
 from .sizes import at_least, at_most, multiple_of, pad_to, pool_cells, pool_to, resize
 from .stem import ConvNormStem, ConvStem, PatchStem
+from .subsampled import SubsampledAttention
 from .window import CrossShapedAttention, WindowAttention
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "AuxiliaryHead",
     "BatchNormHead",
     "BiLevelRoutingAttention",
+    "ChannelAttention",
     "ChannelsLastBatchNorm2d",
     "ChannelsLastConv2d",
     "ContMix",
@@ -48,6 +51,7 @@ __all__ = [
     "FocusBlock",
     "GlobalResponseNorm",
     "InvertedDownsample",
+    "LayerNormHead",
     "LepeAttention",
     "Linear",
     "Mlp",
@@ -64,6 +68,7 @@ __all__ = [
     "SingleHeadAttention",
     "SingleHeadBlock",
     "SqueezeExcite",
+    "SubsampledAttention",
     "TransformerBlock",
     "WindowAttention",
     "as_affine",
