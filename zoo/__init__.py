@@ -8,7 +8,18 @@ Example:
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import agent, agent_deit, bilevel, neighborhood, neighborhood_isotropic, overlock, shifted_window, single_head
+from . import (
+    agent,
+    agent_deit,
+    bilevel,
+    dual_attention,
+    neighborhood,
+    neighborhood_isotropic,
+    overlock,
+    separable_attention,
+    shifted_window,
+    single_head,
+)
 from .registration import Published, published
 
 try:
@@ -22,10 +33,12 @@ __all__ = [
     "agent",
     "agent_deit",
     "bilevel",
+    "dual_attention",
     "neighborhood",
     "neighborhood_isotropic",
     "overlock",
     "published",
+    "separable_attention",
     "shifted_window",
     "single_head",
 ]

@@ -22,6 +22,9 @@ SMALL = [
     "overlock_pico",
     "shvit_pico",
     "swin_pico",
+    "twins_pcpvt_pico",
+    "twins_svt_pico",
+    "davit_pico",
 ]
 
 # what they need to take images of any size
