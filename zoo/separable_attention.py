@@ -156,6 +156,9 @@ _PCPVT: dict[str, Any] = {
     "mlp_ratios": (8, 8, 4, 4),
     "window_size": None,
 }
+_PCPVT_SMALL = {**_PCPVT, "depths": (3, 4, 6, 3), "drop_path_rate": 0.2}
+_PCPVT_BASE = {**_PCPVT, "depths": (3, 4, 18, 3), "drop_path_rate": 0.3}
+_PCPVT_LARGE = {**_PCPVT, "depths": (3, 8, 27, 3), "drop_path_rate": 0.5}
 _SVT_SMALL: dict[str, Any] = {"embed_dims": (64, 128, 256, 512), "depths": (2, 2, 10, 4), "num_heads": (2, 4, 8, 16)}
 _SVT_BASE = {"embed_dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
 _SVT_LARGE = {"embed_dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
@@ -168,28 +171,13 @@ register_variants(
         "twins_pcpvt_pico": _pico("PCPVT", window_size=None),
         "twins_svt_pico": _pico("SVT"),
         "zoo_twins_pcpvt_small": _twins(
-            "Twins-PCPVT-S.",
-            "1TWIx_8M-4y6UOKtbCgm1v-UVQ-_lYe6X",
-            (81.2, 24.1, 3.7),
-            **_PCPVT,
-            depths=(3, 4, 6, 3),
-            drop_path_rate=0.2,
+            "Twins-PCPVT-S.", "1TWIx_8M-4y6UOKtbCgm1v-UVQ-_lYe6X", (81.2, 24.1, 3.7), **_PCPVT_SMALL
         ),
         "zoo_twins_pcpvt_base": _twins(
-            "Twins-PCPVT-B.",
-            "1BsD3ZRivvPsHoZB1AX-tbirFLtCln8ky",
-            (82.7, 43.8, 6.4),
-            **_PCPVT,
-            depths=(3, 4, 18, 3),
-            drop_path_rate=0.3,
+            "Twins-PCPVT-B.", "1BsD3ZRivvPsHoZB1AX-tbirFLtCln8ky", (82.7, 43.8, 6.4), **_PCPVT_BASE
         ),
         "zoo_twins_pcpvt_large": _twins(
-            "Twins-PCPVT-L.",
-            "17xZXOWEcSGs0quBmMEkBYCxjPRYH-L45",
-            (83.1, 60.9, 9.5),
-            **_PCPVT,
-            depths=(3, 8, 27, 3),
-            drop_path_rate=0.5,
+            "Twins-PCPVT-L.", "17xZXOWEcSGs0quBmMEkBYCxjPRYH-L45", (83.1, 60.9, 9.5), **_PCPVT_LARGE
         ),
         "zoo_twins_svt_small": _twins(
             "Twins-SVT-S.", "131SVOphM_-SaBytf4kWjo3ony5hpOt4S", (81.7, 24, 2.8), **_SVT_SMALL, drop_path_rate=0.2
