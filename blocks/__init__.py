@@ -3,6 +3,7 @@
 from .additive import AdditiveAttention
 from .agent import AgentAttention, resize_line
 from .attention import SelfAttention, attended
+from .channel import ChannelAttention
 from .contmix import ContMix
 from .convolution import (
     ChannelsLastBatchNorm2d,
@@ -18,7 +19,7 @@ from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, P
 from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
 from .gated import GatedConv
-from .head import AuxiliaryHead, BatchNormHead, DistilledHead, MlpHead
+from .head import AuxiliaryHead, BatchNormHead, DistilledHead, LayerNormHead, MlpHead
 from .large_kernel import LargeKernelAttention
 from .linear import Linear, Mlp, PointwiseConv2d
 from .neighborhood import NeighborhoodAttention, resize_bias_table
@@ -31,6 +32,7 @@ from .scaled import ScaledLinear, ScaledMlp
 from .single_head import SingleHeadAttention, SingleHeadBlock
 from .sizes import at_least, at_most, multiple_of, pad_to, pool_cells, pool_to, resize
 from .stem import ConvNormStem, ConvStem, PatchStem
+from .subsampled import SubsampledAttention
 from .window import CrossShapedAttention, WindowAttention
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "AuxiliaryHead",
     "BatchNormHead",
     "BiLevelRoutingAttention",
+    "ChannelAttention",
     "ChannelsLastBatchNorm2d",
     "ChannelsLastConv2d",
     "ContMix",
@@ -56,6 +59,7 @@ __all__ = [
     "GlobalResponseNorm",
     "InvertedDownsample",
     "LargeKernelAttention",
+    "LayerNormHead",
     "LepeAttention",
     "Linear",
     "Mlp",
@@ -76,6 +80,7 @@ __all__ = [
     "SingleHeadAttention",
     "SingleHeadBlock",
     "SqueezeExcite",
+    "SubsampledAttention",
     "TransformerBlock",
     "WindowAttention",
     "as_affine",

@@ -24,9 +24,10 @@ class ConvDownsample(nn.Module):
         norm_layer: makes a norm over channels.
         kernel_size: side of the kernel, 2 or 3.
         bias: whether the convolution has a bias.
+        norm_first: whether the norm comes before the convolution, and before the padding.
 
     Source: Neighborhood Attention Transformer, arXiv 2204.07143, section 3.3, for 3x3; Pyramid Vision Transformer,
-    arXiv 2102.12122, section 3.2, for 2x2.
+    arXiv 2102.12122, section 3.2, for 2x2; DaViT, arXiv 2204.03645, official code, for the norm first.
     """
 
     def __init__(
@@ -36,17 +37,22 @@ class ConvDownsample(nn.Module):
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         kernel_size: int = 3,
         bias: bool = False,
+        norm_first: bool = False,
     ) -> None:
         super().__init__()
+        self.norm_first = norm_first
         self.reduction = nn.Conv2d(dim, out_dim, kernel_size, stride=2, padding=kernel_size // 3, bias=bias)
-        self.norm = norm_layer(out_dim)
+        self.norm = norm_layer(dim if norm_first else out_dim)
         self.pads = kernel_size == 2
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim)."""
+        if self.norm_first:
+            x = self.norm(x)
         if self.pads:
             x = pad_to(x, multiple_of(x.shape[1], 2), multiple_of(x.shape[2], 2))
-        return self.norm(self.reduction(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        x = self.reduction(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x if self.norm_first else self.norm(x)
 
 
 @register_notrace_module  # whether to pad depends on the size of the map

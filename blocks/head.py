@@ -53,6 +53,41 @@ class BatchNormHead(NormMlpClassifierHead):
         return self
 
 
+class LayerNormHead(ClassifierHead):
+    """Pools a map, norms what is left over its channels, and classifies: (B, H, W, C) -> (B, num_classes).
+
+    With neither pooling nor classes the map passes as it is, not normed.
+
+    Args:
+        dim: channels C.
+        num_classes: classes; 0 for none.
+        pool_type: how to pool, `avg`, `max`, ..., or an empty string for not at all.
+        drop_rate: dropout before the linear layer.
+    """
+
+    def __init__(self, dim: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0) -> None:
+        super().__init__(dim, num_classes, pool_type=pool_type, drop_rate=drop_rate, input_fmt="NHWC")
+        self.norm: nn.Module = nn.LayerNorm(self.num_features)
+        self._fit_norm()
+
+    def reset(self, num_classes: int, pool_type: str | None = None) -> None:
+        """Replaces the classifier; the pooling too, unless `pool_type` is None."""
+        super().reset(num_classes, pool_type)
+        self._fit_norm()
+
+    def _fit_norm(self) -> None:
+        if isinstance(self.fc, nn.Identity) and self.global_pool.is_identity():
+            self.norm = nn.Identity()
+        elif not isinstance(self.norm, nn.LayerNorm) or self.norm.normalized_shape != (self.num_features,):
+            # some ways of pooling have twice the features
+            self.norm = nn.LayerNorm(self.num_features, **get_device_dtype(self))
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, H, W, C) -> (B, num_classes), or what the linear layer would get."""
+        x = self.drop(self.norm(self.global_pool(x)))
+        return x if pre_logits else self.fc(x)
+
+
 class DistilledLinear(nn.Linear):
     """The mean of two linear classifiers, of which a teacher trained `dist`; `fuse` makes one of them.
 

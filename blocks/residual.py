@@ -24,6 +24,7 @@ class TransformerBlock(nn.Module):
         proj_drop: dropout inside the MLP.
         norm_layer: makes a norm over channels.
         pos_embed: what the map goes through first, such as a `ResidualConv` that tells borders from the middle.
+        pos_embed2: what it goes through before the MLP's branch.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class TransformerBlock(nn.Module):
         proj_drop: float = 0.0,
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         pos_embed: nn.Module | None = None,
+        pos_embed2: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.pos_embed = nn.Identity() if pos_embed is None else pos_embed
@@ -43,6 +45,7 @@ class TransformerBlock(nn.Module):
         self.attn = mixer
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale)
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.pos_embed2 = nn.Identity() if pos_embed2 is None else pos_embed2
         self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale)
@@ -51,7 +54,7 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         x = self.pos_embed(x)
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        x = self.pos_embed2(x + self.drop_path1(self.ls1(self.attn(self.norm1(x)))))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 

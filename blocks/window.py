@@ -30,6 +30,7 @@ class WindowAttention(SelfAttention):
         shifted: whether windows are shifted by w // 2.
         qkv_bias: whether the projection to queries, keys and values has a bias.
         proj_drop: dropout after the output projection.
+        position_bias: whether a learned table of relative positions is added to the scores.
 
     Raises:
         ValueError: `dim` is not a multiple of `num_heads`.
@@ -45,13 +46,15 @@ class WindowAttention(SelfAttention):
         shifted: bool = False,
         qkv_bias: bool = True,
         proj_drop: float = 0.0,
+        position_bias: bool = True,
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, proj_drop)
         self.window_size = window_size
         self.shifted = shifted
-        self.rpb = nn.Parameter(
-            trunc_normal_(torch.zeros(num_heads, 2 * window_size - 1, 2 * window_size - 1), std=0.02)
-        )
+        self.rpb: nn.Parameter | None = None
+        if position_bias:
+            table = torch.zeros(num_heads, 2 * window_size - 1, 2 * window_size - 1)
+            self.rpb = nn.Parameter(trunc_normal_(table, std=0.02))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from attnzoo.blocks import PositionEmbedding, resize_bias_table, resize_line
 
 from .registration import Variant, figures, imagenet_cfg, unwrapped
+from .shifted_window import RENAMES as SWIN_RENAMES
+from .shifted_window import table_by_head
 
 CODE = "https://github.com/LeapLabTHU/Agent-Attention"
 
@@ -77,7 +79,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
             # queries, keys and values have one projection here
             tensor = torch.cat([tensor, state_dict[name.replace(".attn.q.", ".attn.kv.")]])
         if name.endswith("relative_position_bias_table"):
-            tensor = _by_head(tensor)
+            tensor = table_by_head(tensor)
         name = rename(name)
         for one_body, another in _SYNONYMS:
             name = name if name in wanted else name.replace(one_body, another)
@@ -96,10 +98,8 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^pos_embed(\d)$", lambda match: f"stages.{int(match[1]) - 1}.position.table"),
     (r"^block(\d)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks."),
     (r"\.attn\.q\.", ".attn.qkv."),
-    # Swin
-    (r"^layers\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample."),
-    (r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks."),
-    (r"\.relative_position_bias_table$", ".rpb"),
+    # Swin and the classifier
+    *SWIN_RENAMES,
     # CSWin, whose projections stand beside the attention
     (r"^stage1_conv_embed\.0\.", "stem.proj."),
     (r"^stage1_conv_embed\.2\.", "stem.norm."),
@@ -114,8 +114,6 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^blocks\.(\d+)\.", lambda match: f"stages.{int(match[1]) // 3}.blocks.{int(match[1]) % 3}."),
     (r"^cls_token$", "stem.class_token"),
     (r"^pos_embed$", "stem.position.table"),
-    (r"^patch_embed\.", "stem."),
-    (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
 # official names that mean one thing in one body and another in another
@@ -127,12 +125,6 @@ def rename(name: str) -> str:
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def _by_head(table: Tensor) -> Tensor:
-    """(positions, h) -> (h, rows, columns), of key minus query where the official table is of query minus key."""
-    side = round(table.shape[0] ** 0.5)
-    return table.T.unflatten(1, (side, side)).flip(1, 2)
 
 
 def _learned_size(name: str, weights: dict[str, Tensor]) -> list[int] | None:

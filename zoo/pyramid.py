@@ -93,7 +93,7 @@ class Pyramid(nn.Module):
         self.num_features = num_features or widths[-1]
         self.drop_rate = drop_rate
         self.output_fmt = output_fmt
-        # timm's word for the axis of channels
+        # the axis of channels, which timm's tests ask of networks whose names it takes for those of token networks
         self.feature_dim = -1 if output_fmt == "NHWC" else 1
         self.stem = stem
         self.stages = nn.Sequential(*stages)

@@ -24,6 +24,10 @@ SMALL = [
     "van_pico",
     "swiftformer_pico",
     "mambaout_pico",
+    "swin_pico",
+    "twins_pcpvt_pico",
+    "twins_svt_pico",
+    "davit_pico",
 ]
 
 # what they need to take images of any size

@@ -273,6 +273,8 @@ def test_compiles_without_graph_breaks(name: str) -> None:
         "van_pico",
         "swiftformer_pico",
         "mambaout_pico",
+        "twins_svt_pico",
+        "davit_pico",
     ],
 )
 def test_scripts(name: str) -> None:

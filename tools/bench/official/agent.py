@@ -107,6 +107,7 @@ class _ShiftedWindows(nn.Module):
         cut = _cut(x, window, window)
         q, k, v = layer.qkv(cut).reshape(*cut.shape[:2], 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4)
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        assert layer.rpb is not None
         bias = layer.rpb.flatten(1)[:, self.index.flatten()].reshape(-1, *self.index.shape)
         scores = scores + bias.unsqueeze(0)
         if shift:

@@ -1,0 +1,64 @@
+"""Attention of every pixel to a subsampled map.
+
+Shape legend: B batch, H W map, C channels, h heads, D = C / h, r ratio, T = H * W, S = ⌊H/r⌋ * ⌊W/r⌋.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+from timm.layers import register_notrace_module
+from torch import Tensor, nn
+
+from .attention import attended
+from .convolution import ChannelsLastConv2d
+from .linear import Linear
+from .sizes import at_least, pad_to
+
+
+@register_notrace_module  # whether to pad depends on the size of the map
+class SubsampledAttention(nn.Module):
+    """Multi-head attention of all pixels to keys and values of a smaller map: (B, H, W, C) -> (B, H, W, C).
+
+    Each square of r x r pixels becomes one, by a convolution and a norm. What is left at the bottom and right, less
+    than a square, has no key of its own, as in the official code; a map smaller than a square is padded with zeros.
+
+    Args:
+        dim: channels C, a multiple of num_heads.
+        num_heads: heads h.
+        ratio: side r of the squares; 1 for attention to the map itself.
+        qkv_bias: whether the projections to queries, keys and values have a bias.
+        proj_drop: dropout after the output projection.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_heads`.
+
+    Source: Pyramid Vision Transformer, arXiv 2102.12122, section 3.3; as "global sub-sampled attention", Twins, arXiv
+    2104.13840, section 3.2.
+    """
+
+    def __init__(self, dim: int, num_heads: int, ratio: int = 1, qkv_bias: bool = True, proj_drop: float = 0.0) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
+        self.num_heads = num_heads
+        self.ratio = ratio
+        self.q = Linear(dim, dim, bias=qkv_bias)
+        self.kv = Linear(dim, 2 * dim, bias=qkv_bias)
+        self.reduction = ChannelsLastConv2d(dim, dim, ratio, stride=ratio) if ratio > 1 else nn.Identity()
+        self.norm = nn.LayerNorm(dim) if ratio > 1 else nn.Identity()
+        self.proj = Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        # (B, H, W, C) -> (B, h, T, D)
+        q = self.q(x).flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        squares = pad_to(x, at_least(x.shape[1], self.ratio), at_least(x.shape[2], self.ratio))
+        # (B, ⌊H/r⌋, ⌊W/r⌋, 2C) -> (B, S, 2, h, D) -> two of (B, h, S, D)
+        kv = self.kv(self.norm(self.reduction(squares))).flatten(1, 2).unflatten(2, (2, self.num_heads, -1))
+        k, v = kv.transpose(1, 3).unbind(2)
+        # (B, T, C) -> (B, H, W, C)
+        out = attended(q, k, v).reshape(x.shape)
+        return self.proj_drop(self.proj(out))
+
+    def extra_repr(self) -> str:
+        """What the module's children do not show."""
+        return f"num_heads={self.num_heads}, ratio={self.ratio}"
