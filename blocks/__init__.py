@@ -13,11 +13,14 @@ from .convolution import (
     as_affine,
     depthwise,
 )
+from .deformable import DeformableMerging
 from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, PatchMerging
 from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
 from .head import AuxiliaryHead, BatchNormHead
+from .hilo import HiLoAttention
 from .linear import Linear, Mlp, PointwiseConv2d
+from .local_mlp import LocalMlp
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .position import PositionEmbedding
 from .reparam import DilatedReparamConv
@@ -44,12 +47,15 @@ __all__ = [
     "ConvNormStem",
     "ConvStem",
     "CrossShapedAttention",
+    "DeformableMerging",
     "DilatedReparamConv",
     "FocusBlock",
     "GlobalResponseNorm",
+    "HiLoAttention",
     "InvertedDownsample",
     "LepeAttention",
     "Linear",
+    "LocalMlp",
     "Mlp",
     "NeighborhoodAttention",
     "NormLinear",

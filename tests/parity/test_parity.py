@@ -18,11 +18,14 @@ NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
 # where a case holds other stages than a network passes on, which of them those are
 OVERVIEW_FIRST = dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5))
 
+# cases whose stages end with the downsampler that begins the next one here
+AFTER_MERGING = ("litv2_s",)
+
 
 def create(case: Case, folder: Path) -> nn.Module:
     path = folder / "official.pth"
     # `model (and a remark)`, or nothing for a bare file
-    key = (case.facts["checkpoint_key"] or "bare").split()[0]
+    key = (case.facts.get("checkpoint_key") or case.facts.get("state_dict_key") or "bare").split()[0]
     torch.save({key: case.checkpoint} if key in ("model", "state_dict") else case.checkpoint, path)
     name = case.name if timm.is_model(case.name) and not in_timm(case.name) else f"zoo_{case.name}"
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}).eval()
@@ -32,9 +35,19 @@ def sampled(stage: Tensor, shape: list[int]) -> Tensor:
     """Every k-th value of a stage in the official layout; not a number where the feature has no class token."""
     if len(shape) == 3:
         tokens = stage.flatten(2).transpose(1, 2)
-        stage = torch.cat([torch.full_like(tokens[:, :1], torch.nan), tokens], 1)
+        missing = torch.full_like(tokens[:, : shape[1] - tokens.shape[1]], torch.nan)
+        stage = torch.cat([missing, tokens], 1)
     assert list(stage.shape) == shape
     return stage.flatten()[:: max(1, stage.numel() // 512)]
+
+
+def merged(model: nn.Module, stages: list[Tensor]) -> list[Tensor]:
+    """Stages, of (B, C, H, W), each but the last after the downsampler of the next."""
+    after = [
+        stage.downsample(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        for stage, x in zip(model.stages[1:], stages, strict=False)
+    ]
+    return [*after, stages[-1]]
 
 
 def in_timm(name: str) -> bool:
@@ -48,6 +61,7 @@ def test_network(path: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         features, stages = model.forward_intermediates(case.images)
         logits = model.forward_head(features)
+        stages = merged(model, stages) if case.name in AFTER_MERGING else stages
     recorded = OVERVIEW_FIRST.get(case.name, range(len(case.stage_shapes)))
     for i, stage in zip(recorded, stages, strict=True):
         found, wanted = sampled(stage, case.stage_shapes[i]), case.answers[f"stage{i}"]
@@ -63,6 +77,8 @@ def test_network(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", NETWORKS, ids=readable)
 def test_network_in_float64(path: Path, tmp_path: Path) -> None:
     case = load_case(path)
+    if "float64_rel_diff" not in case.facts:
+        pytest.skip("the rounding of the official network is not known")
     model = create(case, tmp_path).double()
     with torch.no_grad():
         logits = model(case.images.double())
