@@ -17,6 +17,7 @@ from .deformable import DeformableMerging
 from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, PatchMerging
 from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
+from .gated import GatedAttention, RankAugmentedAttention
 from .head import AuxiliaryHead, BatchNormHead
 from .hilo import HiLoAttention
 from .linear import Linear, Mlp, PointwiseConv2d
@@ -50,6 +51,7 @@ __all__ = [
     "DeformableMerging",
     "DilatedReparamConv",
     "FocusBlock",
+    "GatedAttention",
     "GlobalResponseNorm",
     "HiLoAttention",
     "InvertedDownsample",
@@ -63,6 +65,7 @@ __all__ = [
     "PatchStem",
     "PointwiseConv2d",
     "PositionEmbedding",
+    "RankAugmentedAttention",
     "ReparamConvBlock",
     "ResidualConv",
     "ResponseMlp",

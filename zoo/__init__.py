@@ -8,7 +8,17 @@ Example:
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import agent, agent_deit, bilevel, hilo, neighborhood, neighborhood_isotropic, overlock, single_head
+from . import (
+    agent,
+    agent_deit,
+    bilevel,
+    hilo,
+    neighborhood,
+    neighborhood_isotropic,
+    overlock,
+    rank_augmented,
+    single_head,
+)
 from .registration import Published, published
 
 try:
@@ -27,5 +37,6 @@ __all__ = [
     "neighborhood_isotropic",
     "overlock",
     "published",
+    "rank_augmented",
     "single_head",
 ]

@@ -19,7 +19,7 @@ NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
 OVERVIEW_FIRST = dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5))
 
 # cases whose stages end with the downsampler that begins the next one here
-AFTER_MERGING = ("litv2_s",)
+AFTER_MERGING = ("litv2_s", "ravlt_t")
 
 
 def create(case: Case, folder: Path) -> nn.Module:
