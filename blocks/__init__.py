@@ -2,6 +2,7 @@
 
 from .agent import AgentAttention, resize_line
 from .attention import SelfAttention, attended
+from .continuous_bias import ContinuousBias
 from .contmix import ContMix
 from .convolution import (
     ChannelsLastBatchNorm2d,
@@ -21,7 +22,8 @@ from .gated import GatedAttention, RankAugmentedAttention
 from .head import AuxiliaryHead, BatchNormHead
 from .hilo import HiLoAttention
 from .linear import Linear, Mlp, PointwiseConv2d
-from .local_mlp import LocalMlp
+from .local_mlp import GatedLocalMlp, LocalMlp
+from .mixture_of_heads import AggregatedAttention, CosineAttention, HeadGates
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .position import PositionEmbedding
 from .reparam import DilatedReparamConv
@@ -35,6 +37,7 @@ from .window import CrossShapedAttention, WindowAttention
 
 __all__ = [
     "AgentAttention",
+    "AggregatedAttention",
     "AuxiliaryHead",
     "BatchNormHead",
     "BiLevelRoutingAttention",
@@ -42,17 +45,21 @@ __all__ = [
     "ChannelsLastConv2d",
     "ContMix",
     "ContextDownsample",
+    "ContinuousBias",
     "ConvDownsample",
     "ConvNorm",
     "ConvNormMlp",
     "ConvNormStem",
     "ConvStem",
+    "CosineAttention",
     "CrossShapedAttention",
     "DeformableMerging",
     "DilatedReparamConv",
     "FocusBlock",
     "GatedAttention",
+    "GatedLocalMlp",
     "GlobalResponseNorm",
+    "HeadGates",
     "HiLoAttention",
     "InvertedDownsample",
     "LepeAttention",

@@ -9,7 +9,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import ResidualConv, depthwise
-from .linear import Mlp
+from .linear import Linear, Mlp
 
 
 @register_notrace_module  # it runs another way where gradients are wanted
@@ -44,3 +44,28 @@ class LocalMlp(Mlp):
         if self.residual:
             x = self.conv(x)
         return self.drop(self.fc2(self.drop(x)))
+
+
+class GatedLocalMlp(nn.Module):
+    """Linear to two maps, GELU of a 3x3 depthwise convolution of one times the other, linear: (B, H, W, C) to the same.
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels of either map.
+        drop: dropout before the last linear layer and at the end.
+
+    Source: convolutional GLU of TransNeXt, arXiv 2311.17132, section 3.4.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, 2 * hidden_dim)
+        self.conv = depthwise(hidden_dim, 3)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(drop)
+        self.fc2 = Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        gate, x = self.fc1(x).chunk(2, 3)
+        return self.drop(self.fc2(self.drop(self.act(self.conv(gate)) * x)))

@@ -47,6 +47,7 @@ class PatchStem(nn.Module):
         patch_size: p, pixels per side of a patch.
         norm_layer: makes a norm over channels.
         kernel_size: side of the kernel, at least patch_size; patches overlap where it is larger.
+        padding: zeros around the image; None for as many as the number of patches needs.
 
     Source: Swin Transformer, arXiv 2103.14030, section 3.1; overlapping: CSWin Transformer, arXiv 2107.00652, 3.1.
     """
@@ -58,11 +59,13 @@ class PatchStem(nn.Module):
         patch_size: int,
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         kernel_size: int | None = None,
+        padding: int | None = None,
     ) -> None:
         super().__init__()
         kernel_size = kernel_size or patch_size
+        padding = (kernel_size - patch_size + 1) // 2 if padding is None else padding
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_chans, dim, kernel_size, patch_size, padding=(kernel_size - patch_size + 1) // 2)
+        self.proj = nn.Conv2d(in_chans, dim, kernel_size, patch_size, padding=padding)
         self.norm = norm_layer(dim)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
 # where a case holds other stages than a network passes on, which of them those are
 OVERVIEW_FIRST = dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5))
 
-# cases whose stages end with the downsampler that begins the next one here
+# cases whose stages end with the downsampler that begins the next one here, or with the norm that it begins with
 AFTER_MERGING = ("litv2_s", "ravlt_t")
+AFTER_NORM = ("moh_vit_s_75",)
 
 
 def create(case: Case, folder: Path) -> nn.Module:
@@ -41,13 +42,15 @@ def sampled(stage: Tensor, shape: list[int]) -> Tensor:
     return stage.flatten()[:: max(1, stage.numel() // 512)]
 
 
-def merged(model: nn.Module, stages: list[Tensor]) -> list[Tensor]:
-    """Stages, of (B, C, H, W), each but the last after the downsampler of the next."""
-    after = [
-        stage.downsample(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        for stage, x in zip(model.stages[1:], stages, strict=False)
-    ]
-    return [*after, stages[-1]]
+def as_recorded(model: nn.Module, name: str, stages: list[Tensor]) -> list[Tensor]:
+    """Stages of (B, C, H, W) as a case has them, which may end with what begins the next stage here."""
+    if name in AFTER_MERGING:
+        ends = [*(stage.downsample for stage in model.stages[1:]), nn.Identity()]
+    elif name in AFTER_NORM:
+        ends = [*(stage.downsample[0] for stage in model.stages[1:]), model.norm]
+    else:
+        return stages
+    return [end(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for end, x in zip(ends, stages, strict=True)]
 
 
 def in_timm(name: str) -> bool:
@@ -61,7 +64,7 @@ def test_network(path: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         features, stages = model.forward_intermediates(case.images)
         logits = model.forward_head(features)
-        stages = merged(model, stages) if case.name in AFTER_MERGING else stages
+        stages = as_recorded(model, case.name, stages)
     recorded = OVERVIEW_FIRST.get(case.name, range(len(case.stage_shapes)))
     for i, stage in zip(recorded, stages, strict=True):
         found, wanted = sampled(stage, case.stage_shapes[i]), case.answers[f"stage{i}"]

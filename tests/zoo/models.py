@@ -23,6 +23,7 @@ SMALL = [
     "shvit_pico",
     "litv2_pico",
     "ravlt_pico",
+    "moh_vit_pico",
 ]
 
 # what they need to take images of any size

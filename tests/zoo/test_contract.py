@@ -272,6 +272,7 @@ def test_compiles_without_graph_breaks(name: str) -> None:
         "overlock_pico",
         "litv2_pico",
         "ravlt_pico",
+        "moh_vit_pico",
     ],
 )
 def test_scripts(name: str) -> None:
