@@ -59,10 +59,11 @@ class ContinuousBias(nn.Module):
         distances = torch.stack([row_distances[:, None].expand(lattice), column_distances.expand(lattice)], 2)
         # (U, V, h) -> (h, U * V)
         biases = self.fc2(self.act(self.fc1(distances))).flatten(0, 1).T
-        # (H, 1, P, 1) with (1, W, 1, Q) -> (H * W * P * Q,)
+        # (H, 1, P, 1) with (1, W, 1, Q) -> (H * W, P * Q)
         index = row_index[:, None, :, None] * lattice[1] + column_index[None, :, None, :]
+        index = index.flatten(0, 1).flatten(1, 2)
         # contiguous, for it is computed once and read often
-        return biases.contiguous()[:, index.flatten()].unflatten(1, [height * width, rows * columns])
+        return biases.contiguous()[:, index]
 
     def _axis(self, length: int, cells: int, side: int) -> tuple[Tensor, Tensor]:
         """The distances there are from places of an axis to means of its cells, (U,), and which, (length, cells)."""
@@ -71,9 +72,7 @@ class ContinuousBias(nn.Module):
         cell = torch.arange(cells, device=device)
         # twice the mean of a cell's places: the sum of its first and last
         twice = cell * length // cells + ((cell + 1) * length + cells - 1) // cells - 1
-        step = _step(length, cells)
-        # twice the largest distance, that of the first place from the last cell
-        largest = 2 * (length - 1) - (length + cells - 1) // cells + 1
+        step, largest = _lattice(length, cells)
         index = (2 * torch.arange(length, device=device).unsqueeze(1) - twice + largest) // step
         halves = torch.arange(2 * largest // step + 1, dtype=exact, device=device) * step - largest
         distances = halves / 2 / at_least(side - 1, 1) * 8
@@ -85,9 +84,10 @@ class ContinuousBias(nn.Module):
         return super().train(mode)
 
 
-def _step(length: int, cells: int) -> int:
-    """How far apart twice the distances are: cells of one size have means that are whole numbers apart."""
+def _lattice(length: int, cells: int) -> tuple[int, int]:
+    """How far apart twice the distances are, and twice the largest of them, or more where the sizes are free."""
     if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
         if is_free(length, cells):
-            return 1
-    return 2 if length % cells == 0 else 1
+            return 1, 2 * (length - 1)
+    # cells of one size have means that are whole numbers apart; the first place is the farthest from the last cell
+    return 2 if length % cells == 0 else 1, 2 * (length - 1) - (length + cells - 1) // cells + 1
