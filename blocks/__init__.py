@@ -4,6 +4,7 @@ from .additive import AdditiveAttention
 from .agent import AgentAttention, resize_line
 from .attention import SelfAttention, attended
 from .channel import ChannelAttention
+from .continuous_bias import ContinuousBias
 from .contmix import ContMix
 from .convolution import (
     ChannelsLastBatchNorm2d,
@@ -15,13 +16,18 @@ from .convolution import (
     as_affine,
     depthwise,
 )
+from .deformable import DeformableMerging
 from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, PatchMerging
 from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
-from .gated import GatedConv
+from .gated_attention import GatedAttention, RankAugmentedAttention
+from .gated_conv import GatedConv
 from .head import AuxiliaryHead, BatchNormHead, DistilledHead, LayerNormHead, MlpHead
+from .hilo import HiLoAttention
 from .large_kernel import LargeKernelAttention
 from .linear import Linear, Mlp, PointwiseConv2d
+from .local_mlp import GatedLocalMlp, LocalMlp
+from .mixture_of_heads import AggregatedAttention, CosineAttention, HeadGates
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .position import PositionEmbedding
 from .reparam import DilatedReparamConv
@@ -38,6 +44,7 @@ from .window import CrossShapedAttention, WindowAttention
 __all__ = [
     "AdditiveAttention",
     "AgentAttention",
+    "AggregatedAttention",
     "AuxiliaryHead",
     "BatchNormHead",
     "BiLevelRoutingAttention",
@@ -46,22 +53,30 @@ __all__ = [
     "ChannelsLastConv2d",
     "ContMix",
     "ContextDownsample",
+    "ContinuousBias",
     "ConvDownsample",
     "ConvNorm",
     "ConvNormMlp",
     "ConvNormStem",
     "ConvStem",
+    "CosineAttention",
     "CrossShapedAttention",
+    "DeformableMerging",
     "DilatedReparamConv",
     "DistilledHead",
     "FocusBlock",
+    "GatedAttention",
     "GatedConv",
+    "GatedLocalMlp",
     "GlobalResponseNorm",
+    "HeadGates",
+    "HiLoAttention",
     "InvertedDownsample",
     "LargeKernelAttention",
     "LayerNormHead",
     "LepeAttention",
     "Linear",
+    "LocalMlp",
     "Mlp",
     "MlpHead",
     "NeighborhoodAttention",
@@ -70,6 +85,7 @@ __all__ = [
     "PatchStem",
     "PointwiseConv2d",
     "PositionEmbedding",
+    "RankAugmentedAttention",
     "ReparamConvBlock",
     "Residual",
     "ResidualConv",

@@ -6,7 +6,6 @@ more where there is a class token.
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +16,11 @@ from attnzoo.kernels import is_free
 
 from .attention import SelfAttention, attended
 from .convolution import depthwise
+from .kept import Kept
 from .sizes import pool_to
 
 # side of the grids that the position biases of agents are learned on
 GRID = 7
-# biases of more numbers are computed at every call: of large maps they would fill the memory
-KEPT_NUMBERS = 2**22
 
 
 class AgentBiases(nn.Module):
@@ -68,7 +66,7 @@ class AgentBiases(nn.Module):
         self.wa_bias = _table(1, num_heads, 1, columns, num_agents)
         self.ac_bias: nn.Parameter | None = _table(1, num_heads, num_agents, 1) if class_token else None
         self.ca_bias: nn.Parameter | None = _table(1, num_heads, 1, num_agents) if class_token else None
-        self._kept: Any = None
+        self._kept = Kept()
 
     def forward(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The size of a map and a dtype -> biases of agents, (1, h, a, T), and of tokens, (1, h, T, a)."""
@@ -78,18 +76,9 @@ class AgentBiases(nn.Module):
 
     @torch.jit.unused
     def _once(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        parameters = list(self.parameters())
-        is_constant = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
         numbers = 2 * len(self.an_bias) * self.dense_side**2 * height * width
-        if not is_constant or numbers > KEPT_NUMBERS or any(x.is_inference() for x in parameters):
-            return self._interpolated(height, width, dtype)
-        # changes in place count a tensor's version up
-        state = tuple((x.data_ptr(), x._version, x.device) for x in parameters)
-        key = (height, width, dtype, state)
-        if self._kept is None or self._kept[0] != key:
-            self._kept = key, self._interpolated(height, width, dtype)
-        biases: tuple[Tensor, Tensor] = self._kept[1]
-        return biases
+        key = height, width, dtype
+        return self._kept.once(self, key, numbers, lambda: self._interpolated(height, width, dtype))
 
     def _interpolated(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         # (1, h, a, H, 1) + (1, h, a, 1, W) -> (1, h, a, H, W)
@@ -122,7 +111,7 @@ class AgentBiases(nn.Module):
 
     def train(self, mode: bool = True) -> "AgentBiases":
         """Switches to training or evaluation, and forgets the interpolated biases."""
-        self._kept = None
+        self._kept.forget()
         return super().train(mode)
 
 

@@ -37,16 +37,19 @@ class SelfAttention(nn.Module):
         num_heads: heads h.
         qkv_bias: whether the projection to queries, keys and values has a bias.
         proj_drop: dropout after the output projection.
+        gated: whether the projection gives a fourth map after those three, of gates for the result.
 
     Raises:
         ValueError: `dim` is not a multiple of `num_heads`.
     """
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0, gated: bool = False
+    ) -> None:
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
         self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = Linear(dim, (4 if gated else 3) * dim, bias=qkv_bias)
         self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)

@@ -17,7 +17,7 @@ class TransformerBlock(nn.Module):
 
     Args:
         dim: channels C.
-        mixer: a token mixer, (B, H, W, C) -> (B, H, W, C).
+        mixer: a token mixer, (B, H, W, C) -> (B, H, W, C); None for a block of the MLP alone.
         mlp_ratio: hidden channels of the MLP over C.
         layer_scale: initial value of the learned scale of both branches; None for no scale.
         drop_path: probability that a sample skips a branch in training.
@@ -25,12 +25,13 @@ class TransformerBlock(nn.Module):
         norm_layer: makes a norm over channels.
         pos_embed: what the map goes through first, such as a `ResidualConv` that tells borders from the middle.
         pos_embed2: what it goes through before the MLP's branch.
+        mlp: another MLP, (B, H, W, C) -> (B, H, W, C); None for that of `mlp_ratio` and `proj_drop`.
     """
 
     def __init__(
         self,
         dim: int,
-        mixer: nn.Module,
+        mixer: nn.Module | None,
         mlp_ratio: float = 4.0,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
@@ -38,23 +39,26 @@ class TransformerBlock(nn.Module):
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         pos_embed: nn.Module | None = None,
         pos_embed2: nn.Module | None = None,
+        mlp: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.pos_embed = nn.Identity() if pos_embed is None else pos_embed
-        self.norm1 = norm_layer(dim)
+        self.norm1 = nn.Identity() if mixer is None else norm_layer(dim)
         self.attn = mixer
-        self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale)
+        self.ls1 = nn.Identity() if layer_scale is None or mixer is None else LayerScale(dim, init_values=layer_scale)
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.pos_embed2 = nn.Identity() if pos_embed2 is None else pos_embed2
         self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop) if mlp is None else mlp
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale)
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         x = self.pos_embed(x)
-        x = self.pos_embed2(x + self.drop_path1(self.ls1(self.attn(self.norm1(x)))))
+        if self.attn is not None:
+            x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        x = self.pos_embed2(x)
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 

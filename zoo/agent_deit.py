@@ -79,7 +79,9 @@ class TokenBlock(TransformerBlock):
     def forward(self, tokens: Tokens) -> Tokens:  # type: ignore[override]
         """Tokens -> tokens."""
         x = tokens.x
-        x = x + self.drop_path1(self.attn.forward_tokens(self.norm1(x), tokens.height, tokens.width))  # type: ignore[operator]
+        mixer = self.attn
+        assert mixer is not None
+        x = x + self.drop_path1(mixer.forward_tokens(self.norm1(x), tokens.height, tokens.width))  # type: ignore[operator]
         x = x + self.drop_path2(self.mlp(self.norm2(x)))
         return Tokens(x, tokens.height, tokens.width)
 

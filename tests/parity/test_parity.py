@@ -18,6 +18,10 @@ NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
 # where a case holds other stages than a network passes on, which of them those are
 OVERVIEW_FIRST = dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5))
 
+# cases whose stages end with the downsampler that begins the next one here, or with the norm that it begins with
+AFTER_MERGING = ("litv2_s", "ravlt_t")
+AFTER_NORM = ("moh_vit_s_75",)
+
 
 def create(case: Case, folder: Path) -> nn.Module:
     path = folder / "official.pth"
@@ -31,13 +35,24 @@ def create(case: Case, folder: Path) -> nn.Module:
 def sampled(stage: Tensor, shape: list[int]) -> Tensor:
     """Every k-th value of a stage in the official layout; not a number where the feature has no class token."""
     if len(shape) == 3:
-        stage = stage.flatten(2).transpose(1, 2)
-        if shape[1] == stage.shape[1] + 1:
-            stage = torch.cat([torch.full_like(stage[:, :1], torch.nan), stage], 1)
+        tokens = stage.flatten(2).transpose(1, 2)
+        missing = torch.full_like(tokens[:, : shape[1] - tokens.shape[1]], torch.nan)
+        stage = torch.cat([missing, tokens], 1)
     elif list(stage.shape) != shape:
         stage = stage.permute(0, 2, 3, 1)
     assert list(stage.shape) == shape
     return stage.flatten()[:: max(1, stage.numel() // 512)]
+
+
+def as_recorded(model: nn.Module, name: str, stages: list[Tensor]) -> list[Tensor]:
+    """Stages of (B, C, H, W) as a case has them, which may end with what begins the next stage here."""
+    if name in AFTER_MERGING:
+        ends = [*(stage.downsample for stage in model.stages[1:]), nn.Identity()]
+    elif name in AFTER_NORM:
+        ends = [*(stage.downsample[0] for stage in model.stages[1:]), model.norm]
+    else:
+        return stages
+    return [end(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for end, x in zip(ends, stages, strict=True)]
 
 
 def in_timm(name: str) -> bool:
@@ -51,6 +66,7 @@ def test_network(path: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         features, stages = model.forward_intermediates(case.images)
         logits = model.forward_head(features)
+        stages = as_recorded(model, case.name, stages)
     recorded = OVERVIEW_FIRST.get(case.name, range(len(case.stage_shapes)))
     for i, stage in zip(recorded, stages, strict=True):
         found, wanted = sampled(stage, case.stage_shapes[i]), case.answers[f"stage{i}"]
@@ -66,6 +82,8 @@ def test_network(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", NETWORKS, ids=readable)
 def test_network_in_float64(path: Path, tmp_path: Path) -> None:
     case = load_case(path)
+    if "float64_rel_diff" not in case.facts:
+        pytest.skip("the rounding of the official network is not known")
     model = create(case, tmp_path).double()
     with torch.no_grad():
         logits = model(case.images.double())

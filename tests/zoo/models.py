@@ -28,6 +28,9 @@ SMALL = [
     "twins_pcpvt_pico",
     "twins_svt_pico",
     "davit_pico",
+    "litv2_pico",
+    "ravlt_pico",
+    "moh_vit_pico",
 ]
 
 # what they need to take images of any size

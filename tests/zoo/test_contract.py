@@ -275,6 +275,9 @@ def test_compiles_without_graph_breaks(name: str) -> None:
         "mambaout_pico",
         "twins_svt_pico",
         "davit_pico",
+        "litv2_pico",
+        "ravlt_pico",
+        "moh_vit_pico",
     ],
 )
 def test_scripts(name: str) -> None:

@@ -1,0 +1,93 @@
+"""Biases of attention that a small network computes from how far apart two places are, at any size of map.
+
+Shape legend: H W map of the queries, P Q cells (down, across) whose means are the keys, h heads.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+from timm.layers import register_notrace_module
+from torch import Tensor, nn
+
+from attnzoo.kernels import is_free
+
+from .kept import Kept
+from .sizes import at_least
+
+
+@register_notrace_module  # biases depend on the size of the map
+class ContinuousBias(nn.Module):
+    """Distances in rows and columns, on a logarithmic scale -> linear, ReLU, linear -> a bias per head.
+
+    The distances of a map lie on a lattice, so the network sees each of them once, not once a pair. In evaluation
+    without gradients that happens once for a size of map.
+
+    Args:
+        num_heads: heads h.
+        map_size: the map (rows, columns) whose sides, less one, are a distance of 8; None for the map at hand.
+        hidden_dim: channels between the two layers.
+
+    Source: log-spaced continuous position bias, Swin Transformer V2, arXiv 2111.09883, section 3.3; to means of cells:
+        TransNeXt, arXiv 2311.17132, official code.
+    """
+
+    def __init__(self, num_heads: int, map_size: tuple[int, int] | None = None, hidden_dim: int = 512) -> None:
+        super().__init__()
+        self.map_size = map_size
+        self.fc1 = nn.Linear(2, hidden_dim)
+        self.act = nn.ReLU()
+        self.fc2 = nn.Linear(hidden_dim, num_heads)
+        self._kept = Kept()
+
+    def forward(self, height: int, width: int, rows: int, columns: int) -> Tensor:
+        """Sizes of the map and of its grid of cells, as `pool_to` makes them -> (h, H * W, P * Q)."""
+        if torch.jit.is_scripting():
+            return self._computed(height, width, rows, columns)
+        return self._once(height, width, rows, columns)
+
+    @torch.jit.unused
+    def _once(self, height: int, width: int, rows: int, columns: int) -> Tensor:
+        numbers = self.fc2.out_features * height * width * rows * columns
+        key = height, width, rows, columns
+        return self._kept.once(self, key, numbers, lambda: self._computed(height, width, rows, columns))
+
+    def _computed(self, height: int, width: int, rows: int, columns: int) -> Tensor:
+        sides = (height, width) if self.map_size is None else self.map_size
+        row_distances, row_index = self._axis(height, rows, sides[0])
+        column_distances, column_index = self._axis(width, columns, sides[1])
+        lattice = [row_distances.shape[0], column_distances.shape[0]]
+        # (U, 1) and (1, V) -> (U, V, 2)
+        distances = torch.stack([row_distances[:, None].expand(lattice), column_distances.expand(lattice)], 2)
+        # (U, V, h) -> (h, U * V)
+        biases = self.fc2(self.act(self.fc1(distances))).flatten(0, 1).T
+        # (H, 1, P, 1) with (1, W, 1, Q) -> (H * W, P * Q)
+        index = row_index[:, None, :, None] * lattice[1] + column_index[None, :, None, :]
+        index = index.flatten(0, 1).flatten(1, 2)
+        # contiguous, for it is computed once and read often
+        return biases.contiguous()[:, index]
+
+    def _axis(self, length: int, cells: int, side: int) -> tuple[Tensor, Tensor]:
+        """The distances there are from places of an axis to means of its cells, (U,), and which, (length, cells)."""
+        weight = self.fc1.weight
+        device, exact = weight.device, torch.float64 if weight.dtype == torch.float64 else torch.float32
+        cell = torch.arange(cells, device=device)
+        # twice the mean of a cell's places: the sum of its first and last
+        twice = cell * length // cells + ((cell + 1) * length + cells - 1) // cells - 1
+        step, largest = _lattice(length, cells)
+        index = (2 * torch.arange(length, device=device).unsqueeze(1) - twice + largest) // step
+        halves = torch.arange(2 * largest // step + 1, dtype=exact, device=device) * step - largest
+        distances = halves / 2 / at_least(side - 1, 1) * 8
+        return (distances.sign() * (distances.abs() + 1).log2() / 3).to(weight.dtype), index
+
+    def train(self, mode: bool = True) -> "ContinuousBias":
+        """Switches to training or evaluation, and forgets the biases."""
+        self._kept.forget()
+        return super().train(mode)
+
+
+def _lattice(length: int, cells: int) -> tuple[int, int]:
+    """How far apart twice the distances are, and twice the largest of them, or more where the sizes are free."""
+    if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
+        if is_free(length, cells):
+            return 1, 2 * (length - 1)
+    # cells of one size have means that are whole numbers apart; the first place is the farthest from the last cell
+    return 2 if length % cells == 0 else 1, 2 * (length - 1) - (length + cells - 1) // cells + 1

@@ -1,0 +1,120 @@
+"""HiLo attention as a token mixer: heads for high frequencies look near, heads for low frequencies at means.
+
+Shape legend: B batch, H W map, C channels, h heads, D = C / h, w window.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+from timm.layers import register_notrace_module
+from torch import Tensor, nn
+
+from attnzoo.kernels import window_attention
+
+from .attention import attended
+from .linear import Linear
+from .sizes import multiple_of, pad_to, pool_cells
+
+
+class HighFrequencies(nn.Module):
+    """Attention within windows that divide the map: (B, H, W, C) -> (B, H, W, h * D).
+
+    Args:
+        dim: channels C.
+        num_heads: heads h.
+        head_dim: D.
+        window_size: side w of a window.
+    """
+
+    def __init__(self, dim: int, num_heads: int, head_dim: int, window_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.qkv = Linear(dim, 3 * num_heads * head_dim)
+        self.proj = Linear(num_heads * head_dim, num_heads * head_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, h * D)."""
+        # (B, H, W, 3hD) -> three of (B, H, W, h, D)
+        q, k, v = self.qkv(x).unflatten(3, [3, self.num_heads, -1]).unbind(3)
+        return self.proj(self._attend(q, k, v).flatten(3))
+
+    # TorchScript cannot read the operator; it calls it
+    @torch.jit.ignore
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return window_attention(q, k, v, self.window_size)
+
+
+class LowFrequencies(nn.Module):
+    """Attention to the means of windows that divide a map: (B, H, W, C) -> (B, H, W, h * D).
+
+    Args:
+        dim: channels C.
+        num_heads: heads h.
+        head_dim: D.
+        window_size: side w of a window.
+    """
+
+    def __init__(self, dim: int, num_heads: int, head_dim: int, window_size: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window_size = window_size
+        self.q = Linear(dim, num_heads * head_dim)
+        self.kv = Linear(dim, 2 * num_heads * head_dim)
+        self.proj = Linear(num_heads * head_dim, num_heads * head_dim)
+
+    def forward(self, x: Tensor, padded: Tensor) -> Tensor:
+        """Pixels that ask (B, H, W, C), and the map of the windows (B, H', W', C) -> (B, H, W, h * D)."""
+        means = pool_cells(padded, self.window_size, self.window_size) if self.window_size > 1 else padded
+        # (B, H, W, hD) -> (B, h, H * W, D)
+        q = self.q(x).unflatten(3, [self.num_heads, -1]).flatten(1, 2).transpose(1, 2)
+        # (B, windows down, across, 2hD) -> two of (B, h, windows, D)
+        k, v = self.kv(means).unflatten(3, [2, self.num_heads, -1]).flatten(1, 2).transpose(1, 3).unbind(2)
+        # (B, H * W, hD) -> (B, H, W, hD)
+        return self.proj(attended(q, k, v).unflatten(1, [x.shape[1], x.shape[2]]))
+
+
+@register_notrace_module  # whether to pad depends on the size of the map
+class HiLoAttention(nn.Module):
+    """Some heads attend within windows, the others to the means of all windows; their channels stand side by side.
+
+    A map that windows do not divide is padded with zeros at the bottom and right, before the projections, and cropped
+    again: the padding is attended to and counts in the means, as in the official code for dense prediction.
+
+    Args:
+        dim: channels C, a multiple of num_heads.
+        num_heads: heads h.
+        window_size: side w of a window; with 1 every head attends to the whole map.
+        alpha: share of the heads that attend to means, rounded down.
+        proj_drop: dropout after the output projections.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_heads`, or `alpha` is not a share.
+
+    Source: Fast Vision Transformers with HiLo Attention, arXiv 2205.13213, section 4. That the two groups of heads are
+        projected apart is the official code's.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, window_size: int = 2, alpha: float = 0.9, proj_drop: float = 0.0
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha is the share of heads for low frequencies and must be 0 .. 1, got {alpha}")
+        self.window_size = window_size
+        low_heads = num_heads if window_size == 1 else int(num_heads * alpha)
+        high_heads, head_dim = num_heads - low_heads, dim // num_heads
+        self.high = HighFrequencies(dim, high_heads, head_dim, window_size) if high_heads > 0 else None
+        self.low = LowFrequencies(dim, low_heads, head_dim, window_size) if low_heads > 0 else None
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        padded = pad_to(x, multiple_of(x.shape[1], self.window_size), multiple_of(x.shape[2], self.window_size))
+        parts: list[Tensor] = []
+        if self.high is not None:
+            parts.append(self.high(padded)[:, : x.shape[1], : x.shape[2]])
+        if self.low is not None:
+            parts.append(self.low(x, padded))
+        return self.proj_drop(torch.cat(parts, 3) if len(parts) > 1 else parts[0])

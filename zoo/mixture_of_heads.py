@@ -1,0 +1,216 @@
+"""MoH-ViT: TransNeXt with mixture-of-head attention, where every token weighs heads and leaves some of them out.
+
+Paper: MoH: Multi-Head Attention as Mixture-of-Head Attention, arXiv 2410.11842; the body: TransNeXt, arXiv 2311.17132.
+Official code: SkyworkAI/MoH, Apache-2.0 licence.
+
+What the official code does that the paper does not say: heads are weighed even where all are shared, and shared heads
+against each other; distances are relative to the map at hand, unless `img_size` says otherwise; neighbors outside of
+the map are left out of the softmax, and count as zero in what is added to it. Its training adds a loss that keeps
+tokens from choosing the same heads, which is not here. Its files are on the page of each model, `origin_url` of the
+configuration, under names that the code does not tell: download one and pass it in `pretrained_cfg_overlay`.
+
+Shapes at 224 (moh_vit_s_75): image 3x224x224, stages 56x56x72, 28x28x144, 14x14x288, 7x7x576.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from timm.layers import calculate_drop_path_rates, to_2tuple
+from torch import Tensor, nn
+
+from attnzoo.blocks import (
+    AggregatedAttention,
+    ConvDownsample,
+    CosineAttention,
+    GatedLocalMlp,
+    PatchStem,
+    TransformerBlock,
+)
+
+from .pyramid import Pyramid, Stage
+from .registration import Published, Variant, imagenet_cfg, register_variants, unwrapped
+
+__all__ = ["MoHViT"]
+
+
+class MoHViT(Pyramid):
+    """Three stages of attention to neighbors and a pooled map, one to all. It takes images of any size.
+
+    Args:
+        embed_dims: channels per stage.
+        depths: blocks per stage.
+        num_heads: heads per stage.
+        shared_heads: per stage, heads that count for every token.
+        active_heads: per stage, how many of the others a token takes.
+        mlp_ratios: per stage, hidden channels of an MLP over its input's, of which its two maps have a third each.
+        pool_ratios: per stage, side of the map over side of the pooled map; 1 for attention to the whole map.
+        img_size: the image, one number or (rows, columns), whose maps distances are measured in, for weights that are
+            to be used at another size than they were trained at; None for the image at hand.
+        proj_drop_rate: dropout after projections and in MLPs.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate: as in `Pyramid`.
+    """
+
+    undecayed = (".rpb", ".query_embedding", ".temperature", ".position_bias.fc1.weight", ".position_bias.fc2.weight")
+
+    def __init__(
+        self,
+        embed_dims: Sequence[int] = (72, 144, 288, 576),
+        depths: Sequence[int] = (5, 5, 22, 5),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        shared_heads: Sequence[int] = (3, 6, 3, 4),
+        active_heads: Sequence[int] = (0, 0, 6, 12),
+        mlp_ratios: Sequence[float] = (8, 8, 4, 4),
+        pool_ratios: Sequence[int] = (8, 4, 2, 1),
+        img_size: int | tuple[int, int] | None = None,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        norm_layer = partial(nn.LayerNorm, eps=1e-6)
+        reductions = [4 * 2**i for i in range(len(depths))]
+
+        def block(stage: int, drop_path: float) -> nn.Module:
+            dim, pool_ratio = embed_dims[stage], pool_ratios[stage]
+            side = reductions[stage]
+            map_size = None if img_size is None else tuple(-(-length // side) for length in to_2tuple(img_size))
+            attention = CosineAttention if pool_ratio == 1 else partial(AggregatedAttention, pool_ratio=pool_ratio)
+            mixer = attention(dim, num_heads[stage], shared_heads[stage], active_heads[stage], map_size, proj_drop_rate)
+            mlp = GatedLocalMlp(dim, int(dim * mlp_ratios[stage]) * 2 // 3, proj_drop_rate)
+            return TransformerBlock(dim, mixer, drop_path=drop_path, norm_layer=norm_layer, mlp=mlp)
+
+        def down(stage: int) -> nn.Module:
+            dim = embed_dims[stage - 1]
+            return nn.Sequential(norm_layer(dim), ConvDownsample(dim, embed_dims[stage], bias=True))
+
+        stages = [
+            Stage(down(i) if i > 0 else None, [block(i, rate) for rate in rates])
+            for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True))
+        ]
+        super().__init__(
+            PatchStem(in_chans, embed_dims[0], 4, kernel_size=7, padding=3),
+            stages,
+            widths=embed_dims,
+            reductions=reductions,
+            norm=norm_layer(embed_dims[-1]),
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+        )
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official checkpoint, or this project's own, to this project's names and without unit axes."""
+    ours = model.state_dict()
+    result = {}
+    for name, tensor in unwrapped(state_dict).items():
+        name = rename(name)
+        if name in ours and tensor.numel() == ours[name].numel() and tensor.ndim > ours[name].ndim:
+            tensor = tensor.reshape(ours[name].shape)
+        result[name] = tensor
+    return result
+
+
+# The official name of a parameter, as a pattern, and ours. Theirs counts from one and norms a stage at its end.
+_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"^module\.", ""),
+    (r"^patch_embed1\.", "stem."),
+    (r"^patch_embed(\d)\.proj\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.1.reduction."),
+    (r"^patch_embed(\d)\.norm\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.1.norm."),
+    (r"^norm4\.", "norm."),
+    (r"^norm(\d)\.", r"stages.\1.downsample.0."),
+    (r"^block(\d)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks."),
+    (r"\.attn\.relative_pos_bias_local$", ".attn.rpb"),
+    (r"\.attn\.learnable_tokens$", ".attn.tokens"),
+    (r"\.attn\.learnable_bias$", ".attn.token_bias"),
+    (r"\.attn\.sr\.", ".attn.pool_proj."),
+    (r"\.attn\.norm\.", ".attn.pool_norm."),
+    (r"\.attn\.cpb_fc([12])\.", r".attn.position_bias.fc\1."),
+    (r"\.attn\.wg\.", ".attn.gates.routed."),
+    (r"\.attn\.wg_0\.", ".attn.gates.balance."),
+    (r"\.attn\.wg_1\.", ".attn.gates.shared."),
+    (r"\.dwconv\.dwconv\.", ".conv."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+)
+
+
+def rename(name: str) -> str:
+    """This project's name of an official parameter; a name of ours stays."""
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+_CODE = "https://github.com/SkyworkAI/MoH"
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    fields = {
+        "first_conv": "stem.proj",
+        "license": "apache-2.0",
+        "origin_url": _CODE,
+        "paper_ids": "arXiv:2410.11842",
+    }
+    return imagenet_cfg(**{**fields, **kwargs})
+
+
+def _moh_vit(name: str, published: Published, **arguments: Any) -> Variant:
+    return Variant(
+        f"MoH-ViT-{name}, for the official weights.",
+        arguments,
+        _cfg(origin_url=f"https://huggingface.co/Chat-UniVi/MoH-ViT-{name}"),
+        published={**published, "source": "https://arxiv.org/abs/2410.11842"},
+    )
+
+
+_SMALL: dict[str, Any] = {"depths": (5, 5, 22, 5), "drop_path_rate": 0.45}
+_BASE: dict[str, Any] = {
+    "embed_dims": (96, 192, 384, 768),
+    "depths": (5, 5, 23, 5),
+    "num_heads": (4, 8, 16, 32),
+    "drop_path_rate": 0.6,
+}
+
+register_variants(
+    __name__,
+    MoHViT,
+    checkpoint_filter_fn,
+    {
+        "moh_vit_pico": Variant(
+            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
+            {
+                "embed_dims": (24, 48, 96, 144),
+                "depths": (1, 1, 2, 1),
+                "num_heads": (1, 2, 4, 6),
+                "shared_heads": (1, 2, 1, 2),
+                "active_heads": (0, 0, 2, 2),
+                "mlp_ratios": (4, 4, 4, 3),
+            },
+            _cfg(license=None, origin_url=None, paper_ids=None),
+            tag="untrained",
+        ),
+        "moh_vit_s_75": _moh_vit("S-75", {"params_m": 50}, **_SMALL),
+        "moh_vit_s_80": _moh_vit("S-80", {"params_m": 50}, **_SMALL, shared_heads=(3, 6, 3, 8)),
+        "moh_vit_b_75": _moh_vit(
+            "B-75",
+            {"top1": 84.9, "params_m": 90},
+            **_BASE,
+            shared_heads=(4, 8, 4, 5),
+            active_heads=(0, 0, 8, 16),
+        ),
+        "moh_vit_b_50": _moh_vit(
+            "B-50",
+            {"top1": 84.7, "params_m": 90},
+            **_BASE,
+            shared_heads=(2, 2, 2, 4),
+            active_heads=(2, 4, 6, 8),
+        ),
+    },
+)

@@ -1,0 +1,222 @@
+"""RAVLT: a pyramid of rank-augmented linear attention, and of softmax attention where maps are small.
+
+Paper: Breaking the Low-Rank Dilemma of Linear Attention, arXiv 2411.07635. Official code: qhfan/RALA, which states no
+licence.
+
+What the official code does that the paper does not say: both kinds of attention turn queries and keys by rotary
+positions, add a 5x5 depthwise convolution of the values and gate the sum without an activation; positions turn the
+numerator of linear attention alone; a 3x3 depthwise convolution comes before every block, and another one is inside
+its MLP; a 1x1 convolution to 1024 channels comes before pooling.
+
+Shapes at 224 (ravlt_t): image 3x224x224, stages 56x56x64, 28x28x128, 14x14x256, 7x7x512, and 7x7x1024 before pooling.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+
+from attnzoo.blocks import (
+    ConvNorm,
+    ConvNormStem,
+    GatedAttention,
+    LocalMlp,
+    RankAugmentedAttention,
+    ResidualConv,
+    TransformerBlock,
+)
+
+from .pyramid import Pyramid, Stage
+from .registration import Published, Variant, imagenet_cfg, register_variants, unwrapped
+
+__all__ = ["RAVLT"]
+
+
+class RAVLT(Pyramid):
+    """Two stages of linear attention and two of softmax attention. It takes images of any size.
+
+    Args:
+        embed_dims: channels per stage.
+        depths: blocks per stage.
+        num_heads: heads per stage; each has a multiple of 4 channels.
+        linear: per stage, whether its attention is linear.
+        layer_scales: per stage, what the learned scales of branches start as.
+        mlp_ratio: hidden channels of an MLP over its input's.
+        projection: channels before pooling.
+        proj_drop_rate: dropout after projections and in MLPs.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        in_chans, num_classes, global_pool, drop_rate: as in `Pyramid`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: Sequence[int] = (64, 128, 256, 512),
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (1, 2, 4, 8),
+        linear: Sequence[bool] = (True, True, False, False),
+        layer_scales: Sequence[float] = (1, 1, 1, 1),
+        mlp_ratio: float = 3.5,
+        projection: int = 1024,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        def block(stage: int, drop_path: float) -> nn.Module:
+            dim = embed_dims[stage]
+            attention = RankAugmentedAttention if linear[stage] else GatedAttention
+            return TransformerBlock(
+                dim,
+                attention(dim, num_heads[stage], proj_drop=proj_drop_rate),
+                layer_scale=layer_scales[stage],
+                drop_path=drop_path,
+                norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                pos_embed=ResidualConv(dim, 3),
+                mlp=LocalMlp(dim, int(dim * mlp_ratio), proj_drop_rate, residual=True),
+            )
+
+        stages = [
+            Stage(
+                ConvNorm(embed_dims[i - 1], embed_dims[i], 3, 2, bias=True) if i > 0 else None,
+                [block(i, rate) for rate in rates],
+            )
+            for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True))
+        ]
+        half = embed_dims[0] // 2
+        super().__init__(
+            ConvNormStem(in_chans, (half, half, half, embed_dims[0]), (2, 1, 1, 2), bias=True),
+            stages,
+            widths=embed_dims,
+            reductions=[4 * 2**i for i in range(len(depths))],
+            norm=nn.Sequential(ConvNorm(embed_dims[-1], projection, bias=True), nn.SiLU()),
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            num_features=projection,
+        )
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official checkpoint, or this project's own, to this project's names.
+
+    Kernels of 1x1 convolutions that are linear layers here, and scales, lose their unit axes; the angles of positions
+    are left out.
+    """
+    ours = model.state_dict()
+    result = {}
+    for name, tensor in unwrapped(state_dict).items():
+        if name.endswith(".RoPE.angle"):
+            continue
+        name = rename(name)
+        if name in ours and tensor.ndim == 4 and ours[name].ndim < 4:
+            tensor = tensor.squeeze(3).squeeze(2)
+            # a scale's first axis is one, too
+            tensor = tensor[0] if ours[name].ndim == 1 else tensor
+        result[name] = tensor
+    return result
+
+
+# what stands in the official stem by turns, an activation after them
+_PARTS = ("conv", "norm")
+
+# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, theirs after it.
+_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"^module\.", ""),
+    (r"^norm\.(\w+)$", r"norm.0.norm.\1"),
+    (r"^proj\.", "norm.0.conv."),
+    (r"^patch_embed\.proj\.(\d+)\.", lambda match: f"stem.{int(match[1]) // 3 * 2}.{_PARTS[int(match[1]) % 3]}."),
+    (r"^layers\.(\d+)\.downsample\.reduction\.", lambda match: f"stages.{int(match[1]) + 1}.downsample.conv."),
+    (r"^layers\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample."),
+    (r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks."),
+    (r"\.norm([12])\.norm\.", r".norm\1."),
+    (r"\.gamma_([12])$", r".ls\1.gamma"),
+    (r"\.pos\.", ".pos_embed.conv."),
+    (r"\.qkvo\.", ".qkv."),
+    (r"\.ffn\.dwconv\.", ".mlp.conv.conv."),
+    (r"\.ffn\.", ".mlp."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+)
+
+
+def rename(name: str) -> str:
+    """This project's name of an official parameter; a name of ours stays."""
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+_CODE = "https://github.com/qhfan/RALA"
+
+
+def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
+    fields = {
+        "first_conv": "stem.0.conv",
+        "license": "unknown",
+        "origin_url": _CODE,
+        "paper_ids": "arXiv:2411.07635",
+    }
+    return imagenet_cfg(url, **{**fields, **kwargs})
+
+
+def _ravlt(size: str, published: Published, **arguments: Any) -> Variant:
+    return Variant(
+        f"RAVLT-{size}, with the official weights.",
+        arguments,
+        _cfg(f"https://huggingface.co/aldjalkdf/RAVLT/resolve/main/RAVLT_{size}.pth"),
+        published={**published, "source": f"{_CODE}#image-classification"},
+    )
+
+
+register_variants(
+    __name__,
+    RAVLT,
+    checkpoint_filter_fn,
+    {
+        "ravlt_pico": Variant(
+            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
+            {
+                "embed_dims": (24, 48, 96, 128),
+                "depths": (1, 1, 2, 1),
+                "num_heads": (1, 2, 4, 4),
+                "mlp_ratio": 3,
+                "projection": 256,
+            },
+            _cfg(license=None, origin_url=None, paper_ids=None),
+            tag="untrained",
+        ),
+        "ravlt_t": _ravlt("T", {"params_m": 15, "gflops": 2.4}, depths=(2, 2, 6, 2), drop_path_rate=0.1),
+        "ravlt_s": _ravlt(
+            "S",
+            {"top1": 84.4, "params_m": 26, "gflops": 4.6},
+            embed_dims=(64, 128, 320, 512),
+            depths=(3, 5, 9, 3),
+            num_heads=(1, 2, 5, 8),
+            drop_path_rate=0.15,
+        ),
+        "ravlt_b": _ravlt(
+            "B",
+            {"params_m": 48, "gflops": 9.9},
+            embed_dims=(96, 192, 384, 512),
+            depths=(4, 6, 12, 6),
+            num_heads=(1, 2, 6, 8),
+            layer_scales=(1, 1, 1e-6, 1e-6),
+            drop_path_rate=0.4,
+        ),
+        "ravlt_l": _ravlt(
+            "L",
+            {"params_m": 95, "gflops": 16.0},
+            embed_dims=(96, 192, 448, 640),
+            depths=(4, 7, 19, 8),
+            num_heads=(1, 2, 7, 10),
+            layer_scales=(1e-6, 1e-6, 1e-6, 1e-6),
+            drop_path_rate=0.55,
+        ),
+    },
+)
