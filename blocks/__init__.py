@@ -2,6 +2,7 @@
 
 from .agent import AgentAttention, resize_line
 from .attention import SelfAttention, attended
+from .bottleneck import Bottleneck
 from .contmix import ContMix
 from .convolution import (
     ChannelsLastBatchNorm2d,
@@ -16,6 +17,7 @@ from .convolution import (
 from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, PatchMerging
 from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
+from .halo import HaloAttention
 from .head import AuxiliaryHead, BatchNormHead
 from .linear import Linear, Mlp, PointwiseConv2d
 from .neighborhood import NeighborhoodAttention, resize_bias_table
@@ -34,6 +36,7 @@ __all__ = [
     "AuxiliaryHead",
     "BatchNormHead",
     "BiLevelRoutingAttention",
+    "Bottleneck",
     "ChannelsLastBatchNorm2d",
     "ChannelsLastConv2d",
     "ContMix",
@@ -47,6 +50,7 @@ __all__ = [
     "DilatedReparamConv",
     "FocusBlock",
     "GlobalResponseNorm",
+    "HaloAttention",
     "InvertedDownsample",
     "LepeAttention",
     "Linear",

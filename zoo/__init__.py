@@ -8,7 +8,7 @@ Example:
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import agent, agent_deit, bilevel, neighborhood, neighborhood_isotropic, overlock, single_head
+from . import agent, agent_deit, bilevel, halo, neighborhood, neighborhood_isotropic, overlock, single_head
 from .registration import Published, published
 
 try:
@@ -22,6 +22,7 @@ __all__ = [
     "agent",
     "agent_deit",
     "bilevel",
+    "halo",
     "neighborhood",
     "neighborhood_isotropic",
     "overlock",

@@ -22,7 +22,7 @@ OVERVIEW_FIRST = dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5))
 def create(case: Case, folder: Path) -> nn.Module:
     path = folder / "official.pth"
     # `model (and a remark)`, or nothing for a bare file
-    key = (case.facts["checkpoint_key"] or "bare").split()[0]
+    key = (case.facts.get("checkpoint_key") or case.facts.get("state_dict_key") or "bare").split()[0]
     torch.save({key: case.checkpoint} if key in ("model", "state_dict") else case.checkpoint, path)
     name = case.name if timm.is_model(case.name) and not in_timm(case.name) else f"zoo_{case.name}"
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}).eval()
@@ -60,7 +60,7 @@ def test_network(path: Path, tmp_path: Path) -> None:
 
 
 # the only check that sees a wrong epsilon: in float64 the difference is the official network's own rounding
-@pytest.mark.parametrize("path", NETWORKS, ids=readable)
+@pytest.mark.parametrize("path", [path for path in NETWORKS if "float64_rel_diff" in path.read_text()], ids=readable)
 def test_network_in_float64(path: Path, tmp_path: Path) -> None:
     case = load_case(path)
     model = create(case, tmp_path).double()

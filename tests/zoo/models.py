@@ -21,6 +21,7 @@ SMALL = [
     "biformer_pico",
     "overlock_pico",
     "shvit_pico",
+    "halonet_pico",
 ]
 
 # what they need to take images of any size

@@ -270,6 +270,7 @@ def test_compiles_without_graph_breaks(name: str) -> None:
         "biformer_pico",
         "shvit_pico",
         "overlock_pico",
+        "halonet_pico",
     ],
 )
 def test_scripts(name: str) -> None:
