@@ -5,6 +5,7 @@ from .attention import SelfAttention, attended
 from .bottleneck import Bottleneck
 from .contmix import ContMix
 from .convolution import (
+    Affine,
     ChannelsLastBatchNorm2d,
     ChannelsLastConv2d,
     ConvNorm,
@@ -19,6 +20,7 @@ from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
 from .halo import HaloAttention
 from .head import AuxiliaryHead, BatchNormHead
+from .head_tokens import AggregatingMlp, HeadTokenAttention
 from .linear import Linear, Mlp, PointwiseConv2d
 from .neighborhood import NeighborhoodAttention, resize_bias_table
 from .position import PositionEmbedding
@@ -32,7 +34,9 @@ from .stem import ConvNormStem, ConvStem, PatchStem
 from .window import CrossShapedAttention, WindowAttention
 
 __all__ = [
+    "Affine",
     "AgentAttention",
+    "AggregatingMlp",
     "AuxiliaryHead",
     "BatchNormHead",
     "BiLevelRoutingAttention",
@@ -51,6 +55,7 @@ __all__ = [
     "FocusBlock",
     "GlobalResponseNorm",
     "HaloAttention",
+    "HeadTokenAttention",
     "InvertedDownsample",
     "LepeAttention",
     "Linear",

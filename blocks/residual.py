@@ -22,6 +22,7 @@ class TransformerBlock(nn.Module):
         proj_drop: dropout inside the MLP.
         norm_layer: makes a norm over channels.
         pos_embed: what the map goes through first, such as a `ResidualConv` that tells borders from the middle.
+        mlp: what stands in the place of the MLP; None for one of mlp_ratio.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class TransformerBlock(nn.Module):
         proj_drop: float = 0.0,
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         pos_embed: nn.Module | None = None,
+        mlp: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.pos_embed = nn.Identity() if pos_embed is None else pos_embed
@@ -42,7 +44,7 @@ class TransformerBlock(nn.Module):
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale)
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop) if mlp is None else mlp
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(dim, init_values=layer_scale)
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 

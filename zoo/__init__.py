@@ -8,7 +8,7 @@ Example:
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import agent, agent_deit, bilevel, halo, neighborhood, neighborhood_isotropic, overlock, single_head
+from . import agent, agent_deit, bilevel, halo, head_tokens, neighborhood, neighborhood_isotropic, overlock, single_head
 from .registration import Published, published
 
 try:
@@ -23,6 +23,7 @@ __all__ = [
     "agent_deit",
     "bilevel",
     "halo",
+    "head_tokens",
     "neighborhood",
     "neighborhood_isotropic",
     "overlock",

@@ -22,6 +22,7 @@ SMALL = [
     "overlock_pico",
     "shvit_pico",
     "halonet_pico",
+    "dhvt_pico",
 ]
 
 # what they need to take images of any size

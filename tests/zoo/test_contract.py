@@ -271,6 +271,7 @@ def test_compiles_without_graph_breaks(name: str) -> None:
         "shvit_pico",
         "overlock_pico",
         "halonet_pico",
+        "dhvt_pico",
     ],
 )
 def test_scripts(name: str) -> None:
