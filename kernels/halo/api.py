@@ -18,11 +18,11 @@ from ..arguments import (
     scale_or_default,
 )
 from ..tracing import is_free
-from . import eager, reference
+from . import eager, reference, triton
 from .geometry import HaloAxis
 
 
-@operator(reference=reference.attention, eager=eager.attention)
+@operator(reference=reference.attention, eager=eager.attention, triton=triton.attention)
 def halo_attention(
     q: Tensor,
     k: Tensor,
@@ -58,7 +58,7 @@ def halo_attention(
         rel_rows: table (2 * window - 1, D) of the rows, shared by heads; None for no relative scores of rows.
         rel_columns: the same of columns.
         scale: what the products of queries and keys are multiplied with; D ** -0.5 by default.
-        backend: `reference` or `eager`; it runs or raises. None chooses, `attnzoo.kernels.explain` tells.
+        backend: `reference`, `eager` or `triton`; it runs or raises. None chooses, `attnzoo.kernels.explain` tells.
 
     Returns:
         (B, ⌈H/stride⌉, ⌈W/stride⌉, h, E) in the dtype of v, or of autocast where it is on.
