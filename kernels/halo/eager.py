@@ -1,7 +1,7 @@
 """Halo attention in plain torch, fast: windows are strided views until they are copied once.
 
-On a CPU a few blocks are taken at a time where no gradient is wanted, so that copies and scores stay in cache and
-memory does not grow with the map. Everything else goes through at once, in operators that tracers know.
+On a CPU a few blocks are taken at a time, there and back, so that copies and scores stay in cache and memory does not
+grow with the map. While a model is traced, or on another device, the whole batch goes through at once.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, n blocks, q queries of a block, w window, of one
 axis (suffix h: rows, suffix w: columns); N blocks of a chunk, T queries and S keys of one.
@@ -9,10 +9,14 @@ axis (suffix h: rows, suffix w: columns); N blocks of a chunk, T queries and S k
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..second_derivatives import differentiable_gradients
 from ..tracing import is_traced
 from .geometry import HaloAxis
 from .relative import relative_scores
@@ -35,44 +39,87 @@ def attention(
     row_padding, column_padding = (axis.padded_queries - axis.query_length for axis in axes)
     q = F.pad(q, (0, 0, 0, 0, 0, column_padding, 0, row_padding))
     k, v = (F.pad(x, (0, 0, 0, 0, *columns.padding, *rows.padding)) for x in (k, v))
-    tables = rel_rows, rel_columns
-    if _is_whole(q, k, v, *tables):
-        out = _attend(q, k, v, axes, tables, scale)
+    inputs = q, k, v, rel_rows, rel_columns
+    if q.device.type != "cpu" or is_traced():
+        out = _attend(*inputs, axes, scale)
+    elif torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+        out = Attention.apply(*inputs, axes, scale)
     else:
-        out = _attend_in_chunks(q, k, v, axes, tables, scale)
+        out = _attend_in_chunks(*inputs, axes, scale)
     return out[:, : rows.query_length, : columns.query_length]
 
 
-def _is_whole(*tensors: Tensor | None) -> bool:
-    """Whether a batch goes through at once: where a tracer looks, on other devices, and where gradients are wanted."""
-    if is_traced() or any(x is not None and x.device.type != "cpu" for x in tensors):
-        return True
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+class Attention(torch.autograd.Function):
+    """Attention that keeps its inputs only, and computes the weights again on the way back, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        """As `_attend_in_chunks`."""
+        *inputs, ctx.axes, ctx.scale = arguments
+        ctx.save_for_backward(*inputs)
+        return _attend_in_chunks(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of q, k, v and the tables."""
+        inputs: Any = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            found = differentiable_gradients(lambda: _attend(*inputs, ctx.axes, ctx.scale), inputs, grad)
+            return *found, None, None
+        sums = [None if x is None else _zeros(x) for x in inputs]
+        for chunk in _chunks(ctx.axes, len(grad), grad.shape[3]):
+            parts = [_part(x, place) for x, place in zip(inputs, chunk, strict=True)]
+            leaves: Any = [None if x is None else x.detach().requires_grad_() for x in parts]
+            with torch.enable_grad():
+                out = _attend(*leaves, ctx.axes, ctx.scale)
+            grads = iter(torch.autograd.grad(out, [x for x in leaves if x is not None], grad[chunk[0]]))
+            for x, place in zip(sums, chunk, strict=True):
+                if x is not None:
+                    x[place] += next(grads)
+        gradients = (None if x is None else total.to(x.dtype) for x, total in zip(inputs, sums, strict=True))
+        return *gradients, None, None
+
+
+# places of a chunk in queries, in keys and in values; all of a table
+Places = tuple[Any, Any, Any, Any, Any]
+
+
+def _chunks(axes: tuple[HaloAxis, HaloAxis], batch: int, heads: int) -> Iterator[Places]:
+    """Some images or some rows of blocks at a time."""
+    rows, columns = axes
+    scores = rows.queries * columns.queries * rows.window * columns.window * columns.count * heads
+    lines = max(1, CHUNK_SCORES // scores)
+    images, lines = max(1, lines // rows.count), min(lines, rows.count)
+    for image in range(0, batch, images):
+        for line in range(0, rows.count, lines):
+            last = min(line + lines, rows.count)
+            of_queries = slice(image, image + images), slice(line * rows.queries, last * rows.queries)
+            of_keys = slice(image, image + images), slice(line * rows.block, last * rows.block + 2 * rows.halo)
+            yield of_queries, of_keys, of_keys, ..., ...
+
+
+def _part(x: Tensor | None, place: Any) -> Tensor | None:
+    return None if x is None else x[place]
+
+
+def _zeros(x: Tensor) -> Tensor:
+    """Zeros to add gradients up in, in float32 at least."""
+    return torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def _attend_in_chunks(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    rel_rows: Tensor | None,
+    rel_columns: Tensor | None,
     axes: tuple[HaloAxis, HaloAxis],
-    tables: tuple[Tensor | None, Tensor | None],
     scale: float,
 ) -> Tensor:
-    """As `_attend`, some images or some rows of blocks at a time."""
-    rows, columns = axes
+    """As `_attend`, chunk by chunk."""
     out = v.new_empty(*q.shape[:4], v.shape[4])
-    scores = rows.queries * columns.queries * rows.window * columns.window * columns.count * q.shape[3]
-    lines = max(1, CHUNK_SCORES // scores)
-    images, lines = max(1, lines // rows.count), min(lines, rows.count)
-    for image in range(0, len(q), images):
-        batch = slice(image, image + images)
-        for line in range(0, rows.count, lines):
-            last = min(line + lines, rows.count)
-            of_queries = slice(line * rows.queries, last * rows.queries)
-            of_keys = slice(line * rows.block, last * rows.block + 2 * rows.halo)
-            out[batch, of_queries] = _attend(
-                q[batch, of_queries], k[batch, of_keys], v[batch, of_keys], axes, tables, scale
-            )
+    for of_queries, of_keys, *_ in _chunks(axes, len(q), q.shape[3]):
+        out[of_queries] = _attend(q[of_queries], k[of_keys], v[of_keys], rel_rows, rel_columns, axes, scale)
     return out
 
 
@@ -80,8 +127,9 @@ def _attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    rel_rows: Tensor | None,
+    rel_columns: Tensor | None,
     axes: tuple[HaloAxis, HaloAxis],
-    tables: tuple[Tensor | None, Tensor | None],
     scale: float,
 ) -> Tensor:
     """The same of whole rows of blocks, of keys and values with the halo around them."""
@@ -89,7 +137,7 @@ def _attend(
     queries = _blocks(q, rows, columns)
     relative = [
         None if table is None else _blocks(relative_scores(q, table, axis, dim), rows, columns)
-        for dim, axis, table in zip((1, 2), axes, tables, strict=True)
+        for dim, axis, table in zip((1, 2), axes, (rel_rows, rel_columns), strict=True)
     ]
     mask = _sum(relative[0], relative[1], rows, columns)
     keys, values = (_windows(x, rows, columns) for x in (k, v))

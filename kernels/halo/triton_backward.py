@@ -227,4 +227,5 @@ def key_gradient_launch(
         "v_gradient": tokens(v_gradient),
         "scale": scale * LOG2_E.value,
     }
-    return problem.launch(halo_key_gradient_kernel, problem.axes[0].block * problem.axes[1].block, arguments)
+    of_block = problem.axes[0].block * problem.axes[1].block
+    return problem.launch(halo_key_gradient_kernel, of_block, arguments, has_two_sums=True)

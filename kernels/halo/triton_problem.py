@@ -54,15 +54,26 @@ class Problem:
         )
         return rows, columns
 
-    def configuration(self, tokens: int) -> Configuration:
+    def configuration(self, tokens: int, has_two_sums: bool = False) -> Configuration:
         """Tiles of as many tokens as fit TILE_BYTES, 16 to 64, and no more than a block has."""
         width = block(max(self.width, self.value_width))
-        most = max(16, min(64, TILE_BYTES // (width * self.dtype.itemsize)))
+        is_wide = self.dtype.itemsize == 4
+        most = max(16, min(32 if has_two_sums else 64, TILE_BYTES // (width * self.dtype.itemsize)))
         tile = min(most, max(16, triton.next_power_of_2(tokens)))
-        return Configuration({"TILE": tile, "CHUNK": most}, num_warps=8 if self.dtype.itemsize == 4 else 4)
+        # two sums leave few registers, exact float32 products take many
+        is_tight = has_two_sums and is_wide
+        constants = {"TILE": tile, "CHUNK": 16 if is_tight else most}
+        return Configuration(constants, num_warps=8 if is_wide else 4, num_stages=1 if is_tight else 2)
 
-    def launch(self, kernel: Any, tokens: int, arguments: Mapping[str, Any]) -> Launch:
-        """A launch with one program for each tile of `tokens` tokens of a block, each block, head and image."""
+    def launch(self, kernel: Any, tokens: int, arguments: Mapping[str, Any], has_two_sums: bool = False) -> Launch:
+        """A launch with one program for each tile of `tokens` tokens of a block, each block, head and image.
+
+        Args:
+            kernel: the kernel.
+            tokens: of a block.
+            arguments: of the kernel, without the map.
+            has_two_sums: whether the kernel adds up keys' and values' gradients at once.
+        """
         rows, columns = self.axes
         tiles = self.batch * self.heads * rows.count * columns.count
         area = Area(
@@ -81,5 +92,5 @@ class Problem:
                 "COLUMNS": Width(self.rules[1].window, self.rules[1].places),
                 **operand_constants(self.width, self.value_width, self.dtype),
             },
-            self.configuration(tokens),
+            self.configuration(tokens, has_two_sums),
         )
