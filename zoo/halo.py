@@ -183,7 +183,7 @@ def _papers(row: tuple[int, int, int, float, float, int, int | None], millions: 
         arguments,
         _cfg(size=size),
         tag="untrained",
-        published=Published(params_m=millions, source="arXiv 2103.12731, table 2"),
+        published=Published(params_m=millions, source="https://arxiv.org/abs/2103.12731"),
     )
 
 

@@ -62,16 +62,18 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v and the tables."""
-        inputs: Any = ctx.saved_tensors
+        q, k, v, rel_rows, rel_columns = inputs = ctx.saved_tensors
         if torch.is_grad_enabled():
-            found = differentiable_gradients(lambda: _attend(*inputs, ctx.axes, ctx.scale), inputs, grad)
+            found = differentiable_gradients(
+                lambda: _attend(q, k, v, rel_rows, rel_columns, ctx.axes, ctx.scale), inputs, grad
+            )
             return *found, None, None
-        sums = [None if x is None else _zeros(x) for x in inputs]
+        sums: list[Any] = [None if x is None else _zeros(x) for x in inputs]
         for chunk in _chunks(ctx.axes, len(grad), grad.shape[3]):
             parts = [_part(x, place) for x, place in zip(inputs, chunk, strict=True)]
-            leaves: Any = [None if x is None else x.detach().requires_grad_() for x in parts]
+            leaves: list[Any] = [None if x is None else x.detach().requires_grad_() for x in parts]
             with torch.enable_grad():
-                out = _attend(*leaves, ctx.axes, ctx.scale)
+                out = _attend(leaves[0], leaves[1], leaves[2], leaves[3], leaves[4], ctx.axes, ctx.scale)
             grads = iter(torch.autograd.grad(out, [x for x in leaves if x is not None], grad[chunk[0]]))
             for x, place in zip(sums, chunk, strict=True):
                 if x is not None:
