@@ -99,4 +99,5 @@ def neighbors_of(block, count, RULE: tl.constexpr):
 @triton.jit
 def units(places, PLACES: tl.constexpr, DTYPE: tl.constexpr):
     """(N, PLACES) unit vectors of places; a product with them picks or sums what belongs to a place."""
-    return (places[:, None] == tl.arange(0, PLACES)[None, :]).to(DTYPE)
+    # by way of float32: the interpreter makes bfloat16 of nothing else
+    return (places[:, None] == tl.arange(0, PLACES)[None, :]).to(tl.float32).to(DTYPE)

@@ -53,7 +53,9 @@ class Case:
         tensors = {"q": q, "k": k, "v": v}
         for name, block, halo in zip(("rows", "columns"), both(self.block), both(self.halo), strict=True):
             if name in self.tables:
-                tensors[f"rel_{name}"] = torch.randn(2 * (block + 2 * halo) - 1, self.width).to(dtype)
+                table = torch.randn(2 * (block + 2 * halo) - 1, self.width)
+                # as large as networks start with: scores near 1, as those of keys
+                tensors[f"rel_{name}"] = (table * self.width**-0.5).to(dtype)
         return {name: x.requires_grad_() for name, x in tensors.items()}
 
 
