@@ -3,10 +3,12 @@
 from .additive import AdditiveAttention
 from .agent import AgentAttention, resize_line
 from .attention import SelfAttention, attended
+from .bottleneck import Bottleneck
 from .channel import ChannelAttention
 from .continuous_bias import ContinuousBias
 from .contmix import ContMix
 from .convolution import (
+    Affine,
     ChannelsLastBatchNorm2d,
     ChannelsLastConv2d,
     ConvNorm,
@@ -22,7 +24,9 @@ from .focus import FocusBlock, ReparamConvBlock
 from .fusing import fuse
 from .gated_attention import GatedAttention, RankAugmentedAttention
 from .gated_conv import GatedConv
+from .halo import HaloAttention
 from .head import AuxiliaryHead, BatchNormHead, DistilledHead, LayerNormHead, MlpHead
+from .head_tokens import AggregatingMlp, HeadTokenAttention
 from .hilo import HiLoAttention
 from .large_kernel import LargeKernelAttention
 from .linear import Linear, Mlp, PointwiseConv2d
@@ -43,11 +47,14 @@ from .window import CrossShapedAttention, WindowAttention
 
 __all__ = [
     "AdditiveAttention",
+    "Affine",
     "AgentAttention",
     "AggregatedAttention",
+    "AggregatingMlp",
     "AuxiliaryHead",
     "BatchNormHead",
     "BiLevelRoutingAttention",
+    "Bottleneck",
     "ChannelAttention",
     "ChannelsLastBatchNorm2d",
     "ChannelsLastConv2d",
@@ -69,7 +76,9 @@ __all__ = [
     "GatedConv",
     "GatedLocalMlp",
     "GlobalResponseNorm",
+    "HaloAttention",
     "HeadGates",
+    "HeadTokenAttention",
     "HiLoAttention",
     "InvertedDownsample",
     "LargeKernelAttention",

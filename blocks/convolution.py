@@ -79,6 +79,27 @@ class ChannelsLastBatchNorm2d(nn.Module):
         return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+class Affine(nn.Module):
+    """A scale and a shift of every channel: (B, H, W, C) -> (B, H, W, C), or of maps that are (B, C, H, W).
+
+    Args:
+        dim: channels C.
+        channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
+    """
+
+    def __init__(self, dim: int, channels_last: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.channels_last = channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A map -> a map of its shape."""
+        if self.channels_last:
+            return x * self.weight + self.bias
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
 def depthwise(
     dim: int, kernel_size: int, bias: bool = True, channels_last: bool = True, dilation: int = 1
 ) -> nn.Conv2d:

@@ -1,6 +1,7 @@
 """The operators of attnzoo: what a query attends to, computed fast. Functions on tensors, no modules."""
 
 from .backends import BACKENDS, Choice, explain
+from .halo import halo_attention
 from .library import define_free
 from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_bias, neighborhood_qk
 from .routed import routed_attention
@@ -12,6 +13,7 @@ __all__ = [
     "Choice",
     "define_free",
     "explain",
+    "halo_attention",
     "is_free",
     "neighborhood_attention",
     "neighborhood_av",

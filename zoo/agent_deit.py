@@ -11,128 +11,25 @@ Shapes at 224 (agent_deit_tiny): image 3x224x224, then a class token and 14x14 t
 twelve blocks are four stages of three, and their maps are the features.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from timm.layers import (
-    calculate_drop_path_rates,
-    global_pool_nlc,
-    register_notrace_module,
-    to_2tuple,
-    trunc_normal_,
-)
-from timm.models import checkpoint_seq
-from torch import Tensor, nn
+from timm.layers import calculate_drop_path_rates, to_2tuple
+from torch import nn
 
-from attnzoo.blocks import AgentAttention, PatchStem, PositionEmbedding, SelfAttention, TransformerBlock, attended
+from attnzoo.blocks import AgentAttention, PatchStem, PositionEmbedding
 
 from .agent_checkpoints import checkpoint_filter_fn, variant
-from .pyramid import Pyramid, Stage
 from .registration import register_variants
+from .tokens import PlainAttention, PlainMlp, TokenBlock, TokenPyramid, TokenStage, TokenStem
 
 __all__ = ["AgentVisionTransformer"]
 
 
-class Tokens(NamedTuple):
-    """A class token and those of a map (B, 1 + H * W, C), and the size of the map."""
-
-    x: Tensor
-    height: int
-    width: int
-
-
-@register_notrace_module  # positions depend on the size of the map
-class TokenStem(nn.Module):
-    """Patches, a class token before them, and positions: images (B, P, H, W) -> tokens."""
-
-    def __init__(self, in_chans: int, dim: int, patch_size: int, map_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.patches = PatchStem(in_chans, dim, patch_size, nn.Identity)
-        self.class_token = nn.Parameter(trunc_normal_(torch.zeros(1, 1, dim), std=0.02))
-        self.position = PositionEmbedding(dim, map_size, "bicubic", class_tokens=1)
-
-    def forward(self, x: Tensor) -> Tokens:
-        """(B, P, H, W) -> tokens of a map of ⌈H/p⌉ x ⌈W/p⌉."""
-        x = self.patches(x)
-        height, width = x.shape[1], x.shape[2]
-        tokens = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x.flatten(1, 2)], dim=1)
-        return Tokens(tokens + self.position.at(height, width), height, width)
-
-
-class PlainAttention(SelfAttention):
-    """Attention over all tokens, called like attention that must know the size of the map."""
-
-    def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        # (B, T, 3C) -> (3, B, h, T, D)
-        qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        return self.proj_drop(self.proj(attended(qkv[0], qkv[1], qkv[2])))
-
-
-@register_notrace_module  # so do the biases of agents
-class TokenBlock(TransformerBlock):
-    """The residual block around attention that must know the size of the map."""
-
-    def forward(self, tokens: Tokens) -> Tokens:  # type: ignore[override]
-        """Tokens -> tokens."""
-        x = tokens.x
-        mixer = self.attn
-        assert mixer is not None
-        x = x + self.drop_path1(mixer.forward_tokens(self.norm1(x), tokens.height, tokens.width))  # type: ignore[operator]
-        x = x + self.drop_path2(self.mlp(self.norm2(x)))
-        return Tokens(x, tokens.height, tokens.width)
-
-
-class TokenStage(Stage):
-    """Blocks of tokens."""
-
-    def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        super().__init__(None, blocks)
-        # a `Sequential` takes nothing but tensors in TorchScript
-        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
-
-    def forward(self, tokens: Tokens) -> Tokens:  # type: ignore[override]
-        """Tokens -> tokens."""
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, tokens)
-        for block in self.blocks:
-            tokens = block(tokens)
-        return tokens
-
-
-class TokenHead(nn.Module):
-    """A linear layer on the class token, or on pooled tokens: (B, 1 + N, C) -> (B, num_classes).
-
-    Args:
-        dim: channels C.
-        num_classes: classes; 0 for no layer.
-        pool_type: `token`, or `avg`, `max`, `avgmax` of the map's tokens, or an empty string for not at all.
-        drop_rate: dropout before the layer.
-    """
-
-    def __init__(self, dim: int, num_classes: int, pool_type: str = "token", drop_rate: float = 0.0) -> None:
-        super().__init__()
-        self.num_features = dim
-        self.pool_type = pool_type
-        self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(dim, num_classes) if num_classes > 0 else nn.Identity()
-
-    def reset(self, num_classes: int, pool_type: str | None = None) -> None:
-        """Replaces the layer, and the pooling unless None."""
-        self.fc = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
-        if pool_type is not None:
-            self.pool_type = pool_type
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, 1 + N, C) -> (B, num_classes), or what the layer would get."""
-        x = self.drop(global_pool_nlc(x, pool_type=self.pool_type, num_prefix_tokens=1))
-        return x if pre_logits else self.fc(x)
-
-
-class AgentVisionTransformer(Pyramid):
+class AgentVisionTransformer(TokenPyramid):
     """Blocks of agent attention over a class token and one map.
 
     It takes images of any size; the two rules that carry positions to other sizes are those of `AgentTransformer`.
@@ -157,7 +54,6 @@ class AgentVisionTransformer(Pyramid):
     """
 
     undecayed = (".class_token", ".position.table")
-    num_prefix_tokens = 1
 
     def __init__(
         self,
@@ -191,37 +87,26 @@ class AgentVisionTransformer(Pyramid):
                 )
             else:
                 mixer = PlainAttention(embed_dim, num_heads, qkv_bias, proj_drop_rate)
-            return TokenBlock(embed_dim, mixer, mlp_ratio, None, drop_path, proj_drop_rate, norm_layer)
+            mlp = PlainMlp(embed_dim, int(embed_dim * mlp_ratio), proj_drop_rate)
+            return TokenBlock(embed_dim, mixer, drop_path=drop_path, norm_layer=norm_layer, mlp=mlp)
 
         stages = [
             TokenStage([block(j < agent_depths[i], rate) for j, rate in enumerate(rates)])
             for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True))
         ]
+        patches = PatchStem(in_chans, embed_dim, patch_size, nn.Identity)
+        position = PositionEmbedding(embed_dim, map_size, "bicubic", class_tokens=1)
         super().__init__(
-            TokenStem(in_chans, embed_dim, patch_size, map_size),
+            TokenStem(patches, embed_dim, position),
             stages,
-            widths=[embed_dim] * len(depths),
-            reductions=[patch_size] * len(depths),
+            dim=embed_dim,
+            patch_size=patch_size,
             norm=norm_layer(embed_dim),
             in_chans=in_chans,
             num_classes=num_classes,
+            global_pool=global_pool,
             drop_rate=drop_rate,
-            head=TokenHead(embed_dim, num_classes, global_pool, drop_rate),
         )
-        self.stages = nn.ModuleList(stages)  # type: ignore[assignment]
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, in_chans, H, W) -> tokens (B, 1 + H * W, C), normed, the class token first."""
-        tokens = self.stem(x)
-        for stage in self.stages:
-            tokens = stage(tokens)
-        return self._finish(tokens)
-
-    def _map(self, x: Tokens) -> Tensor:  # type: ignore[override]
-        return x.x[:, 1:].reshape(x.x.shape[0], x.height, x.width, -1)
-
-    def _finish(self, x: Tokens) -> Tensor:  # type: ignore[override]
-        return self.norm(x.x)
 
 
 _TINY: dict[str, Any] = {"embed_dim": 192, "depths": (3, 3, 3, 3), "num_heads": 3}

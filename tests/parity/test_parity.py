@@ -15,8 +15,11 @@ from .recipe import PATHS, Case, load_case, readable, relative_error
 
 NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
 
-# where a case holds other stages than a network passes on, which of them those are
-OVERVIEW_FIRST = dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5))
+# where a case holds other stages than a network passes on, which of them those are, and None for one it lacks
+RECORDED: dict[str, tuple[int | None, ...]] = {
+    **dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5)),
+    "dhvt_tiny": (None, 2, None, 3),
+}
 
 # cases whose stages end with the downsampler that begins the next one here, or with the norm that it begins with
 AFTER_MERGING = ("litv2_s", "ravlt_t")
@@ -67,8 +70,10 @@ def test_network(path: Path, tmp_path: Path) -> None:
         features, stages = model.forward_intermediates(case.images)
         logits = model.forward_head(features)
         stages = as_recorded(model, case.name, stages)
-    recorded = OVERVIEW_FIRST.get(case.name, range(len(case.stage_shapes)))
+    recorded = RECORDED.get(case.name, range(len(case.stage_shapes)))
     for i, stage in zip(recorded, stages, strict=True):
+        if i is None:
+            continue
         found, wanted = sampled(stage, case.stage_shapes[i]), case.answers[f"stage{i}"]
         found = found[: len(wanted)]
         known = ~found.isnan()
@@ -82,8 +87,6 @@ def test_network(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", NETWORKS, ids=readable)
 def test_network_in_float64(path: Path, tmp_path: Path) -> None:
     case = load_case(path)
-    if "float64_rel_diff" not in case.facts:
-        pytest.skip("the rounding of the official network is not known")
     model = create(case, tmp_path).double()
     with torch.no_grad():
         logits = model(case.images.double())
@@ -91,5 +94,5 @@ def test_network_in_float64(path: Path, tmp_path: Path) -> None:
     if "float64_rel_diff" in case.facts:
         assert error == pytest.approx(case.facts["float64_rel_diff"], rel=1e-3)
     else:
-        # a wrong epsilon gives at least 2e-6
-        assert error < 2e-6
+        # nobody measured that rounding; a wrong epsilon gives at least 2e-6
+        assert error < 1e-6

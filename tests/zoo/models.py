@@ -31,6 +31,8 @@ SMALL = [
     "litv2_pico",
     "ravlt_pico",
     "moh_vit_pico",
+    "halonet_pico",
+    "dhvt_pico",
 ]
 
 # what they need to take images of any size

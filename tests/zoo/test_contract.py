@@ -278,6 +278,8 @@ def test_compiles_without_graph_breaks(name: str) -> None:
         "litv2_pico",
         "ravlt_pico",
         "moh_vit_pico",
+        "halonet_pico",
+        "dhvt_pico",
     ],
 )
 def test_scripts(name: str) -> None:

@@ -1,0 +1,97 @@
+"""Halo attention as the middle of a bottleneck.
+
+Shape legend: B batch, H W map, C channels, h heads, D = C / h, E channels of a head's values, s stride.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+from timm.layers import register_notrace_module, trunc_normal_
+from torch import Tensor, nn
+
+from attnzoo.kernels import halo_attention
+
+from .linear import PointwiseConv2d
+
+
+@register_notrace_module  # blocks depend on the size of the map
+class HaloAttention(nn.Module):
+    """Attention of blocks to themselves and a halo around them: (B, C, H, W) -> (B, h * E, ⌈H/s⌉, ⌈W/s⌉).
+
+    Scores depend on where a key lies relative to a query, through vectors that heads share. There is no projection
+    after it. A map that blocks do not divide is padded with zeros at the bottom and right, as every map is around
+    itself: padding is attended to.
+
+    Args:
+        dim: channels C, a multiple of num_heads.
+        num_heads: heads h.
+        block_size: side of a block on the map of keys.
+        halo: pixels around a block that it sees.
+        stride: s, pixels from one query to the next, a divisor of block_size.
+        value_dim: channels h * E of the result; None for C.
+
+    Raises:
+        ValueError: channels that the heads do not divide, or a block that the stride does not divide.
+
+    Source: Scaling Local Self-Attention for Parameter Efficient Visual Backbones, arXiv 2103.12731, section 2.2.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        block_size: int = 8,
+        halo: int = 3,
+        stride: int = 1,
+        value_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        value_dim = dim if value_dim is None else value_dim
+        if num_heads < 1 or dim % num_heads or value_dim % num_heads:
+            raise ValueError(
+                f"dim and value_dim must be multiples of num_heads, got {dim} and {value_dim} channels for {num_heads} "
+                f"heads"
+            )
+        if stride < 1 or block_size % stride:
+            raise ValueError(f"block_size must be a multiple of stride, got {block_size} for a stride of {stride}")
+        self.num_heads = num_heads
+        self.widths = [dim // num_heads, value_dim // num_heads]
+        self.block_size = block_size
+        self.halo = halo
+        self.stride = stride
+        self.q = PointwiseConv2d(dim, dim, bias=False)
+        self.kv = PointwiseConv2d(dim, dim + value_dim, bias=False)
+        entries = 2 * (block_size + 2 * halo) - 1
+        self.rel_rows = nn.Parameter(torch.empty(entries, dim // num_heads))
+        self.rel_columns = nn.Parameter(torch.empty(entries, dim // num_heads))
+        for projection in (self.q, self.kv):
+            trunc_normal_(projection.weight, std=dim**-0.5)
+        for table in (self.rel_rows, self.rel_columns):
+            trunc_normal_(table, std=(dim // num_heads) ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, h * E, ⌈H/s⌉, ⌈W/s⌉)."""
+        # (B, C, H', W') -> (B, H', W', h, D)
+        q = self.q(x[:, :, :: self.stride, :: self.stride]).permute(0, 2, 3, 1).unflatten(3, (self.num_heads, -1))
+        # (B, C + h * E, H, W) -> (B, H, W, h, D + E)
+        kv = self.kv(x).permute(0, 2, 3, 1).unflatten(3, (self.num_heads, -1))
+        k, v = kv.split(self.widths, 4)
+        # (B, H', W', h, E) -> (B, h * E, H', W')
+        return self._attend(q, k, v).flatten(3).permute(0, 3, 1, 2)
+
+    # TorchScript cannot read the operator; it calls it
+    @torch.jit.ignore
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return halo_attention(
+            q,
+            k,
+            v,
+            self.block_size,
+            self.halo,
+            stride=self.stride,
+            rel_rows=self.rel_rows,
+            rel_columns=self.rel_columns,
+        )
+
+    def extra_repr(self) -> str:
+        """What the module's children do not show."""
+        return f"num_heads={self.num_heads}, block_size={self.block_size}, halo={self.halo}, stride={self.stride}"

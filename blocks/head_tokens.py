@@ -1,0 +1,87 @@
+"""Attention with a token for each head, and an MLP of the map that scales the class token beside it.
+
+Both are of tokens (B, T, C), T = 1 + H * W, a class token and those of a map.
+
+Shape legend: B batch, H W map, C channels, h heads, D = C / h.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from .attention import SelfAttention, attended
+from .convolution import ConvNorm
+from .linear import Linear
+
+
+class HeadTokenAttention(SelfAttention):
+    """Multi-head self-attention over all tokens and one more for each head, which say to all what their head sees.
+
+    A head's token comes from the mean of all tokens, of its own channels. After the attention the head tokens' mean is
+    added to the class token.
+
+    Args:
+        dim: channels C, a multiple of num_heads.
+        num_heads: heads h.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        proj_drop: dropout after the output projection.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_heads`.
+
+    Source: DHVT, arXiv 2210.05958, section 3.3.
+    """
+
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0) -> None:
+        super().__init__(dim, num_heads, qkv_bias, proj_drop)
+        self.ht_proj = nn.Linear(dim // num_heads, dim)
+        self.ht_norm = nn.LayerNorm(dim // num_heads)
+        self.act = nn.GELU()
+        self.position = nn.Parameter(trunc_normal_(torch.zeros(1, num_heads, dim), std=0.02))
+
+    def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        count = 1 + height * width
+        x = torch.cat([x, self._head_tokens(x)], 1)
+        # (B, T + h, 3C) -> (3, B, h, T + h, D)
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        x = self.proj(attended(qkv[0], qkv[1], qkv[2]))
+        of_class = x[:, :1] + x[:, count:].mean(1, keepdim=True)
+        return self.proj_drop(torch.cat([of_class, x[:, 1:count]], 1))
+
+    def _head_tokens(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, h, C)."""
+        # (B, C) -> (B, h, D) -> (B, h, C), whose channels are normed in groups of D
+        tokens = self.ht_proj(x.mean(1).unflatten(1, (self.num_heads, -1)))
+        tokens = self.ht_norm(tokens.unflatten(2, (self.num_heads, -1)))
+        return self.act(tokens).flatten(2) + self.position
+
+
+class AggregatingMlp(nn.Module):
+    """1x1 convolution, a residual 3x3 depthwise one, 1x1 convolution, of the map; the mean gates the class token.
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels in between.
+        reduction: C over the channels between the mean and the gates.
+
+    Source: dynamic aggregation feed-forward, DHVT, arXiv 2210.05958, section 3.2.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(dim, hidden_dim, bias=True)
+        self.conv2 = ConvNorm(hidden_dim, hidden_dim, 3, groups=hidden_dim, bias=True)
+        self.conv3 = ConvNorm(hidden_dim, dim, bias=True)
+        self.act = nn.GELU()
+        self.compress = Linear(dim, dim // reduction)
+        self.excitation = Linear(dim // reduction, dim)
+
+    def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        # (B, H * W, C) -> (B, H, W, C)
+        of_map = self.act(self.conv1(x[:, 1:].unflatten(1, (height, width))))
+        of_map = self.conv3(of_map + self.act(self.conv2(of_map))).flatten(1, 2)
+        gates = self.excitation(self.act(self.compress(of_map.mean(1, keepdim=True))))
+        return torch.cat([x[:, :1] * gates, of_map], 1)

@@ -1,0 +1,131 @@
+"""The public operator of halo attention: arguments are checked here, once, and an execution is chosen.
+
+Shape legend: B batch, H W map of keys, H' W' map of queries, h heads, D width of queries and keys, E width of values.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..arguments import (
+    PerAxis,
+    autocast,
+    check_same_width,
+    check_tensors,
+    execution_of,
+    operator,
+    pair_of,
+    scale_or_default,
+)
+from ..tracing import is_free
+from . import eager, reference, triton
+from .geometry import HaloAxis
+
+
+@operator(reference=reference.attention, eager=eager.attention, triton=triton.attention)
+def halo_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    block_size: PerAxis,
+    halo: PerAxis,
+    *,
+    stride: PerAxis = 1,
+    rel_rows: Tensor | None = None,
+    rel_columns: Tensor | None = None,
+    scale: float | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """softmax(q k^T * scale + relative scores) v, where a block's queries see the block and a halo around it.
+
+    The map of keys is cut into blocks, and all queries of a block share one window, the block and `halo` positions more
+    on each side. Outside of the map keys and values are zeros that take part in the softmax, as in the published
+    networks; so does a last block that runs over the map, and its queries there are left out.
+
+    With a stride there are fewer queries than keys: one at every stride-th position.
+
+    The relative scores depend on the query, before it is scaled: its product with the row of `rel_rows` at
+    place - query + window - 1, plus the same of columns, where window = block_size + 2 * halo, a place counts the
+    window's rows from 0, and queries are counted on in their block, strided or not.
+
+    Args:
+        q: queries (B, ⌈H/stride⌉, ⌈W/stride⌉, h, D), any strides in memory, floating point.
+        k: keys (B, H, W, h, D).
+        v: values (B, H, W, h, E).
+        block_size: side of a block on the map of keys, per axis >= 1; one number or (rows, columns).
+        halo: positions seen around it, per axis >= 0.
+        stride: positions from one query to the next, per axis a divisor of block_size.
+        rel_rows: table (2 * window - 1, D) of the rows, shared by heads; None for no relative scores of rows.
+        rel_columns: the same of columns.
+        scale: what the products of queries and keys are multiplied with; D ** -0.5 by default.
+        backend: `reference`, `eager` or `triton`; it runs or raises. None chooses, `attnzoo.kernels.explain` tells.
+
+    Returns:
+        (B, ⌈H/stride⌉, ⌈W/stride⌉, h, E) in the dtype of v, or of autocast where it is on.
+
+    Raises:
+        TypeError: an argument of the wrong kind, or tensors whose dtypes differ.
+        ValueError: shapes that do not fit, an empty map, a stride that does not divide the block, an unknown backend.
+
+    Source: Scaling Local Self-Attention (arXiv 2103.12731, section 2.2 and 2.3).
+    """
+    q, k, v, rel_rows, rel_columns = autocast(q, k, v, rel_rows, rel_columns)
+    check_tensors(k=k, v=v)
+    check_tensors(q=q)
+    check_same_width(q, k)
+    axes = _axes(k, block_size, halo, stride)
+    _check_queries(q, k, axes)
+    for name, table, axis in (("rel_rows", rel_rows, axes[0]), ("rel_columns", rel_columns, axes[1])):
+        _check_table(name, table, axis, q)
+    execution = execution_of(halo_attention, backend, q, v)
+    return execution(q, k, v, axes, rel_rows, rel_columns, scale_or_default(scale, q))
+
+
+def _axes(k: Tensor, block_size: PerAxis, halo: PerAxis, stride: PerAxis) -> tuple[HaloAxis, HaloAxis]:
+    blocks, halos, strides = (
+        pair_of(name, value, int) for name, value in (("block_size", block_size), ("halo", halo), ("stride", stride))
+    )
+    for axis, length in enumerate(k.shape[1:3]):
+        name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
+        # of a size that an exporter leaves free nothing is known
+        if not is_free(length) and length < 1:
+            raise ValueError(f"k must have a map of at least one row and one column, got {length} {name}")
+        if blocks[axis] < 1:
+            raise ValueError(f"block_size must be at least 1, got {blocks[axis]} {name}")
+        if halos[axis] < 0:
+            raise ValueError(f"halo must be at least 0, got {halos[axis]} {name}")
+        if strides[axis] < 1 or blocks[axis] % strides[axis]:
+            raise ValueError(f"stride must divide the block_size, {blocks[axis]}, got {strides[axis]} {name}")
+    rows, columns = (HaloAxis(k.shape[axis + 1], blocks[axis], halos[axis], strides[axis]) for axis in (0, 1))
+    return rows, columns
+
+
+def _check_queries(q: Tensor, k: Tensor, axes: tuple[HaloAxis, HaloAxis]) -> None:
+    rows, columns = axes
+    expected = k.shape[0], rows.query_length, columns.query_length, k.shape[3]
+    if not is_free(*expected, *q.shape[:4]) and tuple(q.shape[:4]) != expected:
+        raise ValueError(
+            f"q must be (B, H, W, heads, width) = {expected} and a width, for keys on a map of {rows.length} x "
+            f"{columns.length} and a stride of {rows.stride} x {columns.stride}, got {tuple(q.shape)}"
+        )
+    if q.dtype != k.dtype:
+        raise TypeError(f"q must have the dtype of k, {k.dtype}, got {q.dtype}")
+    if q.device != k.device:
+        raise ValueError(f"q must be on the device of k, {k.device}, got {q.device}")
+
+
+def _check_table(name: str, table: Tensor | None, axis: HaloAxis, q: Tensor) -> None:
+    if table is None:
+        return
+    if not isinstance(table, Tensor):
+        raise TypeError(f"{name} must be a tensor or None, got {type(table).__name__}")
+    if not table.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {table.dtype}")
+    expected = 2 * axis.window - 1, q.shape[4]
+    if tuple(table.shape) != expected:
+        raise ValueError(
+            f"{name} must be a table (2 * window - 1, width) = {expected} for a window of {axis.window}, a block of "
+            f"{axis.block} and twice a halo of {axis.halo}, got {tuple(table.shape)}"
+        )
+    if table.device != q.device:
+        raise ValueError(f"{name} must be on the device of q, {q.device}, got {table.device}")

@@ -1,0 +1,193 @@
+"""Halo attention in plain torch, fast: windows are strided views until they are copied once.
+
+On a CPU a few blocks are taken at a time, there and back, so that copies and scores stay in cache and memory does not
+grow with the map. While a model is traced, or on another device, the whole batch goes through at once.
+
+Shape legend: B batch, H W map, h heads, D E width of keys and values, n blocks, q queries of a block, w window, of one
+axis (suffix h: rows, suffix w: columns); N blocks of a chunk, T queries and S keys of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..second_derivatives import differentiable_gradients
+from ..tracing import is_traced
+from .geometry import HaloAxis
+from .relative import relative_scores
+
+# scores computed at once, over all heads
+CHUNK_SCORES = 512 * 1024
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    axes: tuple[HaloAxis, HaloAxis],
+    rel_rows: Tensor | None,
+    rel_columns: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """softmax(q k^T * scale + relative scores) v of each block: (B, H', W', h, D), .. -> (B, H', W', h, E)."""
+    rows, columns = axes
+    row_padding, column_padding = (axis.padded_queries - axis.query_length for axis in axes)
+    q = F.pad(q, (0, 0, 0, 0, 0, column_padding, 0, row_padding))
+    k, v = (F.pad(x, (0, 0, 0, 0, *columns.padding, *rows.padding)) for x in (k, v))
+    inputs = q, k, v, rel_rows, rel_columns
+    if q.device.type != "cpu" or is_traced():
+        out = _attend(*inputs, axes, scale)
+    elif torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+        out = Attention.apply(*inputs, axes, scale)
+    else:
+        out = _attend_in_chunks(*inputs, axes, scale)
+    return out[:, : rows.query_length, : columns.query_length]
+
+
+class Attention(torch.autograd.Function):
+    """Attention that keeps its inputs only, and computes the weights again on the way back, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        """As `_attend_in_chunks`."""
+        *inputs, ctx.axes, ctx.scale = arguments
+        ctx.save_for_backward(*inputs)
+        return _attend_in_chunks(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of q, k, v and the tables."""
+        q, k, v, rel_rows, rel_columns = inputs = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            found = differentiable_gradients(
+                lambda: _attend(q, k, v, rel_rows, rel_columns, ctx.axes, ctx.scale), inputs, grad
+            )
+            return *found, None, None
+        sums: list[Any] = [None if x is None else _zeros(x) for x in inputs]
+        for chunk in _chunks(ctx.axes, len(grad), grad.shape[3]):
+            parts = [_part(x, place) for x, place in zip(inputs, chunk, strict=True)]
+            leaves: list[Any] = [None if x is None else x.detach().requires_grad_() for x in parts]
+            with torch.enable_grad():
+                out = _attend(leaves[0], leaves[1], leaves[2], leaves[3], leaves[4], ctx.axes, ctx.scale)
+            grads = iter(torch.autograd.grad(out, [x for x in leaves if x is not None], grad[chunk[0]]))
+            for x, place in zip(sums, chunk, strict=True):
+                if x is not None:
+                    x[place] += next(grads)
+        gradients = (None if x is None else total.to(x.dtype) for x, total in zip(inputs, sums, strict=True))
+        return *gradients, None, None
+
+
+# places of a chunk in queries, in keys and in values; all of a table
+Places = tuple[Any, Any, Any, Any, Any]
+
+
+def _chunks(axes: tuple[HaloAxis, HaloAxis], batch: int, heads: int) -> Iterator[Places]:
+    """Some images or some rows of blocks at a time."""
+    rows, columns = axes
+    scores = rows.queries * columns.queries * rows.window * columns.window * columns.count * heads
+    lines = max(1, CHUNK_SCORES // scores)
+    images, lines = max(1, lines // rows.count), min(lines, rows.count)
+    for image in range(0, batch, images):
+        for line in range(0, rows.count, lines):
+            last = min(line + lines, rows.count)
+            of_queries = slice(image, image + images), slice(line * rows.queries, last * rows.queries)
+            of_keys = slice(image, image + images), slice(line * rows.block, last * rows.block + 2 * rows.halo)
+            yield of_queries, of_keys, of_keys, ..., ...
+
+
+def _part(x: Tensor | None, place: Any) -> Tensor | None:
+    return None if x is None else x[place]
+
+
+def _zeros(x: Tensor) -> Tensor:
+    """Zeros to add gradients up in, in float32 at least."""
+    return torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _attend_in_chunks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_rows: Tensor | None,
+    rel_columns: Tensor | None,
+    axes: tuple[HaloAxis, HaloAxis],
+    scale: float,
+) -> Tensor:
+    """As `_attend`, chunk by chunk."""
+    out = v.new_empty(*q.shape[:4], v.shape[4])
+    for of_queries, of_keys, *_ in _chunks(axes, len(q), q.shape[3]):
+        out[of_queries] = _attend(q[of_queries], k[of_keys], v[of_keys], rel_rows, rel_columns, axes, scale)
+    return out
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_rows: Tensor | None,
+    rel_columns: Tensor | None,
+    axes: tuple[HaloAxis, HaloAxis],
+    scale: float,
+) -> Tensor:
+    """The same of whole rows of blocks, of keys and values with the halo around them."""
+    rows, columns = axes
+    queries = _blocks(q, rows, columns)
+    relative = [
+        None if table is None else _blocks(relative_scores(q, table, axis, dim), rows, columns)
+        for dim, axis, table in zip((1, 2), axes, (rel_rows, rel_columns), strict=True)
+    ]
+    mask = _sum(relative[0], relative[1], rows, columns)
+    keys, values = (_windows(x, rows, columns) for x in (k, v))
+    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+    if torch.compiler.is_exporting():
+        # the fused kernel's layout is not that of what exporters decompose it into; views must fit both
+        out = out.clone(memory_format=torch.contiguous_format)
+    # (N, h, T, E) -> (B, nh, nw, h, qh, qw, E) -> (B, nh, qh, nw, qw, h, E)
+    count = q.shape[1] // rows.queries, q.shape[2] // columns.queries
+    out = out.unflatten(2, (rows.queries, columns.queries)).unflatten(0, (q.shape[0], *count))
+    return out.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)
+
+
+def _blocks(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
+    """(B, H', W', h, D) -> (N, h, T, D)."""
+    # (B, nh, qh, nw, qw, h, D) -> (B, nh, nw, h, qh, qw, D)
+    x = x.unflatten(2, (-1, columns.queries)).unflatten(1, (-1, rows.queries)).permute(0, 1, 3, 5, 2, 4, 6)
+    return x.flatten(4, 5).flatten(0, 2)
+
+
+def _windows(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
+    """Padded maps (B, H, W, h, D) -> (N, h, S, D)."""
+    if torch.compiler.is_exporting():
+        # where sizes are free, exporters know no windows that overlap
+        for dim, axis in ((1, rows), (2, columns)):
+            x = x.index_select(dim, _places(x.shape[dim], axis, x)).unflatten(dim, (-1, axis.window))
+            # (B, n, .., h, D, w): the windows of rows move to the end, then those of columns
+            x = x.movedim(dim + 1, -1)
+    else:
+        x = x.unfold(1, rows.window, rows.block).unfold(2, columns.window, columns.block)
+    # (B, nh, nw, h, D, wh, ww) -> (B, nh, nw, h, wh, ww, D)
+    return x.permute(0, 1, 2, 3, 5, 6, 4).flatten(4, 5).flatten(0, 2)
+
+
+def _places(length: int, axis: HaloAxis, like: Tensor) -> Tensor:
+    """(n * w,) places of a padded axis that the windows of its blocks show."""
+    count = (length - 2 * axis.halo) // axis.block
+    first = torch.arange(count, device=like.device) * axis.block
+    return (first.unsqueeze(1) + torch.arange(axis.window, device=like.device)).flatten()
+
+
+def _sum(of_rows: Tensor | None, of_columns: Tensor | None, rows: HaloAxis, columns: HaloAxis) -> Tensor | None:
+    """What is added to the scores, from (N, h, T, wh) and (N, h, T, ww): (N, h, T, S), or nothing."""
+    if of_rows is None and of_columns is None:
+        return None
+    if of_columns is None:
+        assert of_rows is not None
+        return of_rows.repeat_interleave(columns.window, 3)
+    if of_rows is None:
+        return of_columns.repeat(1, 1, 1, rows.window)
+    return (of_rows.unsqueeze(4) + of_columns.unsqueeze(3)).flatten(3)

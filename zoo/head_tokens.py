@@ -1,0 +1,184 @@
+"""DHVT: a plain vision transformer for small data, with a token for each head and convolutions in its MLPs.
+
+Paper: Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on Small Datasets, arXiv
+2210.05958. Official code: ArieSeirack/DHVT, Apache 2.0.
+
+What the official code does that the paper does not say: there are no absolute positions, the padding of convolutions
+tells them; the gates of the class token are not squashed, and scale it after its norm; a head token's channels are
+normed head by head; the stem of patches of 2 ends with GELU, the others do not. No weights were released.
+
+Shapes at 224 (dhvt_tiny): image 3x224x224, then a class token and 14x14 tokens of 192 channels everywhere. The twelve
+blocks are four stages of three, and their maps are the features.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+
+from attnzoo.blocks import Affine, AggregatingMlp, ConvNormStem, HeadTokenAttention
+
+from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .tokens import TokenBlock, TokenPyramid, TokenStage, TokenStem
+
+__all__ = ["HeadTokenTransformer"]
+
+# convolutions of stride 2 that make a patch
+STEPS = {2: 1, 4: 2, 16: 4}
+
+
+class HeadTokenTransformer(TokenPyramid):
+    """Blocks of attention with head tokens over a class token and one map; images of any size.
+
+    Args:
+        embed_dim: channels, a multiple of 8 for patches of 16, of 2 for patches of 4.
+        depths: blocks per stage; stages differ in nothing but that their maps are features.
+        num_heads: heads.
+        patch_size: pixels per side of a patch: 2, 4 or 16.
+        mlp_ratio: hidden channels of an MLP over its input's.
+        global_pool: `token` for the class token, or as in `TokenHead`.
+        qkv_bias: whether queries, keys and values have a bias.
+        proj_drop_rate: dropout after the projections of attentions.
+        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        in_chans, num_classes, drop_rate: as in `Pyramid`.
+
+    Raises:
+        ValueError: another size of patch.
+    """
+
+    undecayed = (".class_token", ".attn.position")
+
+    def __init__(
+        self,
+        embed_dim: int = 192,
+        depths: Sequence[int] = (3, 3, 3, 3),
+        num_heads: int = 3,
+        patch_size: int = 16,
+        mlp_ratio: float = 4.0,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "token",
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        if patch_size not in STEPS:
+            raise ValueError(f"patch_size must be one of {', '.join(map(str, STEPS))}, got {patch_size}")
+        norm_layer = partial(nn.LayerNorm, eps=1e-6)
+
+        def block(drop_path: float) -> TokenBlock:
+            mixer = HeadTokenAttention(embed_dim, num_heads, qkv_bias, proj_drop_rate)
+            mlp = AggregatingMlp(embed_dim, int(embed_dim * mlp_ratio))
+            return TokenBlock(embed_dim, mixer, drop_path=drop_path, norm_layer=norm_layer, mlp=mlp)
+
+        super().__init__(
+            TokenStem(_patches(in_chans, embed_dim, STEPS[patch_size]), embed_dim),
+            [
+                TokenStage([block(rate) for rate in rates])
+                for rates in calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+            ],
+            dim=embed_dim,
+            patch_size=patch_size,
+            norm=norm_layer(embed_dim),
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+        )
+
+
+def _patches(in_chans: int, dim: int, steps: int) -> nn.Module:
+    """Convolutions of stride 2 between two scales and shifts: (B, in_chans, H, W) -> (B, H', W', dim)."""
+    dims = [dim // 2**step for step in reversed(range(steps))]
+    return nn.Sequential(
+        OrderedDict(
+            pre_affine=Affine(in_chans, channels_last=False),
+            proj=ConvNormStem(in_chans, dims),
+            act=nn.GELU() if steps == 1 else nn.Identity(),
+            post_affine=Affine(dim),
+        )
+    )
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """An official checkpoint, or this project's own, to this project's names."""
+    depths = [len(stage.blocks) for stage in model.stages]  # type: ignore[union-attr]
+    result = {rename(name, depths): tensor for name, tensor in unwrapped(state_dict).items()}
+    return {name: tensor.flatten() if "_affine." in name else tensor for name, tensor in result.items()}
+
+
+# the official name of a parameter, as a pattern, and ours
+_RENAMES = (
+    (r"^module\.", ""),
+    (r"^cls_token$", "stem.class_token"),
+    (r"^patch_embed\.proj\.(\d)\.0\.", r"stem.patches.proj.\1.conv."),
+    (r"^patch_embed\.proj\.(\d)\.1\.", r"stem.patches.proj.\1.norm."),
+    (r"^patch_embed\.(\w+)\.alpha$", r"stem.patches.\1.weight"),
+    (r"^patch_embed\.(\w+)\.beta$", r"stem.patches.\1.bias"),
+    (r"\.attn\.pos_embed$", ".attn.position"),
+    (r"\.mlp\.conv(\d)\.(weight|bias)$", r".mlp.conv\1.conv.\2"),
+    (r"\.mlp\.bn(\d)\.", r".mlp.conv\1.norm."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+)
+
+
+def rename(name: str, depths: Sequence[int]) -> str:
+    """This project's name of an official parameter, whose blocks are counted through all stages; ours stays."""
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    block = re.match(r"^blocks\.(\d+)\.", name)
+    if block is None:
+        return name
+    stage, place = [(i, j) for i, depth in enumerate(depths) for j in range(depth)][int(block[1])]
+    return f"stages.{stage}.blocks.{place}.{name[block.end() :]}"
+
+
+_CODE = "https://github.com/ArieSeirack/DHVT"
+_TINY: dict[str, Any] = {"embed_dim": 192, "depths": (3, 3, 3, 3), "num_heads": 3}
+_SMALL = {**_TINY, "embed_dim": 384, "num_heads": 6}
+
+
+def _variant(
+    summary: str, published: tuple[float, float, float] | None = None, *, size: int = 224, **arguments: Any
+) -> Variant:
+    cfg = imagenet_cfg(
+        input_size=(3, size, size),
+        pool_size=None,
+        num_classes=100 if size == 32 else 1000,
+        crop_pct=1.0 if size == 32 else 0.875,
+        first_conv="stem.patches.proj.0.conv",
+        license="apache-2.0",
+        origin_url=_CODE,
+        paper_ids="arXiv:2210.05958",
+    )
+    given = {} if published is None else {"published": figures(*published, source=f"{_CODE}/blob/main/README.md")}
+    return Variant(f"{summary} No weights are published.", arguments, cfg, tag="untrained", **given)
+
+
+register_variants(
+    __name__,
+    HeadTokenTransformer,
+    checkpoint_filter_fn,
+    {
+        "dhvt_pico": _variant("DHVT for demos and tests, ours.", embed_dim=96, depths=(1, 1, 2, 2), num_heads=3),
+        "dhvt_tiny": _variant("DHVT-T for ImageNet.", (77.6, 6.2, 1.4), **_TINY),
+        "dhvt_small": _variant("DHVT-S for ImageNet.", (82.3, 23.8, 5.1), **_SMALL),
+        **{
+            f"dhvt_{name}_cifar_patch{patch_size}": _variant(
+                f"DHVT-{name[0].upper()} for CIFAR-100, with patches of {patch_size}.",
+                size=32,
+                patch_size=patch_size,
+                **{**body, "num_heads": num_heads, "num_classes": 100},
+            )
+            for name, body, num_heads in (("tiny", _TINY, 4), ("small", _SMALL, 8))
+            for patch_size in (4, 2)
+        },
+    },
+)
