@@ -11,9 +11,8 @@ Shapes at 224 (zoo_swiftformer_xs): image 3x224x224, stem 56x56x48, stages 56x56
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import LayerScale, calculate_drop_path_rates
@@ -31,6 +30,7 @@ from attnzoo.blocks import (
 
 from .pyramid import Pyramid, Stage, init_convolution
 from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, like, renamed
 
 __all__ = ["SwiftFormer"]
 
@@ -105,17 +105,13 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     1x1 convolutions become matrices, and scales lose their unit axes.
     """
     ours = model.state_dict()
-    result = {}
-    for name, tensor in unwrapped(state_dict).items():
-        name = rename(name)
-        is_wider = name in ours and ours[name].ndim < tensor.ndim
-        result[name] = tensor.flatten(ours[name].ndim - 1) if is_wider else tensor
-    return result
+    weights = {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
+    return {name: like(tensor, ours.get(name)) for name, tensor in weights.items()}
 
 
 # The official name of a parameter, as a pattern, and ours. Stages and downsamplers are one list there. timm has the
 # names of the official code within a block.
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^(?:patch_embed|stem)\.([03])\.(weight|bias)$", lambda match: f"stem.0.{_layer(match[1])}.conv.{match[2]}"),
     (r"^(?:patch_embed|stem)\.([14])\.(\w+)$", lambda match: f"stem.0.{_layer(match[1])}.norm.{match[2]}"),
@@ -150,9 +146,7 @@ def _layer(position: str) -> int:
 
 def rename(name: str) -> str:
     """This project's name of an official parameter, or of timm's; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RENAMES)
 
 
 _CODE = "https://github.com/Amshaker/SwiftFormer"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from attnzoo.blocks import PositionEmbedding, resize_bias_table, resize_line
 
 from .registration import Variant, figures, imagenet_cfg, unwrapped
+from .renaming import Renames, renamed
 from .shifted_window import RENAMES as SWIN_RENAMES
 from .shifted_window import table_by_head
 
@@ -89,7 +89,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 # The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, Swin and CSWin after it.
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: Renames = (
     (r"^module\.", ""),
     # PVT, which counts from one
     (r"^patch_embed1\.", "stem."),
@@ -122,9 +122,7 @@ _SYNONYMS = (".attn.dwc.0.", ".attn.dwc."), ("stem.proj.", "stem.patches.proj.")
 
 def rename(name: str) -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RENAMES)
 
 
 def _learned_size(name: str, weights: dict[str, Tensor]) -> list[int] | None:

@@ -35,6 +35,7 @@ from attnzoo.blocks import (
 
 from .pyramid import Pyramid, Stage
 from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, renamed
 
 __all__ = ["BiFormer"]
 
@@ -160,7 +161,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 # The official name of a parameter, as a pattern, and ours.
-_RENAMES = (
+_RENAMES: Renames = (
     (r"^module\.", ""),
     # convolutions, each followed by its norm
     (r"^downsample_layers\.0\.([03])\.", lambda match: f"stem.{int(match[1]) * 2 // 3}.conv."),
@@ -179,8 +180,7 @@ _RENAMES = (
 
 def rename(name: str, layout: str = "biformer") -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
+    name = renamed(name, _RENAMES)
     if layout == "biformer":
         return name.replace(".downsample.0.", ".downsample.conv.").replace(".downsample.1.", ".downsample.norm.")
     return re.sub(r"\.downsample\.0\.(?!norm\.)", ".downsample.0.norm.", name)

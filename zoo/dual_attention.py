@@ -13,7 +13,7 @@ Shapes at 224 (zoo_davit_tiny): image 3x224x224, stages 56x56x96, 28x28x192, 14x
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
@@ -31,6 +31,7 @@ from attnzoo.blocks import (
 
 from .pyramid import Pyramid, Stage
 from .registration import Published, Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, renamed
 
 __all__ = ["DaViT"]
 
@@ -119,7 +120,7 @@ def _block(match: re.Match[str]) -> str:
 
 
 # The name of a parameter of the authors or of timm, as a pattern, and ours.
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: Renames = (
     (r"^patch_embeds\.0\.", "stem."),
     (r"^patch_embeds\.(\d)\.", r"stages.\1.downsample."),
     (r"^stem\.conv\.", "stem.proj."),
@@ -134,9 +135,7 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 def rename(name: str) -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RENAMES)
 
 
 _CODE = "https://github.com/dingmyu/davit"

@@ -11,7 +11,6 @@ Shapes at 224 (zoo_mambaout_femto): image 3x224x224, stem 56x56x48, stages 56x56
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from attnzoo.blocks import ConvDownsample, ConvStem, GatedConv, MlpHead, Residua
 
 from .pyramid import Pyramid, Stage, init_convolution
 from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, renamed
 
 __all__ = ["MambaOut"]
 
@@ -102,7 +102,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 # The official name of a parameter, as a pattern, and ours. Within a stage timm has the names of the official code.
-_RENAMES = (
+_RENAMES: Renames = (
     (r"^downsample_layers\.0\.", "stem."),
     (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
     (r"^stages\.(\d)\.(\d+)\.", r"stages.\1.blocks.\2."),
@@ -114,7 +114,7 @@ _RENAMES = (
     (r"(\.blocks\.\d+)\.conv\.", r"\1.branch.1.conv."),
     (r"(\.blocks\.\d+)\.fc2\.", r"\1.branch.1.proj."),
 )
-_HEAD_RENAMES = (
+_HEAD_RENAMES: Renames = (
     (r"^head\.norm\.", "head.pre_logits.norm."),
     (r"^norm\.", "head.norm."),
     (r"^head\.fc1\.", "head.pre_logits.fc."),
@@ -124,9 +124,7 @@ _HEAD_RENAMES = (
 
 def rename(name: str, is_official: bool) -> str:
     """This project's name of a parameter of the official code, or else of timm's; a name of ours stays."""
-    for pattern, replacement in (*_RENAMES, *_HEAD_RENAMES) if is_official else _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, (*_RENAMES, *_HEAD_RENAMES) if is_official else _RENAMES)
 
 
 _CODE = "https://github.com/yuweihao/MambaOut"

@@ -13,7 +13,6 @@ Shapes at 256 (zoo_halonet26t): image 3x256x256, stem 64x64x64, stages 256x64x64
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,6 +25,7 @@ from attnzoo.blocks import Bottleneck, ConvNorm, ConvNormStem, HaloAttention
 
 from .pyramid import Pyramid, Stage
 from .registration import Published, Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, renamed
 
 __all__ = ["HaloNet"]
 
@@ -123,7 +123,7 @@ class HaloNet(Pyramid):
 
 
 # timm's name of a parameter, as a pattern, and ours
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: Renames = (
     (r"^stem\.conv(\d)\.", lambda match: f"stem.0.{2 * int(match[1]) - 2}."),
     (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
     (r"\.conv([13])_1x1\.", r".conv\1."),
@@ -143,9 +143,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 def rename(name: str) -> str:
     """This project's name of a parameter of timm's; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RENAMES)
 
 
 _TIMM = "https://github.com/huggingface/pytorch-image-models"

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from attnzoo.blocks import Affine, AggregatingMlp, ConvNormStem, HeadTokenAttention
 
 from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, renamed
 from .tokens import TokenBlock, TokenPyramid, TokenStage, TokenStem
 
 __all__ = ["HeadTokenTransformer"]
@@ -115,7 +116,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 # the official name of a parameter, as a pattern, and ours
-_RENAMES = (
+_RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^cls_token$", "stem.class_token"),
     (r"^patch_embed\.proj\.(\d)\.0\.", r"stem.patches.proj.\1.conv."),
@@ -131,8 +132,7 @@ _RENAMES = (
 
 def rename(name: str, depths: Sequence[int]) -> str:
     """This project's name of an official parameter, whose blocks are counted through all stages; ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
+    name = renamed(name, _RENAMES)
     block = re.match(r"^blocks\.(\d+)\.", name)
     if block is None:
         return name

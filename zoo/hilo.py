@@ -11,8 +11,7 @@ Shapes at 224 (litv2_s): image 3x224x224, stages 56x56x96, 28x28x192, 14x14x384,
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
@@ -22,6 +21,7 @@ from attnzoo.blocks import DeformableMerging, HiLoAttention, LocalMlp, PatchStem
 
 from .pyramid import Pyramid, Stage
 from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, renamed
 
 __all__ = ["LITv2"]
 
@@ -89,7 +89,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 # The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, theirs after it.
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed\.", "stem."),
     (r"^layers\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample."),
@@ -106,9 +106,7 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 def rename(name: str) -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RENAMES)
 
 
 _CODE = "https://github.com/ziplab/LITv2"

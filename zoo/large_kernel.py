@@ -12,9 +12,8 @@ Shapes at 224 (van_b0): image 3x224x224, stem 56x56x32, stages 56x56x32, 28x28x6
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import math
-import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import LayerScale, calculate_drop_path_rates
@@ -31,6 +30,7 @@ from attnzoo.blocks import (
 
 from .pyramid import Pyramid, Stage
 from .registration import Published, Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, like, renamed
 
 __all__ = ["VAN"]
 
@@ -107,15 +107,12 @@ def _init_convolution(module: nn.Module) -> None:
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """An official checkpoint, or this project's own, to this project's names; 1x1 convolutions become matrices."""
     ours = model.state_dict()
-    result = {}
-    for name, tensor in unwrapped(state_dict).items():
-        name = rename(name)
-        result[name] = tensor.flatten(1) if name in ours and ours[name].ndim == 2 else tensor
-    return result
+    weights = {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
+    return {name: like(tensor, ours.get(name)) for name, tensor in weights.items()}
 
 
 # The official name of a parameter, as a pattern, and ours.
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed1\.proj\.", "stem.0.conv."),
     (r"^patch_embed1\.norm\.", "stem.0.norm."),
@@ -139,9 +136,7 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 def rename(name: str) -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RENAMES)
 
 
 _CODE = "https://github.com/Visual-Attention-Network/VAN-Classification"

@@ -13,8 +13,7 @@ Shapes at 224 (moh_vit_s_75): image 3x224x224, stages 56x56x72, 28x28x144, 14x14
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -32,6 +31,7 @@ from attnzoo.blocks import (
 
 from .pyramid import Pyramid, Stage
 from .registration import Published, Variant, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, like, renamed
 
 __all__ = ["MoHViT"]
 
@@ -85,12 +85,12 @@ class MoHViT(Pyramid):
             mlp = GatedLocalMlp(dim, int(dim * mlp_ratios[stage]) * 2 // 3, proj_drop_rate)
             return TransformerBlock(dim, mixer, drop_path=drop_path, norm_layer=norm_layer, mlp=mlp)
 
-        def down(stage: int) -> nn.Module:
-            dim = embed_dims[stage - 1]
-            return nn.Sequential(norm_layer(dim), ConvDownsample(dim, embed_dims[stage], bias=True))
-
         stages = [
-            Stage(down(i) if i > 0 else None, [block(i, rate) for rate in rates])
+            Stage(
+                ConvDownsample(embed_dims[i - 1], embed_dims[i], bias=True) if i > 0 else None,
+                [block(i, rate) for rate in rates],
+                norm=norm_layer(embed_dims[i]),
+            )
             for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True))
         ]
         super().__init__(
@@ -98,7 +98,7 @@ class MoHViT(Pyramid):
             stages,
             widths=embed_dims,
             reductions=reductions,
-            norm=norm_layer(embed_dims[-1]),
+            norm=nn.Identity(),
             in_chans=in_chans,
             num_classes=num_classes,
             global_pool=global_pool,
@@ -109,23 +109,17 @@ class MoHViT(Pyramid):
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """An official checkpoint, or this project's own, to this project's names and without unit axes."""
     ours = model.state_dict()
-    result = {}
-    for name, tensor in unwrapped(state_dict).items():
-        name = rename(name)
-        if name in ours and tensor.numel() == ours[name].numel() and tensor.ndim > ours[name].ndim:
-            tensor = tensor.reshape(ours[name].shape)
-        result[name] = tensor
-    return result
+    weights = {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
+    return {name: like(tensor, ours.get(name)) for name, tensor in weights.items()}
 
 
-# The official name of a parameter, as a pattern, and ours. Theirs counts from one and norms a stage at its end.
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+# The official name of a parameter, as a pattern, and ours. Theirs counts from one.
+_RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed1\.", "stem."),
-    (r"^patch_embed(\d)\.proj\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.1.reduction."),
-    (r"^patch_embed(\d)\.norm\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.1.norm."),
-    (r"^norm4\.", "norm."),
-    (r"^norm(\d)\.", r"stages.\1.downsample.0."),
+    (r"^patch_embed(\d)\.proj\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.reduction."),
+    (r"^patch_embed(\d)\.norm\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.norm."),
+    (r"^norm(\d)\.", lambda match: f"stages.{int(match[1]) - 1}.norm."),
     (r"^block(\d)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks."),
     (r"\.attn\.relative_pos_bias_local$", ".attn.rpb"),
     (r"\.attn\.learnable_tokens$", ".attn.tokens"),
@@ -143,9 +137,7 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 def rename(name: str) -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RENAMES)
 
 
 _CODE = "https://github.com/SkyworkAI/MoH"

@@ -12,7 +12,6 @@ Shapes at 224 (nat_tiny): image 3x224x224, stem 56x56x64, stages 56x56x64, 28x28
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +30,7 @@ from attnzoo.blocks import (
 
 from .pyramid import Pyramid, Stage
 from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, renamed
 
 __all__ = ["NeighborhoodTransformer"]
 
@@ -123,7 +123,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 # The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, theirs after it.
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed\.proj\.0\.", "stem.conv1."),
     (r"^patch_embed\.proj\.1\.", "stem.conv2."),
@@ -141,9 +141,7 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 def rename(name: str) -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RENAMES)
 
 
 def default_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from attnzoo.blocks import DilatedReparamConv
 
 from .registration import unwrapped
+from .renaming import Renames, like, renamed
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -32,21 +31,14 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     if is_merged and not any(name.startswith("aux_head.") for name in result):
         result.update(heads)
     return {
-        name: _like(tensor, own.get(name))
+        name: like(tensor, own.get(name))
         for name, tensor in result.items()
         if heads or not name.startswith("aux_head.")
     }
 
 
-def _like(tensor: Tensor, own: Tensor | None) -> Tensor:
-    """The tensor without the axes of length 1 that ours has not: official 1x1 convolutions and scales of channels."""
-    if own is not None and [n for n in tensor.shape if n > 1] == [n for n in own.shape if n > 1]:
-        return tensor.reshape(own.shape)
-    return tensor
-
-
 # The official name of a part, as a pattern, and ours. A convolution and its norm are numbers 0 and 1 there.
-_NETWORK: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_NETWORK: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed1\.(\d+)\.", lambda match: f"stem.{int(match[1]) // 3 * 2}.{int(match[1]) % 3}."),
     (r"^patch_embed([23])\.", lambda match: f"stages.{int(match[1]) - 1}.downsample."),
@@ -81,7 +73,7 @@ _NETWORK: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\.dil_conv_(k\d+_\d+)\.", r".dilated.\1.conv."),
     (r"\.dil_bn_(k\d+_\d+)\.", r".dilated.\1.norm."),
 )
-_FOCUS_BLOCK = (
+_FOCUS_BLOCK: Renames = (
     (r"^x_scale\.", "context_scale."),
     (r"^h_scale\.", "prior_scale."),
     (r"^dwconv([12])\.", r"conv\1.conv."),
@@ -113,13 +105,9 @@ _FOCUS_BLOCK = (
 
 def rename(name: str) -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in _NETWORK:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _NETWORK)
 
 
 def rename_in_focus(name: str) -> str:
     """The same for a parameter of a focus block, from the block down."""
-    for pattern, replacement in _FOCUS_BLOCK:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _FOCUS_BLOCK)

@@ -12,8 +12,7 @@ Shapes at 224 (ravlt_t): image 3x224x224, stages 56x56x64, 28x28x128, 14x14x256,
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -32,6 +31,7 @@ from attnzoo.blocks import (
 
 from .pyramid import Pyramid, Stage
 from .registration import Published, Variant, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, like, renamed
 
 __all__ = ["RAVLT"]
 
@@ -110,24 +110,17 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     are left out.
     """
     ours = model.state_dict()
-    result = {}
-    for name, tensor in unwrapped(state_dict).items():
-        if name.endswith(".RoPE.angle"):
-            continue
-        name = rename(name)
-        if name in ours and tensor.ndim == 4 and ours[name].ndim < 4:
-            tensor = tensor.squeeze(3).squeeze(2)
-            # a scale's first axis is one, too
-            tensor = tensor[0] if ours[name].ndim == 1 else tensor
-        result[name] = tensor
-    return result
+    weights = {
+        rename(name): tensor for name, tensor in unwrapped(state_dict).items() if not name.endswith(".RoPE.angle")
+    }
+    return {name: like(tensor, ours.get(name)) for name, tensor in weights.items()}
 
 
 # what stands in the official stem by turns, an activation after them
 _PARTS = ("conv", "norm")
 
 # The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, theirs after it.
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^norm\.(\w+)$", r"norm.0.norm.\1"),
     (r"^proj\.", "norm.0.conv."),
@@ -147,9 +140,7 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 def rename(name: str) -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RENAMES)
 
 
 _CODE = "https://github.com/qhfan/RALA"

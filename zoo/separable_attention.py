@@ -13,7 +13,7 @@ Shapes at 224 (zoo_twins_svt_small): image 3x224x224, stages 56x56x64, 28x28x128
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from attnzoo.blocks import (
 
 from .pyramid import Pyramid, Stage
 from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, renamed
 
 __all__ = ["Twins"]
 
@@ -112,7 +113,7 @@ def _block(match: re.Match[str]) -> str:
 
 
 # The official name of a parameter, as a pattern, and ours.
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: Renames = (
     (r"^patch_embeds\.0\.", "stem."),
     (r"^patch_embeds\.(\d)\.proj\.", r"stages.\1.downsample.reduction."),
     (r"^patch_embeds\.(\d)\.norm\.", r"stages.\1.downsample.norm."),
@@ -125,9 +126,7 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 def rename(name: str) -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RENAMES)
 
 
 _CODE = "https://github.com/Meituan-AutoML/Twins"

@@ -14,7 +14,7 @@ Shapes at 224 (zoo_swin_tiny_patch4_window7_224): image 3x224x224, stages 56x56x
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
@@ -24,6 +24,7 @@ from attnzoo.blocks import PatchMerging, PatchStem, TransformerBlock, WindowAtte
 
 from .pyramid import Pyramid, Stage
 from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, renamed
 
 __all__ = ["SwinTransformer"]
 
@@ -115,7 +116,7 @@ def table_by_head(table: Tensor) -> Tensor:
 
 
 # The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage.
-RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+RENAMES: Renames = (
     (r"^patch_embed\.", "stem."),
     (r"^layers\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample."),
     (r"^layers\.(\d+)\.blocks\.", r"stages.\1.blocks."),
@@ -126,9 +127,7 @@ RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 def rename(name: str) -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, RENAMES)
 
 
 _CODE = "https://github.com/microsoft/Swin-Transformer"

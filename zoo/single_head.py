@@ -12,8 +12,7 @@ Shapes at 224 (zoo_shvit_s1): image 3x224x224, stem 128x14x14, stages 128x14x14,
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
@@ -29,6 +28,7 @@ from attnzoo.blocks import (
 
 from .pyramid import Pyramid, Stage
 from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .renaming import Renames, like, renamed
 
 __all__ = ["SHViT"]
 
@@ -106,18 +106,13 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     Kernels of 1x1 convolutions that were stored as matrices get their unit axes back.
     """
     ours = model.state_dict()
-    result = {}
-    for name, tensor in unwrapped(state_dict).items():
-        name = rename(name)
-        if tensor.ndim == 2 and name in ours and ours[name].ndim == 4:
-            tensor = tensor[:, :, None, None]
-        result[name] = tensor
-    return result
+    weights = {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
+    return {name: like(tensor, ours.get(name)) for name, tensor in weights.items()}
 
 
 # The official name of a parameter, as a pattern, and ours. Theirs has a downsampler's three parts, two of them pairs,
 # before the blocks of a stage.
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed\.", "stem."),
     (r"^blocks1\.", "stages.0.blocks."),
@@ -138,9 +133,7 @@ _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 def rename(name: str) -> str:
     """This project's name of an official parameter; a name of ours stays."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return renamed(name, _RENAMES)
 
 
 _CODE = "https://github.com/ysj9909/SHViT"

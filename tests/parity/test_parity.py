@@ -21,15 +21,14 @@ RECORDED: dict[str, tuple[int | None, ...]] = {
     "dhvt_tiny": (None, 2, None, 3),
 }
 
-# cases whose stages end with the downsampler that begins the next one here, or with the norm that it begins with
+# cases whose stages end with the downsampler that begins the next one here
 AFTER_MERGING = ("litv2_s", "ravlt_t")
-AFTER_NORM = ("moh_vit_s_75",)
 
 
 def create(case: Case, folder: Path) -> nn.Module:
     path = folder / "official.pth"
     # `model (and a remark)`, or nothing for a bare file
-    key = (case.facts.get("checkpoint_key") or case.facts.get("state_dict_key") or "bare").split()[0]
+    key = (case.facts["checkpoint_key"] or "bare").split()[0]
     torch.save({key: case.checkpoint} if key in ("model", "state_dict") else case.checkpoint, path)
     name = case.name if timm.is_model(case.name) and not in_timm(case.name) else f"zoo_{case.name}"
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}).eval()
@@ -48,13 +47,10 @@ def sampled(stage: Tensor, shape: list[int]) -> Tensor:
 
 
 def as_recorded(model: nn.Module, name: str, stages: list[Tensor]) -> list[Tensor]:
-    """Stages of (B, C, H, W) as a case has them, which may end with what begins the next stage here."""
-    if name in AFTER_MERGING:
-        ends = [*(stage.downsample for stage in model.stages[1:]), nn.Identity()]
-    elif name in AFTER_NORM:
-        ends = [*(stage.downsample[0] for stage in model.stages[1:]), model.norm]
-    else:
+    """Stages of (B, C, H, W), each as far as the case counts it."""
+    if name not in AFTER_MERGING:
         return stages
+    ends = [*(stage.downsample for stage in model.stages[1:]), nn.Identity()]
     return [end(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for end, x in zip(ends, stages, strict=True)]
 
 
@@ -94,5 +90,5 @@ def test_network_in_float64(path: Path, tmp_path: Path) -> None:
     if "float64_rel_diff" in case.facts:
         assert error == pytest.approx(case.facts["float64_rel_diff"], rel=1e-3)
     else:
-        # nobody measured that rounding; a wrong epsilon gives at least 2e-6
-        assert error < 1e-6
+        # that rounding was not recorded; a wrong epsilon in all norms of a kind mostly gives more than 3e-6
+        assert error < 2e-6
