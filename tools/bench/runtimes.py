@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from attnzoo.blocks import NeighborhoodAttention, fuse
+from attnzoo.blocks.neighborhood import padding_of
 from attnzoo.kernels.neighborhood.geometry import Axis
+from attnzoo.kernels.neighborhood.padding import is_smaller, pad
 
 from ..export import graphs
 from ..export.onnx_file import to_graph
@@ -142,13 +144,18 @@ class GatherAttention(NeighborhoodAttention):
     gathers: dict[tuple[int, int], Function]
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        size = (queries.shape[1], queries.shape[2])
+        height, width = queries.shape[1:3]
+        geometry = zip((height, width), self.kernel_size, self.dilation, self.stride, self.is_causal, strict=True)
+        rows, columns = (Axis(*arguments) for arguments in geometry)
+        if is_smaller((height, width), (rows, columns)):
+            padding = padding_of(self, keys.dtype)
+            queries, keys, values, (rows, columns) = pad(queries, keys, values, (rows, columns), padding)
+        size = rows.length, columns.length
         if size not in self.gathers:
-            axes = zip(size, self.kernel_size, self.dilation, self.stride, self.is_causal, strict=True)
-            self.gathers[size] = gather(*(Axis(*axis) for axis in axes))
+            self.gathers[size] = gather(rows, columns)
         table = (self.num_heads, *(2 * kernel - 1 for kernel in self.kernel_size))
         bias = queries.new_zeros(table) if self.rpb is None else self.rpb
-        return self.gathers[size](queries, keys, values, bias)
+        return self.gathers[size](queries, keys, values, bias)[:, :height, :width]
 
 
 def _in_session(content: bytes) -> Call:
