@@ -25,7 +25,7 @@ from .residual import TransformerBlock
 from .response import GlobalResponseNorm, ResponseMlp, SqueezeExcite
 from .routing import BiLevelRoutingAttention, LepeAttention
 from .single_head import SingleHeadAttention, SingleHeadBlock
-from .sizes import at_least, at_most, multiple_of, pad_to, pool_cells, pool_to, resize
+from .sizes import at_least, at_most, has_size, multiple_of, pad_to, pool_cells, pool_to, resize
 from .stem import ConvNormStem, ConvStem, PatchStem
 from .window import CrossShapedAttention, WindowAttention
 
@@ -72,6 +72,7 @@ __all__ = [
     "attended",
     "depthwise",
     "fuse",
+    "has_size",
     "multiple_of",
     "pad_to",
     "pool_cells",

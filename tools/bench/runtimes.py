@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from attnzoo.blocks import NeighborhoodAttention, fuse
 from attnzoo.blocks.neighborhood import padding_of
 from attnzoo.kernels.neighborhood.geometry import Axis
-from attnzoo.kernels.neighborhood.padding import is_smaller, pad
+from attnzoo.kernels.neighborhood.padding import padded
 
 from ..export import graphs
 from ..export.onnx_file import to_graph
@@ -144,18 +144,17 @@ class GatherAttention(NeighborhoodAttention):
     gathers: dict[tuple[int, int], Function]
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        height, width = queries.shape[1:3]
-        geometry = zip((height, width), self.kernel_size, self.dilation, self.stride, self.is_causal, strict=True)
+        geometry = zip(queries.shape[1:3], self.kernel_size, self.dilation, self.stride, self.is_causal, strict=True)
         rows, columns = (Axis(*arguments) for arguments in geometry)
-        if is_smaller((height, width), (rows, columns)):
-            padding = padding_of(self, keys.dtype)
-            queries, keys, values, (rows, columns) = pad(queries, keys, values, (rows, columns), padding)
-        size = rows.length, columns.length
+        return padded(self._gather, queries, keys, values, (rows, columns), padding_of(self, keys.dtype))
+
+    def _gather(self, queries: Tensor, keys: Tensor, values: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
+        size = axes[0].length, axes[1].length
         if size not in self.gathers:
-            self.gathers[size] = gather(rows, columns)
+            self.gathers[size] = gather(*axes)
         table = (self.num_heads, *(2 * kernel - 1 for kernel in self.kernel_size))
         bias = queries.new_zeros(table) if self.rpb is None else self.rpb
-        return self.gathers[size](queries, keys, values, bias)[:, :height, :width]
+        return self.gathers[size](queries, keys, values, bias)
 
 
 def _in_session(content: bytes) -> Call:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from attnzoo.blocks import fuse
 
 from ..detectors import Detector
+from ..files import check_writable
 from ..opening import check_size
 from . import checking
 from .detection import detect
@@ -116,12 +116,7 @@ def check_output(output: Path) -> None:
     """
     if output.is_dir():
         raise ValueError(f"output must be a file, but {output} is a folder: name the file in it, like model.onnx")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output.parent):
-            pass
-    except OSError as error:
-        raise ValueError(f"{output} cannot be written: {error.strerror or error}") from error
+    check_writable(output.parent, f"choose another place for {output.name}")
 
 
 def make_task(model: nn.Module, task: str, image_size: tuple[int, int] | None) -> Task:
