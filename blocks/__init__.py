@@ -40,7 +40,7 @@ from .response import GlobalResponseNorm, ResponseMlp, SqueezeExcite
 from .routing import BiLevelRoutingAttention, LepeAttention
 from .scaled import ScaledLinear, ScaledMlp
 from .single_head import SingleHeadAttention, SingleHeadBlock
-from .sizes import at_least, at_most, multiple_of, pad_to, pool_cells, pool_to, resize
+from .sizes import at_least, at_most, has_size, multiple_of, pad_to, pool_cells, pool_to, resize
 from .stem import ConvNormStem, ConvStem, PatchStem
 from .subsampled import SubsampledAttention
 from .window import CrossShapedAttention, WindowAttention
@@ -114,6 +114,7 @@ __all__ = [
     "attended",
     "depthwise",
     "fuse",
+    "has_size",
     "multiple_of",
     "pad_to",
     "pool_cells",

@@ -12,12 +12,10 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
-from attnzoo.kernels import is_free
-
 from .attention import SelfAttention, attended
 from .convolution import depthwise
 from .kept import Kept
-from .sizes import pool_to
+from .sizes import has_size, pool_to
 
 # side of the grids that the position biases of agents are learned on
 GRID = 7
@@ -200,10 +198,7 @@ def _table(*shape: int) -> nn.Parameter:
 
 def _resize(grid: Tensor, height: int, width: int) -> Tensor:
     """(h, a, rows, columns) -> (h, a, height, width), bilinearly; itself where it has that size."""
-    if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
-        if is_free(height, width):
-            return F.interpolate(grid, [height, width], mode="bilinear")
-    if grid.shape[2] == height and grid.shape[3] == width:
+    if has_size(grid.shape[2], grid.shape[3], height, width):
         return grid
     return F.interpolate(grid, [height, width], mode="bilinear")
 

@@ -94,9 +94,6 @@ class NeighborhoodAttention(SelfAttention):
     # TorchScript cannot read the operator; it calls it
     @torch.jit.ignore
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        # the projection of zeros: (3C,) -> key and value (h, D)
-        bias = self.qkv.weight.new_zeros(len(self.qkv.weight)) if self.qkv.bias is None else self.qkv.bias
-        _, key, value = bias.to(keys.dtype).view(3, self.num_heads, -1)
         return neighborhood_attention(
             queries,
             keys,
@@ -106,12 +103,21 @@ class NeighborhoodAttention(SelfAttention):
             stride=self.stride,
             is_causal=self.is_causal,
             bias=self.rpb,
-            padding=(key, value),
+            padding=padding_of(self, keys.dtype),
         )
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""
         return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, dilation={self.dilation}"
+
+
+def padding_of(layer: NeighborhoodAttention, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What stands beyond a map smaller than its window: the projection of zeros, a key and a value (h, D)."""
+    weight, bias = layer.qkv.weight, layer.qkv.bias
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    # (3C,) -> three of (h, D)
+    _, key, value = bias.to(dtype).view(3, layer.num_heads, -1).unbind(0)
+    return key, value
 
 
 def resize_bias_table(table: Tensor, kernel_size: tuple[int, int]) -> Tensor:

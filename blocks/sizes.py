@@ -36,6 +36,14 @@ def multiple_of(length: int, unit: int) -> int:
     return (length + unit - 1) // unit * unit
 
 
+def has_size(height: int, width: int, wanted_height: int, wanted_width: int) -> bool:
+    """Whether a map has the wanted size; not where an exporter leaves that open."""
+    if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
+        if is_free(height, width, wanted_height, wanted_width):
+            return False
+    return height == wanted_height and width == wanted_width
+
+
 @register_notrace_function
 def pad_to(x: Tensor, height: int, width: int, channels_last: bool = True) -> Tensor:
     """Zeros at the bottom and right: (B, H, W, C) -> (B, height, width, C), or the same with the channels first."""
@@ -88,7 +96,7 @@ def _divides(size: int, length: int) -> bool:
 
 @torch.jit.unused
 def _means_of_whole(x: Tensor, height: int, width: int) -> Tensor:
-    """Means of cells that cover a map, in sums: in ONNX Runtime ten times as fast as its pooling."""
+    """Means of cells that cover a map, as sums along axes: pooling in ONNX wants the channels first."""
     batch, rows, columns, channels = x.shape[0], x.shape[1] // height, x.shape[2] // width, x.shape[3]
     # along the columns of the map first, where whole rows of numbers are summed: (.., height, W * C)
     x = x.reshape(batch * rows, height, columns * width * channels).mean(1)

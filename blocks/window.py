@@ -12,7 +12,7 @@ from attnzoo.kernels import is_free, window_attention
 
 from .attention import SelfAttention
 from .convolution import depthwise
-from .sizes import at_most, multiple_of, pad_to
+from .sizes import at_most, has_size, multiple_of, pad_to
 
 
 @register_notrace_module  # whether to pad and to shift depends on the size of the map
@@ -156,7 +156,7 @@ class CrossShapedAttention(SelfAttention):
 def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
     """A map (B, H, W, C) -> its windows (windows, rows, columns, C)."""
     batch, height, width, channels = x.shape
-    if _is_whole(rows, columns, height, width):
+    if has_size(rows, columns, height, width):
         return x
     x = x.reshape(batch, height // rows, rows, width // columns, columns, channels)
     return x.transpose(2, 3).reshape(-1, rows, columns, channels)
@@ -165,15 +165,7 @@ def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
 def _join(x: Tensor, height: int, width: int) -> Tensor:
     """Windows (windows, rows, columns, C) -> the map (B, H, W, C) they were cut from."""
     rows, columns, channels = x.shape[1], x.shape[2], x.shape[3]
-    if _is_whole(rows, columns, height, width):
+    if has_size(rows, columns, height, width):
         return x
     x = x.reshape(-1, height // rows, width // columns, rows, columns, channels)
     return x.transpose(2, 3).reshape(-1, height, width, channels)
-
-
-def _is_whole(rows: int, columns: int, height: int, width: int) -> bool:
-    """Whether a window is the map; not where that is not known."""
-    if not torch.jit.is_scripting():  # noqa: SIM102
-        if is_free(height, width):
-            return False
-    return rows == height and columns == width

@@ -86,6 +86,7 @@ def test_readme_tables_are_the_registry() -> None:
         ("docs/scaling.md", "training"),
         ("docs/scaling.md", "loading"),
         ("docs/scaling.md", "scaling"),
+        ("docs/benchmarks.md", "export"),
     ],
 )
 def test_tables_are_the_committed_measurements(page: str, what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,24 @@ def storing(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError, SafetensorError) as error:
         kept = f"{path} is the one before, and whole" if path.exists() else "nothing was stored there before"
         raise StorageError(f"{path} could not be written: {error}; {kept}") from error
+
+
+def check_writable(directory: Path, hint: str) -> None:
+    """Makes a directory, and finds out now, not after an hour, whether something can be stored in it.
+
+    Args:
+        directory: where to.
+        hint: what else can be done, the end of the message.
+
+    Raises:
+        ValueError: the directory cannot be made or written to.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise ValueError(f"{directory} cannot be written to: {error.strerror}; {hint}") from error
 
 
 def read_json(path: Path) -> Any:

@@ -24,8 +24,8 @@ from ..arguments import (
 from ..tracing import is_free
 from . import eager, free, reference, triton
 from .geometry import Axis
-from .padding import Padding, is_smaller, pad
-from .windows import bias_on_map, windows
+from .padding import Padding, padded
+from .windows import table_on_map
 
 
 @operator(reference=reference.attention, eager=eager.attention, triton=triton.attention)
@@ -79,13 +79,11 @@ def neighborhood_attention(
     axes = _axes(q, kernel_size, dilation, stride, is_causal, is_padded=padding is not None)
     check_bias(bias, q, (axes[0].kernel, axes[1].kernel))
     _check_padding(padding, k, v)
-    height, width = q.shape[1:3]
-    if is_free(height, width):
-        return free.attention(q, k, v, axes, bias, scale_or_default(scale, q), padding)
-    if padding is not None and is_smaller((height, width), axes):
-        q, k, v, axes = pad(q, k, v, axes, padding)
+    factor = scale_or_default(scale, q)
+    if is_free(*q.shape[1:3]):
+        return free.attention(q, k, v, axes, bias, factor, padding)
     execution = execution_of(neighborhood_attention, backend, q, v)
-    return execution(q, k, v, axes, bias, scale_or_default(scale, q))[:, :height, :width]
+    return padded(lambda q, k, v, axes: execution(q, k, v, axes, bias, factor), q, k, v, axes, padding)
 
 
 @operator(reference=reference.qk, eager=eager.qk, triton=triton.qk)
@@ -225,12 +223,11 @@ def neighborhood_bias(bias: Tensor, size: tuple[int, int]) -> Tensor:
         raise TypeError("bias must be a floating-point tensor (heads, 2 * rows - 1, 2 * columns - 1)")
     if bias.ndim != 3 or bias.shape[1] % 2 == 0 or bias.shape[2] % 2 == 0:
         raise ValueError(f"bias must be (heads, 2 * rows - 1, 2 * columns - 1) of a window, got {tuple(bias.shape)}")
-    kernels = [(side + 1) // 2 for side in bias.shape[1:]]
     if is_free(*size):
         return free.bias_on_map(bias, size[0], size[1])
-    lengths = [operator_index(length) for length in size]
-    for length, kernel in zip(lengths, kernels, strict=True):
+    height, width = (operator_index(length) for length in size)
+    for length, side in zip((height, width), bias.shape[1:], strict=True):
+        kernel = (side + 1) // 2
         if kernel > length:
             raise ValueError(f"the window of the table must not exceed the map, {tuple(size)}, got a side of {kernel}")
-    arguments = [(length, kernel, 1, 1, False) for length, kernel in zip(lengths, kernels, strict=True)]
-    return bias_on_map(bias, windows(*arguments, str(bias.device)), size)
+    return table_on_map(bias, height, width)

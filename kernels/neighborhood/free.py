@@ -17,9 +17,8 @@ from torch import Tensor
 from ..library import define_free
 from . import eager
 from .geometry import Axis
-from .padding import Padding, is_smaller, pad
-from .windows import bias_on_map as table_on_map
-from .windows import windows
+from .padding import Padding, padded
+from .windows import table_on_map
 
 _GEOMETRY = "int[2] kernel, int[2] dilation, int[2] stride, bool[2] is_causal"
 
@@ -66,11 +65,10 @@ def _run_attention(
     scale: float,
     *geometry: Sequence[Any],
 ) -> Tensor:
-    height, width = q.shape[1:3]
-    axes = _axes((height, width), *geometry)
-    if key is not None and value is not None and is_smaller((height, width), axes):
-        q, k, v, axes = pad(q, k, v, axes, (key, value))
-    return eager.attention(q, k, v, axes, bias, scale)[:, :height, :width].contiguous()
+    padding = None if key is None or value is None else (key, value)
+    axes = _axes(q.shape[1:3], *geometry)
+    out = padded(lambda q, k, v, axes: eager.attention(q, k, v, axes, bias, scale), q, k, v, axes, padding)
+    return out.contiguous()
 
 
 def _run_av(weights: Tensor, v: Tensor, *geometry: Sequence[Any]) -> Tensor:
@@ -78,10 +76,7 @@ def _run_av(weights: Tensor, v: Tensor, *geometry: Sequence[Any]) -> Tensor:
 
 
 def _run_bias(bias: Tensor, height: int, width: int) -> Tensor:
-    rows, columns = (
-        (length, (side + 1) // 2, 1, 1, False) for length, side in zip((height, width), bias.shape[1:], strict=True)
-    )
-    return table_on_map(bias, windows(rows, columns, str(bias.device)), (height, width)).contiguous()
+    return table_on_map(bias, height, width).contiguous()
 
 
 _attention = define_free(

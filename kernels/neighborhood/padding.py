@@ -5,6 +5,9 @@ Shape legend: B batch, H W map, h heads, D E width of keys and values.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,24 +18,26 @@ from .geometry import Axis
 Padding = tuple[Tensor, Tensor]
 
 
-def is_smaller(size: tuple[int, int], axes: tuple[Axis, Axis]) -> bool:
-    """Whether a map is smaller than the window on one of its axes."""
-    return any(length < axis.kernel * axis.dilation for length, axis in zip(size, axes, strict=True))
-
-
-def pad(
-    q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], padding: Padding
-) -> tuple[Tensor, Tensor, Tensor, tuple[Axis, Axis]]:
-    """q, k, v (B, H, W, h, .) with rows and columns added at the bottom and right, and the axes of the larger map."""
+def padded(
+    attend: Callable[[Tensor, Tensor, Tensor, tuple[Axis, Axis]], Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    axes: tuple[Axis, Axis],
+    padding: Padding | None,
+) -> Tensor:
+    """Attends on a map as large as the window at least: what `attend` gives for q, k, v and axes, (B, H, W, h, E)."""
     rows, columns = (max(axis.kernel * axis.dilation - axis.length, 0) for axis in axes)
-    # what is asked for there is cut off again
+    if padding is None or rows == columns == 0:
+        return attend(q, k, v, axes)
+    # what is asked for beyond the map is cut off again
     q = F.pad(q, (0, 0, 0, 0, 0, columns, 0, rows))
     k, v = (_with(_with(x, token, 1, rows), token, 2, columns) for x, token in zip((k, v), padding, strict=True))
-    larger = tuple(
-        Axis(axis.length + missing, axis.kernel, axis.dilation, axis.stride, axis.is_causal)
+    larger_rows, larger_columns = (
+        dataclasses.replace(axis, length=axis.length + missing)
         for axis, missing in zip(axes, (rows, columns), strict=True)
     )
-    return q, k, v, (larger[0], larger[1])
+    return attend(q, k, v, (larger_rows, larger_columns))[:, : axes[0].length, : axes[1].length]
 
 
 def _with(x: Tensor, token: Tensor, dim: int, count: int) -> Tensor:

@@ -74,6 +74,14 @@ def bias_on_map(bias: Tensor, places: Windows, size: torch.Size | tuple[int, int
     return on_map.unflatten(1, (*size, -1)).permute(1, 2, 0, 3)
 
 
+def table_on_map(bias: Tensor, height: int, width: int) -> Tensor:
+    """`bias_on_map` for the window that a table is of, without dilation and stride."""
+    rows, columns = (
+        (length, (side + 1) // 2, 1, 1, False) for length, side in zip((height, width), bias.shape[1:], strict=True)
+    )
+    return bias_on_map(bias, windows(rows, columns, str(bias.device)), (height, width))
+
+
 def _window_slots(tiles: AxisTiles) -> Tensor:
     """(classes, T, k) region slots of an axis' windows, in order; -1 where a causal window has ended."""
     _, relations = tile_classes(tiles)

@@ -12,6 +12,7 @@ import timm
 import timm.models
 import torch
 from click.testing import CliRunner
+from tiny_classifier import Tiny
 from torch import nn
 
 from attnzoo.tools.cli import main
@@ -20,20 +21,6 @@ from attnzoo.tools.export.command import export_command
 
 onnx = pytest.importorskip("onnx", reason="needs attnzoo[export]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
-
-
-class Tiny(nn.Module):
-    """A classifier that exports in a second: pooled colors, a branch that starts as zero, a linear head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.branch = nn.Conv2d(3, 3, 3, padding=1)
-        self.gain = nn.Parameter(torch.zeros(3, 1, 1))
-        self.head = nn.Linear(3, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head((x + self.gain * self.branch(x).tanh()).mean((2, 3)))
 
 
 def metadata(path: Path) -> dict[str, str]:

@@ -11,26 +11,13 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner
+from tiny_classifier import Tiny
 from torch import nn
 
 from attnzoo.tools.cli import main
 from attnzoo.tools.export import ExportError, export_program, programs, relative_difference
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-
-
-class Tiny(nn.Module):
-    """A classifier of a few layers: a branch that starts as zero, and two linear layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.branch = nn.Conv2d(3, 3, 3, padding=1)
-        self.gain = nn.Parameter(torch.zeros(3, 1, 1))
-        self.head = nn.Linear(3, 5)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head((x + self.gain * self.branch(x).tanh()).mean((2, 3)))
 
 
 def load_program(path: Path) -> tuple[nn.Module, dict[str, str]]:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from attnzoo.blocks import NeighborhoodAttention, fuse
+from attnzoo.blocks.neighborhood import padding_of
 from attnzoo.kernels.neighborhood.geometry import Axis
+from attnzoo.kernels.neighborhood.padding import padded
 
 from ..export import graphs
 from ..export.onnx_file import to_graph
@@ -142,10 +144,14 @@ class GatherAttention(NeighborhoodAttention):
     gathers: dict[tuple[int, int], Function]
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        size = (queries.shape[1], queries.shape[2])
+        geometry = zip(queries.shape[1:3], self.kernel_size, self.dilation, self.stride, self.is_causal, strict=True)
+        rows, columns = (Axis(*arguments) for arguments in geometry)
+        return padded(self._gather, queries, keys, values, (rows, columns), padding_of(self, keys.dtype))
+
+    def _gather(self, queries: Tensor, keys: Tensor, values: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
+        size = axes[0].length, axes[1].length
         if size not in self.gathers:
-            axes = zip(size, self.kernel_size, self.dilation, self.stride, self.is_causal, strict=True)
-            self.gathers[size] = gather(*(Axis(*axis) for axis in axes))
+            self.gathers[size] = gather(*axes)
         table = (self.num_heads, *(2 * kernel - 1 for kernel in self.kernel_size))
         bias = queries.new_zeros(table) if self.rpb is None else self.rpb
         return self.gathers[size](queries, keys, values, bias)

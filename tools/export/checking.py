@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -100,7 +101,7 @@ def sizes_of(task: Task, dynamic: Sequence[str]) -> list[tuple[int, int]]:
     sizes = [(height, width)]
     for rows, columns in _other_sizes(height, width):
         size = rows if "height" in dynamic else height, columns if "width" in dynamic else width
-        if size not in sizes and _takes(task, size):
+        if size not in sizes and takes(task, size):
             sizes.append(size)
         if len(sizes) == 3:
             break
@@ -115,7 +116,20 @@ def _other_sizes(height: int, width: int) -> Iterator[tuple[int, int]]:
         yield -(-height * 4 // 3 // unit) * unit, columns
 
 
-def _takes(task: Task, size: tuple[int, int]) -> bool:
+def nearest_size(task: Task, size: tuple[int, int]) -> tuple[int, int] | None:
+    """The height and width closest to a size among those that models usually want, if the model takes one of them."""
+    # the strides of models, and the regions of a routed one at its coarsest
+    near = {
+        tuple(max(unit, side // unit * unit + step * unit) for side, step in zip(size, steps, strict=True))
+        for unit in (8, 14, 16, 32, 64, 7 * 32)
+        for steps in itertools.product((0, 1), repeat=2)
+    }
+    ordered = sorted(near, key=lambda other: (sum(abs(a - b) for a, b in zip(size, other, strict=True)), other))
+    return next(((rows, columns) for rows, columns in ordered if takes(task, (rows, columns))), None)
+
+
+def takes(task: Task, size: tuple[int, int]) -> bool:
+    """Whether the model takes images of a height and width."""
     try:
         task.expected(task.to_range(noise((1, task.input_size[0], *size))))
     except ValueError:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from torch import nn
 
 from ..opening import is_detector, model_directory, open_model
@@ -17,8 +17,8 @@ from .precision import PRECISIONS, check_precision, read_calibration
 from .preparation import TASKS, task_of
 from .programs import FORMATS, export_program
 
-# what only ONNX files have, and what it is where nothing is said
-_OF_ONNX = {"opset": None, "precision": "fp32", "calibration": None, "least_agreement": 0.95, "preprocess": False}
+# what only ONNX files have
+_OF_ONNX = ("opset", "precision", "calibration", "least_agreement", "preprocess")
 
 
 def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[s
     callback=_axes,
     help=f"What is left free: {', '.join(AXES)}, joined by commas, or none.",
 )
-@click.option("--opset", type=int, help="Version of ONNX's operators, 18 to 23; 20 by default.")
+@click.option("--opset", type=int, default=20, show_default=True, help="Version of ONNX's operators, 18 to 23.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of the numbers.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of pictures that int8 is fitted to.")
 @click.option(
@@ -77,7 +77,7 @@ def export_command(model: str, output: Path, form: str, pretrained: bool, **opti
       attnzoo export nat_pico --format pt2 --output nat_pico.pt2
       attnzoo export runs/digits/model --output digits.onnx --precision int8 --calibration pictures
     """
-    _check_format(form, output, options)
+    _check_format(form, output)
     model, size = model_directory(model), options["image_size"]
     try:
         network: nn.Module
@@ -102,21 +102,23 @@ def export_command(model: str, output: Path, form: str, pretrained: bool, **opti
         )
 
 
-def _check_format(form: str, output: Path, options: Mapping[str, Any]) -> None:
+def _check_format(form: str, output: Path) -> None:
     if form == "onnx" and output.suffix == ".pt2":
         raise ValueError(f"{output} would hold ONNX: name it .onnx, or choose --format {' or '.join(FORMATS)}")
-    idle = [name for name, usual in _OF_ONNX.items() if options[name] != usual]
-    if form != "onnx" and idle:
-        name = idle[0].replace("_", "-")
-        raise ValueError(f"--{name} is of ONNX files, and --format {form} writes none: leave it out")
+    source = click.get_current_context().get_parameter_source
+    said = [name for name in _OF_ONNX if source(name) is not ParameterSource.DEFAULT]
+    if form != "onnx" and said:
+        raise ValueError(
+            f"--{said[0].replace('_', '-')} is of ONNX files, and --format {form} writes none: leave it out"
+        )
 
 
 def _to_onnx(
-    network: nn.Module, output: Path, calibration: Path | None, opset: int | None, task: str | None, **options: Any
+    network: nn.Module, output: Path, calibration: Path | None, task: str | None, **options: Any
 ) -> ExportReport:
     check_precision(options["precision"], task_of(network, task), calibration is not None)
     images = None if calibration is None else read_calibration(calibration, network, options["image_size"])
-    return export_onnx(network, output, calibration=images, opset=20 if opset is None else opset, task=task, **options)
+    return export_onnx(network, output, calibration=images, task=task, **options)
 
 
 def _line(report: ExportReport, form: str) -> str:

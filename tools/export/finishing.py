@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from torch import Tensor
 
+from ..bench.timing import take_turns
 from . import checking, graphs
 from .precision import Fidelity, answers_of, compare, convert
 from .preprocess import Colours, Normalise, take_pictures
@@ -113,13 +114,9 @@ class Finish:
     def _time_ratio(self, content: bytes, exact: bytes, images: Tensor) -> float:
         """Latency beside float32, one thread each, in turn."""
         pictures = self.colours.pictures(images) if self.colours else images
-        pairs = [(open_session(content, 1), pictures), (open_session(exact, 1), images)]
-        times: list[list[float]] = [[], []]
-        begin = time.perf_counter()
-        # the first round warms up
-        while len(times[0]) < 2 or (len(times[0]) < 30 and time.perf_counter() - begin < 5):
-            for taken, (session, given) in zip(times, pairs, strict=True):
-                start = time.perf_counter()
-                run(session, given)
-                taken.append(time.perf_counter() - start)
-        return median(times[0][1:]) / median(times[1][1:])
+        calls: dict[str, Callable[[], object]] = {
+            "given": functools.partial(run, open_session(content, 1), pictures),
+            "exact": functools.partial(run, open_session(exact, 1), images),
+        }
+        times = take_turns(calls, rounds=15, seconds=5)
+        return median(given / exact for given, exact in zip(times["given"], times["exact"], strict=True))

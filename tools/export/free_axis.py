@@ -38,13 +38,8 @@ class FreeAxis:
     """
 
     def __init__(self, length: Value, kernel: int, dilation: int = 1, stride: int = 1, is_causal: bool = False) -> None:
-        self.length, self.kernel, self.dilation, self.stride, self.is_causal = (
-            length,
-            kernel,
-            dilation,
-            stride,
-            is_causal,
-        )
+        self.length, self.kernel = length, kernel
+        self.dilation, self.stride, self.is_causal = dilation, stride, is_causal
         self._padded = op.Max(length, ints(kernel * dilation))
         longest = divided_up(self._padded, ints(dilation))
         # with fewer queries, a region would not hold the windows that are moved inward at a border

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from onnxscript import opset18 as op
 
+from attnzoo.blocks.context_mixing import CELLS
+
 from .free_axis import FreeAxis, Value, counted, divided_up, flat, ints, joined
 
-# cells per side that ContMix pools its context to
-_CELLS = 7
 _FLOAT = 1
 
 
@@ -44,7 +44,7 @@ def neighborhood_attention(
     is_causal: Sequence[bool],
 ) -> Value:
     """`attnzoo.kernels.neighborhood_attention`: (B, H, W, h, D), .. -> (B, H, W, h, E); bias, key and value or None."""
-    tiles = Tiles(q, kernel, dilation, stride, is_causal)
+    tiles = Tiles.of_map(q, kernel, dilation, stride, is_causal)
     queries = tiles.take_queries(op.Mul(_by_head(q), op.Constant(value_float=scale)))
     keys, values = (tiles.take_keys(_by_head(x), token) for x, token in ((k, key), (v, value)))
     scores = op.Add(op.MatMul(queries, op.Transpose(keys, perm=[0, 1, 2, 4, 3])), tiles.added(bias))
@@ -60,7 +60,7 @@ def neighborhood_av(
     is_causal: Sequence[bool],
 ) -> Value:
     """`attnzoo.kernels.neighborhood_av`: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
-    tiles = Tiles(v, kernel, dilation, stride, is_causal)
+    tiles = Tiles.of_map(v, kernel, dilation, stride, is_causal)
     return _on_map(tiles.weighted(_by_head(weights), _by_head(v)), v)
 
 
@@ -107,8 +107,8 @@ def context_mixing(
         for x in (values, queries, keys)
     )
     # (B, C / 2, 7, 7) -> (B, g, d, 49) -> (B, g, d, k k + K K)
-    pooled = _pooled(keys, ints(_CELLS), ints(_CELLS), rows, columns)
-    cells = op.Reshape(op.Mul(pooled, op.Constant(value_float=scale)), ints(0, heads, -1, _CELLS**2))
+    pooled = _pooled(keys, ints(CELLS), ints(CELLS), rows, columns)
+    cells = op.Reshape(op.Mul(pooled, op.Constant(value_float=scale)), ints(0, heads, -1, CELLS**2))
     kernels = op.MatMul(cells, op.Transpose(weight, perm=[1, 0]))
     # (B, C / 2, rows, columns) -> (B, g, N, d)
     queries = op.Transpose(op.Reshape(queries, joined(0, heads, channels // 2 // heads, -1)), perm=[0, 1, 3, 2])
@@ -125,7 +125,7 @@ def context_mixing(
         added = op.Add(bias, op.Slice(shift, *places, ints(0)))
         scores = op.Add(op.MatMul(queries, op.Slice(kernels, *places, ints(3))), added)
         half = op.Slice(values, ints(i * heads), ints((i + 1) * heads), ints(1))
-        mixed.append(Tiles.of_axes(*axes).weighted(op.Softmax(scores, axis=-1), half))
+        mixed.append(Tiles(*axes).weighted(op.Softmax(scores, axis=-1), half))
     # (B, 2g, N, d) -> (B, C, rows, columns) -> (B, H, W, C)
     both = op.Transpose(op.Concat(*mixed, axis=1), perm=[0, 1, 3, 2])
     both = op.Reshape(both, joined(0, channels, rows, columns))
@@ -136,30 +136,18 @@ class Tiles:
     """A map in tiles.
 
     Args:
-        x: (B, H, W, ..), the map.
-        kernel, dilation, stride, is_causal: of the window, per axis.
+        rows, columns: its axes.
     """
 
-    def __init__(
-        self,
-        x: Value,
-        kernel: Sequence[int],
-        dilation: Sequence[int],
-        stride: Sequence[int],
-        is_causal: Sequence[bool],
-    ) -> None:
-        size = _size(x)
-        geometry = zip(kernel, dilation, stride, is_causal, strict=True)
-        self.rows, self.columns = (
-            FreeAxis(op.Slice(size, ints(i), ints(i + 1)), *arguments) for i, arguments in enumerate(geometry)
-        )
+    def __init__(self, rows: FreeAxis, columns: FreeAxis) -> None:
+        self.rows, self.columns = rows, columns
 
     @classmethod
-    def of_axes(cls, rows: FreeAxis, columns: FreeAxis) -> Tiles:
-        """Tiles of axes that are laid out already."""
-        tiles = cls.__new__(cls)
-        tiles.rows, tiles.columns = rows, columns
-        return tiles
+    def of_map(cls, x: Value, *geometry: Sequence[int]) -> Tiles:
+        """Tiles of a map (B, H, W, ..); the geometry is kernel, dilation, stride and causality, each per axis."""
+        size = _size(x)
+        axes = zip(*geometry, strict=True)
+        return cls(*(FreeAxis(op.Slice(size, ints(i), ints(i + 1)), *arguments) for i, arguments in enumerate(axes)))
 
     @property
     def count(self) -> Value:

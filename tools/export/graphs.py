@@ -62,7 +62,8 @@ def trace(
 
     name = type(network).__name__
     program = capture(network, images, dynamic, "ONNX")
-    has_free_side = not {"batch"}.issuperset(dynamic)
+    # of the thousands of nodes that lay tiles out, or decode boxes, the search for patterns takes minutes
+    is_long = bool(translations) or not {"batch"}.issuperset(dynamic)
     with quiet(), torch.no_grad():
         try:
             written: Any = torch.onnx.export(
@@ -77,13 +78,12 @@ def trace(
                     **free_sizes.translations(),
                     **(translations or {}),
                 },
-                # of the thousands of nodes that lay tiles out, its search for patterns takes minutes
-                optimize=not has_free_side,
+                optimize=not is_long,
                 verbose=False,
             )
         except Exception as error:
             raise _cannot_write(network, dynamic, "ONNX", error) from error
-        if has_free_side:
+        if is_long:
             optimization.tidy(written.model)
     proto = written.model_proto
     _name_by_module(proto)

@@ -1,4 +1,4 @@
-"""Operators of torch written as ONNX in a form that runs faster than the exporter's own.
+"""Operators of torch written as ONNX with fewer passes over memory than the exporter's own form takes.
 
 LayerNormalization and Gelu are single nodes already. Every operator here is of opset 18, and of all later ones.
 

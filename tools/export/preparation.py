@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attnzoo.blocks import fuse
 
 from ..detectors import Detector
+from ..files import check_writable
 from ..opening import check_size
 from . import checking
 from .detection import detect
@@ -80,7 +81,8 @@ def prepare(
             f"a detector's file is for one image size, dynamic must be batch or none, got {','.join(dynamic)}: "
             "image_size says which"
         )
-    classes = made.expected(checking.noise((2, *made.input_size)))["logits"].shape[1] if task == "classify" else None
+    answer = _answer(made)
+    classes = answer["logits"].shape[1] if task == "classify" else None
     notes = {**describe(model, made.input_size, classes), **made.notes(), "task": task, **(metadata or {})}
     return Export(made, tuple(dynamic), notes, checking.cases_of(made, dynamic))
 
@@ -90,14 +92,31 @@ def task_of(model: nn.Module, task: str | None) -> str:
     return task or ("detect" if isinstance(model, Detector) else "classify")
 
 
-def check_output(output: Path) -> None:
-    """Refuses a place where no file can be.
+def _answer(task: Task) -> dict[str, Tensor]:
+    """What the network gives for images of the size that the file is for.
 
     Raises:
-        ValueError: it is a folder.
+        ValueError: it does not take them; says which size is near.
+    """
+    _, *size = task.input_size
+    try:
+        return task.expected(task.to_range(checking.noise((2, *task.input_size))))
+    except ValueError as error:
+        near = None if "does not take images" not in str(error) else checking.nearest_size(task, (size[0], size[1]))
+        if near is None:
+            raise
+        raise ValueError(f"{error}. The nearest that it takes is {near[0]} {near[1]}") from error
+
+
+def check_output(output: Path) -> None:
+    """Makes the folder of a file, and refuses a place where no file can be, before anything takes time.
+
+    Raises:
+        ValueError: it is a folder, or cannot be written to.
     """
     if output.is_dir():
         raise ValueError(f"output must be a file, but {output} is a folder: name the file in it, like model.onnx")
+    check_writable(output.parent, f"choose another place for {output.name}")
 
 
 def make_task(model: nn.Module, task: str, image_size: tuple[int, int] | None) -> Task:
@@ -125,10 +144,9 @@ def make_task(model: nn.Module, task: str, image_size: tuple[int, int] | None) -
     size = input_size_of(model, image_size)
     if task == "classify":
         return Classify(model, size)
-    if not hasattr(model, "forward_intermediates"):
+    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         raise ValueError(f"{type(model).__name__} gives no maps of its stages: --task classify exports its logits")
-    network = StageMaps(model).eval()
-    return Features(network, size, len(run_network(network, checking.noise((1, *size)))))
+    return Features(StageMaps(model).eval(), size, len(model.feature_info))  # type: ignore[arg-type]
 
 
 def input_size_of(model: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..data import TrainStream, open_loader, train_batches, val_batches
+from ..files import check_writable
 from .checkpoints import Checkpoints
 from .classification import classification
 from .curves import Curves
@@ -28,7 +29,7 @@ from .recipe import Recipe
 from .record import Record
 from .runner import TrainingRunner
 from .sharding import gathered, shard
-from .storage import MODEL, check_writable
+from .storage import MODEL
 from .task import Task
 
 TASKS: dict[str, Callable[[Recipe, Processes], Task]] = {
@@ -80,7 +81,7 @@ def run(
         schedule = create_schedule(recipe, optimization.optimizer, batches.steps)
         ema = blaming("ema", ModelEmaV3, task.network, **recipe.ema) if recipe.ema else None
         if processes.rank == 0:
-            check_writable(work_dir)
+            check_writable(work_dir, "choose another --work-dir")
     judged = task.network if ema is None else ema.module
     record = Record(task.judge.metric)
     part = max(1, recipe.batch_size // (processes.count * recipe.accumulate))

@@ -77,21 +77,6 @@ def link(source: Path, path: Path) -> None:
             shutil.copyfile(source, fresh)
 
 
-def check_writable(directory: Path) -> None:
-    """Finds out now, not after an hour, whether a run can be stored.
-
-    Raises:
-        ValueError: the directory cannot be made or written to.
-    """
-    probe = directory / ".writable"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"{directory} cannot be written to: {error.strerror}; choose another --work-dir") from error
-
-
 def save_model(
     model: nn.Module,
     directory: Path,

@@ -10,7 +10,7 @@ import timm
 
 from attnzoo.tools.export import export_onnx
 
-from ..zoo.models import ARGUMENTS, SMALL, ours
+from .models import ARGUMENTS, SMALL, ours
 
 pytest.importorskip("onnx", reason="needs attnzoo[export]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
