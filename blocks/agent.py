@@ -178,7 +178,7 @@ class AgentAttention(SelfAttention):
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, h, T, D)."""
-        return x.unflatten(2, [self.num_heads, -1]).transpose(1, 2)
+        return x.unflatten(2, [self.num_heads, self.head_dim]).transpose(1, 2)
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""

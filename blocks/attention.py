@@ -8,6 +8,17 @@ from torch import Tensor, nn
 from .linear import Linear
 
 
+def head_width(dim: int, num_heads: int) -> int:
+    """Channels D of each of the heads that share `dim` channels.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `num_heads`.
+    """
+    if num_heads < 1 or dim % num_heads:
+        raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
+    return dim // num_heads
+
+
 def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(D) + bias) v with the heads side by side.
 
@@ -47,9 +58,8 @@ class SelfAttention(nn.Module):
         self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0, gated: bool = False
     ) -> None:
         super().__init__()
-        if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
         self.num_heads = num_heads
+        self.head_dim = head_width(dim, num_heads)
         self.qkv = Linear(dim, (4 if gated else 3) * dim, bias=qkv_bias)
         self.proj = Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)

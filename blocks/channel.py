@@ -20,7 +20,7 @@ class ChannelAttention(SelfAttention):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         # (B, H, W, 3C) -> (B, T, 3, h, D) -> three of (B, h, T, D)
-        qkv = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.num_heads, -1))
+        qkv = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.num_heads, self.head_dim))
         q, k, v = qkv.transpose(1, 3).unbind(2)
         # (B, h, D, D), a row per channel of k
         weights = ((k * k.shape[3] ** -0.5).mT @ v).softmax(3)

@@ -37,7 +37,6 @@ class GatedAttention(SelfAttention):
         self, dim: int, num_heads: int, lepe_kernel: int = 5, qkv_bias: bool = True, proj_drop: float = 0.0
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, proj_drop, gated=True)
-        self.head_dim = dim // num_heads
         if self.head_dim % 4:
             raise ValueError(
                 f"rotary positions of two axes need heads of a multiple of 4 channels, got {dim} channels for "
@@ -58,7 +57,7 @@ class GatedAttention(SelfAttention):
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, h, T, D)."""
-        return x.unflatten(3, [self.num_heads, -1]).flatten(1, 2).transpose(1, 2)
+        return x.unflatten(3, [self.num_heads, self.head_dim]).flatten(1, 2).transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         """Three of (B, h, T, D), and the angles of positions -> (B, T, C)."""

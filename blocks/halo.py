@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnzoo.kernels import halo_attention
 
+from .attention import head_width
 from .linear import PointwiseConv2d
 
 
@@ -46,27 +47,24 @@ class HaloAttention(nn.Module):
     ) -> None:
         super().__init__()
         value_dim = dim if value_dim is None else value_dim
-        if num_heads < 1 or dim % num_heads or value_dim % num_heads:
-            raise ValueError(
-                f"dim and value_dim must be multiples of num_heads, got {dim} and {value_dim} channels for {num_heads} "
-                f"heads"
-            )
+        head_dim = head_width(dim, num_heads)
         if stride < 1 or block_size % stride:
             raise ValueError(f"block_size must be a multiple of stride, got {block_size} for a stride of {stride}")
         self.num_heads = num_heads
-        self.widths = [dim // num_heads, value_dim // num_heads]
+        # of keys and of values
+        self.widths = [head_dim, head_width(value_dim, num_heads)]
         self.block_size = block_size
         self.halo = halo
         self.stride = stride
         self.q = PointwiseConv2d(dim, dim, bias=False)
         self.kv = PointwiseConv2d(dim, dim + value_dim, bias=False)
         entries = 2 * (block_size + 2 * halo) - 1
-        self.rel_rows = nn.Parameter(torch.empty(entries, dim // num_heads))
-        self.rel_columns = nn.Parameter(torch.empty(entries, dim // num_heads))
+        self.rel_rows = nn.Parameter(torch.empty(entries, head_dim))
+        self.rel_columns = nn.Parameter(torch.empty(entries, head_dim))
         for projection in (self.q, self.kv):
             trunc_normal_(projection.weight, std=dim**-0.5)
         for table in (self.rel_rows, self.rel_columns):
-            trunc_normal_(table, std=(dim // num_heads) ** -0.5)
+            trunc_normal_(table, std=head_dim**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, h * E, ⌈H/s⌉, ⌈W/s⌉)."""

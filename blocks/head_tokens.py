@@ -35,8 +35,8 @@ class HeadTokenAttention(SelfAttention):
 
     def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, proj_drop: float = 0.0) -> None:
         super().__init__(dim, num_heads, qkv_bias, proj_drop)
-        self.ht_proj = nn.Linear(dim // num_heads, dim)
-        self.ht_norm = nn.LayerNorm(dim // num_heads)
+        self.ht_proj = nn.Linear(self.head_dim, dim)
+        self.ht_norm = nn.LayerNorm(self.head_dim)
         self.act = nn.GELU()
         self.position = nn.Parameter(trunc_normal_(torch.zeros(1, num_heads, dim), std=0.02))
 
@@ -45,7 +45,7 @@ class HeadTokenAttention(SelfAttention):
         count = 1 + height * width
         x = torch.cat([x, self._head_tokens(x)], 1)
         # (B, T + h, 3C) -> (3, B, h, T + h, D)
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         x = self.proj(attended(qkv[0], qkv[1], qkv[2]))
         of_class = x[:, :1] + x[:, count:].mean(1, keepdim=True)
         return self.proj_drop(torch.cat([of_class, x[:, 1:count]], 1))
@@ -53,8 +53,8 @@ class HeadTokenAttention(SelfAttention):
     def _head_tokens(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, h, C)."""
         # (B, C) -> (B, h, D) -> (B, h, C), whose channels are normed in groups of D
-        tokens = self.ht_proj(x.mean(1).unflatten(1, (self.num_heads, -1)))
-        tokens = self.ht_norm(tokens.unflatten(2, (self.num_heads, -1)))
+        tokens = self.ht_proj(x.mean(1).unflatten(1, (self.num_heads, self.head_dim)))
+        tokens = self.ht_norm(tokens.unflatten(2, (self.num_heads, self.head_dim)))
         return self.act(tokens).flatten(2) + self.position
 
 

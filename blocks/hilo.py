@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnzoo.kernels import window_attention
 
-from .attention import attended
+from .attention import attended, head_width
 from .linear import Linear
 from .sizes import multiple_of, pad_to, pool_cells
 
@@ -98,13 +98,12 @@ class HiLoAttention(nn.Module):
         self, dim: int, num_heads: int, window_size: int = 2, alpha: float = 0.9, proj_drop: float = 0.0
     ) -> None:
         super().__init__()
-        if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
+        head_dim = head_width(dim, num_heads)
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha is the share of heads for low frequencies and must be 0 .. 1, got {alpha}")
         self.window_size = window_size
         low_heads = num_heads if window_size == 1 else int(num_heads * alpha)
-        high_heads, head_dim = num_heads - low_heads, dim // num_heads
+        high_heads = num_heads - low_heads
         self.high = HighFrequencies(dim, high_heads, head_dim, window_size) if high_heads > 0 else None
         self.low = LowFrequencies(dim, low_heads, head_dim, window_size) if low_heads > 0 else None
         self.proj_drop = nn.Dropout(proj_drop)

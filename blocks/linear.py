@@ -167,24 +167,34 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
+        self.fc1: nn.Module = Linear(dim, hidden_dim)
         self.act = nn.GELU()
         self.drop = nn.Dropout(drop)
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc2: nn.Module = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(.., dim) -> (.., dim)."""
-        x = self.fc1(x)
+        x = self._expand(x)
         if torch.jit.is_scripting():
-            return self._second_half(x)
+            return self._activate_and_contract(x)
         return self._lean(x)
 
-    def _second_half(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(self.act(x))))
+    # what is before GELU, and after it
+    def _expand(self, x: Tensor) -> Tensor:
+        return self.fc1(x)
+
+    def _contract(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(x)))
+
+    def _activate_and_contract(self, x: Tensor) -> Tensor:
+        return self._contract(self.act(x))
 
     @torch.jit.unused
     def _lean(self, x: Tensor) -> Tensor:
-        return computed_again(self._second_half, x, is_random=self.drop.p > 0)
+        if not torch.is_grad_enabled() and is_plain_cpu(x):
+            # another map of this size takes longer to allocate than GELU to compute
+            return self._contract(torch.ops.aten.gelu_(x))
+        return computed_again(self._activate_and_contract, x, is_random=self.drop.p > 0)
 
 
 def computed_again(function: Callable[[Tensor], Tensor], x: Tensor, is_random: bool = False) -> Tensor:

@@ -4,7 +4,6 @@ Shape legend: B batch, H W map, C channels.
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
@@ -30,17 +29,11 @@ class LocalMlp(Mlp):
         self.residual = residual
         self.conv: nn.Module = ResidualConv(hidden_dim) if residual else depthwise(hidden_dim, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
+    def _expand(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        if not self.residual:
-            x = self.conv(x)
-        if torch.jit.is_scripting():
-            return self._second_half(x)
-        return self._lean(x)
+        return x if self.residual else self.conv(x)
 
-    def _second_half(self, x: Tensor) -> Tensor:
-        x = self.act(x)
+    def _contract(self, x: Tensor) -> Tensor:
         if self.residual:
             x = self.conv(x)
         return self.drop(self.fc2(self.drop(x)))

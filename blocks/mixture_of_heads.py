@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
-from .attention import attended
+from .attention import attended, head_width
 from .continuous_bias import ContinuousBias
 from .linear import Linear
 from .shifts import neighbor_scores, neighbor_sums, neighbors_inside
@@ -97,11 +97,10 @@ class MixtureAttention(nn.Module):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__()
-        if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
         self.num_heads = num_heads
+        self.head_dim = head_width(dim, num_heads)
         self.temperature = nn.Parameter(torch.full((num_heads, 1), SHARPNESS).expm1().log())
-        self.query_embedding = nn.Parameter(trunc_normal_(torch.zeros(num_heads, dim // num_heads), std=0.02))
+        self.query_embedding = nn.Parameter(trunc_normal_(torch.zeros(num_heads, self.head_dim), std=0.02))
         self.position_bias = ContinuousBias(num_heads, map_size)
         self.gates = HeadGates(dim, num_heads, shared_heads, active_heads)
         self.proj = Linear(dim, dim)
@@ -137,15 +136,15 @@ class CosineAttention(MixtureAttention):
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = x.shape[1], x.shape[2]
         # (B, H, W, 3C) -> three of (B, T, h, D)
-        q, k, v = self.qkv(x).unflatten(3, [3, self.num_heads, -1]).flatten(1, 2).unbind(2)
+        q, k, v = self.qkv(x).unflatten(3, [3, self.num_heads, self.head_dim]).flatten(1, 2).unbind(2)
         q = self._sharpened(F.normalize(q, dim=3), torch.ones(1, device=x.device) * (height * width))
         # attention divides by sqrt(D)
-        q = q * q.shape[3] ** 0.5
+        q = q * self.head_dim**0.5
         k = F.normalize(k, dim=3)
         bias = self.position_bias(height, width, height, width).to(q.dtype).unsqueeze(0)
         out = attended(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), bias)
         # (B, T, C) -> (B, H, W, h, D)
-        return self._gated(out.unflatten(1, [height, width]).unflatten(3, [self.num_heads, -1]), x)
+        return self._gated(out.unflatten(1, [height, width]).unflatten(3, [self.num_heads, self.head_dim]), x)
 
 
 @register_notrace_module
@@ -177,7 +176,7 @@ class AggregatedAttention(MixtureAttention):
         self.act = nn.GELU()
         self.pool_norm = nn.LayerNorm(dim)
         self.rpb = nn.Parameter(trunc_normal_(torch.zeros(num_heads, 9), std=0.0004))
-        self.tokens = nn.Parameter(trunc_normal_(torch.zeros(num_heads, dim // num_heads, 9), std=0.02))
+        self.tokens = nn.Parameter(trunc_normal_(torch.zeros(num_heads, self.head_dim, 9), std=0.02))
         self.token_bias = nn.Parameter(torch.zeros(num_heads, 1, 9))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -213,7 +212,7 @@ class AggregatedAttention(MixtureAttention):
 
     def _heads(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, h, D)."""
-        return x.unflatten(3, [self.num_heads, -1])
+        return x.unflatten(3, [self.num_heads, self.head_dim])
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(B, H, W, h, D) -> (B, h, T, D)."""

@@ -5,13 +5,12 @@ Shape legend: B batch, H W map, C channels, h heads, D = C / h, P = Pr * Pc regi
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import torch
-import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple
 from torch import Tensor
 
 from attnzoo.kernels import is_free, routed_attention
 
-from .attention import SelfAttention
+from .attention import SelfAttention, attended
 from .convolution import depthwise
 from .sizes import at_least, at_most, pad_to, pool_cells
 
@@ -89,7 +88,7 @@ class BiLevelRoutingAttention(SelfAttention):
         if self.pad_projected:
             qkv = pad_to(qkv, padded_height, padded_width)
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
-        queries, keys, values = qkv.unflatten(3, (3, self.num_heads, self.dim // self.num_heads)).unbind(3)
+        queries, keys, values = qkv.unflatten(3, (3, self.num_heads, self.head_dim)).unbind(3)
         out = self._attend(queries, keys, values, routes, rows, columns)
         # (B, padded H, padded W, h, D) -> (B, padded H, padded W, C)
         x = (out.flatten(3) + self.lepe(values.flatten(3)))[:, :height, :width]
@@ -165,7 +164,6 @@ class LepeAttention(SelfAttention):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, proj_drop)
-        self.head_dim = dim // num_heads
         self.lepe_of_values = lepe_of_values
         # of the few pixels and many channels of a last stage, oneDNN takes long and 12 MiB for the gradient of a
         # channel-last 5x5 kernel
@@ -178,12 +176,11 @@ class LepeAttention(SelfAttention):
         # (B, H, W, 3C) -> three of (B, h, H * W, D)
         tokens = qkv.unflatten(3, (3, self.num_heads, self.head_dim)).flatten(1, 2)
         queries, keys, values = tokens.permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(queries, keys, values)
-        # (B, h, H * W, D) -> (B, H, W, C)
-        attended = attended.transpose(1, 2).flatten(2).unflatten(1, (height, width))
+        # (B, H * W, C) -> (B, H, W, C)
+        out = attended(queries, keys, values).unflatten(1, (height, width))
         source = qkv.chunk(3, -1)[2] if self.lepe_of_values else x
         lepe = self.lepe(source.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
-        return self.proj_drop(self.proj(attended + lepe))
+        return self.proj_drop(self.proj(out + lepe))
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""

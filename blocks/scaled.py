@@ -9,7 +9,7 @@ from timm.layers import LayerScale, register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import NormLinear, depthwise
-from .linear import Linear, computed_again, is_plain_cpu
+from .linear import Linear, Mlp
 
 
 class ScaledLinear(nn.Module):
@@ -41,10 +41,8 @@ class ScaledLinear(nn.Module):
 
 
 @register_notrace_module  # it runs another way where gradients are wanted
-class ScaledMlp(nn.Module):
+class ScaledMlp(Mlp):
     """Batch norm, linear, depthwise convolution, GELU, linear, layer scale: (B, H, W, C) -> (B, H, W, C).
-
-    In training what GELU gives is computed again on the way back instead of kept, as in `Mlp`.
 
     Args:
         dim: channels C.
@@ -60,25 +58,11 @@ class ScaledMlp(nn.Module):
     def __init__(
         self, dim: int, hidden_dim: int, layer_scale: float, norm: bool = True, kernel_size: int | None = None
     ) -> None:
-        super().__init__()
-        self.fc1 = NormLinear(dim, hidden_dim) if norm else Linear(dim, hidden_dim)
+        super().__init__(dim, hidden_dim)
+        if norm:
+            self.fc1 = NormLinear(dim, hidden_dim)
         self.conv = nn.Identity() if kernel_size is None else depthwise(hidden_dim, kernel_size)
-        self.act = nn.GELU()
         self.fc2 = ScaledLinear(hidden_dim, dim, layer_scale)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        x = self.conv(self.fc1(x))
-        if torch.jit.is_scripting():
-            return self._second_half(x)
-        return self._lean(x)
-
-    def _second_half(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(x))
-
-    @torch.jit.unused
-    def _lean(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and is_plain_cpu(x):
-            # another map of this size takes longer to allocate than GELU to compute
-            return self.fc2(torch.ops.aten.gelu_(x))
-        return computed_again(self._second_half, x)
+    def _expand(self, x: Tensor) -> Tensor:
+        return self.conv(self.fc1(x))

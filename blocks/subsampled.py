@@ -7,7 +7,7 @@ Shape legend: B batch, H W map, C channels, h heads, D = C / h, r ratio, T = H *
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from .attention import attended
+from .attention import attended, head_width
 from .convolution import ChannelsLastConv2d
 from .linear import Linear
 from .sizes import at_least, pad_to
@@ -36,9 +36,8 @@ class SubsampledAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, ratio: int = 1, qkv_bias: bool = True, proj_drop: float = 0.0) -> None:
         super().__init__()
-        if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
         self.num_heads = num_heads
+        self.head_dim = head_width(dim, num_heads)
         self.ratio = ratio
         self.q = Linear(dim, dim, bias=qkv_bias)
         self.kv = Linear(dim, 2 * dim, bias=qkv_bias)
@@ -50,10 +49,10 @@ class SubsampledAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         # (B, H, W, C) -> (B, h, T, D)
-        q = self.q(x).flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        q = self.q(x).flatten(1, 2).unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
         squares = pad_to(x, at_least(x.shape[1], self.ratio), at_least(x.shape[2], self.ratio))
         # (B, ⌊H/r⌋, ⌊W/r⌋, 2C) -> (B, S, 2, h, D) -> two of (B, h, S, D)
-        kv = self.kv(self.norm(self.reduction(squares))).flatten(1, 2).unflatten(2, (2, self.num_heads, -1))
+        kv = self.kv(self.norm(self.reduction(squares))).flatten(1, 2).unflatten(2, (2, self.num_heads, self.head_dim))
         k, v = kv.transpose(1, 3).unbind(2)
         # (B, T, C) -> (B, H, W, C)
         out = attended(q, k, v).reshape(x.shape)

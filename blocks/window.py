@@ -62,7 +62,7 @@ class WindowAttention(SelfAttention):
         shift = self._shift(height, width)
         x = pad_to(x, multiple_of(height, self.window_size), multiple_of(width, self.window_size))
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
-        q, k, v = self.qkv(x).unflatten(3, (3, self.num_heads, -1)).unbind(3)
+        q, k, v = self.qkv(x).unflatten(3, (3, self.num_heads, self.head_dim)).unbind(3)
         # (B, padded H, padded W, h, D) -> (B, H, W, C)
         out = self._attend(q, k, v, shift)[:, :height, :width].flatten(3)
         return self.proj_drop(self.proj(out))
@@ -126,7 +126,7 @@ class CrossShapedAttention(SelfAttention):
         if self.stripe_width is not None:
             x = pad_to(x, multiple_of(height, self.stripe_width), multiple_of(width, self.stripe_width))
         # (B, H, W, 3C) -> three of (B, H, W, h, D), a list of them for every direction
-        qkv = self.qkv(x).unflatten(3, (3, self.num_heads, -1)).chunk(len(self.dwc), dim=4)
+        qkv = self.qkv(x).unflatten(3, (3, self.num_heads, self.head_dim)).chunk(len(self.dwc), dim=4)
         out = []
         for i, dwc in enumerate(self.dwc):
             rows, columns = self._stripe(i, x.shape[1], x.shape[2])

@@ -13,10 +13,11 @@ Shapes at 224 (zoo_swiftformer_xs): image 3x224x224, stem 56x56x48, stages 56x56
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from timm.layers import LayerScale, calculate_drop_path_rates
-from torch import Tensor, nn
+from torch import nn
 
 from attnzoo.blocks import (
     AdditiveAttention,
@@ -29,8 +30,8 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage, init_convolution
-from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
-from .renaming import Renames, like, renamed
+from .registration import Variant, figures, imagenet_cfg, pico, register_variants
+from .renaming import Renames, filter_by, renamed
 
 __all__ = ["SwiftFormer"]
 
@@ -88,7 +89,6 @@ class SwiftFormer(Pyramid):
             nn.Sequential(stem, nn.ReLU()),
             stages,
             widths=embed_dims,
-            reductions=[4 * 2**i for i in range(len(depths))],
             norm=ChannelsLastBatchNorm2d(embed_dims[-1]),
             in_chans=in_chans,
             num_classes=num_classes,
@@ -97,16 +97,6 @@ class SwiftFormer(Pyramid):
             head=DistilledHead(embed_dims[-1], num_classes, global_pool, drop_rate),
         )
         self.apply(init_convolution)
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official checkpoint, timm's or this project's own, to this project's names.
-
-    1x1 convolutions become matrices, and scales lose their unit axes.
-    """
-    ours = model.state_dict()
-    weights = {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
-    return {name: like(tensor, ours.get(name)) for name, tensor in weights.items()}
 
 
 # The official name of a parameter, as a pattern, and ours. Stages and downsamplers are one list there. timm has the
@@ -144,23 +134,18 @@ def _layer(position: str) -> int:
     return int(position) // 3 * 2
 
 
-def rename(name: str) -> str:
-    """This project's name of an official parameter, or of timm's; a name of ours stays."""
-    return renamed(name, _RENAMES)
-
+rename = partial(renamed, renames=_RENAMES)
+checkpoint_filter_fn = filter_by(rename)
 
 _CODE = "https://github.com/Amshaker/SwiftFormer"
-
-
-def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    fields = {
-        "first_conv": "stem.0.0.conv",
-        "classifier": ("head.fc", "head.fc.dist"),
-        "license": "apache-2.0",
-        "origin_url": _CODE,
-        "paper_ids": "arXiv:2303.15446",
-    }
-    return imagenet_cfg(url, **{**fields, **kwargs})
+_cfg = partial(
+    imagenet_cfg,
+    first_conv="stem.0.0.conv",
+    classifier=("head.fc", "head.fc.dist"),
+    license="apache-2.0",
+    origin_url=_CODE,
+    paper_ids="arXiv:2303.15446",
+)
 
 
 def _swiftformer(size: str, file: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
@@ -178,11 +163,10 @@ register_variants(
     SwiftFormer,
     checkpoint_filter_fn,
     {
-        "swiftformer_pico": Variant(
-            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
-            {"embed_dims": (24, 48, 96, 144), "depths": (2, 2, 3, 2)},
-            _cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "swiftformer_pico": pico(
+            _cfg,
+            embed_dims=(24, 48, 96, 144),
+            depths=(2, 2, 3, 2),
         ),
         "zoo_swiftformer_xs": _swiftformer(
             "XS",

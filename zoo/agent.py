@@ -32,9 +32,9 @@ from attnzoo.blocks import (
     WindowAttention,
 )
 
-from .agent_checkpoints import checkpoint_filter_fn, variant
+from .agent_checkpoints import checkpoint_filter_fn, default_cfg, variant
 from .pyramid import Pyramid, Stage
-from .registration import register_variants
+from .registration import pico, register_variants
 
 __all__ = ["AgentTransformer"]
 
@@ -187,9 +187,9 @@ register_variants(
     AgentTransformer,
     checkpoint_filter_fn,
     {
-        "agent_pico": variant("PVT for demos and tests, ours.", "", None, **_PICO, layout="pvt"),
-        "agent_swin_pico": variant("Swin for demos and tests, ours.", "", None, **_SWIN_PICO),
-        "agent_cswin_pico": variant("CSWin for demos and tests, ours.", "", None, **_CSWIN_PICO),
+        "agent_pico": pico(default_cfg, **_PICO, layout="pvt"),
+        "agent_swin_pico": pico(default_cfg, **_SWIN_PICO),
+        "agent_cswin_pico": pico(default_cfg, **_CSWIN_PICO),
         "agent_pvt_tiny": variant("Agent-PVT-Tiny.", "13fdf0e0a7c5498c934f", (78.4, 11.6, 2.0), **_PVT_TINY),
         "agent_pvt_small": variant("Agent-PVT-Small.", "36b8be9a8863456685a3", (82.2, 20.6, 4.0), **_PVT_SMALL),
         "agent_pvt_medium": variant("Agent-PVT-Medium.", "4d00ecacf18b45f9b88c", (83.4, 35.9, 7.0), **_PVT_MEDIUM),
@@ -217,7 +217,7 @@ register_variants(
             "09760394e93b4046a25e",
             (84.1, 50, 14.6),
             size=288,
-            crop_pct=1.0,
+            cfg={"crop_pct": 1.0},
             window_size=9,
             **_SWIN_SMALL,
         ),
@@ -227,7 +227,7 @@ register_variants(
             "bb84ee9058954706a557",
             (84.9, 88, 46.3),
             size=384,
-            crop_pct=1.0,
+            cfg={"crop_pct": 1.0},
             window_size=12,
             **_SWIN_BASE,
         ),

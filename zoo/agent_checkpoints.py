@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,46 +21,44 @@ from .shifted_window import table_by_head
 CODE = "https://github.com/LeapLabTHU/Agent-Attention"
 
 
+# both sides of an image are scaled, whatever its shape
+default_cfg = partial(
+    imagenet_cfg,
+    crop_mode="squash",
+    first_conv="stem.proj",
+    license="unknown",
+    origin_url=CODE,
+    paper_ids="arXiv:2312.08874",
+)
+
+
 def variant(
     summary: str,
     weights: str,
-    published: tuple[float, float, float] | None,
+    published: tuple[float, float, float],
     *,
     size: int = 224,
-    crop_pct: float = 0.875,
-    first_conv: str = "stem.proj",
-    has_map: bool = True,
+    cfg: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Variant:
     """A row of a table of variants.
 
     Args:
         summary: a line that says what is special about it.
-        weights: name of the file on the authors' server; empty for a model without weights.
+        weights: name of the file on the authors' server.
         published: top-1 accuracy in percent, parameters in millions and multiply-adds in 10^9.
         size: side of the image, of which positions are learned.
-        crop_pct: side of the image over side of what it is cut from.
-        first_conv: name of the first layer.
-        has_map: whether the features before the classifier are a map, of size / 32.
+        cfg: fields of timm's configuration that are others.
         arguments: of the family's class.
     """
-    cfg = imagenet_cfg(
-        f"https://cloud.tsinghua.edu.cn/f/{weights}/?dl=1" if weights else "",
-        input_size=(3, size, size),
-        pool_size=(size // 32, size // 32) if has_map else None,
-        crop_pct=crop_pct,
-        # both sides are scaled, whatever the shape of the image
-        crop_mode="squash",
-        first_conv=first_conv,
-        license="unknown",
-        origin_url=CODE,
-        paper_ids="arXiv:2312.08874",
-    )
-    arguments = {"img_size": size, **arguments}
-    if published is None:
-        return Variant(summary, arguments, cfg, tag="untrained")
+    fields = {"input_size": (3, size, size), "pool_size": (size // 32, size // 32), **(cfg or {})}
     source = f"{CODE}/blob/master/agent_transformer/README.md"
-    return Variant(summary, arguments, cfg, published=figures(*published, source=source))
+    return Variant(
+        summary,
+        {"img_size": size, **arguments},
+        default_cfg(f"https://cloud.tsinghua.edu.cn/f/{weights}/?dl=1", **fields),
+        published=figures(*published, source=source),
+    )
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -119,10 +119,7 @@ _RENAMES: Renames = (
 # official names that mean one thing in one body and another in another
 _SYNONYMS = (".attn.dwc.0.", ".attn.dwc."), ("stem.proj.", "stem.patches.proj.")
 
-
-def rename(name: str) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
-    return renamed(name, _RENAMES)
+rename = partial(renamed, renames=_RENAMES)
 
 
 def _learned_size(name: str, weights: dict[str, Tensor]) -> list[int] | None:

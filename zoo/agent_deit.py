@@ -22,8 +22,8 @@ from torch import nn
 
 from attnzoo.blocks import AgentAttention, PatchStem, PositionEmbedding
 
-from .agent_checkpoints import checkpoint_filter_fn, variant
-from .registration import register_variants
+from .agent_checkpoints import checkpoint_filter_fn, default_cfg, variant
+from .registration import pico, register_variants
 from .tokens import PlainAttention, PlainMlp, TokenBlock, TokenPyramid, TokenStage, TokenStem
 
 __all__ = ["AgentVisionTransformer"]
@@ -111,38 +111,41 @@ class AgentVisionTransformer(TokenPyramid):
 
 _TINY: dict[str, Any] = {"embed_dim": 192, "depths": (3, 3, 3, 3), "num_heads": 3}
 _SMALL = {**_TINY, "embed_dim": 384, "num_heads": 6, "drop_path_rate": 0.1}
+_BASE = {
+    **_TINY,
+    "embed_dim": 768,
+    "num_heads": 12,
+    "agent_depths": (3, 1, 0, 0),
+    "num_agents": 81,
+    "drop_path_rate": 0.3,
+}
+
+# of timm's configuration; tokens have no map to pool
+_FIELDS: dict[str, Any] = {"first_conv": "stem.patches.proj", "pool_size": None}
+_deit = partial(variant, cfg=_FIELDS)
 
 register_variants(
     __name__,
     AgentVisionTransformer,
     checkpoint_filter_fn,
     {
-        name: variant(*row, first_conv="stem.patches.proj", has_map=False, **arguments)
-        for name, row, arguments in (
-            (
-                "agent_deit_pico",
-                ("Agent-DeiT for demos and tests, ours.", "", None),
-                {"embed_dim": 96, "depths": (1, 1, 2, 2), "agent_depths": (1, 1, 2, 1), "num_agents": 16},
-            ),
-            ("agent_deit_tiny", ("Agent-DeiT-Tiny.", "57e0904221824ee7b7af", (74.9, 6.0, 1.2)), _TINY),
-            ("agent_deit_small", ("Agent-DeiT-Small.", "fdd43304372541db8ea7", (80.5, 22.7, 4.4)), _SMALL),
-            (
-                "agent_deit_small_448",
-                ("Agent-DeiT-Small at 448x448.", "a228f86241c445f1969b", (83.1, 23.1, 17.7)),
-                {**_SMALL, "size": 448},
-            ),
-            (
-                "agent_deit_base",
-                ("Agent-DeiT-Base, with agents in the first four blocks.", "5115f15fdd7e4ab58fbc", (82.0, 87.2, 17.6)),
-                {
-                    **_TINY,
-                    "embed_dim": 768,
-                    "num_heads": 12,
-                    "agent_depths": (3, 1, 0, 0),
-                    "num_agents": 81,
-                    "drop_path_rate": 0.3,
-                },
-            ),
-        )
+        "agent_deit_pico": pico(
+            partial(default_cfg, **_FIELDS),
+            embed_dim=96,
+            depths=(1, 1, 2, 2),
+            agent_depths=(1, 1, 2, 1),
+            num_agents=16,
+        ),
+        "agent_deit_tiny": _deit("Agent-DeiT-Tiny.", "57e0904221824ee7b7af", (74.9, 6.0, 1.2), **_TINY),
+        "agent_deit_small": _deit("Agent-DeiT-Small.", "fdd43304372541db8ea7", (80.5, 22.7, 4.4), **_SMALL),
+        "agent_deit_small_448": _deit(
+            "Agent-DeiT-Small at 448x448.", "a228f86241c445f1969b", (83.1, 23.1, 17.7), size=448, **_SMALL
+        ),
+        "agent_deit_base": _deit(
+            "Agent-DeiT-Base, with agents in the first four blocks.",
+            "5115f15fdd7e4ab58fbc",
+            (82.0, 87.2, 17.6),
+            **_BASE,
+        ),
     },
 )

@@ -34,7 +34,7 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .registration import Variant, figures, imagenet_cfg, pico, register_variants, unwrapped
 from .renaming import Renames, renamed
 
 __all__ = ["BiFormer"]
@@ -135,7 +135,6 @@ class BiFormer(Pyramid):
             else ConvNormStem(in_chans, embed_dim[:1], (4,), kernel_size=4, padding=0, bias=True),
             stages,
             widths=embed_dim,
-            reductions=[4 * 2**i for i in range(len(depths))],
             norm=ChannelsLastBatchNorm2d(embed_dim[-1]),
             in_chans=in_chans,
             num_classes=num_classes,
@@ -190,21 +189,19 @@ _CODE = "https://github.com/rayleizhu/BiFormer"
 _WEIGHTS = "https://api.onedrive.com/v1.0/shares"
 
 
-def default_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    """What timm needs to know of a pretrained model, with the official preprocessing."""
-    fields = {
-        # without auto_pad; 7 regions of a pixel in the third stage
-        "min_input_size": (3, 112, 112),
-        "first_conv": "stem.0.conv",
-        "license": "mit",
-        "origin_url": _CODE,
-        "paper_ids": "arXiv:2303.08810",
-    }
-    return imagenet_cfg(url, **{**fields, **kwargs})
+_cfg = partial(
+    imagenet_cfg,
+    # without auto_pad; 7 regions of a pixel in the third stage
+    min_input_size=(3, 112, 112),
+    first_conv="stem.0.conv",
+    license="mit",
+    origin_url=_CODE,
+    paper_ids="arXiv:2303.08810",
+)
 
 
 def _variant(summary: str, share: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
-    cfg = default_cfg(f"{_WEIGHTS}/{share}/root/content")
+    cfg = _cfg(f"{_WEIGHTS}/{share}/root/content")
     source = f"{_CODE}/blob/public_release/README.md"
     return Variant(summary, arguments, cfg, published=figures(*published, source=source))
 
@@ -226,12 +223,11 @@ register_variants(
     BiFormer,
     checkpoint_filter_fn,
     {
-        "biformer_pico": Variant(
-            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data; with auto_pad=True "
-            "inputs from 32 pixels up. No weights are published.",
-            {"embed_dim": (32, 64, 128, 256), "depths": (1, 1, 2, 1), "mlp_ratio": 2},
-            default_cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "biformer_pico": pico(
+            _cfg,
+            embed_dim=(32, 64, 128, 256),
+            depths=(1, 1, 2, 1),
+            mlp_ratio=2,
         ),
         "biformer_tiny": _variant("BiFormer-T.", "s!AkBbczdRlZvChHEOoGkgwgQzEDlM", (81.4, 13.1, 2.2), **_TINY),
         "biformer_small": _variant("BiFormer-S.", "s!AkBbczdRlZvChHDyM-x9KWRBZ832", (83.8, 25.5, 4.5), **_SMALL),

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
-from torch import Tensor, nn
+from torch import nn
 
 from attnzoo.blocks import (
     ChannelAttention,
@@ -30,8 +31,8 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Published, Variant, figures, imagenet_cfg, register_variants, unwrapped
-from .renaming import Renames, renamed
+from .registration import Published, Variant, figures, imagenet_cfg, pico, register_variants
+from .renaming import Renames, filter_by, renamed
 
 __all__ = ["DaViT"]
 
@@ -99,7 +100,6 @@ class DaViT(Pyramid):
             PatchStem(in_chans, embed_dims[0], 4, kernel_size=7, padding=3),
             stages,
             widths=embed_dims,
-            reductions=[4 * 2**i for i in range(len(depths))],
             norm=nn.Identity(),
             in_chans=in_chans,
             num_classes=num_classes,
@@ -107,11 +107,6 @@ class DaViT(Pyramid):
             drop_rate=drop_rate,
             head=LayerNormHead(embed_dims[-1], num_classes, global_pool, drop_rate),
         )
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of the authors, of timm or of this project to this project's names."""
-    return {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
 
 
 def _block(match: re.Match[str]) -> str:
@@ -132,25 +127,20 @@ _RENAMES: Renames = (
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
-
-def rename(name: str) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
-    return renamed(name, _RENAMES)
-
+rename = partial(renamed, renames=_RENAMES)
+checkpoint_filter_fn = filter_by(rename)
 
 _CODE = "https://github.com/dingmyu/davit"
 _WEIGHTS = "https://connecthkuhk-my.sharepoint.com/:u:/g/personal/u3007305_connect_hku_hk"
 
-
-def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    fields = {
-        "crop_pct": 0.9,
-        "first_conv": "stem.proj",
-        "license": "mit",
-        "origin_url": _CODE,
-        "paper_ids": "arXiv:2204.03645",
-    }
-    return imagenet_cfg(url, **{**fields, **kwargs})
+_cfg = partial(
+    imagenet_cfg,
+    crop_pct=0.9,
+    first_conv="stem.proj",
+    license="mit",
+    origin_url=_CODE,
+    paper_ids="arXiv:2204.03645",
+)
 
 
 def _davit(summary: str, weights: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
@@ -170,12 +160,12 @@ register_variants(
     DaViT,
     checkpoint_filter_fn,
     {
-        "davit_pico": Variant(
-            "Ours, not the paper's: at most 1.5 M parameters, for demos, tests and small data, inputs from 32 pixels "
-            "up. No weights are published.",
-            {"embed_dims": (24, 48, 96, 144), "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 6), "mlp_ratio": 2},
-            _cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "davit_pico": pico(
+            _cfg,
+            embed_dims=(24, 48, 96, 144),
+            depths=(1, 1, 2, 1),
+            num_heads=(1, 2, 4, 6),
+            mlp_ratio=2,
         ),
         "zoo_davit_tiny": _davit(
             "DaViT-T.", "EcJYlVYP9y5FsDbMP-nwjtABgLmdrNGZBxgR5--Kg3MZ7Q?e=v9OrXB", (82.8, 28.3, 4.5), **_TINY

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from attnzoo.blocks import ConvDownsample, ConvStem, GatedConv, MlpHead, Residual
 
 from .pyramid import Pyramid, Stage, init_convolution
-from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .registration import Variant, figures, imagenet_cfg, pico, register_variants, unwrapped
 from .renaming import Renames, renamed
 
 __all__ = ["MambaOut"]
@@ -71,7 +71,6 @@ class MambaOut(Pyramid):
             ConvStem(in_chans, embed_dims[0], norm_layer, nn.GELU),
             stages,
             widths=embed_dims,
-            reductions=[4 * 2**i for i in range(len(depths))],
             norm=nn.Identity(),
             in_chans=in_chans,
             num_classes=num_classes,
@@ -128,17 +127,14 @@ def rename(name: str, is_official: bool) -> str:
 
 
 _CODE = "https://github.com/yuweihao/MambaOut"
-
-
-def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    fields = {
-        "crop_pct": 1.0,
-        "first_conv": "stem.conv1",
-        "license": "apache-2.0",
-        "origin_url": _CODE,
-        "paper_ids": "arXiv:2405.07992",
-    }
-    return imagenet_cfg(url, **{**fields, **kwargs})
+_cfg = partial(
+    imagenet_cfg,
+    crop_pct=1.0,
+    first_conv="stem.conv1",
+    license="apache-2.0",
+    origin_url=_CODE,
+    paper_ids="arXiv:2405.07992",
+)
 
 
 def _mambaout(size: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
@@ -156,11 +152,10 @@ register_variants(
     MambaOut,
     checkpoint_filter_fn,
     {
-        "mambaout_pico": Variant(
-            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
-            {"embed_dims": (24, 48, 96, 128), "depths": (2, 2, 4, 2)},
-            _cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "mambaout_pico": pico(
+            _cfg,
+            embed_dims=(24, 48, 96, 128),
+            depths=(2, 2, 4, 2),
         ),
         "zoo_mambaout_femto": _mambaout(
             "femto", (78.9, 7.3, 1.2), embed_dims=(48, 96, 192, 288), depths=(3, 3, 9, 3), drop_path_rate=0.025

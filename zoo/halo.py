@@ -19,13 +19,13 @@ from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
-from torch import Tensor, nn
+from torch import nn
 
 from attnzoo.blocks import Bottleneck, ConvNorm, ConvNormStem, HaloAttention
 
 from .pyramid import Pyramid, Stage
-from .registration import Published, Variant, figures, imagenet_cfg, register_variants, unwrapped
-from .renaming import Renames, renamed
+from .registration import Published, Variant, figures, imagenet_cfg, pico, register_variants
+from .renaming import Renames, filter_by, renamed
 
 __all__ = ["HaloNet"]
 
@@ -109,7 +109,6 @@ class HaloNet(Pyramid):
             ),
             stages,
             widths=widths,
-            reductions=[4 * 2**i for i in range(len(depths))],
             norm=nn.Sequential(ConvNorm(widths[-1], final_dim, channels_last=False), act_layer())
             if final_dim
             else nn.Identity(),
@@ -135,29 +134,21 @@ _RENAMES: Renames = (
     (r"\.bn\.", ".norm."),
 )
 
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of timm, or this project's own, to this project's names."""
-    return {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
-
-
-def rename(name: str) -> str:
-    """This project's name of a parameter of timm's; a name of ours stays."""
-    return renamed(name, _RENAMES)
-
+rename = partial(renamed, renames=_RENAMES)
+checkpoint_filter_fn = filter_by(rename)
 
 _TIMM = "https://github.com/huggingface/pytorch-image-models"
 _WEIGHTS = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-attn-weights"
+_cfg = partial(imagenet_cfg, first_conv="stem.0.0.conv", paper_ids="arXiv:2103.12731")
 
 
-def _cfg(url: str = "", size: int = 256, **kwargs: Any) -> dict[str, Any]:
-    pooled = -(-size // 32)
-    fields = {"input_size": (3, size, size), "pool_size": (pooled, pooled), "first_conv": "stem.0.0.conv"}
-    return imagenet_cfg(url, paper_ids="arXiv:2103.12731", **fields, **kwargs)
+def _size(side: int) -> dict[str, Any]:
+    """Fields of a configuration for square images."""
+    return {"input_size": (3, side, side), "pool_size": (-(-side // 32), -(-side // 32))}
 
 
 def _timms(summary: str, file: str, crop_pct: float, published: Published, **arguments: Any) -> Variant:
-    cfg = _cfg(f"{_WEIGHTS}/{file}", crop_pct=crop_pct, license="apache-2.0", origin_url=_TIMM)
+    cfg = _cfg(f"{_WEIGHTS}/{file}", **_size(256), crop_pct=crop_pct, license="apache-2.0", origin_url=_TIMM)
     return Variant(summary, arguments, cfg, tag="a1h_in1k", published=published)
 
 
@@ -179,7 +170,7 @@ def _papers(row: tuple[int, int, int, float, float, int, int | None], millions: 
     return Variant(
         f"A network of the paper for images of {size}x{size}, attention in every block. No weights are published.",
         arguments,
-        _cfg(size=size),
+        _cfg(**_size(size)),
         tag="untrained",
         published=Published(params_m=millions, source="https://arxiv.org/abs/2103.12731"),
     )
@@ -190,18 +181,14 @@ register_variants(
     HaloNet,
     checkpoint_filter_fn,
     {
-        "halonet_pico": Variant(
-            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
-            {
-                "hidden_dims": (16, 32, 48, 96),
-                "depths": (2, 2, 2, 2),
-                "attention": ((), (1,), (0, 1), (0, 1)),
-                "num_heads": (2, 2, 4, 4),
-                "block_size": 4,
-                "stem_dims": (16, 24, 32),
-            },
-            _cfg(size=224, license=None),
-            tag="untrained",
+        "halonet_pico": pico(
+            _cfg,
+            hidden_dims=(16, 32, 48, 96),
+            depths=(2, 2, 2, 2),
+            attention=((), (1,), (0, 1), (0, 1)),
+            num_heads=(2, 2, 4, 4),
+            block_size=4,
+            stem_dims=(16, 24, 32),
         ),
         "zoo_halonet26t": _timms(
             "A ResNet-26 with attention in its last blocks, with timm's weights.",
@@ -228,6 +215,6 @@ register_variants(
         "halonet_h4": _papers((384, 12, 2, 1, 3, 12, 1280), 19.1),
         "halonet_h5": _papers((448, 14, 2, 2.5, 2, 23, 1536), 30.7),
         "halonet_h6": _papers((512, 8, 4, 3, 2.75, 24, 1536), 43.4),
-        "halonet_h7": _papers((600, 10, 3, 4, 3.5, 26, 2048), 67.0),
+        "halonet_h7": _papers((600, 10, 3, 4, 3.5, 26, 2048), 67.4),
     },
 )

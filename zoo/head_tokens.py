@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import Affine, AggregatingMlp, ConvNormStem, HeadTokenAttention
 
-from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .registration import Variant, figures, imagenet_cfg, pico, register_variants, unwrapped
 from .renaming import Renames, renamed
 from .tokens import TokenBlock, TokenPyramid, TokenStage, TokenStem
 
@@ -141,25 +141,29 @@ def rename(name: str, depths: Sequence[int]) -> str:
 
 
 _CODE = "https://github.com/ArieSeirack/DHVT"
+_cfg = partial(
+    imagenet_cfg,
+    pool_size=None,
+    first_conv="stem.patches.proj.0.conv",
+    license="apache-2.0",
+    origin_url=_CODE,
+    paper_ids="arXiv:2210.05958",
+)
 _TINY: dict[str, Any] = {"embed_dim": 192, "depths": (3, 3, 3, 3), "num_heads": 3}
 _SMALL = {**_TINY, "embed_dim": 384, "num_heads": 6}
 
 
-def _variant(
-    summary: str, published: tuple[float, float, float] | None = None, *, size: int = 224, **arguments: Any
-) -> Variant:
-    cfg = imagenet_cfg(
-        input_size=(3, size, size),
-        pool_size=None,
-        num_classes=100 if size == 32 else 1000,
-        crop_pct=1.0 if size == 32 else 0.875,
-        first_conv="stem.patches.proj.0.conv",
-        license="apache-2.0",
-        origin_url=_CODE,
-        paper_ids="arXiv:2210.05958",
-    )
-    given = {} if published is None else {"published": figures(*published, source=f"{_CODE}/blob/main/README.md")}
-    return Variant(f"{summary} No weights are published.", arguments, cfg, tag="untrained", **given)
+def _dhvt(size: str, published: tuple[float, float, float], arguments: dict[str, Any]) -> Variant:
+    summary = f"DHVT-{size} for ImageNet. No weights are published."
+    source = f"{_CODE}/blob/main/README.md"
+    return Variant(summary, arguments, _cfg(), tag="untrained", published=figures(*published, source=source))
+
+
+def _cifar(size: str, patch_size: int, num_heads: int, arguments: dict[str, Any]) -> Variant:
+    arguments = {**arguments, "patch_size": patch_size, "num_heads": num_heads, "num_classes": 100}
+    cfg = _cfg(input_size=(3, 32, 32), num_classes=100, crop_pct=1.0)
+    summary = f"DHVT-{size} for CIFAR-100, with patches of {patch_size}. No weights are published."
+    return Variant(summary, arguments, cfg, tag="untrained")
 
 
 register_variants(
@@ -167,18 +171,12 @@ register_variants(
     HeadTokenTransformer,
     checkpoint_filter_fn,
     {
-        "dhvt_pico": _variant("DHVT for demos and tests, ours.", embed_dim=96, depths=(1, 1, 2, 2), num_heads=3),
-        "dhvt_tiny": _variant("DHVT-T for ImageNet.", (77.6, 6.2, 1.4), **_TINY),
-        "dhvt_small": _variant("DHVT-S for ImageNet.", (82.3, 23.8, 5.1), **_SMALL),
-        **{
-            f"dhvt_{name}_cifar_patch{patch_size}": _variant(
-                f"DHVT-{name[0].upper()} for CIFAR-100, with patches of {patch_size}.",
-                size=32,
-                patch_size=patch_size,
-                **{**body, "num_heads": num_heads, "num_classes": 100},
-            )
-            for name, body, num_heads in (("tiny", _TINY, 4), ("small", _SMALL, 8))
-            for patch_size in (4, 2)
-        },
+        "dhvt_pico": pico(_cfg, embed_dim=96, depths=(1, 1, 2, 2), num_heads=3),
+        "dhvt_tiny": _dhvt("T", (77.6, 6.2, 1.4), _TINY),
+        "dhvt_small": _dhvt("S", (82.3, 23.8, 5.1), _SMALL),
+        "dhvt_tiny_cifar_patch4": _cifar("T", 4, 4, _TINY),
+        "dhvt_tiny_cifar_patch2": _cifar("T", 2, 4, _TINY),
+        "dhvt_small_cifar_patch4": _cifar("S", 4, 8, _SMALL),
+        "dhvt_small_cifar_patch2": _cifar("S", 2, 8, _SMALL),
     },
 )

@@ -12,16 +12,17 @@ Shapes at 224 (litv2_s): image 3x224x224, stages 56x56x96, 28x28x192, 14x14x384,
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
-from torch import Tensor, nn
+from torch import nn
 
 from attnzoo.blocks import DeformableMerging, HiLoAttention, LocalMlp, PatchStem, TransformerBlock
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
-from .renaming import Renames, renamed
+from .registration import Variant, figures, imagenet_cfg, pico, register_variants
+from .renaming import Renames, filter_by, renamed
 
 __all__ = ["LITv2"]
 
@@ -74,18 +75,12 @@ class LITv2(Pyramid):
             PatchStem(in_chans, embed_dims[0], 4),
             stages,
             widths=embed_dims,
-            reductions=[4 * 2**i for i in range(len(depths))],
             norm=nn.LayerNorm(embed_dims[-1]),
             in_chans=in_chans,
             num_classes=num_classes,
             global_pool=global_pool,
             drop_rate=drop_rate,
         )
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official checkpoint, or this project's own, to this project's names."""
-    return {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
 
 
 # The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, theirs after it.
@@ -103,23 +98,17 @@ _RENAMES: Renames = (
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
-
-def rename(name: str) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
-    return renamed(name, _RENAMES)
-
+rename = partial(renamed, renames=_RENAMES)
+checkpoint_filter_fn = filter_by(rename)
 
 _CODE = "https://github.com/ziplab/LITv2"
-
-
-def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    fields = {
-        "first_conv": "stem.proj",
-        "license": "apache-2.0",
-        "origin_url": _CODE,
-        "paper_ids": "arXiv:2205.13213",
-    }
-    return imagenet_cfg(url, **{**fields, **kwargs})
+_cfg = partial(
+    imagenet_cfg,
+    first_conv="stem.proj",
+    license="apache-2.0",
+    origin_url=_CODE,
+    paper_ids="arXiv:2205.13213",
+)
 
 
 def _litv2(name: str, published: tuple[float, float, float], cfg: dict[str, Any], **arguments: Any) -> Variant:
@@ -145,11 +134,11 @@ register_variants(
     LITv2,
     checkpoint_filter_fn,
     {
-        "litv2_pico": Variant(
-            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
-            {"embed_dims": (24, 48, 96, 192), "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)},
-            _cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "litv2_pico": pico(
+            _cfg,
+            embed_dims=(24, 48, 96, 192),
+            depths=(1, 1, 2, 1),
+            num_heads=(1, 2, 4, 8),
         ),
         "litv2_s": _litv2("s", (82.0, 28, 3.7), {}, depths=(2, 2, 6, 2), drop_path_rate=0.2),
         "litv2_m": _litv2("m", (83.3, 49, 7.5), {}, depths=(2, 2, 18, 2), drop_path_rate=0.3),

@@ -14,10 +14,11 @@ Shapes at 224 (van_b0): image 3x224x224, stem 56x56x32, stages 56x56x32, 28x28x6
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from timm.layers import LayerScale, calculate_drop_path_rates
-from torch import Tensor, nn
+from torch import nn
 
 from attnzoo.blocks import (
     ChannelsLastBatchNorm2d,
@@ -29,8 +30,8 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Published, Variant, figures, imagenet_cfg, register_variants, unwrapped
-from .renaming import Renames, like, renamed
+from .registration import Published, Variant, figures, imagenet_cfg, pico, register_variants
+from .renaming import Renames, filter_by, renamed
 
 __all__ = ["VAN"]
 
@@ -80,7 +81,6 @@ class VAN(Pyramid):
             ConvNormStem(in_chans, [embed_dims[0]], [4], kernel_size=7, bias=True),
             stages,
             widths=embed_dims,
-            reductions=[4 * 2**i for i in range(len(depths))],
             norm=nn.Identity(),
             in_chans=in_chans,
             num_classes=num_classes,
@@ -102,13 +102,6 @@ def _init_convolution(module: nn.Module) -> None:
     nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
     if module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official checkpoint, or this project's own, to this project's names; 1x1 convolutions become matrices."""
-    ours = model.state_dict()
-    weights = {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
-    return {name: like(tensor, ours.get(name)) for name, tensor in weights.items()}
 
 
 # The official name of a parameter, as a pattern, and ours.
@@ -133,28 +126,23 @@ _RENAMES: Renames = (
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
-
-def rename(name: str) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
-    return renamed(name, _RENAMES)
-
+rename = partial(renamed, renames=_RENAMES)
+checkpoint_filter_fn = filter_by(rename)
 
 _CODE = "https://github.com/Visual-Attention-Network/VAN-Classification"
 _WEIGHTS = "https://huggingface.co/Visual-Attention-Network"
 _PAPER = "https://arxiv.org/abs/2202.09741"
 
-
-def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    fields = {
-        "crop_pct": 0.9,
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "first_conv": "stem.0.conv",
-        "license": "apache-2.0",
-        "origin_url": _CODE,
-        "paper_ids": "arXiv:2202.09741",
-    }
-    return imagenet_cfg(url, **{**fields, **kwargs})
+_cfg = partial(
+    imagenet_cfg,
+    crop_pct=0.9,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    first_conv="stem.0.conv",
+    license="apache-2.0",
+    origin_url=_CODE,
+    paper_ids="arXiv:2202.09741",
+)
 
 
 def _van(size: str, file: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
@@ -173,11 +161,11 @@ register_variants(
     VAN,
     checkpoint_filter_fn,
     {
-        "van_pico": Variant(
-            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
-            {"embed_dims": (16, 32, 80, 128), "depths": (2, 2, 3, 2), "mlp_ratios": (4, 4, 4, 4)},
-            _cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "van_pico": pico(
+            _cfg,
+            embed_dims=(16, 32, 80, 128),
+            depths=(2, 2, 3, 2),
+            mlp_ratios=(4, 4, 4, 4),
         ),
         "van_b0": _van(
             "B0",

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates, to_2tuple
-from torch import Tensor, nn
+from torch import nn
 
 from attnzoo.blocks import (
     AggregatedAttention,
@@ -30,8 +30,8 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Published, Variant, imagenet_cfg, register_variants, unwrapped
-from .renaming import Renames, like, renamed
+from .registration import Published, Variant, imagenet_cfg, pico, register_variants
+from .renaming import Renames, filter_by, renamed
 
 __all__ = ["MoHViT"]
 
@@ -106,13 +106,6 @@ class MoHViT(Pyramid):
         )
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official checkpoint, or this project's own, to this project's names and without unit axes."""
-    ours = model.state_dict()
-    weights = {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
-    return {name: like(tensor, ours.get(name)) for name, tensor in weights.items()}
-
-
 # The official name of a parameter, as a pattern, and ours. Theirs counts from one.
 _RENAMES: Renames = (
     (r"^module\.", ""),
@@ -134,23 +127,17 @@ _RENAMES: Renames = (
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
-
-def rename(name: str) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
-    return renamed(name, _RENAMES)
-
+rename = partial(renamed, renames=_RENAMES)
+checkpoint_filter_fn = filter_by(rename)
 
 _CODE = "https://github.com/SkyworkAI/MoH"
-
-
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    fields = {
-        "first_conv": "stem.proj",
-        "license": "apache-2.0",
-        "origin_url": _CODE,
-        "paper_ids": "arXiv:2410.11842",
-    }
-    return imagenet_cfg(**{**fields, **kwargs})
+_cfg = partial(
+    imagenet_cfg,
+    first_conv="stem.proj",
+    license="apache-2.0",
+    origin_url=_CODE,
+    paper_ids="arXiv:2410.11842",
+)
 
 
 def _moh_vit(name: str, published: Published, **arguments: Any) -> Variant:
@@ -175,18 +162,14 @@ register_variants(
     MoHViT,
     checkpoint_filter_fn,
     {
-        "moh_vit_pico": Variant(
-            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
-            {
-                "embed_dims": (24, 48, 96, 144),
-                "depths": (1, 1, 2, 1),
-                "num_heads": (1, 2, 4, 6),
-                "shared_heads": (1, 2, 1, 2),
-                "active_heads": (0, 0, 2, 2),
-                "mlp_ratios": (4, 4, 4, 3),
-            },
-            _cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "moh_vit_pico": pico(
+            _cfg,
+            embed_dims=(24, 48, 96, 144),
+            depths=(1, 1, 2, 1),
+            num_heads=(1, 2, 4, 6),
+            shared_heads=(1, 2, 1, 2),
+            active_heads=(0, 0, 2, 2),
+            mlp_ratios=(4, 4, 4, 3),
         ),
         "moh_vit_s_75": _moh_vit("S-75", {"params_m": 50}, **_SMALL),
         "moh_vit_s_80": _moh_vit("S-80", {"params_m": 50}, **_SMALL, shared_heads=(3, 6, 3, 8)),

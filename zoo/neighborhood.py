@@ -13,6 +13,7 @@ Shapes at 224 (nat_tiny): image 3x224x224, stem 56x56x64, stages 56x56x64, 28x28
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
@@ -29,7 +30,7 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .registration import Variant, figures, imagenet_cfg, pico, register_variants, unwrapped
 from .renaming import Renames, renamed
 
 __all__ = ["NeighborhoodTransformer"]
@@ -94,7 +95,6 @@ class NeighborhoodTransformer(Pyramid):
             ConvStem(in_chans, embed_dim) if layout == "nat" else PatchStem(in_chans, embed_dim, 4),
             stages,
             widths=widths,
-            reductions=[4 * 2**i for i in range(len(depths))],
             norm=nn.LayerNorm(widths[-1]),
             in_chans=in_chans,
             num_classes=num_classes,
@@ -138,21 +138,17 @@ _RENAMES: Renames = (
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
-
-def rename(name: str) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
-    return renamed(name, _RENAMES)
+rename = partial(renamed, renames=_RENAMES)
 
 
-def default_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    """What timm needs to know of a pretrained model, with the official preprocessing."""
-    fields = {
-        "first_conv": "stem.conv1",
-        "license": "mit",
-        "origin_url": "https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
-        "paper_ids": "arXiv:2209.15001",
-    }
-    return imagenet_cfg(url, **{**fields, **kwargs})
+# what timm needs to know of a pretrained model, with the official preprocessing
+default_cfg = partial(
+    imagenet_cfg,
+    first_conv="stem.conv1",
+    license="mit",
+    origin_url="https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
+    paper_ids="arXiv:2209.15001",
+)
 
 
 _CODE = "https://github.com/SHI-Labs/Neighborhood-Attention-Transformer"
@@ -209,12 +205,13 @@ register_variants(
     NeighborhoodTransformer,
     checkpoint_filter_fn,
     {
-        "nat_pico": Variant(
-            "Ours, not the paper's: at most 1.5 M parameters and a 3x3 window, for demos, tests and small data, "
-            "inputs from 32 pixels up. No weights are published.",
-            {"embed_dim": 32, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8), "mlp_ratio": 2, "kernel_size": 3},
-            default_cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "nat_pico": pico(
+            default_cfg,
+            embed_dim=32,
+            depths=(1, 1, 2, 1),
+            num_heads=(1, 2, 4, 8),
+            mlp_ratio=2,
+            kernel_size=3,
         ),
         "nat_mini": _nat("NAT-Mini.", "nat_mini", (81.8, 20, 2.7), **_MINI),
         "nat_tiny": _nat("NAT-Tiny.", "nat_tiny", (83.2, 28, 4.3), **_TINY),

@@ -14,6 +14,7 @@ overview of 7x7x512, 7x7x(512 + 128), and 7x7x1024 before pooling.
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from attnzoo.blocks import (
 from .overlock_checkpoint import checkpoint_filter_fn
 from .overlock_stages import FocusStage, OverviewStage
 from .pyramid import Pyramid, Stage, init_convolution
-from .registration import Variant, figures, imagenet_cfg, register_variants
+from .registration import Variant, figures, imagenet_cfg, pico, register_variants
 
 __all__ = ["OverLoCK"]
 
@@ -178,26 +179,22 @@ class OverLoCK(Pyramid):
         }
 
 
-def default_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    """What timm needs to know of a pretrained model, with the official preprocessing."""
-    fields = {
-        "crop_pct": 0.95,
-        "first_conv": "stem.0.conv",
-        "classifier": ("head.fc", "aux_head.fc"),
-        "license": "apache-2.0",
-        "origin_url": _CODE,
-        "paper_ids": "arXiv:2502.20087",
-    }
-    return imagenet_cfg(url, **{**fields, **kwargs})
-
-
 _CODE = "https://github.com/LMMMEng/OverLoCK"
+_cfg = partial(
+    imagenet_cfg,
+    crop_pct=0.95,
+    first_conv="stem.0.conv",
+    classifier=("head.fc", "aux_head.fc"),
+    license="apache-2.0",
+    origin_url=_CODE,
+    paper_ids="arXiv:2502.20087",
+)
 
 
 def _official(
     name: str, published: tuple[float, float, float], crop_pct: float, drop_path_rate: float, **arguments: Any
 ) -> Variant:
-    cfg = default_cfg(f"{_CODE}/releases/download/v1/overlock_{name}_in1k_224.pth", crop_pct=crop_pct)
+    cfg = _cfg(f"{_CODE}/releases/download/v1/overlock_{name}_in1k_224.pth", crop_pct=crop_pct)
     return Variant(
         f"OverLoCK-{name.upper()}.",
         {**arguments, "drop_path_rate": drop_path_rate},
@@ -211,21 +208,16 @@ register_variants(
     OverLoCK,
     checkpoint_filter_fn,
     {
-        "overlock_pico": Variant(
-            "Ours, not the paper's: at most 2 M parameters and kernels of 3x3 to 7x7, for demos, tests and small data, "
-            "inputs from 32 pixels up. No weights are published.",
-            {
-                "embed_dims": (16, 32, 64, 96),
-                "depths": (1, 1, 1, 1),
-                "focus_depths": (2, 1),
-                "num_heads": (4, 4),
-                "kernel_sizes": (7, 7, 5, 5),
-                "small_kernel_size": 3,
-                "mlp_ratio": 3,
-                "projection": 512,
-            },
-            default_cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "overlock_pico": pico(
+            _cfg,
+            embed_dims=(16, 32, 64, 96),
+            depths=(1, 1, 1, 1),
+            focus_depths=(2, 1),
+            num_heads=(4, 4),
+            kernel_sizes=(7, 7, 5, 5),
+            small_kernel_size=3,
+            mlp_ratio=3,
+            projection=512,
         ),
         "overlock_xt": _official(
             "xt",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -102,10 +103,7 @@ _FOCUS_BLOCK: Renames = (
     (r"^proj\.1\.", "mixer.proj.fc."),
 )
 
-
-def rename(name: str) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
-    return renamed(name, _NETWORK)
+rename = partial(renamed, renames=_NETWORK)
 
 
 def rename_in_focus(name: str) -> str:

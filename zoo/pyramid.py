@@ -57,7 +57,7 @@ class Pyramid(nn.Module):
         stem: maps images (B, in_chans, H, W) to the first map.
         stages: one or more `Stage`.
         widths: channels of each stage's output.
-        reductions: size of the image over size of each stage's output.
+        reductions: size of the image over size of each stage's output; None for 4, 8, 16, ...
         norm: applied to the last stage's output before the classifier.
         in_chans: channels of the image.
         num_classes: classes; 0 for no classifier.
@@ -77,7 +77,7 @@ class Pyramid(nn.Module):
         stages: Sequence[Stage],
         *,
         widths: Sequence[int],
-        reductions: Sequence[int],
+        reductions: Sequence[int] | None = None,
         norm: nn.Module,
         in_chans: int = 3,
         num_classes: int = 1000,
@@ -102,6 +102,7 @@ class Pyramid(nn.Module):
             self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, input_fmt=output_fmt
         )
         self.head_hidden_size = self.head.num_features
+        reductions = reductions or [4 * 2**i for i in range(len(widths))]
         self.feature_info = [
             {"num_chs": width, "reduction": reduction, "module": f"stages.{i}"}
             for i, (width, reduction) in enumerate(zip(widths, reductions, strict=True))

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
-from torch import Tensor, nn
+from torch import nn
 
 from attnzoo.blocks import (
     ConvNorm,
@@ -30,8 +30,8 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Published, Variant, imagenet_cfg, register_variants, unwrapped
-from .renaming import Renames, like, renamed
+from .registration import Published, Variant, imagenet_cfg, pico, register_variants
+from .renaming import Renames, filter_by, renamed
 
 __all__ = ["RAVLT"]
 
@@ -93,7 +93,6 @@ class RAVLT(Pyramid):
             ConvNormStem(in_chans, (half, half, half, embed_dims[0]), (2, 1, 1, 2), bias=True),
             stages,
             widths=embed_dims,
-            reductions=[4 * 2**i for i in range(len(depths))],
             norm=nn.Sequential(ConvNorm(embed_dims[-1], projection, bias=True), nn.SiLU()),
             in_chans=in_chans,
             num_classes=num_classes,
@@ -101,19 +100,6 @@ class RAVLT(Pyramid):
             drop_rate=drop_rate,
             num_features=projection,
         )
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official checkpoint, or this project's own, to this project's names.
-
-    Kernels of 1x1 convolutions that are linear layers here, and scales, lose their unit axes; the angles of positions
-    are left out.
-    """
-    ours = model.state_dict()
-    weights = {
-        rename(name): tensor for name, tensor in unwrapped(state_dict).items() if not name.endswith(".RoPE.angle")
-    }
-    return {name: like(tensor, ours.get(name)) for name, tensor in weights.items()}
 
 
 # what stands in the official stem by turns, an activation after them
@@ -137,23 +123,17 @@ _RENAMES: Renames = (
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
-
-def rename(name: str) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
-    return renamed(name, _RENAMES)
-
+rename = partial(renamed, renames=_RENAMES)
+checkpoint_filter_fn = filter_by(rename, left_out=(".RoPE.angle",))
 
 _CODE = "https://github.com/qhfan/RALA"
-
-
-def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    fields = {
-        "first_conv": "stem.0.conv",
-        "license": "unknown",
-        "origin_url": _CODE,
-        "paper_ids": "arXiv:2411.07635",
-    }
-    return imagenet_cfg(url, **{**fields, **kwargs})
+_cfg = partial(
+    imagenet_cfg,
+    first_conv="stem.0.conv",
+    license="unknown",
+    origin_url=_CODE,
+    paper_ids="arXiv:2411.07635",
+)
 
 
 def _ravlt(size: str, published: Published, **arguments: Any) -> Variant:
@@ -170,17 +150,13 @@ register_variants(
     RAVLT,
     checkpoint_filter_fn,
     {
-        "ravlt_pico": Variant(
-            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
-            {
-                "embed_dims": (24, 48, 96, 128),
-                "depths": (1, 1, 2, 1),
-                "num_heads": (1, 2, 4, 4),
-                "mlp_ratio": 3,
-                "projection": 256,
-            },
-            _cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "ravlt_pico": pico(
+            _cfg,
+            embed_dims=(24, 48, 96, 128),
+            depths=(1, 1, 2, 1),
+            num_heads=(1, 2, 4, 4),
+            mlp_ratio=3,
+            projection=256,
         ),
         "ravlt_t": _ravlt("T", {"params_m": 15, "gflops": 2.4}, depths=(2, 2, 6, 2), drop_path_rate=0.1),
         "ravlt_s": _ravlt(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypedDict
 from urllib.parse import urlparse
@@ -75,6 +75,19 @@ def imagenet_cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
     }
 
 
+def pico(cfg: Callable[..., dict[str, Any]], **arguments: Any) -> Variant:
+    """The member of a family that is ours: small enough for every test and for a demo, without weights.
+
+    Args:
+        cfg: makes the family's configuration, of its authors' fields unless told otherwise.
+        arguments: of the family's class.
+    """
+    summary = (
+        "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published."
+    )
+    return Variant(summary, arguments, cfg(license=None, origin_url=None, paper_ids=None), tag="untrained")
+
+
 # the keys under which authors wrap their weights
 WRAPPERS = ("state_dict", "model")
 
@@ -86,16 +99,19 @@ def unwrapped(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return checkpoint
 
 
-class _Filter(Protocol):
-    def __call__(self, state_dict: dict[str, Any], model: nn.Module) -> dict[str, Any]: ...
+class Filter(Protocol):
+    """What timm calls `checkpoint_filter_fn`."""
+
+    def __call__(self, state_dict: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+        """A checkpoint of the authors or of this project -> the same by the names and shapes of the model."""
 
 
 _published: dict[str, Published] = {}
-_filters: dict[str, _Filter] = {}
+_filters: dict[str, Filter] = {}
 
 
 def register_variants(
-    module: str, network: type[nn.Module], checkpoint_filter_fn: _Filter, variants: Mapping[str, Variant]
+    module: str, network: type[nn.Module], checkpoint_filter_fn: Filter, variants: Mapping[str, Variant]
 ) -> None:
     """Makes every variant of a family a function of its module and a model of timm's.
 
@@ -117,7 +133,7 @@ def register_variants(
         _filters[name] = checkpoint_filter_fn
 
 
-def _entrypoint(module: str, name: str, variant: Variant, network: type[nn.Module], filter_fn: _Filter) -> Any:
+def _entrypoint(module: str, name: str, variant: Variant, network: type[nn.Module], filter_fn: Filter) -> Any:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if pretrained:
             kwargs = _with_named_file(f"{name}.{variant.tag}", variant.cfg["url"], kwargs)
@@ -167,7 +183,7 @@ def published(name: str) -> Published:
     return _published.get(name.partition(".")[0], Published())
 
 
-def checkpoint_filter(name: str) -> _Filter:
+def checkpoint_filter(name: str) -> Filter:
     """What maps an official state dict, and the model it is for, to the names of the model.
 
     Args:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
-from torch import Tensor, nn
+from torch import nn
 
 from attnzoo.blocks import (
     ConvDownsample,
@@ -30,8 +30,8 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
-from .renaming import Renames, renamed
+from .registration import Variant, figures, imagenet_cfg, pico, register_variants
+from .renaming import Renames, filter_by, renamed
 
 __all__ = ["Twins"]
 
@@ -92,18 +92,12 @@ class Twins(Pyramid):
             PatchStem(in_chans, embed_dims[0], 4),
             stages,
             widths=embed_dims,
-            reductions=[4 * 2**i for i in range(len(depths))],
             norm=norm_layer(embed_dims[-1]),
             in_chans=in_chans,
             num_classes=num_classes,
             global_pool=global_pool,
             drop_rate=drop_rate,
         )
-
-
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of the authors, of timm or of this project to this project's names."""
-    return {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
 
 
 def _block(match: re.Match[str]) -> str:
@@ -123,29 +117,22 @@ _RENAMES: Renames = (
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
-
-def rename(name: str) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
-    return renamed(name, _RENAMES)
-
+rename = partial(renamed, renames=_RENAMES)
+checkpoint_filter_fn = filter_by(rename)
 
 _CODE = "https://github.com/Meituan-AutoML/Twins"
-
-
-def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    fields = {"first_conv": "stem.proj", "license": "apache-2.0", "origin_url": _CODE, "paper_ids": "arXiv:2104.13840"}
-    return imagenet_cfg(url, **{**fields, **kwargs})
+_cfg = partial(
+    imagenet_cfg,
+    first_conv="stem.proj",
+    license="apache-2.0",
+    origin_url=_CODE,
+    paper_ids="arXiv:2104.13840",
+)
 
 
 def _twins(summary: str, weights: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
     cfg = _cfg(f"https://drive.usercontent.google.com/download?id={weights}&export=download&confirm=t")
     return Variant(summary, arguments, cfg, published=figures(*published, source=f"{_CODE}#image-classification"))
-
-
-def _pico(summary: str, **arguments: Any) -> Variant:
-    arguments = {"embed_dims": (32, 64, 96, 128), "num_heads": (1, 2, 3, 4), "mlp_ratios": (2, 2, 2, 2), **arguments}
-    cfg = _cfg(license=None, origin_url=None, paper_ids=None)
-    return Variant(f"{summary} for demos and tests, ours.", {"depths": (2, 2, 2, 2), **arguments}, cfg, "untrained")
 
 
 # What the variants of a size share.
@@ -162,13 +149,21 @@ _SVT_SMALL: dict[str, Any] = {"embed_dims": (64, 128, 256, 512), "depths": (2, 2
 _SVT_BASE = {"embed_dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
 _SVT_LARGE = {"embed_dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
 
+# ours
+_PICO: dict[str, Any] = {
+    "embed_dims": (32, 64, 96, 128),
+    "depths": (2, 2, 2, 2),
+    "num_heads": (1, 2, 3, 4),
+    "mlp_ratios": (2, 2, 2, 2),
+}
+
 register_variants(
     __name__,
     Twins,
     checkpoint_filter_fn,
     {
-        "twins_pcpvt_pico": _pico("PCPVT", window_size=None),
-        "twins_svt_pico": _pico("SVT"),
+        "twins_pcpvt_pico": pico(_cfg, **_PICO, window_size=None),
+        "twins_svt_pico": pico(_cfg, **_PICO),
         "zoo_twins_pcpvt_small": _twins(
             "Twins-PCPVT-S.", "1TWIx_8M-4y6UOKtbCgm1v-UVQ-_lYe6X", (81.2, 24.1, 3.7), **_PCPVT_SMALL
         ),

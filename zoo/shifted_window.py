@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from attnzoo.blocks import PatchMerging, PatchStem, TransformerBlock, WindowAttention, resize_bias_table
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
+from .registration import Variant, figures, imagenet_cfg, pico, register_variants, unwrapped
 from .renaming import Renames, renamed
 
 __all__ = ["SwinTransformer"]
@@ -75,7 +76,6 @@ class SwinTransformer(Pyramid):
             PatchStem(in_chans, embed_dims[0], 4),
             stages,
             widths=embed_dims,
-            reductions=[4 * 2**i for i in range(len(depths))],
             norm=nn.LayerNorm(embed_dims[-1]),
             in_chans=in_chans,
             num_classes=num_classes,
@@ -124,19 +124,18 @@ RENAMES: Renames = (
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
-
-def rename(name: str) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
-    return renamed(name, RENAMES)
-
+rename = partial(renamed, renames=RENAMES)
 
 _CODE = "https://github.com/microsoft/Swin-Transformer"
 _WEIGHTS = "https://github.com/SwinTransformer/storage/releases/download"
 
-
-def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    fields = {"first_conv": "stem.proj", "license": "mit", "origin_url": _CODE, "paper_ids": "arXiv:2103.14030"}
-    return imagenet_cfg(url, **{**fields, **kwargs})
+_cfg = partial(
+    imagenet_cfg,
+    first_conv="stem.proj",
+    license="mit",
+    origin_url=_CODE,
+    paper_ids="arXiv:2103.14030",
+)
 
 
 def _swin(
@@ -202,12 +201,12 @@ register_variants(
     SwinTransformer,
     checkpoint_filter_fn,
     {
-        "swin_pico": Variant(
-            "Ours, not the paper's: at most 1.5 M parameters, for demos, tests and small data, inputs from 32 pixels "
-            "up. No weights are published.",
-            {"embed_dims": (32, 64, 128, 192), "depths": (2, 2, 2, 1), "num_heads": (1, 2, 4, 6), "mlp_ratio": 2},
-            _cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "swin_pico": pico(
+            _cfg,
+            embed_dims=(32, 64, 128, 192),
+            depths=(2, 2, 2, 1),
+            num_heads=(1, 2, 4, 6),
+            mlp_ratio=2,
         ),
         **_PUBLISHED,
     },

@@ -13,10 +13,11 @@ Shapes at 224 (zoo_shvit_s1): image 3x224x224, stem 128x14x14, stages 128x14x14,
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from timm.layers import calculate_drop_path_rates
-from torch import Tensor, nn
+from torch import nn
 
 from attnzoo.blocks import (
     BatchNormHead,
@@ -27,8 +28,8 @@ from attnzoo.blocks import (
 )
 
 from .pyramid import Pyramid, Stage
-from .registration import Variant, figures, imagenet_cfg, register_variants, unwrapped
-from .renaming import Renames, like, renamed
+from .registration import Variant, figures, imagenet_cfg, pico, register_variants
+from .renaming import Renames, filter_by, renamed
 
 __all__ = ["SHViT"]
 
@@ -100,16 +101,6 @@ def _downsample(dim: int, out_dim: int, mlp_ratio: float) -> nn.Module:
     )
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official checkpoint, or this project's own, to this project's names.
-
-    Kernels of 1x1 convolutions that were stored as matrices get their unit axes back.
-    """
-    ours = model.state_dict()
-    weights = {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
-    return {name: like(tensor, ours.get(name)) for name, tensor in weights.items()}
-
-
 # The official name of a parameter, as a pattern, and ours. Theirs has a downsampler's three parts, two of them pairs,
 # before the blocks of a stage.
 _RENAMES: Renames = (
@@ -130,24 +121,18 @@ _RENAMES: Renames = (
     (r"\.bn\.", ".norm."),
 )
 
-
-def rename(name: str) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
-    return renamed(name, _RENAMES)
-
+rename = partial(renamed, renames=_RENAMES)
+checkpoint_filter_fn = filter_by(rename)
 
 _CODE = "https://github.com/ysj9909/SHViT"
-
-
-def _cfg(url: str = "", **kwargs: Any) -> dict[str, Any]:
-    fields = {
-        "pool_size": (4, 4),
-        "first_conv": "stem.0.conv",
-        "license": "mit",
-        "origin_url": _CODE,
-        "paper_ids": "arXiv:2401.16456",
-    }
-    return imagenet_cfg(url, **{**fields, **kwargs})
+_cfg = partial(
+    imagenet_cfg,
+    pool_size=(4, 4),
+    first_conv="stem.0.conv",
+    license="mit",
+    origin_url=_CODE,
+    paper_ids="arXiv:2401.16456",
+)
 
 
 def _shvit(size: str, published: tuple[float, float, float], *, image_size: int = 224, **arguments: Any) -> Variant:
@@ -165,11 +150,11 @@ register_variants(
     SHViT,
     checkpoint_filter_fn,
     {
-        "shvit_pico": Variant(
-            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published.",
-            {"embed_dims": (64, 128, 192), "depths": (1, 2, 2), "partial_dims": (0, 32, 48)},
-            _cfg(license=None, origin_url=None, paper_ids=None),
-            tag="untrained",
+        "shvit_pico": pico(
+            _cfg,
+            embed_dims=(64, 128, 192),
+            depths=(1, 2, 2),
+            partial_dims=(0, 32, 48),
         ),
         "zoo_shvit_s1": _shvit(
             "s1", (72.8, 6.3, 0.241), embed_dims=(128, 224, 320), depths=(2, 4, 5), partial_dims=(0, 48, 68)
