@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from .linear import Linear
 
 
-def head_width(dim: int, num_heads: int) -> int:
+def head_width(dim: int, num_heads: int, name: str = "dim") -> int:
     """Channels D of each of the heads that share `dim` channels.
 
     Raises:
-        ValueError: `dim` is not a multiple of `num_heads`.
+        ValueError: `dim`, called `name`, is not a multiple of `num_heads`.
     """
     if num_heads < 1 or dim % num_heads:
-        raise ValueError(f"dim must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
+        raise ValueError(f"{name} must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
     return dim // num_heads
 
 

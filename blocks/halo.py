@@ -52,7 +52,7 @@ class HaloAttention(nn.Module):
             raise ValueError(f"block_size must be a multiple of stride, got {block_size} for a stride of {stride}")
         self.num_heads = num_heads
         # of keys and of values
-        self.widths = [head_dim, head_width(value_dim, num_heads)]
+        self.widths = [head_dim, head_width(value_dim, num_heads, "value_dim")]
         self.block_size = block_size
         self.halo = halo
         self.stride = stride

@@ -60,7 +60,6 @@ class BiLevelRoutingAttention(SelfAttention):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, proj_drop)
-        self.dim = dim
         self.regions: tuple[int, int] = to_2tuple(regions)
         if min(self.regions) < 1:
             raise ValueError(f"regions must be at least 1 per side, got {regions}")

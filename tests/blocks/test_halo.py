@@ -40,8 +40,8 @@ def test_zeros_around_the_map_are_attended_to() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_heads": 3}, "dim and value_dim must be multiples of num_heads, got 16 and 16 channels for 3 heads"),
-        ({"value_dim": 20, "num_heads": 8}, "got 16 and 20 channels for 8 heads"),
+        ({"num_heads": 3}, "dim must be a multiple of num_heads, got 16 channels for 3 heads"),
+        ({"value_dim": 20, "num_heads": 8}, "value_dim must be a multiple of num_heads, got 20 channels for 8 heads"),
         ({"block_size": 7, "stride": 2}, "block_size must be a multiple of stride, got 7 for a stride of 2"),
     ],
 )

@@ -15,6 +15,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from attnzoo import published
+from attnzoo.registration import checkpoint_filter
 
 from .models import ARGUMENTS, SMALL, ours
 
@@ -51,6 +52,21 @@ def test_every_model_builds_and_counts_its_published_parameters(name: str) -> No
     if "params_m" in published(name) and not hasattr(model, "aux_head"):
         # authors round as they like: agent_cswin_tiny has 20.5 million and is published with 21
         assert millions == pytest.approx(published(name)["params_m"], rel=0.03)
+
+
+@pytest.mark.parametrize("name", [name for name in ours() if name.endswith("_pico")])
+def test_ours_are_small(name: str) -> None:
+    assert sum(p.numel() for p in create(name).parameters()) <= 2e6
+
+
+@small
+def test_a_checkpoint_of_ours_stays(name: str) -> None:
+    model = create(name)
+    weights = model.state_dict()
+    for wrapped in (weights, {"state_dict": weights}, {"model": weights}):
+        found = checkpoint_filter(name)(wrapped, model)
+        assert list(found) == list(weights)
+        assert all(torch.equal(found[key], weights[key]) for key in weights)
 
 
 @small

@@ -61,7 +61,3 @@ def test_fused_leaves_the_norms_that_the_shortcut_reads() -> None:
     norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
     assert all(name.endswith("attn.branch.0.norm") for name in norms)
-
-
-def test_pico_is_small() -> None:
-    assert sum(p.numel() for p in timm.create_model("van_pico").parameters()) <= 2e6
