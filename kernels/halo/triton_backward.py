@@ -196,7 +196,8 @@ def query_gradient_launch(
         "column_gradient": tokens_or_none(column_gradient),
         "scale": scale * LOG2_E.value,
     }
-    return problem.launch(halo_query_gradient_kernel, problem.axes[0].queries * problem.axes[1].queries, arguments)
+    queries = problem.axes[0].queries * problem.axes[1].queries
+    return problem.launch(halo_query_gradient_kernel, "query_gradient", queries, arguments)
 
 
 def key_gradient_launch(
@@ -228,4 +229,4 @@ def key_gradient_launch(
         "scale": scale * LOG2_E.value,
     }
     of_block = problem.axes[0].block * problem.axes[1].block
-    return problem.launch(halo_key_gradient_kernel, of_block, arguments, has_two_sums=True)
+    return problem.launch(halo_key_gradient_kernel, "key_gradient", of_block, arguments)

@@ -92,7 +92,8 @@ def forward_launch(
         "logsumexp": logsumexp,
         "scale": scale * LOG2_E.value,
     }
-    return problem.launch(halo_forward_kernel, problem.axes[0].queries * problem.axes[1].queries, arguments)
+    queries = problem.axes[0].queries * problem.axes[1].queries
+    return problem.launch(halo_forward_kernel, "forward", queries, arguments)
 
 
 def tokens_or_none(scores: Tensor | None) -> Tokens | None:

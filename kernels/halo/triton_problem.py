@@ -12,13 +12,10 @@ from torch import Tensor
 
 from ..intervals.triton_blocks import Width
 from ..intervals.triton_problem import operand_constants
-from ..triton_launch import Configuration, Launch, block
+from ..triton_launch import Configuration, Launch, architecture_of, block, width_class
 from .geometry import HaloAxis
 from .triton_blocks import Area, Rule
-
-# bytes of a tile of queries or keys and of a chunk; more would spill registers or fill the shared memory
-TILE_BYTES = 4 * 1024
-
+from .triton_tables import TABLES
 
 @dataclass(frozen=True)
 class Problem:
@@ -31,6 +28,7 @@ class Problem:
         width: channels of queries and keys.
         value_width: channels of values.
         dtype: of queries, keys and values.
+        architecture: whose table the configurations come from.
     """
 
     axes: tuple[HaloAxis, HaloAxis]
@@ -39,11 +37,12 @@ class Problem:
     width: int
     value_width: int
     dtype: torch.dtype
+    architecture: str
 
     @classmethod
     def of(cls, q: Tensor, v: Tensor, axes: tuple[HaloAxis, HaloAxis]) -> Problem:
         """The problem of queries (B, H', W', h, D) and values (B, H, W, h, E)."""
-        return cls(axes, q.shape[0], q.shape[3], q.shape[4], v.shape[4], q.dtype)
+        return cls(axes, q.shape[0], q.shape[3], q.shape[4], v.shape[4], q.dtype, architecture_of(q.device))
 
     @property
     def rules(self) -> tuple[Rule, Rule]:
@@ -54,25 +53,22 @@ class Problem:
         )
         return rows, columns
 
-    def configuration(self, tokens: int, has_two_sums: bool = False) -> Configuration:
-        """Tiles of as many tokens as fit TILE_BYTES, 16 to 64, and no more than a block has."""
-        width = block(max(self.width, self.value_width))
-        is_wide = self.dtype.itemsize == 4
-        most = max(16, min(32 if has_two_sums else 64, TILE_BYTES // (width * self.dtype.itemsize)))
-        tile = min(most, max(16, triton.next_power_of_2(tokens)))
-        # two sums leave few registers, exact float32 products take many
-        is_tight = has_two_sums and is_wide
-        constants = {"TILE": tile, "CHUNK": 16 if is_tight else most}
-        return Configuration(constants, num_warps=8 if is_wide else 4, num_stages=1 if is_tight else 2)
+    def configuration(self, direction: str, tokens: int) -> Configuration:
+        """The table's choice for a kernel whose programs take tiles of a block's `tokens` tokens."""
+        table = TABLES[self.architecture][direction][self.dtype.itemsize]
+        tile, chunk, num_warps, num_stages = table[width_class(max(self.width, self.value_width))]
+        # a program takes no more than a block has
+        tile = min(tile, max(16, triton.next_power_of_2(tokens)))
+        return Configuration({"TILE": tile, "CHUNK": chunk}, num_warps, num_stages)
 
-    def launch(self, kernel: Any, tokens: int, arguments: Mapping[str, Any], has_two_sums: bool = False) -> Launch:
+    def launch(self, kernel: Any, direction: str, tokens: int, arguments: Mapping[str, Any]) -> Launch:
         """A launch with one program for each tile of `tokens` tokens of a block, each block, head and image.
 
         Args:
             kernel: the kernel.
+            direction: `forward`, `query_gradient` or `key_gradient`.
             tokens: of a block.
             arguments: of the kernel, without the map.
-            has_two_sums: whether the kernel adds up keys' and values' gradients at once.
         """
         rows, columns = self.axes
         tiles = self.batch * self.heads * rows.count * columns.count
@@ -92,5 +88,5 @@ class Problem:
                 "COLUMNS": Width(self.rules[1].window, self.rules[1].places),
                 **operand_constants(self.width, self.value_width, self.dtype),
             },
-            self.configuration(tokens, has_two_sums),
+            self.configuration(direction, tokens),
         )

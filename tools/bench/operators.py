@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from attnzoo.kernels.triton_launch import Launch
 
 # files of this folder, each with an OPERATOR
-OPERATORS = ("neighborhood", "window", "routed")
+OPERATORS = ("neighborhood", "window", "routed", "halo")
 Function = Callable[..., Tensor]
 
 
