@@ -8,8 +8,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/attnzoo demo
 
+# two processes, for a test has one thread
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # mypy cannot follow the editable install's import hook: show it the package as a tree of links
 lint: .venv/installed

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch._inductor.config
 from click.testing import CliRunner
 from tiny_classifier import Tiny
 from torch import nn
@@ -131,10 +132,11 @@ def test_wrong_file_is_refused_also_behind_layers_that_start_as_zero(tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
-def test_package_without_a_compiler_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+def test_package_without_a_compiler_is_one_line(tmp_path):
     command = ["export", "test_vit", "--format", "aoti", "--output", str(tmp_path / "model.pt2")]
-    run = CliRunner().invoke(main, command)
+    # pytest's own patches of this configuration leave it without the entry
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        run = CliRunner().invoke(main, command)
     assert run.exit_code == 1
     assert "no C++ compiler was found: install one" in run.output
     assert len(run.output.strip().splitlines()) == 1
