@@ -17,6 +17,7 @@ from .geometry import HaloAxis
 from .triton_blocks import Area, Rule
 from .triton_tables import TABLES
 
+
 @dataclass(frozen=True)
 class Problem:
     """A map in blocks and the widths of its heads.

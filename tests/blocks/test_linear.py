@@ -131,7 +131,7 @@ def test_the_mlp_computed_again_has_the_same_gradients(drop: float) -> None:
     torch.manual_seed(0)
     ours = torch.autograd.grad(mlp(x).square().sum(), inputs)
     torch.manual_seed(0)
-    theirs = torch.autograd.grad(mlp._second_half(mlp.fc1(x)).square().sum(), inputs)
+    theirs = torch.autograd.grad(mlp._activate_and_contract(mlp.fc1(x)).square().sum(), inputs)
     for found, wanted in zip(ours, theirs, strict=True):
         torch.testing.assert_close(found, wanted)
     if drop == 0:

@@ -37,10 +37,11 @@ def test_constants_of_the_networks(name: str) -> None:
         model = timm.create_model(name)
     mixers = [stage.blocks[0].attn for stage in model.stages]
     is_refactored = name == "biformer_stl_nchw"
-    for mixer, topk in zip(mixers[:3], (1, 4, 16), strict=True):
+    for mixer, topk, info in zip(mixers[:3], (1, 4, 16), model.feature_info, strict=False):
+        dim = info["num_chs"]
         assert isinstance(mixer, BiLevelRoutingAttention)
-        assert (mixer.topk, mixer.regions, mixer.num_heads) == (topk, (7, 7), mixer.dim // 32)
-        assert mixer.scale == mixer.dim**-0.5
+        assert (mixer.topk, mixer.regions, mixer.num_heads) == (topk, (7, 7), dim // 32)
+        assert mixer.scale == dim**-0.5
         assert (mixer.auto_pad, mixer.pad_projected) == (is_refactored, is_refactored)
     assert isinstance(mixers[3], LepeAttention)
     assert (mixers[3].num_heads, mixers[3].qkv.bias, mixers[3].lepe_of_values) == (8, None, is_refactored)

@@ -10,6 +10,7 @@ RESULTS = Path("benchmarks") / "results"
 MODELS = ("nat_tiny", "swin_tiny_patch4_window7_224")
 TRAINED = ("nat_pico", "zoo_shvit_s1")
 RUNTIMES = ("fused", "compile", "aoti", "onnxruntime", "openvino", "gather")
+PEERS = ("official", "timm")
 ARCHITECTURES = ("sm80", "sm90", "sm100", "gfx942")
 
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where.")
@@ -82,10 +83,16 @@ def kernels_command(
 @click.option("--batch", type=click.IntRange(min=1), help="Images of a batch; 128 on CUDA and 2 on a CPU by default.")
 @click.option("--image-size", type=click.IntRange(min=1), default=224, show_default=True, help="Side of the images.")
 @click.option("--quick", is_flag=True, help="A short time for each row, and nothing compiled.")
-@click.option("--official", is_flag=True, help="Compare with the authors' formulation, on one thread of the CPU.")
+@click.option("--against", type=click.Choice(PEERS), help="Compare with a peer, on one thread of the CPU.")
 @_out
 def models_command(
-    models: tuple[str, ...], device: str, batch: int | None, image_size: int, quick: bool, official: bool, out: Path
+    models: tuple[str, ...],
+    device: str,
+    batch: int | None,
+    image_size: int,
+    quick: bool,
+    against: str | None,
+    out: Path,
 ) -> None:
     """Measure MODELS in images per second.
 
@@ -94,18 +101,20 @@ def models_command(
     MODELS are names that timm knows; nat_tiny and swin_tiny_patch4_window7_224 by default. Inference and training run
     under bfloat16 autocast on CUDA and in float32 on one thread of a CPU.
 
-    With --official, models whose family has a rendering of its authors' formulation (all of them by default) run
-    beside it, in turns, on images of the published size, in batches of 1 and 8: printed is our time over theirs.
+    With --against, models that have a peer (all of them by default) run beside it, in turns, on images of the published
+    size, in batches of 1 and 8: printed is our time over its time. The peer is the formulation of the authors' code
+    (official), or timm's network of the same name (timm).
 
     \b
     Examples:
       attnzoo bench models --device cuda nat_tiny swin_tiny_patch4_window7_224
-      attnzoo bench models --official biformer_tiny
+      attnzoo bench models --against official biformer_tiny
+      attnzoo bench models --against timm zoo_swin_tiny_patch4_window7_224
     """
-    if official:
-        from .against_official import BATCHES, run_against_official
+    if against:
+        from .against import BATCHES, run_against
 
-        run_against_official(models, (batch,) if batch else BATCHES, quick, 10, out, click.echo)
+        run_against(against, models, (batch,) if batch else BATCHES, quick, 10, out, click.echo)
         return
     _require(device)
     from .models import run_models

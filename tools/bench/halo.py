@@ -5,6 +5,7 @@ Shape legend: B batch, H W map of keys, H' W' of queries, h heads, D width.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ class HaloShape(Shape):
     block: int = 8
     halo: int = 3
     stride: int = 1
+    # channels E of a head's values
+    value_width: int = 32
 
     @property
     def detail(self) -> str:
@@ -49,12 +52,17 @@ class HaloShape(Shape):
     def output_shape(self) -> tuple[int, ...]:
         """(B, H', W', h, D)."""
         rows, columns = (-(-length // self.stride) for length in self.size)
-        return self.batch, rows, columns, self.heads, self.width
+        return self.batch, rows, columns, self.heads, self.value_width
+
+    @property
+    def query_shape(self) -> tuple[int, ...]:
+        """(B, H', W', h, D)."""
+        return *self.output_shape[:4], self.width
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-        """q, keys and values (B, H, W, h, 2D), and the tables of rows and columns."""
+        """q, keys and values (B, H, W, h, D + E), and the tables of rows and columns."""
         entries = 2 * (self.block + 2 * self.halo) - 1
-        shapes = self.output_shape, (self.batch, *self.size, self.heads, 2 * self.width)
+        shapes = self.query_shape, (self.batch, *self.size, self.heads, self.width + self.value_width)
         maps = [torch.randn(shape, dtype=dtype, device=device, requires_grad=True) for shape in shapes]
         # as large as networks start with
         tables = [torch.randn(entries, self.width, dtype=dtype, device=device) * self.width**-0.5 for _ in range(2)]
@@ -64,30 +72,46 @@ class HaloShape(Shape):
         """The operator."""
 
         def attend(q: Tensor, kv: Tensor, rel_rows: Tensor, rel_columns: Tensor) -> Tensor:
-            k, v = kv.chunk(2, 4)
-            tables = {"rel_rows": rel_rows, "rel_columns": rel_columns}
-            return halo_attention(q, k, v, self.block, self.halo, stride=self.stride, **tables, backend=backend)
+            k, v = kv.split([self.width, self.value_width], 4)
+            return halo_attention(
+                q,
+                k,
+                v,
+                self.block,
+                self.halo,
+                stride=self.stride,
+                rel_rows=rel_rows,
+                rel_columns=rel_columns,
+                backend=backend,
+            )
 
         return attend
 
+    def moving(self, of_query: int, of_key: int, products: int) -> Work:
+        """So many numbers read or written for a query's head and for a key's, and products for each pair of them."""
+        queries = math.prod(self.output_shape[:4])
+        keys = self.batch * self.size[0] * self.size[1] * self.heads
+        return Work(of_query * queries + of_key * keys, products * queries * self.keys)
+
     def work(self, is_backward: bool) -> Work:
-        """As in `Shape`, with fewer queries than keys where there is a stride."""
-        of_queries = self.entries // self.stride**2
-        maps = 2 * of_queries + 2 * self.entries
+        """As in `Shape`: the two products of forward become five."""
+        width, channels = self.width, self.width + self.value_width
         if is_backward:
-            maps += 2 * of_queries + 2 * self.entries
-        return Work(maps, (5 if is_backward else 2) * of_queries * self.keys)
+            return self.moving(2 * channels, 2 * channels, 2 * channels + width)
+        return self.moving(channels, channels, channels)
 
 
 def random_shape(generator: random.Random) -> HaloShape:
     """Any blocks on a small map that they divide, for timm's sake."""
     stride = generator.randint(1, 2)
     block = stride * generator.randint(1, 4)
+    width = generator.choice((8, 16, 24, 32, 64))
     return HaloShape(
         size=(block * generator.randint(1, 4), block * generator.randint(1, 4)),
         heads=generator.randint(1, 4),
         batch=generator.randint(1, 3),
-        width=generator.choice((8, 16, 24, 32, 64)),
+        width=width,
+        value_width=width,
         block=block,
         halo=generator.randint(0, 4),
         stride=stride,
@@ -144,6 +168,7 @@ def shapes(image: int, batch: int, goal: float | None = None) -> list[HaloShape]
             size=(length * image // 256,) * 2,
             heads=heads,
             width=width,
+            value_width=width,
             batch=batch,
             stride=stride,
             image=image,
@@ -154,19 +179,18 @@ def shapes(image: int, batch: int, goal: float | None = None) -> list[HaloShape]
     ]
 
 
+# channels of keys and of values, one for each width of the tables; the last are those of HaloNet-H7
+HEADS = ((32, 32), (64, 64), (128, 128), (64, 256))
+
+
 def launches(architecture: str) -> list[NamedLaunch]:
     """Forward and backward of the networks' blocks, with and without stride, for every width and dtype."""
-    from attnzoo.kernels.triton_launch import WIDTHS
-
-    return [
-        launch
+    shapes = [
+        HaloShape(size=(32, 32), heads=8, batch=BATCH, width=width, value_width=value_width, stride=stride)
         for stride in (1, 2)
-        for width in WIDTHS
-        for dtype in DTYPES
-        for launch in _kernels(
-            HaloShape(size=(32, 32), heads=8, batch=BATCH, width=width, stride=stride), dtype, architecture
-        )
+        for width, value_width in HEADS
     ]
+    return [launch for shape in shapes for dtype in DTYPES for launch in _kernels(shape, dtype, architecture)]
 
 
 def _kernels(shape: HaloShape, dtype: torch.dtype, architecture: str) -> Iterator[NamedLaunch]:
@@ -176,27 +200,28 @@ def _kernels(shape: HaloShape, dtype: torch.dtype, architecture: str) -> Iterato
     from attnzoo.kernels.halo.triton_forward import forward_launch
     from attnzoo.kernels.halo.triton_problem import Problem
 
-    def of_queries(width: int) -> Tensor:
-        return torch.empty(*shape.output_shape[:4], width, dtype=dtype, device="meta")
+    def empty(*size: int) -> Tensor:
+        return torch.empty(size, dtype=dtype, device="meta")
 
-    kv = torch.empty(shape.batch, *shape.size, shape.heads, 2 * shape.width, dtype=dtype, device="meta")
-    k, v = kv.chunk(2, 4)
-    q, out, scores = of_queries(shape.width), of_queries(shape.width), of_queries(shape.block + 2 * shape.halo)
+    window = shape.block + 2 * shape.halo
+    q, out, scores = empty(*shape.query_shape), empty(*shape.output_shape), empty(*shape.query_shape[:4], window)
+    kv = empty(shape.batch, *shape.size, shape.heads, shape.width + shape.value_width)
+    k, v = kv.split([shape.width, shape.value_width], 4)
     rows = torch.empty(q.shape[:4], device="meta")
-    axes = tuple(HaloAxis(length, shape.block, shape.halo, shape.stride) for length in shape.size)
-    problem = replace(Problem.of(q, v, axes), architecture=architecture)
+    sides = (HaloAxis(length, shape.block, shape.halo, shape.stride) for length in shape.size)
+    problem = replace(Problem.of(q, v, (next(sides), next(sides))), architecture=architecture)
+    width, channels = shape.width, shape.width + shape.value_width
 
-    def named(kernel: str, launch: Any, maps: int, products: int) -> NamedLaunch:
-        """A launch that moves so many maps of keys and multiplies queries with their keys so often."""
-        moved = maps * shape.entries + 2 * q.numel() + 2 * scores.numel()
-        work = Work(moved, products * q.numel() * shape.keys)
-        return NamedLaunch(f"{shape.name} D{shape.width} {kernel}", launch, dtype, work)
+    def named(kernel: str, launch: Any, work: Work) -> NamedLaunch:
+        widths = f"D{width}" if width == shape.value_width else f"D{width} E{shape.value_width}"
+        return NamedLaunch(f"{shape.name} {widths} {kernel}", launch, dtype, work)
 
-    yield named("forward", forward_launch(problem, q, k, v, scores, scores, out, rows, 1.0), 2, 2)
+    forward = forward_launch(problem, q, k, v, scores, scores, out, rows, 1.0)
+    yield named("forward", forward, shape.moving(channels + 2 * window, channels, channels))
     of_q = query_gradient_launch(problem, q, k, v, scores, scores, out, out, rows, rows, q, scores, scores, 1.0)
-    yield named("dq", of_q, 2, 3)
+    yield named("dq", of_q, shape.moving(2 * channels + 4 * window, channels, channels + width))
     of_keys = key_gradient_launch(problem, q, k, v, scores, scores, out, rows, rows, k, v, 1.0)
-    yield named("dk, dv", of_keys, 4, 4)
+    yield named("dk, dv", of_keys, shape.moving(channels + 2 * window, 2 * channels, 2 * channels))
 
 
 OPERATOR = Operator(
