@@ -15,7 +15,7 @@ from timm.models.swin_transformer import WindowAttention, window_partition, wind
 from torch import Tensor
 from torch.autograd.profiler import profile
 
-from attnzoo.kernels import neighborhood_attention, routed_attention, window_attention
+from attnzoo.kernels import halo_attention, neighborhood_attention, routed_attention, window_attention
 
 MIB = 2**20
 
@@ -127,6 +127,30 @@ def test_routed_training_step(size: int, heads: int, topk: int, batch: int, allo
 
     step()
     for x in (q, k, v):
+        x.grad = None
+    peak = peak_of(step)
+    assert peak <= allowed * MIB, f"{peak / MIB:.1f} MiB, allowed {allowed:.1f}"
+
+
+@pytest.mark.parametrize(
+    ("batch", "allowed"),
+    [
+        # output and gradients of q, k, v take 4 MiB each at batch 8, padded keys and values 5.6 and so do their gradients
+        pytest.param(8, 44, id="batch 8"),
+        # what is held beside them does not grow with the batch
+        pytest.param(32, 44 + 3 * (16 + 4 * 5.6), id="batch 32"),
+    ],
+)
+def test_halo_training_step(batch: int, allowed: float) -> None:
+    q, k, v = (torch.randn(batch, 32, 32, 4, 32, requires_grad=True) for _ in range(3))
+    tables = [torch.randn(27, 32, requires_grad=True) for _ in range(2)]
+
+    def step() -> None:
+        out = halo_attention(q, k, v, 8, 3, rel_rows=tables[0], rel_columns=tables[1], backend="eager")
+        out.sum().backward()
+
+    step()
+    for x in (q, k, v, *tables):
         x.grad = None
     peak = peak_of(step)
     assert peak <= allowed * MIB, f"{peak / MIB:.1f} MiB, allowed {allowed:.1f}"

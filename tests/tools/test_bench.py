@@ -17,7 +17,7 @@ from attnzoo.tools.bench.timing import Budget, HostMeter, summary, take_turns
 
 TESTED = {operator.name: operator for operator in operators.operators()}
 # a row of each operator that takes no time
-SMALL = {"neighborhood": "neighborhood 7x7", "window": "window 7x7", "routed": "routed 14x14"}
+SMALL = {"neighborhood": "neighborhood 7x7", "window": "window 7x7", "routed": "routed 14x14", "halo": "halo 8x8"}
 
 ODD = NeighborhoodShape(size=(9, 8), heads=2, batch=3, width=8, kernel=3)
 

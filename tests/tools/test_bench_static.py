@@ -107,7 +107,7 @@ def compile_all(only: str) -> list[dict]:
 
 @pytest.mark.timeout(900)
 def test_the_commonest_kernels_compile_without_spilling() -> None:
-    commonest = "kernel 7 D32", "7 shift 3 D32", "16 shift 8 D32", "topk 1 D32"
+    commonest = "kernel 7 D32", "7 shift 3 D32", "16 shift 8 D32", "topk 1 D32", "halo 32x32 h8 B128 D32"
     found = [row for only in commonest for row in compile_all(only)]
     assert static.faults(found) == []
     assert {row["architecture"] for row in found} == set(ARCHITECTURES)
@@ -118,7 +118,7 @@ def test_the_commonest_kernels_compile_without_spilling() -> None:
 def test_problems_of_ones_compile() -> None:
     ones = SimpleNamespace(name="ones", launches=tiny_launches.of_ones)
     found = list(static.rows(static.tasks([ones], ["sm90"], ""), 2))
-    assert len(found) == 13
+    assert len(found) == 16
     assert static.faults(found) == []
 
 

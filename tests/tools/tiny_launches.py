@@ -8,6 +8,10 @@ import torch
 import triton
 import triton.language as tl
 
+from attnzoo.kernels.halo import triton_backward as halo_backward
+from attnzoo.kernels.halo import triton_forward as halo_forward
+from attnzoo.kernels.halo.geometry import HaloAxis
+from attnzoo.kernels.halo.triton_problem import Problem as HaloProblem
 from attnzoo.kernels.intervals import triton_backward, triton_bias, triton_forward
 from attnzoo.kernels.intervals.rule import Rule
 from attnzoo.kernels.intervals.triton_problem import Problem
@@ -75,6 +79,7 @@ def of_ones(architecture: str) -> list[NamedLaunch]:
     routes = torch.empty(1, 1, 1, dtype=torch.int32, device="meta")
     neighborhood, window = (Problem.of(q, q, (rule, rule)) for rule in (Rule(1), Rule(1, is_window=True)))
     routed = RoutedProblem.of(q, q, (1, 1))
+    halo = HaloProblem.of(q, q, (HaloAxis(1, 1, 0), HaloAxis(1, 1, 0)))
     whole = triton_small.small_configuration(window, "backward")
     assert whole is not None
     launches = [
@@ -91,5 +96,10 @@ def of_ones(architecture: str) -> list[NamedLaunch]:
         routed_forward.forward_launch(routed, q, q, q, routes, q, rows, 1.0),
         routed_backward.query_gradient_launch(routed, q, q, q, routes, q, q, rows, rows, q, 1.0),
         routed_backward.key_gradient_launch(routed, q, q, q, routes[0], routes[0], q, rows, rows, q, q, 1.0),
+        halo_forward.forward_launch(halo, q, q, q, weights, weights, q, rows, 1.0),
+        halo_backward.query_gradient_launch(
+            halo, q, q, q, weights, weights, q, q, rows, rows, q, weights, weights, 1.0
+        ),
+        halo_backward.key_gradient_launch(halo, q, q, q, weights, weights, q, rows, rows, q, q, 1.0),
     ]
     return [NamedLaunch("of ones", launch, q.dtype) for launch in launches]

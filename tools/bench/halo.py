@@ -132,19 +132,15 @@ def timm_layer(shape: HaloShape, device: torch.device) -> Peer:
     def attend(q: Tensor, kv: Tensor, rel_rows: Tensor, rel_columns: Tensor) -> Tensor:
         positions.height_rel, positions.width_rel = rel_rows, rel_columns
         layer.q.forward = lambda x: q
-        # of keys and values timm asks for the size of the map only
-        return layer(kv)
+        # of what it projects, timm asks for the size only; (B, h * D, H', W') -> (B, H', W', h, D)
+        return layer(kv).permute(0, 2, 3, 1).unflatten(3, (shape.heads, shape.width))
 
     def prepare(inputs: Sequence[Tensor]) -> list[Tensor]:
         q, kv, *tables = (x.detach() for x in inputs)
         maps = [x.flatten(3).permute(0, 3, 1, 2).contiguous() for x in (q, kv)]
         return [x.requires_grad_() for x in (*maps, *tables)]
 
-    def restore(out: Tensor) -> Tensor:
-        """(B, h * D, H', W') -> (B, H', W', h, D)."""
-        return out.permute(0, 2, 3, 1).unflatten(3, (shape.heads, shape.width))
-
-    return Peer(lambda: attend, prepare, restore)
+    return Peer(lambda: attend, prepare, lambda out: out)
 
 
 def cpu_peers(shape: HaloShape, is_training: bool) -> dict[str, Peer]:
