@@ -275,35 +275,15 @@ def test_compiles_without_graph_breaks(name: str) -> None:
         torch.testing.assert_close(compiled(x), model(x), atol=1e-5, rtol=1e-4)
 
 
+@small
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize(
-    "name",
-    [
-        "nat_pico",
-        "nat_isotropic_small",
-        "agent_swin_pico",
-        "agent_deit_pico",
-        "biformer_pico",
-        "shvit_pico",
-        "overlock_pico",
-        "van_pico",
-        "swiftformer_pico",
-        "mambaout_pico",
-        "twins_svt_pico",
-        "davit_pico",
-        "litv2_pico",
-        "ravlt_pico",
-        "moh_vit_pico",
-        "halonet_pico",
-        "dhvt_pico",
-    ],
-)
 def test_scripts(name: str) -> None:
     with set_scriptable(True):
         model = create(name, num_classes=4)
     x = images()
     with torch.no_grad():
-        assert torch.equal(torch.jit.script(model)(x), model(x))
+        # a script takes plain linear layers where a module may take faster ones
+        torch.testing.assert_close(torch.jit.script(model)(x), model(x), atol=1e-5, rtol=1e-4)
 
 
 def test_local_directory_round_trip(tmp_path: Path) -> None:
