@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..second_derivatives import differentiable_gradients
 from ..tracing import is_traced
+from .eager_backward import add_windows, blocks, gradients
 from .geometry import HaloAxis
 from .relative import relative_scores
 
@@ -63,31 +64,41 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v and the tables."""
         q, k, v, rel_rows, rel_columns = inputs = ctx.saved_tensors
+        rows, columns = axes = ctx.axes
         if torch.is_grad_enabled():
             found = differentiable_gradients(
-                lambda: _attend(q, k, v, rel_rows, rel_columns, ctx.axes, ctx.scale), inputs, grad
+                lambda: _attend(q, k, v, rel_rows, rel_columns, axes, ctx.scale), inputs, grad
             )
             return *found, None, None
-        sums: list[Any] = [None if x is None else _zeros(x) for x in inputs]
-        for chunk in _chunks(ctx.axes, len(grad), grad.shape[3]):
-            parts = [_part(x, place) for x, place in zip(inputs, chunk, strict=True)]
-            leaves: list[Any] = [None if x is None else x.detach().requires_grad_() for x in parts]
-            with torch.enable_grad():
-                out = _attend(leaves[0], leaves[1], leaves[2], leaves[3], leaves[4], ctx.axes, ctx.scale)
-            grads = iter(torch.autograd.grad(out, [x for x in leaves if x is not None], grad[chunk[0]]))
-            for x, place in zip(sums, chunk, strict=True):
-                if x is not None:
-                    x[place] += next(grads)
-        gradients = (None if x is None else total.to(x.dtype) for x, total in zip(inputs, sums, strict=True))
-        return *gradients, None, None
+        of_q = torch.empty_like(q)
+        # of whole blocks: windows are added a part of a block at a time
+        sums = [_zeros(x.shape[0], rows.whole_blocks, columns.whole_blocks, *x.shape[3:], like=x) for x in (k, v)]
+        of_tables = [None if x is None else _zeros(*x.shape, like=x) for x in (rel_rows, rel_columns)]
+        for of_queries, of_keys in _chunks(axes, len(grad), grad.shape[3]):
+            windows = _windows(k[of_keys], rows, columns), _windows(v[of_keys], rows, columns)
+            of_q[of_queries], *of_windows, of_parts = gradients(
+                grad[of_queries], q[of_queries], windows, (rel_rows, rel_columns), axes, ctx.scale
+            )
+            images, lines = of_keys
+            for total, of_window in zip(sums, of_windows, strict=True):
+                add_windows(total[images, lines.start :], of_window, rows, columns)
+            for table, part in zip(of_tables, of_parts, strict=True):
+                if table is not None and part is not None:
+                    table += part
+        of_k, of_v = (total[:, : x.shape[1], : x.shape[2]].to(x.dtype) for total, x in zip(sums, (k, v), strict=True))
+        of_rows, of_columns = (
+            None if x is None or total is None else total.to(x.dtype)
+            for total, x in zip(of_tables, (rel_rows, rel_columns), strict=True)
+        )
+        return of_q, of_k, of_v, of_rows, of_columns, None, None
 
 
-# places of a chunk in queries, in keys and in values; all of a table
-Places = tuple[Any, Any, Any, Any, Any]
+# images and rows
+Places = tuple[slice, slice]
 
 
-def _chunks(axes: tuple[HaloAxis, HaloAxis], batch: int, heads: int) -> Iterator[Places]:
-    """Some images or some rows of blocks at a time."""
+def _chunks(axes: tuple[HaloAxis, HaloAxis], batch: int, heads: int) -> Iterator[tuple[Places, Places]]:
+    """Some images or some rows of blocks at a time: where their queries are, and where padded keys and values."""
     rows, columns = axes
     scores = rows.queries * columns.queries * rows.window * columns.window * columns.count * heads
     lines = max(1, CHUNK_SCORES // scores)
@@ -95,18 +106,14 @@ def _chunks(axes: tuple[HaloAxis, HaloAxis], batch: int, heads: int) -> Iterator
     for image in range(0, batch, images):
         for line in range(0, rows.count, lines):
             last = min(line + lines, rows.count)
-            of_queries = slice(image, image + images), slice(line * rows.queries, last * rows.queries)
-            of_keys = slice(image, image + images), slice(line * rows.block, last * rows.block + 2 * rows.halo)
-            yield of_queries, of_keys, of_keys, ..., ...
+            of_images = slice(image, image + images)
+            of_keys = slice(line * rows.block, last * rows.block + 2 * rows.halo)
+            yield (of_images, slice(line * rows.queries, last * rows.queries)), (of_images, of_keys)
 
 
-def _part(x: Tensor | None, place: Any) -> Tensor | None:
-    return None if x is None else x[place]
-
-
-def _zeros(x: Tensor) -> Tensor:
+def _zeros(*shape: int, like: Tensor) -> Tensor:
     """Zeros to add gradients up in, in float32 at least."""
-    return torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32))
+    return torch.zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
 def _attend_in_chunks(
@@ -120,7 +127,7 @@ def _attend_in_chunks(
 ) -> Tensor:
     """As `_attend`, chunk by chunk."""
     out = v.new_empty(*q.shape[:4], v.shape[4])
-    for of_queries, of_keys, *_ in _chunks(axes, len(q), q.shape[3]):
+    for of_queries, of_keys in _chunks(axes, len(q), q.shape[3]):
         out[of_queries] = _attend(q[of_queries], k[of_keys], v[of_keys], rel_rows, rel_columns, axes, scale)
     return out
 
@@ -136,9 +143,9 @@ def _attend(
 ) -> Tensor:
     """The same of whole rows of blocks, of keys and values with the halo around them."""
     rows, columns = axes
-    queries = _blocks(q, rows, columns)
+    queries = blocks(q, rows, columns)
     relative = [
-        None if table is None else _blocks(relative_scores(q, table, axis, dim), rows, columns)
+        None if table is None else blocks(relative_scores(q, table, axis, dim), rows, columns)
         for dim, axis, table in zip((1, 2), axes, (rel_rows, rel_columns), strict=True)
     ]
     mask = _sum(relative[0], relative[1], rows, columns)
@@ -151,13 +158,6 @@ def _attend(
     count = q.shape[1] // rows.queries, q.shape[2] // columns.queries
     out = out.unflatten(2, (rows.queries, columns.queries)).unflatten(0, (q.shape[0], *count))
     return out.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)
-
-
-def _blocks(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
-    """(B, H', W', h, D) -> (N, h, T, D)."""
-    # (B, nh, qh, nw, qw, h, D) -> (B, nh, nw, h, qh, qw, D)
-    x = x.unflatten(2, (-1, columns.queries)).unflatten(1, (-1, rows.queries)).permute(0, 1, 3, 5, 2, 4, 6)
-    return x.flatten(4, 5).flatten(0, 2)
 
 
 def _windows(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:

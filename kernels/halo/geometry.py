@@ -63,6 +63,11 @@ class HaloAxis:
         """Zeros before and after the axis that windows reach."""
         return self.halo, self.count * self.block - self.length + self.halo
 
+    @property
+    def whole_blocks(self) -> int:
+        """Positions of all windows, up to the end of a block."""
+        return (self.count - 1 + (self.window + self.block - 1) // self.block) * self.block
+
     def position(self, block: int, place: int) -> int:
         """The position at a place of a block's window; none of the map where it is not 0 .. L-1."""
         return block * self.block - self.halo + place

@@ -135,10 +135,10 @@ def test_routed_training_step(size: int, heads: int, topk: int, batch: int, allo
 @pytest.mark.parametrize(
     ("batch", "allowed"),
     [
-        # output and gradients of q, k, v take 4 MiB each at batch 8; keys and values padded, and theirs, 5.6
-        pytest.param(8, 46, id="batch 8"),
+        # output and gradients of q, k, v take 4 MiB each at batch 8; keys and values padded 5.6, and theirs 6.3
+        pytest.param(8, 49, id="batch 8"),
         # what is held beside them does not grow with the batch
-        pytest.param(32, 46 + 3 * 35, id="batch 32"),
+        pytest.param(32, 49 + 3 * 36, id="batch 32"),
     ],
 )
 def test_halo_training_step(batch: int, allowed: float) -> None:

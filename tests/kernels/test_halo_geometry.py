@@ -1,0 +1,48 @@
+"""The geometry of halos against counting."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from attnzoo.kernels.halo.geometry import HaloAxis
+
+AXES = [
+    HaloAxis(length, block, halo, stride)
+    for length, block, halo in itertools.product(range(1, 10), range(1, 6), range(5))
+    for stride in range(1, block + 1)
+    if block % stride == 0
+]
+
+
+@pytest.mark.parametrize("block", range(1, 6))
+def test_every_position_is_in_the_block_that_is_its_own(block: int) -> None:
+    for axis in (axis for axis in AXES if axis.block == block):
+        places = range(axis.halo, axis.halo + axis.block)
+        positions = [axis.position(number, place) for number in range(axis.count) for place in places]
+        assert positions[: axis.length] == list(range(axis.length))
+        # no block begins beyond the map
+        assert len(positions) - axis.length < axis.block
+
+
+@pytest.mark.parametrize("block", range(1, 6))
+def test_what_windows_reach_is_padded(block: int) -> None:
+    for axis in (axis for axis in AXES if axis.block == block):
+        seen = {axis.position(number, place) for number in range(axis.count) for place in range(axis.window)}
+        before, after = axis.padding
+        assert (min(seen), max(seen)) == (-before, axis.length - 1 + after)
+        # as many whole blocks hold all windows, from the first position of the first
+        assert axis.whole_blocks % axis.block == 0
+        assert 0 <= axis.whole_blocks - (before + axis.length + after) < axis.block
+
+
+@pytest.mark.parametrize("block", range(1, 6))
+def test_queries_stand_at_every_stride(block: int) -> None:
+    for axis in (axis for axis in AXES if axis.block == block):
+        strided = range(0, axis.length, axis.stride)
+        assert axis.query_length == len(strided)
+        assert axis.padded_queries == len(range(0, axis.count * axis.block, axis.stride))
+        entries = {axis.relation(query, place) for query in range(axis.queries) for place in range(axis.window)}
+        assert min(entries) >= 0
+        assert max(entries) == 2 * axis.window - 2
