@@ -1,4 +1,7 @@
-"""The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W."""
+"""The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W.
+
+What one paper brought stands here and not with its family, for others to take: a layer's source says which paper.
+"""
 
 from .additive import AdditiveAttention
 from .agent import AgentAttention, resize_line

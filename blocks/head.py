@@ -63,6 +63,8 @@ class LayerNormHead(ClassifierHead):
         num_classes: classes; 0 for none.
         pool_type: how to pool, `avg`, `max`, ..., or an empty string for not at all.
         drop_rate: dropout before the linear layer.
+
+    Source: A ConvNet for the 2020s, arXiv 2201.03545, official code; DaViT, arXiv 2204.03645, official code.
     """
 
     def __init__(self, dim: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0) -> None:
@@ -123,6 +125,8 @@ class DistilledHead(ClassifierHead):
         num_classes: classes; 0 for none.
         pool_type: how to pool, `avg`, `max`, ..., or an empty string for not at all.
         drop_rate: dropout before the linear layers.
+
+    Source: Data-efficient Image Transformers, arXiv 2012.12877, section 3.
     """
 
     def __init__(self, dim: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0) -> None:
