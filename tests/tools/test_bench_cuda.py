@@ -108,7 +108,7 @@ def test_important_rows_come_first_and_operators_alternate() -> None:
     ranks = [row.rank for row in listed]
     assert ranks == sorted(ranks)
     first = [row for row in listed if row.rank == 0]
-    assert {(row.shape.image, row.dtype) for row in first} == {(224, torch.bfloat16)}
+    assert {(row.shape.image, row.dtype) for row in first} == {(224, torch.bfloat16), (256, torch.bfloat16)}
     assert {row.shape.batch for row in first} == {32, 128}
     assert {row.operator.name for row in listed[: len(TESTED)]} == set(TESTED)
     assert len(listed) == sum(3 * len(operator.cuda_shapes) for operator in TESTED.values())

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from attnzoo.blocks import Linear, PointwiseConv2d
 from attnzoo.registration import checkpoint_filter
 
-from ..listing import entries
+from ..listing import names
 from .environment import environment
 from .report import today, write
 from .timing import TURNS, summary, take_turns
@@ -55,8 +55,8 @@ class Opponent:
 
     def models(self) -> list[str]:
         """The models that can be compared, of those published for images of up to 256 pixels."""
-        published = [entry for entry in entries() if entry.weights and max(entry.input_size) <= 256]
-        return [entry.name for entry in published if self.has(entry.name)]
+        configs = {name: timm.get_pretrained_cfg(name) for name in names() if self.has(name)}
+        return [name for name, config in configs.items() if config.has_weights and max(config.input_size) <= 256]
 
     def has(self, name: str) -> bool:
         """Whether a model can be compared."""

@@ -47,8 +47,8 @@ class Row:
 
     @property
     def rank(self) -> int:
-        """Rows of a lower rank are measured first: half precision, large batches, 224 pixels."""
-        image = {224: 0, 384: 1, 512: 2, 1024: 3}.get(self.shape.image, 4)
+        """Rows of a lower rank are measured first: half precision, large batches, small images."""
+        image = {224: 0, 256: 0, 384: 1, 512: 2, 1024: 3}.get(self.shape.image, 4)
         return image + 2 * DTYPES.index(self.dtype) + (1 if self.shape.batch == 1 else 0)
 
 
