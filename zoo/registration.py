@@ -136,7 +136,7 @@ def register_variants(
 def _entrypoint(module: str, name: str, variant: Variant, network: type[nn.Module], filter_fn: Filter) -> Any:
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if pretrained:
-            kwargs = _with_named_file(f"{name}.{variant.tag}", variant.cfg["url"], kwargs)
+            kwargs = _with_named_file(f"{name}.{variant.tag}", variant, kwargs)
         arguments = {**variant.arguments, **kwargs}
         return build_model_with_cfg(
             network,
@@ -153,15 +153,25 @@ def _entrypoint(module: str, name: str, variant: Variant, network: type[nn.Modul
     return create
 
 
-def _with_named_file(name: str, url: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _with_named_file(name: str, variant: Variant, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `build_model_with_cfg` that name a downloaded file, where the address names none.
 
     timm keeps a file under the last part of its address; of a link to a file-sharing service that is the same word for
     every file, or nothing. Those are kept under the model's name.
+
+    Raises:
+        RuntimeError: weights are published, but their address is not known.
     """
     overlay = kwargs.get("pretrained_cfg_overlay") or {}
-    is_ours = not isinstance(kwargs.get("pretrained_cfg"), (dict, PretrainedCfg)) and not overlay.keys() & _SOURCES
-    if not url or not is_ours or "." in urlparse(url).path.rpartition("/")[2]:
+    url = variant.cfg["url"]
+    if isinstance(kwargs.get("pretrained_cfg"), (dict, PretrainedCfg)) or overlay.keys() & _SOURCES:
+        return kwargs
+    if not url and variant.tag != "untrained":
+        raise RuntimeError(
+            f"the address of the weights of {name} is not known: download them from {variant.cfg['origin_url']} and "
+            "pass pretrained_cfg_overlay={'file': path}"
+        )
+    if not url or "." in urlparse(url).path.rpartition("/")[2]:
         return kwargs
     path = download_cached_file((url, f"{name}.pth"), cache_dir=kwargs.get("cache_dir"))
     return {**kwargs, "pretrained_cfg_overlay": {**overlay, "file": path}}

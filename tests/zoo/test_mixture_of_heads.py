@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -39,3 +41,17 @@ def test_distances_are_of_the_image_at_hand_or_of_another() -> None:
         assert torch.equal(free(torch.ones(1, 3, 64, 64)), fixed(torch.ones(1, 3, 64, 64)))
         x = torch.randn(1, 3, 96, 96)
         assert not torch.equal(free(x), fixed(x))
+
+
+def test_weights_on_a_page_are_asked_for_and_taken(tmp_path: Path) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"download them from https://\S+/MoH-ViT-S-75 and pass"
+    ):
+        timm.create_model("moh_vit_s_75", pretrained=True)
+    # a network as small as it can be, under the name
+    shape = {"embed_dims": (24, 48, 96, 192), "depths": (1, 1, 1, 1), "num_classes": 3}
+    model = timm.create_model("moh_vit_s_75", **shape)
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth"), "num_classes": 3}
+    again = timm.create_model("moh_vit_s_75", pretrained=True, pretrained_cfg_overlay=overlay, **shape)
+    assert torch.equal(again.head.fc.weight, model.head.fc.weight)

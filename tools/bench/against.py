@@ -165,8 +165,7 @@ def _timms(name: str, model: nn.Module) -> nn.Module:
 
 def _name_in_timm(name: str) -> str:
     """timm's name for a network of ours, where timm has it."""
-    own, prefix, rest = name.partition("zoo_")
-    return rest if prefix and not own else ""
+    return name.removeprefix("zoo_") if name.startswith("zoo_") else ""
 
 
 def _randomize_statistics(model: nn.Module) -> None:
