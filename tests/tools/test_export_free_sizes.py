@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attnzoo.blocks import BiLevelRoutingAttention, ContMix, CrossShapedAttention, WindowAttention
+from attnzoo.blocks import (
+    AggregatedAttention,
+    BiLevelRoutingAttention,
+    ContMix,
+    CrossShapedAttention,
+    DeformableMerging,
+    HaloAttention,
+    HiLoAttention,
+    RankAugmentedAttention,
+    SubsampledAttention,
+    WindowAttention,
+)
 from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_bias
 from attnzoo.tools.export import graphs, open_session, relative_difference
 
@@ -30,6 +41,18 @@ class OnMaps(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, H, W, C)."""
         return self.mixer(images.permute(0, 2, 3, 1))
+
+
+class ChannelsFirst(nn.Module):
+    """A mixer of channel-first maps as one of channel-last maps."""
+
+    def __init__(self, mixer: nn.Module) -> None:
+        super().__init__()
+        self.mixer = mixer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H', W', C)."""
+        return self.mixer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Neighborhood(nn.Module):
@@ -90,6 +113,13 @@ def mixers() -> dict[str, tuple[nn.Module, Sequence[tuple[int, int]]]]:
         "shifted-windows": (WindowAttention(CHANNELS, HEADS, 5, shifted=True), ((3, 4), (5, 5), (5, 6))),
         "stripes": (CrossShapedAttention(CHANNELS, HEADS, 3), ((2, 2),)),
         "whole-stripe": (CrossShapedAttention(CHANNELS, HEADS, None), ()),
+        "halo": (ChannelsFirst(HaloAttention(CHANNELS, HEADS, 4, 3)), ((1, 1), (3, 9))),
+        "strided-halo": (ChannelsFirst(HaloAttention(CHANNELS, HEADS, 4, 1, stride=2)), ((1, 2), (5, 3))),
+        "hilo": (HiLoAttention(CHANNELS, HEADS, window_size=2, alpha=0.5), ((1, 1), (3, 5))),
+        "deformable": (DeformableMerging(CHANNELS, 6), ((1, 2), (3, 3))),
+        "subsampled": (SubsampledAttention(CHANNELS, HEADS, ratio=4), ((2, 3), (4, 9))),
+        "aggregated": (AggregatedAttention(CHANNELS, HEADS, 1, 1, pool_ratio=4), ((2, 3), (4, 9))),
+        "rank-augmented": (RankAugmentedAttention(CHANNELS, HEADS), ((1, 1), (2, 5))),
         "routed": (BiLevelRoutingAttention(CHANNELS, HEADS, **routed), ((4, 4), (3, 5))),
         "routed-projected": (BiLevelRoutingAttention(CHANNELS, HEADS, pad_projected=True, **routed), ((4, 5),)),
     }

@@ -19,7 +19,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
 # more than 20 million parameters take a minute
 QUICK = [name for name in SMALL if name.endswith("_pico")]
 # so do graphs for any size of these, which are made of what others are made of, or of very many small operators
-LONG = ["agent_cswin_pico", "agent_swin_pico", "biformer_pico", "davit_pico", "moh_vit_pico", "twins_svt_pico"]
+LONG = [
+    "agent_cswin_pico",
+    "agent_swin_pico",
+    "biformer_pico",
+    "davit_pico",
+    "halonet_pico",
+    "moh_vit_pico",
+    "twins_svt_pico",
+]
 
 
 def documented() -> dict[str, str]:
