@@ -41,6 +41,9 @@ class HeadGates(nn.Module):
         code's.
     """
 
+    # of scores that are close, rounding decides: read where answers are compared
+    chooses_by_rank = True
+
     def __init__(self, dim: int, num_heads: int, shared_heads: int, active_heads: int) -> None:
         super().__init__()
         others = num_heads - shared_heads

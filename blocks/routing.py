@@ -47,6 +47,9 @@ class BiLevelRoutingAttention(SelfAttention):
     Source: BiFormer, arXiv 2303.08810, equations 1 to 7 and algorithm 1.
     """
 
+    # of scores that are close, rounding decides: read where answers are compared
+    chooses_by_rank = True
+
     def __init__(
         self,
         dim: int,

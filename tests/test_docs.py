@@ -89,6 +89,7 @@ def test_readme_tables_are_the_registry() -> None:
         ("docs/scaling.md", "loading"),
         ("docs/scaling.md", "scaling"),
         ("docs/benchmarks.md", "export"),
+        ("docs/benchmarks.md", "export-wide"),
     ],
 )
 def test_tables_are_the_committed_measurements(page: str, what: str) -> None:

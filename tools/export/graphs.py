@@ -25,6 +25,9 @@ _LARGEST_FILE = 2**31 - 1
 # of ONNX Runtime disagree
 _TRACED_OPSETS = range(18, 21)
 
+# Operators of a program from which on the search for patterns takes minutes.
+LONG = 10_000
+
 # What may be free of an image (B, C, H, W), and its axis.
 AXES = {"batch": 0, "height": 2, "width": 3}
 
@@ -63,7 +66,7 @@ def trace(
     name = type(network).__name__
     program = capture(network, images, dynamic, "ONNX")
     # of the thousands of nodes that lay tiles out, or decode boxes, the search for patterns takes minutes
-    is_long = bool(translations) or not {"batch"}.issuperset(dynamic)
+    is_long = bool(translations) or not {"batch"}.issuperset(dynamic) or len(program.graph.nodes) > LONG
     with quiet(), torch.no_grad():
         try:
             written: Any = torch.onnx.export(
