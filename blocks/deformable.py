@@ -37,8 +37,8 @@ class DeformableMerging(nn.Module):
     """A deformable 2x2 convolution of stride 2, a batch norm and GELU: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim).
 
     Kernels of 2x2 do not overlap, so every pixel is looked at for one entry of one kernel: to move what the entry looks
-    at is to warp the map, and the rest is a plain convolution. It takes a part of the time of torchvision's operator on
-    a CPU, and is exported as ordinary operators. An odd side is padded with zeros at the bottom or right.
+    at is to warp the map, and the rest is a plain convolution. Both are exported as ordinary operators. An odd side is
+    padded with zeros at the bottom or right.
 
     Args:
         dim: channels C of the map.

@@ -29,7 +29,7 @@ class GatedConv(nn.Module):
         super().__init__()
         hidden_dim = int(expansion * dim)
         self.widths = [hidden_dim - dim, dim]
-        # two layers: halves of one would be strided, and a map twice as large is slow to allocate
+        # two layers: halves of one would be strided
         self.gate = Linear(dim, hidden_dim)
         self.value = Linear(dim, hidden_dim)
         self.conv = depthwise(dim, kernel_size)

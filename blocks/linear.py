@@ -192,7 +192,7 @@ class Mlp(nn.Module):
     @torch.jit.unused
     def _lean(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and is_plain_cpu(x):
-            # another map of this size takes longer to allocate than GELU to compute
+            # in place: no other map of this size is allocated
             return self._contract(torch.ops.aten.gelu_(x))
         return computed_again(self._activate_and_contract, x, is_random=self.drop.p > 0)
 

@@ -1,7 +1,7 @@
 """Attention to the 3x3 neighborhood of a pixel in nine shifts of a map, with nothing outside of it.
 
 Unlike the windows of `attnzoo.kernels.neighborhood_attention`, which stay inside the map, these are cut off by its
-border. For so few neighbors a shift each is several times as fast on a CPU as to gather them.
+border. So few neighbors are a shift each, which is a view, and are not gathered.
 
 Shape legend: B batch, H W map, h heads, D channels of a head, 9 neighbors row by row.
 """

@@ -21,7 +21,7 @@ def open_session(file: str | Path, threads: int = 0) -> onnxruntime.InferenceSes
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # masked scores become numbers too small for a processor's fast path, and on some they take ten times as long
+    # masked scores become numbers so small that many processors slow down on them
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

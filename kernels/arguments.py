@@ -98,20 +98,23 @@ def check_same_width(q: Tensor, k: Tensor) -> None:
 
 def check_bias(bias: Tensor | None, q: Tensor, window: tuple[int, int]) -> None:
     """The relative position table fits the window: (heads, 2 * rows - 1, 2 * columns - 1)."""
-    if bias is None:
-        return
-    if not isinstance(bias, Tensor):
-        raise TypeError(f"bias must be a tensor or None, got {type(bias).__name__}")
-    if not bias.is_floating_point():
-        raise TypeError(f"bias must be floating point, got {bias.dtype}")
     expected = q.shape[3], 2 * window[0] - 1, 2 * window[1] - 1
-    if tuple(bias.shape) != expected:
-        raise ValueError(
-            f"bias must be a table (heads, 2 * rows - 1, 2 * columns - 1) = {expected} for a "
-            f"{window[0]} x {window[1]} window, got {tuple(bias.shape)}"
-        )
-    if bias.device != q.device:
-        raise ValueError(f"bias must be on the device of q, {q.device}, got {bias.device}")
+    axes = "(heads, 2 * rows - 1, 2 * columns - 1)"
+    check_table("bias", bias, q, expected, axes, f"a {window[0]} x {window[1]} window")
+
+
+def check_table(name: str, table: Tensor | None, q: Tensor, expected: tuple[int, ...], axes: str, purpose: str) -> None:
+    """A table that is given has the expected shape and is on the device of q; its axes and purpose are for messages."""
+    if table is None:
+        return
+    if not isinstance(table, Tensor):
+        raise TypeError(f"{name} must be a tensor or None, got {type(table).__name__}")
+    if not table.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {table.dtype}")
+    if tuple(table.shape) != expected:
+        raise ValueError(f"{name} must be a table {axes} = {expected} for {purpose}, got {tuple(table.shape)}")
+    if table.device != q.device:
+        raise ValueError(f"{name} must be on the device of q, {q.device}, got {table.device}")
 
 
 def pair_of(name: str, value: Any, kind: type) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from ..arguments import (
     PerAxis,
     autocast,
     check_same_width,
+    check_table,
     check_tensors,
     execution_of,
     operator,
@@ -19,7 +20,7 @@ from ..arguments import (
 )
 from ..tracing import is_free
 from . import eager, reference, triton
-from .geometry import HaloAxis
+from .geometry import HaloAxis, halo_axes
 
 
 @operator(reference=reference.attention, eager=eager.attention, triton=triton.attention)
@@ -76,7 +77,8 @@ def halo_attention(
     axes = _axes(k, block_size, halo, stride)
     _check_queries(q, k, axes)
     for name, table, axis in (("rel_rows", rel_rows, axes[0]), ("rel_columns", rel_columns, axes[1])):
-        _check_table(name, table, axis, q)
+        purpose = f"a window of {axis.window}, a block of {axis.block} and twice a halo of {axis.halo}"
+        check_table(name, table, q, (2 * axis.window - 1, q.shape[4]), "(2 * window - 1, width)", purpose)
     execution = execution_of(halo_attention, backend, q, v)
     return execution(q, k, v, axes, rel_rows, rel_columns, scale_or_default(scale, q))
 
@@ -96,8 +98,7 @@ def _axes(k: Tensor, block_size: PerAxis, halo: PerAxis, stride: PerAxis) -> tup
             raise ValueError(f"halo must be at least 0, got {halos[axis]} {name}")
         if strides[axis] < 1 or blocks[axis] % strides[axis]:
             raise ValueError(f"stride must divide the block_size, {blocks[axis]}, got {strides[axis]} {name}")
-    rows, columns = (HaloAxis(k.shape[axis + 1], blocks[axis], halos[axis], strides[axis]) for axis in (0, 1))
-    return rows, columns
+    return halo_axes(k.shape[1:3], blocks, halos, strides)
 
 
 def _check_queries(q: Tensor, k: Tensor, axes: tuple[HaloAxis, HaloAxis]) -> None:
@@ -112,20 +113,3 @@ def _check_queries(q: Tensor, k: Tensor, axes: tuple[HaloAxis, HaloAxis]) -> Non
         raise TypeError(f"q must have the dtype of k, {k.dtype}, got {q.dtype}")
     if q.device != k.device:
         raise ValueError(f"q must be on the device of k, {k.device}, got {q.device}")
-
-
-def _check_table(name: str, table: Tensor | None, axis: HaloAxis, q: Tensor) -> None:
-    if table is None:
-        return
-    if not isinstance(table, Tensor):
-        raise TypeError(f"{name} must be a tensor or None, got {type(table).__name__}")
-    if not table.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {table.dtype}")
-    expected = 2 * axis.window - 1, q.shape[4]
-    if tuple(table.shape) != expected:
-        raise ValueError(
-            f"{name} must be a table (2 * window - 1, width) = {expected} for a window of {axis.window}, a block of "
-            f"{axis.block} and twice a halo of {axis.halo}, got {tuple(table.shape)}"
-        )
-    if table.device != q.device:
-        raise ValueError(f"{name} must be on the device of q, {q.device}, got {table.device}")

@@ -14,6 +14,7 @@ Source: Scaling Local Self-Attention (Vaswani et al., 2021, section 2.2 and 2.3,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -78,3 +79,11 @@ class HaloAxis:
         The query is counted as it is numbered, and the halo is not subtracted: both as in the published weights.
         """
         return place - query + self.window - 1
+
+
+def halo_axes(
+    lengths: Sequence[int], blocks: Sequence[int], halos: Sequence[int], strides: Sequence[int]
+) -> tuple[HaloAxis, HaloAxis]:
+    """Rows and columns, of what each attribute is for both."""
+    rows, columns = (HaloAxis(*axis) for axis in zip(lengths, blocks, halos, strides, strict=True))
+    return rows, columns

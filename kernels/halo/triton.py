@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..library import define, differentiate, refuse_to_differentiate
-from .geometry import HaloAxis
+from .geometry import HaloAxis, halo_axes
 from .relative import relative_scores
 
 
@@ -40,11 +40,6 @@ def attention(
     return out
 
 
-def _axes(k: Tensor, blocks: list[int], halos: list[int], strides: list[int]) -> tuple[HaloAxis, HaloAxis]:
-    rows, columns = (HaloAxis(k.shape[axis + 1], blocks[axis], halos[axis], strides[axis]) for axis in (0, 1))
-    return rows, columns
-
-
 def _forward(
     q: Tensor,
     k: Tensor,
@@ -58,7 +53,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     from . import triton_attention
 
-    return triton_attention.forward(q, k, v, of_rows, of_columns, _axes(k, blocks, halos, strides), scale)
+    return triton_attention.forward(
+        q, k, v, of_rows, of_columns, halo_axes(k.shape[1:3], blocks, halos, strides), scale
+    )
 
 
 def _backward(
@@ -77,7 +74,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     from . import triton_attention
 
-    axes = _axes(k, blocks, halos, strides)
+    axes = halo_axes(k.shape[1:3], blocks, halos, strides)
     return triton_attention.backward(upstream, q, k, v, of_rows, of_columns, out, logsumexp, axes, scale)
 
 

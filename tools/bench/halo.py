@@ -191,7 +191,7 @@ def launches(architecture: str) -> list[NamedLaunch]:
 
 def _kernels(shape: HaloShape, dtype: torch.dtype, architecture: str) -> Iterator[NamedLaunch]:
     """The kernels of one shape, on keys and values of one projection."""
-    from attnzoo.kernels.halo.geometry import HaloAxis
+    from attnzoo.kernels.halo.geometry import halo_axes
     from attnzoo.kernels.halo.triton_backward import key_gradient_launch, query_gradient_launch
     from attnzoo.kernels.halo.triton_forward import forward_launch
     from attnzoo.kernels.halo.triton_problem import Problem
@@ -204,8 +204,8 @@ def _kernels(shape: HaloShape, dtype: torch.dtype, architecture: str) -> Iterato
     kv = empty(shape.batch, *shape.size, shape.heads, shape.width + shape.value_width)
     k, v = kv.split([shape.width, shape.value_width], 4)
     rows = torch.empty(q.shape[:4], device="meta")
-    sides = (HaloAxis(length, shape.block, shape.halo, shape.stride) for length in shape.size)
-    problem = replace(Problem.of(q, v, (next(sides), next(sides))), architecture=architecture)
+    axes = halo_axes(shape.size, *((value, value) for value in (shape.block, shape.halo, shape.stride)))
+    problem = replace(Problem.of(q, v, axes), architecture=architecture)
     width, channels = shape.width, shape.width + shape.value_width
 
     def named(kernel: str, launch: Any, work: Work) -> NamedLaunch:

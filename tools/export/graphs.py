@@ -25,7 +25,7 @@ _LARGEST_FILE = 2**31 - 1
 # of ONNX Runtime disagree
 _TRACED_OPSETS = range(18, 21)
 
-# Operators of a program from which on the search for patterns takes minutes.
+# Operators of a program from which on its graph is not searched for patterns, and only tidied.
 LONG = 10_000
 
 # What may be free of an image (B, C, H, W), and its axis.
@@ -65,7 +65,7 @@ def trace(
 
     name = type(network).__name__
     program = capture(network, images, dynamic, "ONNX")
-    # of the thousands of nodes that lay tiles out, or decode boxes, the search for patterns takes minutes
+    # thousands of nodes lay tiles out, or decode boxes
     is_long = bool(translations) or not {"batch"}.issuperset(dynamic) or len(program.graph.nodes) > LONG
     with quiet(), torch.no_grad():
         try:

@@ -30,7 +30,8 @@ class ExportReport:
         dynamic: what is free, of "batch", "height" and "width".
         max_difference: largest difference to eager float32 over all that was compared, as a share of the largest
             number of an output.
-        checked: shapes of the images that were compared, (B, C, H, W).
+        checked: shapes of the images that were compared, (B, C, H, W). Of a network that chooses by rank some may have
+            told nothing, see `checking.compare`.
         metadata: what the file says of itself.
         precision: "fp32", "fp16" or "int8".
         kept: what stays in float32 of a file of lower precision: names of layers, and types of operators.

@@ -47,7 +47,7 @@ class Export:
 
     @property
     def checked(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the images that the file is checked on."""
+        """Shapes of the images that the file is checked on, those included on which rounding decides."""
         return tuple(dict.fromkeys(tuple(images.shape) for images in self.cases))
 
     def revealing(self) -> Task | None:

@@ -29,7 +29,7 @@ def open_session(model: bytes | Path, threads: int | None = None) -> Any:
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # masked scores become numbers too small for a processor's fast path, and on some they take ten times as long
+    # masked scores become numbers so small that many processors slow down on them
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
         content = model if isinstance(model, bytes) else str(model)
