@@ -3,126 +3,127 @@
 What one paper brought stands here and not with its family, for others to take: a layer's source says which paper.
 """
 
-from .additive import AdditiveAttention
-from .agent import AgentAttention, resize_line
-from .attention import SelfAttention, attended
-from .bottleneck import Bottleneck
-from .channel import ChannelAttention
-from .continuous_bias import ContinuousBias
-from .contmix import ContMix
-from .convolution import (
-    Affine,
-    ChannelsLastBatchNorm2d,
-    ChannelsLastConv2d,
-    ConvNorm,
-    ConvNormMlp,
-    NormLinear,
-    ResidualConv,
-    as_affine,
-    depthwise,
-)
-from .deformable import DeformableMerging
-from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, PatchMerging
-from .focus import FocusBlock, ReparamConvBlock
-from .fusing import fuse
-from .gated_attention import GatedAttention, RankAugmentedAttention
-from .gated_conv import GatedConv
-from .halo import HaloAttention
-from .head import AuxiliaryHead, BatchNormHead, DistilledHead, LayerNormHead, MlpHead
-from .head_tokens import AggregatingMlp, HeadTokenAttention
-from .hilo import HiLoAttention
-from .large_kernel import LargeKernelAttention
-from .linear import Linear, Mlp, PointwiseConv2d
-from .local_mlp import GatedLocalMlp, LocalMlp
-from .mixture_of_heads import AggregatedAttention, CosineAttention, HeadGates
-from .neighborhood import NeighborhoodAttention, resize_bias_table
-from .position import PositionEmbedding
-from .reparam import DilatedReparamConv
-from .residual import Residual, TransformerBlock
-from .response import GlobalResponseNorm, ResponseMlp, SqueezeExcite
-from .routing import BiLevelRoutingAttention, LepeAttention
-from .scaled import ScaledLinear, ScaledMlp
-from .single_head import SingleHeadAttention, SingleHeadBlock
-from .sizes import at_least, at_most, has_size, multiple_of, pad_to, pool_cells, pool_to, resize
-from .stem import ConvNormStem, ConvStem, PatchStem
-from .subsampled import SubsampledAttention
-from .window import CrossShapedAttention, WindowAttention
+# by its bare name, from the root of a clone, the folder is empty: there it may stand in for another package
+if __name__ == "attnzoo.blocks":
+    from .additive import AdditiveAttention
+    from .agent import AgentAttention, resize_line
+    from .attention import SelfAttention, attended
+    from .bottleneck import Bottleneck
+    from .channel import ChannelAttention
+    from .continuous_bias import ContinuousBias
+    from .contmix import ContMix
+    from .convolution import ChannelsLastConv2d, ConvNorm, NormLinear, ResidualConv, depthwise
+    from .cpu import Linear, PointwiseConv2d
+    from .deformable import DeformableMerging
+    from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, PatchMerging
+    from .fusing import fuse
+    from .gated_attention import GatedAttention, RankAugmentedAttention
+    from .gated_conv import GatedConv
+    from .halo import HaloAttention
+    from .head import AuxiliaryHead, BatchNormHead, DistilledHead, LayerNormHead, MlpHead
+    from .head_tokens import HeadTokenAttention
+    from .hilo import HiLoAttention
+    from .large_kernel import LargeKernelAttention
+    from .mixture_of_heads import AggregatedAttention, CosineAttention, HeadGates
+    from .mlp import (
+        AggregatingMlp,
+        ConvNormMlp,
+        GatedLocalMlp,
+        LocalMlp,
+        Mlp,
+        ResponseMlp,
+        ScaledLinear,
+        ScaledMlp,
+    )
+    from .neighborhood import NeighborhoodAttention, resize_bias_table
+    from .norm import Affine, ChannelsLastBatchNorm2d, GlobalResponseNorm, as_affine
+    from .overlock import FocusBlock, ReparamConvBlock
+    from .position import PositionEmbedding
+    from .reparam import DilatedReparamConv
+    from .residual import Residual, TransformerBlock
+    from .resizing import at_least, at_most, has_size, multiple_of, pad_to, pool_cells, pool_to, resize
+    from .routing import BiLevelRoutingAttention, LepeAttention
+    from .single_head import SingleHeadAttention, SingleHeadBlock
+    from .squeeze_excite import SqueezeExcite
+    from .stem import ConvNormStem, ConvStem, PatchStem
+    from .subsampled import SubsampledAttention
+    from .window import CrossShapedAttention, WindowAttention
 
-__all__ = [
-    "AdditiveAttention",
-    "Affine",
-    "AgentAttention",
-    "AggregatedAttention",
-    "AggregatingMlp",
-    "AuxiliaryHead",
-    "BatchNormHead",
-    "BiLevelRoutingAttention",
-    "Bottleneck",
-    "ChannelAttention",
-    "ChannelsLastBatchNorm2d",
-    "ChannelsLastConv2d",
-    "ContMix",
-    "ContextDownsample",
-    "ContinuousBias",
-    "ConvDownsample",
-    "ConvNorm",
-    "ConvNormMlp",
-    "ConvNormStem",
-    "ConvStem",
-    "CosineAttention",
-    "CrossShapedAttention",
-    "DeformableMerging",
-    "DilatedReparamConv",
-    "DistilledHead",
-    "FocusBlock",
-    "GatedAttention",
-    "GatedConv",
-    "GatedLocalMlp",
-    "GlobalResponseNorm",
-    "HaloAttention",
-    "HeadGates",
-    "HeadTokenAttention",
-    "HiLoAttention",
-    "InvertedDownsample",
-    "LargeKernelAttention",
-    "LayerNormHead",
-    "LepeAttention",
-    "Linear",
-    "LocalMlp",
-    "Mlp",
-    "MlpHead",
-    "NeighborhoodAttention",
-    "NormLinear",
-    "PatchMerging",
-    "PatchStem",
-    "PointwiseConv2d",
-    "PositionEmbedding",
-    "RankAugmentedAttention",
-    "ReparamConvBlock",
-    "Residual",
-    "ResidualConv",
-    "ResponseMlp",
-    "ScaledLinear",
-    "ScaledMlp",
-    "SelfAttention",
-    "SingleHeadAttention",
-    "SingleHeadBlock",
-    "SqueezeExcite",
-    "SubsampledAttention",
-    "TransformerBlock",
-    "WindowAttention",
-    "as_affine",
-    "at_least",
-    "at_most",
-    "attended",
-    "depthwise",
-    "fuse",
-    "has_size",
-    "multiple_of",
-    "pad_to",
-    "pool_cells",
-    "pool_to",
-    "resize",
-    "resize_bias_table",
-    "resize_line",
-]
+    __all__ = [
+        "AdditiveAttention",
+        "Affine",
+        "AgentAttention",
+        "AggregatedAttention",
+        "AggregatingMlp",
+        "AuxiliaryHead",
+        "BatchNormHead",
+        "BiLevelRoutingAttention",
+        "Bottleneck",
+        "ChannelAttention",
+        "ChannelsLastBatchNorm2d",
+        "ChannelsLastConv2d",
+        "ContMix",
+        "ContextDownsample",
+        "ContinuousBias",
+        "ConvDownsample",
+        "ConvNorm",
+        "ConvNormMlp",
+        "ConvNormStem",
+        "ConvStem",
+        "CosineAttention",
+        "CrossShapedAttention",
+        "DeformableMerging",
+        "DilatedReparamConv",
+        "DistilledHead",
+        "FocusBlock",
+        "GatedAttention",
+        "GatedConv",
+        "GatedLocalMlp",
+        "GlobalResponseNorm",
+        "HaloAttention",
+        "HeadGates",
+        "HeadTokenAttention",
+        "HiLoAttention",
+        "InvertedDownsample",
+        "LargeKernelAttention",
+        "LayerNormHead",
+        "LepeAttention",
+        "Linear",
+        "LocalMlp",
+        "Mlp",
+        "MlpHead",
+        "NeighborhoodAttention",
+        "NormLinear",
+        "PatchMerging",
+        "PatchStem",
+        "PointwiseConv2d",
+        "PositionEmbedding",
+        "RankAugmentedAttention",
+        "ReparamConvBlock",
+        "Residual",
+        "ResidualConv",
+        "ResponseMlp",
+        "ScaledLinear",
+        "ScaledMlp",
+        "SelfAttention",
+        "SingleHeadAttention",
+        "SingleHeadBlock",
+        "SqueezeExcite",
+        "SubsampledAttention",
+        "TransformerBlock",
+        "WindowAttention",
+        "as_affine",
+        "at_least",
+        "at_most",
+        "attended",
+        "depthwise",
+        "fuse",
+        "has_size",
+        "multiple_of",
+        "pad_to",
+        "pool_cells",
+        "pool_to",
+        "resize",
+        "resize_bias_table",
+        "resize_line",
+    ]

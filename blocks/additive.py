@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .linear import Linear
+from .cpu import Linear
 
 
 class AdditiveAttention(nn.Module):

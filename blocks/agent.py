@@ -13,9 +13,9 @@ from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
 from .attention import SelfAttention, attended
+from .cache import Cache
 from .convolution import depthwise
-from .kept import Kept
-from .sizes import has_size, pool_to
+from .resizing import has_size, pool_to
 
 # side of the grids that the position biases of agents are learned on
 GRID = 7
@@ -64,19 +64,19 @@ class AgentBiases(nn.Module):
         self.wa_bias = _table(1, num_heads, 1, columns, num_agents)
         self.ac_bias: nn.Parameter | None = _table(1, num_heads, num_agents, 1) if class_token else None
         self.ca_bias: nn.Parameter | None = _table(1, num_heads, 1, num_agents) if class_token else None
-        self._kept = Kept()
+        self._cache = Cache()
 
     def forward(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The size of a map and a dtype -> biases of agents, (1, h, a, T), and of tokens, (1, h, T, a)."""
         if torch.jit.is_scripting():
             return self._interpolated(height, width, dtype)
-        return self._once(height, width, dtype)
+        return self._cached(height, width, dtype)
 
     @torch.jit.unused
-    def _once(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _cached(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         numbers = 2 * len(self.an_bias) * self.dense_side**2 * height * width
         key = height, width, dtype
-        return self._kept.once(self, key, numbers, lambda: self._interpolated(height, width, dtype))
+        return self._cache.get(self, key, numbers, lambda: self._interpolated(height, width, dtype))
 
     def _interpolated(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         # (1, h, a, H, 1) + (1, h, a, 1, W) -> (1, h, a, H, W)
@@ -109,7 +109,7 @@ class AgentBiases(nn.Module):
 
     def train(self, mode: bool = True) -> "AgentBiases":
         """Switches to training or evaluation, and forgets the interpolated biases."""
-        self._kept.forget()
+        self._cache.clear()
         return super().train(mode)
 
 

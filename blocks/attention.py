@@ -1,11 +1,13 @@
-"""What every mixer of self-attention here begins and ends with."""
+"""The projections that mixers of self-attention share."""
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .linear import Linear
+from attnzoo.kernels import is_exporting
+
+from .cpu import Linear
 
 
 def head_width(dim: int, num_heads: int, name: str = "dim") -> int:
@@ -32,11 +34,9 @@ def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Ten
         (B, T, h * D).
     """
     out = F.scaled_dot_product_attention(q, k, v, bias)
-    # TorchScript leaves out what stands under its own question, and nothing beside it
-    if not torch.jit.is_scripting():  # noqa: SIM102
-        # what attention is decomposed into has other strides than attention itself
-        if torch.compiler.is_exporting():
-            out = out.clone(memory_format=torch.contiguous_format)
+    if is_exporting():
+        # the operators that attention is decomposed into give other strides than attention itself
+        out = out.clone(memory_format=torch.contiguous_format)
     return out.transpose(1, 2).flatten(2)
 
 

@@ -3,17 +3,16 @@
 Shape legend: B batch, H W map, C channels of the map, g heads, d = C / 2g, K k sides of the kernels.
 """
 
-from __future__ import annotations
-
+# no `from __future__ import annotations`: TorchScript needs the types themselves
 import contextlib
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from attnzoo.kernels import define_free, neighborhood_av, neighborhood_bias
+from attnzoo.kernels import define_dynamic, neighborhood_av, neighborhood_bias
 
-from .sizes import pool_to, resize
+from .resizing import pool_to, resize
 
 # cells per side that the context is pooled to, whatever the size of the map
 CELLS = 7
@@ -34,6 +33,8 @@ class MixingWeights(NamedTuple):
     large_table: Tensor
 
 
+# TorchScript cannot read operators, and calls Python
+@torch.jit.ignore
 def mix(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeights, scale: float) -> Tensor:
     """Sums each half of the values with the weights of its neighborhoods.
 
@@ -84,8 +85,9 @@ def enlarged(height: int, width: int, kernel_size: int) -> tuple[int, int]:
     return rows, columns
 
 
-def mix_free(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeights, scale: float) -> Tensor:
-    """`mix` on a map of any size, which an exporter may leave free: one node of the graph.
+@torch.jit.ignore
+def mix_dynamic(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeights, scale: float) -> Tensor:
+    """`mix` on a map of any size, which an exporter may leave dynamic: one node of the graph.
 
     In evaluation mode the layer that makes keys of the context may come before it is enlarged and pooled, so that what
     depends on the size is in here.
@@ -96,7 +98,7 @@ def mix_free(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeigh
         keys: (B, H, W, C / 2), not pooled yet.
         learned, scale: as in `mix`.
     """
-    out: Tensor = _mix_free(values, queries, keys, *learned, scale)
+    out: Tensor = _mix_dynamic(values, queries, keys, *learned, scale)
     return out
 
 
@@ -118,7 +120,7 @@ def _run(
     return pool_to(mix(values, queries, pool_to(keys, CELLS, CELLS), learned, scale), height, width).contiguous()
 
 
-_mix_free = define_free(
+_mix_dynamic = define_dynamic(
     "context_mixing",
     "(Tensor values, Tensor queries, Tensor keys, Tensor weight, Tensor shift, Tensor small_table, "
     "Tensor large_table, float scale) -> Tensor",

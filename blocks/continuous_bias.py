@@ -8,10 +8,10 @@ import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from attnzoo.kernels import is_free
+from attnzoo.kernels import is_dynamic
 
-from .kept import Kept
-from .sizes import at_least
+from .cache import Cache
+from .resizing import at_least
 
 
 @register_notrace_module  # biases depend on the size of the map
@@ -36,19 +36,19 @@ class ContinuousBias(nn.Module):
         self.fc1 = nn.Linear(2, hidden_dim)
         self.act = nn.ReLU()
         self.fc2 = nn.Linear(hidden_dim, num_heads)
-        self._kept = Kept()
+        self._cache = Cache()
 
     def forward(self, height: int, width: int, rows: int, columns: int) -> Tensor:
         """Sizes of the map and of its grid of cells, as `pool_to` makes them -> (h, H * W, P * Q)."""
         if torch.jit.is_scripting():
             return self._computed(height, width, rows, columns)
-        return self._once(height, width, rows, columns)
+        return self._cached(height, width, rows, columns)
 
     @torch.jit.unused
-    def _once(self, height: int, width: int, rows: int, columns: int) -> Tensor:
+    def _cached(self, height: int, width: int, rows: int, columns: int) -> Tensor:
         numbers = self.fc2.out_features * height * width * rows * columns
         key = height, width, rows, columns
-        return self._kept.once(self, key, numbers, lambda: self._computed(height, width, rows, columns))
+        return self._cache.get(self, key, numbers, lambda: self._computed(height, width, rows, columns))
 
     def _computed(self, height: int, width: int, rows: int, columns: int) -> Tensor:
         sides = (height, width) if self.map_size is None else self.map_size
@@ -80,14 +80,13 @@ class ContinuousBias(nn.Module):
 
     def train(self, mode: bool = True) -> "ContinuousBias":
         """Switches to training or evaluation, and forgets the biases."""
-        self._kept.forget()
+        self._cache.clear()
         return super().train(mode)
 
 
 def _lattice(length: int, cells: int) -> tuple[int, int]:
-    """How far apart twice the distances are, and twice the largest of them, or more where the sizes are free."""
-    if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
-        if is_free(length, cells):
-            return 1, 2 * (length - 1)
+    """How far apart twice the distances are, and twice the largest of them, or more where the sizes are dynamic."""
+    if is_dynamic([length, cells]):
+        return 1, 2 * (length - 1)
     # cells of one size have means that are whole numbers apart; the first place is the farthest from the last cell
     return 2 if length % cells == 0 else 1, 2 * (length - 1) - (length + cells - 1) // cells + 1

@@ -8,14 +8,15 @@ import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from attnzoo.kernels import is_free
+from attnzoo.kernels import is_dynamic
 
-from .context_mixing import CELLS, MixingWeights, enlarged, mix, mix_free
+from .context_mixing import CELLS, MixingWeights, enlarged, mix, mix_dynamic
 from .convolution import ConvNorm, NormLinear
-from .linear import Linear
+from .cpu import Linear
+from .norm import GlobalResponseNorm
 from .reparam import DilatedReparamConv
-from .response import GlobalResponseNorm, SqueezeExcite
-from .sizes import pool_to, resize
+from .resizing import pool_to, resize
+from .squeeze_excite import SqueezeExcite
 
 
 @register_notrace_module  # whether to enlarge depends on the size of the map
@@ -53,7 +54,7 @@ class ContMix(nn.Module):
             raise ValueError(f"dim must be a multiple of 2 * num_heads, got {dim} channels for {num_heads} heads")
         if not 1 <= small_kernel_size <= kernel_size:
             raise ValueError(f"small_kernel_size must be from 1 to {kernel_size}, got {small_kernel_size}")
-        self.dim, self.num_heads = dim, num_heads
+        self.dim, self.num_heads, self.scale = dim, num_heads, (dim / num_heads) ** -0.5
         self.kernel_size, self.small_kernel_size, self.cells = kernel_size, small_kernel_size, CELLS
         out_dim = dim + context_dim
         self.fusion = nn.Sequential(
@@ -78,30 +79,19 @@ class ContMix(nn.Module):
         height, width = x.shape[1], x.shape[2]
         values = self.fusion(x)
         gate, static = self.gate(values), self.static(values)
-        if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
-            if is_free(height, width):
-                mixed = self._mix_free(values, self.query(x[..., : self.dim]), self.key(x[..., self.dim :]))
-                return self.proj(gate * self.se(self.dynamic_proj(mixed) + static))
+        learned = MixingWeights(self.weights.weight, self.weights.bias, self.rpb1, self.rpb2)
+        if is_dynamic([height, width]):
+            queries, keys = self.query(x[..., : self.dim]), self.key(x[..., self.dim :])
+            mixed = mix_dynamic(values, queries, keys, learned, self.scale)
+            return self.proj(gate * self.se(self.dynamic_proj(mixed) + static))
         rows, columns = enlarged(height, width, self.kernel_size)
         if rows != height or columns != width:
             values, x = resize(values, rows, columns), resize(x, rows, columns)
         context = pool_to(x[..., self.dim :], self.cells, self.cells)
-        mixed = pool_to(self._mix(values, self.query(x[..., : self.dim]), self.key(context)), height, width)
+        mixed = mix(values, self.query(x[..., : self.dim]), self.key(context), learned, self.scale)
+        mixed = pool_to(mixed, height, width)
         return self.proj(gate * self.se(self.dynamic_proj(mixed) + static))
-
-    # TorchScript cannot read the operators; it calls them
-    @torch.jit.ignore
-    def _mix(self, values: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        return mix(values, queries, keys, _learned(self), (self.dim / self.num_heads) ** -0.5)
-
-    @torch.jit.ignore
-    def _mix_free(self, values: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        return mix_free(values, queries, keys, _learned(self), (self.dim / self.num_heads) ** -0.5)
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""
         return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, small={self.small_kernel_size}"
-
-
-def _learned(layer: ContMix) -> MixingWeights:
-    return MixingWeights(layer.weights.weight, layer.weights.bias, layer.rpb1, layer.rpb2)

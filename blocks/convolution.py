@@ -13,8 +13,9 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .linear import Linear, PointwiseConv2d, is_plain_cpu, pointwise_conv2d
-from .sizes import multiple_of, pad_to
+from .cpu import Linear, PointwiseConv2d, is_plain_cpu, pointwise_conv2d
+from .norm import as_affine
+from .resizing import multiple_of, pad_to
 
 
 @register_notrace_module  # what is fastest depends on the size of the map
@@ -23,9 +24,8 @@ class ChannelsLastConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H', W', out_channels)."""
-        if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
-            if self._is_dilated_depthwise() and is_plain_cpu(input):
-                return self._interleaved(input)
+        if is_plain_cpu(input) and self._is_dilated_depthwise():
+            return self._interleaved(input)
         x = input.permute(0, 3, 1, 2)
         if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1:
             return pointwise_conv2d(x, self.weight, self.bias).permute(0, 2, 3, 1)
@@ -61,43 +61,6 @@ class ChannelsLastConv2d(nn.Conv2d):
         # and back to (B, H, W, C)
         x = x.permute(0, 2, 3, 1).reshape(batch, step, step, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
         return x.reshape(batch, rows * step, columns * step, channels)[:, :height, :width].contiguous()
-
-
-class ChannelsLastBatchNorm2d(nn.Module):
-    """`torch.nn.BatchNorm2d`, inside as `norm`, of a map (B, H, W, C).
-
-    Args:
-        dim: channels C.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
-class Affine(nn.Module):
-    """A scale and a shift of every channel: (B, H, W, C) -> (B, H, W, C), or of maps that are (B, C, H, W).
-
-    Args:
-        dim: channels C.
-        channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
-    """
-
-    def __init__(self, dim: int, channels_last: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
-        self.channels_last = channels_last
-
-    def forward(self, x: Tensor) -> Tensor:
-        """A map -> a map of its shape."""
-        if self.channels_last:
-            return x * self.weight + self.bias
-        return x * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 def depthwise(
@@ -177,24 +140,6 @@ class ConvNorm(nn.Module):
         return linear.fuse()
 
 
-def as_affine(
-    weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
-    """A batch norm's tensors, each (C,) -> scale and shift, each (C,), of "x * scale + shift", in float32 at least.
-
-    Args:
-        weight, bias: what it learned.
-        mean, variance: its running statistics; it must have them.
-        eps: what it adds to the variance.
-    """
-    assert mean is not None
-    assert variance is not None
-    if weight.dtype != torch.float64:
-        weight, bias, mean, variance = weight.float(), bias.float(), mean.float(), variance.float()
-    scale = weight * torch.rsqrt(variance + eps)
-    return scale, bias - mean * scale
-
-
 class ResidualConv(nn.Module):
     """x + depthwise convolution of x: (B, H, W, C) -> (B, H, W, C); `fuse` makes one convolution of them.
 
@@ -253,25 +198,3 @@ class NormLinear(nn.Module):
         self.fc.bias.add_(weight @ shift)
         self.fc.weight.copy_(weight * scale)
         return self.fc.fuse()
-
-
-class ConvNormMlp(nn.Module):
-    """Two 1x1 convolutions with a batch norm each, and ReLU between them: (B, C, H, W) -> (B, C, H, W).
-
-    The second norm starts as zero, so a residual branch of it starts as nothing.
-
-    Args:
-        dim: channels C.
-        hidden_dim: channels between the two.
-    """
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.conv1 = ConvNorm(dim, hidden_dim, channels_last=False)
-        self.act = nn.ReLU(inplace=True)
-        self.conv2 = ConvNorm(hidden_dim, dim, channels_last=False)
-        nn.init.zeros_(self.conv2.norm.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return self.conv2(self.act(self.conv1(x)))

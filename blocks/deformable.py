@@ -10,7 +10,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import ConvNorm
-from .sizes import multiple_of, pad_to
+from .resizing import multiple_of, pad_to
 
 
 def warp(x: Tensor, offsets: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from timm.layers import SqueezeExcite, register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import ConvNorm
-from .linear import Linear
-from .sizes import multiple_of, pad_to
+from .cpu import Linear
+from .resizing import multiple_of, pad_to
 
 
 @register_notrace_module  # whether to pad depends on the size of the map

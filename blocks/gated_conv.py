@@ -10,7 +10,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import depthwise
-from .linear import Linear, is_plain_cpu
+from .cpu import Linear, is_plain_cpu
 
 
 @register_notrace_module  # it runs another way where gradients are wanted
@@ -41,15 +41,13 @@ class GatedConv(nn.Module):
         # (B, H, W, D) -> (B, H, W, D - C | C)
         passing, x = self.value(x).split(self.widths, dim=3)
         x = self.conv(x)
-        if torch.jit.is_scripting():
-            return self.proj(gate * torch.cat((passing, x), dim=3))
-        return self.proj(self._gated(gate, passing, x))
+        if is_plain_cpu(gate) and not torch.is_grad_enabled():
+            return self.proj(self._gated_in_place(gate, passing, x))
+        return self.proj(gate * torch.cat((passing, x), dim=3))
 
     @torch.jit.unused
-    def _gated(self, gate: Tensor, passing: Tensor, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or not is_plain_cpu(gate):
-            return gate * torch.cat((passing, x), dim=3)
-        # no copies where nothing is kept for the way back
+    def _gated_in_place(self, gate: Tensor, passing: Tensor, x: Tensor) -> Tensor:
+        # no copies where nothing is stored for the backward pass
         for part, values in zip(gate.split(self.widths, dim=3), (passing, x), strict=True):
             part.mul_(values)
         return gate

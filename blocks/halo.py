@@ -8,10 +8,9 @@ import torch
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
-from attnzoo.kernels import halo_attention
-
 from .attention import head_width
-from .linear import PointwiseConv2d
+from .cpu import PointwiseConv2d
+from .operators import attend_halo
 
 
 @register_notrace_module  # blocks depend on the size of the map
@@ -73,22 +72,9 @@ class HaloAttention(nn.Module):
         # (B, C + h * E, H, W) -> (B, H, W, h, D + E)
         kv = self.kv(x).permute(0, 2, 3, 1).unflatten(3, (self.num_heads, -1))
         k, v = kv.split(self.widths, 4)
+        out = attend_halo(q, k, v, self.block_size, self.halo, self.stride, self.rel_rows, self.rel_columns)
         # (B, H', W', h, E) -> (B, h * E, H', W')
-        return self._attend(q, k, v).flatten(3).permute(0, 3, 1, 2)
-
-    # TorchScript cannot read the operator; it calls it
-    @torch.jit.ignore
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return halo_attention(
-            q,
-            k,
-            v,
-            self.block_size,
-            self.halo,
-            stride=self.stride,
-            rel_rows=self.rel_rows,
-            rel_columns=self.rel_columns,
-        )
+        return out.flatten(3).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import ClassifierHead, NormMlpClassifierHead, SelectAdaptivePool2d, get_device_dtype, trunc_normal_
 from torch import Tensor, nn
 
-from .convolution import as_affine
+from .norm import as_affine
 
 
 class BatchNormHead(NormMlpClassifierHead):

@@ -1,8 +1,6 @@
-"""Attention with a token for each head, and an MLP of the map that scales the class token beside it.
+"""Attention with a token for each head, over a class token and those of a map.
 
-Both are of tokens (B, T, C), T = 1 + H * W, a class token and those of a map.
-
-Shape legend: B batch, H W map, C channels, h heads, D = C / h.
+Shape legend: B batch, H W map, C channels, T tokens: 1 + H * W, h heads, D = C / h.
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
@@ -11,8 +9,6 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from .attention import SelfAttention, attended
-from .convolution import ConvNorm
-from .linear import Linear
 
 
 class HeadTokenAttention(SelfAttention):
@@ -56,32 +52,3 @@ class HeadTokenAttention(SelfAttention):
         tokens = self.ht_proj(x.mean(1).unflatten(1, (self.num_heads, self.head_dim)))
         tokens = self.ht_norm(tokens.unflatten(2, (self.num_heads, self.head_dim)))
         return self.act(tokens).flatten(2) + self.position
-
-
-class AggregatingMlp(nn.Module):
-    """1x1 convolution, a residual 3x3 depthwise one, 1x1 convolution, of the map; the mean gates the class token.
-
-    Args:
-        dim: channels C.
-        hidden_dim: channels in between.
-        reduction: C over the channels between the mean and the gates.
-
-    Source: dynamic aggregation feed-forward, DHVT, arXiv 2210.05958, section 3.2.
-    """
-
-    def __init__(self, dim: int, hidden_dim: int, reduction: int = 4) -> None:
-        super().__init__()
-        self.conv1 = ConvNorm(dim, hidden_dim, bias=True)
-        self.conv2 = ConvNorm(hidden_dim, hidden_dim, 3, groups=hidden_dim, bias=True)
-        self.conv3 = ConvNorm(hidden_dim, dim, bias=True)
-        self.act = nn.GELU()
-        self.compress = Linear(dim, dim // reduction)
-        self.excitation = Linear(dim // reduction, dim)
-
-    def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        # (B, H * W, C) -> (B, H, W, C)
-        of_map = self.act(self.conv1(x[:, 1:].unflatten(1, (height, width))))
-        of_map = self.conv3(of_map + self.act(self.conv2(of_map))).flatten(1, 2)
-        gates = self.excitation(self.act(self.compress(of_map.mean(1, keepdim=True))))
-        return torch.cat([x[:, :1] * gates, of_map], 1)

@@ -8,11 +8,10 @@ import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from attnzoo.kernels import window_attention
-
 from .attention import attended, head_width
-from .linear import Linear
-from .sizes import multiple_of, pad_to, pool_cells
+from .cpu import Linear
+from .operators import attend_windows
+from .resizing import multiple_of, pad_to, pool_cells
 
 
 class HighFrequencies(nn.Module):
@@ -36,12 +35,7 @@ class HighFrequencies(nn.Module):
         """(B, H, W, C) -> (B, H, W, h * D)."""
         # (B, H, W, 3hD) -> three of (B, H, W, h, D)
         q, k, v = self.qkv(x).unflatten(3, [3, self.num_heads, -1]).unbind(3)
-        return self.proj(self._attend(q, k, v).flatten(3))
-
-    # TorchScript cannot read the operator; it calls it
-    @torch.jit.ignore
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return window_attention(q, k, v, self.window_size)
+        return self.proj(attend_windows(q, k, v, (self.window_size, self.window_size), 0, None).flatten(3))
 
 
 class LowFrequencies(nn.Module):

@@ -7,7 +7,7 @@ Shape legend: B batch, H W map, C channels.
 from torch import Tensor, nn
 
 from .convolution import depthwise
-from .linear import Linear
+from .cpu import Linear
 
 
 class LargeKernelAttention(nn.Module):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from .attention import attended, head_width
 from .continuous_bias import ContinuousBias
-from .linear import Linear
+from .cpu import Linear
+from .resizing import at_least, pool_to
 from .shifts import neighbor_scores, neighbor_sums, neighbors_inside
-from .sizes import at_least, pool_to
 
 # what the inverse of the temperature starts as
 SHARPNESS = 1 / 0.24

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
-from attnzoo.kernels import neighborhood_attention, neighborhood_qk
+from attnzoo.kernels import neighborhood_qk
 
 from .attention import SelfAttention
-from .sizes import pad_to
+from .operators import attend_neighborhood
+from .resizing import pad_to
 
 
 @register_notrace_module  # whether to pad depends on the size of the map
@@ -64,7 +65,17 @@ class NeighborhoodAttention(SelfAttention):
         """(B, H, W, C) -> (B, H, W, C)."""
         queries, keys, values = self._project(x)
         # (B, H, W, h, D) -> (B, H, W, C)
-        x = self._attend(queries, keys, values).flatten(3)
+        x = attend_neighborhood(
+            queries,
+            keys,
+            values,
+            self.kernel_size,
+            self.dilation,
+            self.stride,
+            self.is_causal,
+            self.rpb,
+            self.padding(keys.dtype),
+        ).flatten(3)
         return self.proj_drop(self.proj(x))
 
     @torch.jit.ignore
@@ -91,33 +102,18 @@ class NeighborhoodAttention(SelfAttention):
         queries, keys, values = qkv.unbind(3)
         return queries, keys, values
 
-    # TorchScript cannot read the operator; it calls it
-    @torch.jit.ignore
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return neighborhood_attention(
-            queries,
-            keys,
-            values,
-            self.kernel_size,
-            dilation=self.dilation,
-            stride=self.stride,
-            is_causal=self.is_causal,
-            bias=self.rpb,
-            padding=padding_of(self, keys.dtype),
-        )
+    def padding(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The key and the value (h, D) beyond a map smaller than its window: the projection of zeros."""
+        bias = self.qkv.bias
+        if bias is None:
+            bias = self.qkv.weight.new_zeros(self.qkv.weight.shape[0])
+        # (3C,) -> three of (h, D)
+        _, key, value = bias.to(dtype).view(3, self.num_heads, -1).unbind(0)
+        return key, value
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""
         return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, dilation={self.dilation}"
-
-
-def padding_of(layer: NeighborhoodAttention, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """What stands beyond a map smaller than its window: the projection of zeros, a key and a value (h, D)."""
-    weight, bias = layer.qkv.weight, layer.qkv.bias
-    bias = weight.new_zeros(len(weight)) if bias is None else bias
-    # (3C,) -> three of (h, D)
-    _, key, value = bias.to(dtype).view(3, layer.num_heads, -1).unbind(0)
-    return key, value
 
 
 def resize_bias_table(table: Tensor, kernel_size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, resample_abs_pos_embed, trunc_normal_
 from torch import Tensor, nn
 
-from attnzoo.kernels import is_free
+from attnzoo.kernels import is_dynamic
 
 
 @register_notrace_module  # whether to interpolate depends on the size of the map
@@ -37,9 +37,8 @@ class PositionEmbedding(nn.Module):
 
     def at(self, height: int, width: int) -> Tensor:
         """The vectors of a map, (1, class_tokens + H * W, C)."""
-        if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
-            if is_free(height, width):
-                return self._at_free(height, width)
+        if is_dynamic([height, width]):
+            return self._at_dynamic(height, width)
         return resample_abs_pos_embed(
             self.table,
             [height, width],
@@ -50,8 +49,8 @@ class PositionEmbedding(nn.Module):
         )
 
     @torch.jit.unused
-    def _at_free(self, height: int, width: int) -> Tensor:
-        """The same, not asking whether the map is the one of the table."""
+    def _at_dynamic(self, height: int, width: int) -> Tensor:
+        """The same without a branch on whether the map is the one of the table."""
         prefix, of_map = self.table.split([self.class_tokens, self.map_size[0] * self.map_size[1]], 1)
         # (1, rows * columns, C) -> (1, C, rows, columns) -> (1, H * W, C)
         grid = of_map.unflatten(1, self.map_size).permute(0, 3, 1, 2)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from .convolution import ConvNorm, as_affine, depthwise
+from .convolution import ConvNorm, depthwise
+from .norm import as_affine
 
 # (k, r) of the branches beside a K x K kernel: published choices, there is no rule
 _BRANCHES = {

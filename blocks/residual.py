@@ -9,7 +9,7 @@ from collections.abc import Callable
 from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
 
-from .linear import Mlp
+from .mlp import Mlp
 
 
 class TransformerBlock(nn.Module):

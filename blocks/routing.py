@@ -4,15 +4,15 @@ Shape legend: B batch, H W map, C channels, h heads, D = C / h, P = Pr * Pc regi
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
-import torch
 from timm.layers import register_notrace_module, to_2tuple
 from torch import Tensor
 
-from attnzoo.kernels import is_free, routed_attention
+from attnzoo.kernels import is_dynamic
 
 from .attention import SelfAttention, attended
 from .convolution import depthwise
-from .sizes import at_least, at_most, pad_to, pool_cells
+from .operators import attend_regions
+from .resizing import at_least, at_most, pad_to, pool_cells
 
 
 @register_notrace_module  # whether to pad depends on the size of the map
@@ -91,7 +91,7 @@ class BiLevelRoutingAttention(SelfAttention):
             qkv = pad_to(qkv, padded_height, padded_width)
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
         queries, keys, values = qkv.unflatten(3, (3, self.num_heads, self.head_dim)).unbind(3)
-        out = self._attend(queries, keys, values, routes, rows, columns)
+        out = attend_regions(queries, keys, values, routes, (rows, columns), self.scale)
         # (B, padded H, padded W, h, D) -> (B, padded H, padded W, C)
         x = (out.flatten(3) + self.lepe(values.flatten(3)))[:, :height, :width]
         return self.proj_drop(self.proj(x))
@@ -121,16 +121,8 @@ class BiLevelRoutingAttention(SelfAttention):
         return scores.topk(at_most(self.topk, scores.shape[2]), sorted=False)[1]
 
     def _is_cut_off(self, length: int, count: int) -> bool:
-        """Whether the map ends within a region; of a size that an exporter leaves free that is not known."""
-        if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
-            if is_free(length):
-                return False
-        return length % count != 0
-
-    # TorchScript cannot read the operator; it calls it
-    @torch.jit.ignore
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, routes: Tensor, rows: int, columns: int) -> Tensor:
-        return routed_attention(queries, keys, values, routes, (rows, columns), scale=self.scale)
+        """Whether the map ends within a region; False where an exporter leaves the size dynamic."""
+        return not is_dynamic([length]) and length % count != 0
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .convolution import ConvNorm, ConvNormMlp, ResidualConv
+from .convolution import ConvNorm, ResidualConv
+from .mlp import ConvNormMlp
 
 
 class SingleHeadAttention(nn.Module):

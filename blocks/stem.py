@@ -8,8 +8,8 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .convolution import ConvNorm
-from .linear import computed_again
-from .sizes import multiple_of, pad_to
+from .cpu import recomputed
+from .resizing import multiple_of, pad_to
 
 
 class ConvStem(nn.Module):
@@ -139,7 +139,7 @@ class ConvNormStem(nn.Sequential):
         x = first(x)
         for act, layer in zip(others[::2], others[1::2], strict=True):
             if isinstance(layer, ConvNorm):
-                x = layer.normed(computed_again(nn.Sequential(act, layer.conv), x))
+                x = layer.normed(recomputed(nn.Sequential(act, layer.conv), x))
             else:
                 x = layer(act(x))
         return x

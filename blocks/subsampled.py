@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .attention import attended, head_width
 from .convolution import ChannelsLastConv2d
-from .linear import Linear
-from .sizes import at_least, pad_to
+from .cpu import Linear
+from .resizing import at_least, pad_to
 
 
 @register_notrace_module  # whether to pad depends on the size of the map

@@ -8,11 +8,12 @@ import torch
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
-from attnzoo.kernels import is_free, window_attention
+from attnzoo.kernels import is_dynamic
 
 from .attention import SelfAttention
 from .convolution import depthwise
-from .sizes import at_most, has_size, multiple_of, pad_to
+from .operators import attend_windows
+from .resizing import at_most, has_size, multiple_of, pad_to
 
 
 @register_notrace_module  # whether to pad and to shift depends on the size of the map
@@ -64,21 +65,15 @@ class WindowAttention(SelfAttention):
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
         q, k, v = self.qkv(x).unflatten(3, (3, self.num_heads, self.head_dim)).unbind(3)
         # (B, padded H, padded W, h, D) -> (B, H, W, C)
-        out = self._attend(q, k, v, shift)[:, :height, :width].flatten(3)
-        return self.proj_drop(self.proj(out))
+        out = attend_windows(q, k, v, (self.window_size, self.window_size), shift, self.rpb)
+        return self.proj_drop(self.proj(out[:, :height, :width].flatten(3)))
 
     def _shift(self, height: int, width: int) -> int:
         shift = self.window_size // 2 if self.shifted else 0
-        if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript leaves out what stands under this question alone)
-            if shift > 0 and is_free(height, width):
-                windows = (height - 1) // self.window_size + (width - 1) // self.window_size
-                return shift * at_most(windows, 1)
+        if shift > 0 and is_dynamic([height, width]):
+            windows = (height - 1) // self.window_size + (width - 1) // self.window_size
+            return shift * at_most(windows, 1)
         return shift if max(height, width) > self.window_size else 0
-
-    # TorchScript cannot read the operator; it calls it
-    @torch.jit.ignore
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, shift: int) -> Tensor:
-        return window_attention(q, k, v, self.window_size, shift=shift, bias=self.rpb)
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""
@@ -133,7 +128,7 @@ class CrossShapedAttention(SelfAttention):
             q, k, v = qkv[i].unbind(3)
             values = _cut(v.flatten(3), rows, columns)
             local = _join(dwc(values), x.shape[1], x.shape[2])
-            out.append(self._attend(q, k, v, rows, columns).flatten(3) + local)
+            out.append(attend_windows(q, k, v, (rows, columns), 0, None).flatten(3) + local)
         # (B, padded H, padded W, C) -> (B, H, W, C)
         return self.proj_drop(self.proj(torch.cat(out, 3)[:, :height, :width]))
 
@@ -142,11 +137,6 @@ class CrossShapedAttention(SelfAttention):
         if self.stripe_width is None:
             return height, width
         return (height, self.stripe_width) if direction == 0 else (self.stripe_width, width)
-
-    # TorchScript cannot read the operator; it calls it
-    @torch.jit.ignore
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, rows: int, columns: int) -> Tensor:
-        return window_attention(q, k, v, (rows, columns))
 
     def extra_repr(self) -> str:
         """What the module's children do not show."""

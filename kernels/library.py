@@ -32,8 +32,8 @@ def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., 
     return getattr(torch.ops.attnzoo, name).default
 
 
-def define_free(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Defines the operator `attnzoo::free_NAME`, which an exporter takes as it is where a size is left free.
+def define_dynamic(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Defines the operator `attnzoo::dynamic_NAME`, which an exporter takes as it is where a size is left free.
 
     Args:
         name, schema, run, fake: as in `define`; it runs on every device.
@@ -41,11 +41,11 @@ def define_free(name: str, schema: str, run: Callable[..., Any], fake: Callable[
     Returns:
         The operator, to call.
     """
-    library = f"attnzoo::free_{name}"
+    library = f"attnzoo::dynamic_{name}"
     torch.library.define(library, schema)
     torch.library.impl(library, "CompositeExplicitAutograd")(run)
     torch.library.register_fake(library)(fake)
-    return getattr(torch.ops.attnzoo, f"free_{name}").default
+    return getattr(torch.ops.attnzoo, f"dynamic_{name}").default
 
 
 def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parent.parent
 
 OPTIONAL = [
     "triton", "mmengine", "sklearn", "onnx", "onnxscript", "onnxruntime", "torchmetrics", "pycocotools",
@@ -53,3 +57,25 @@ import attnzoo
 print((time.perf_counter() - start) / (middle - start))
 """
     assert min(float(python(code)) for _ in range(3)) <= 1.25
+
+
+def test_folders_of_a_clone_are_harmless_by_their_bare_names() -> None:
+    code = """
+import attnzoo, kernels, blocks, zoo, tools, configs
+for folder in (kernels, blocks, zoo, tools, configs):
+    assert not hasattr(folder, "__version__"), folder
+    assert not [name for name in vars(folder) if not name.startswith("__")], folder
+import attnzoo.kernels, torch
+assert attnzoo.kernels.window_attention(*torch.zeros(3, 1, 4, 4, 1, 8), 2).shape == (1, 4, 4, 1, 8)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+def test_transformers_works_at_the_root_of_a_clone() -> None:
+    code = "import attnzoo; from transformers import TimmBackbone"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ import torch
 from timm.models import get_pretrained_cfg, save_for_hf, split_model_name_tag
 from torch import Tensor, nn
 
-from attnzoo.registration import checkpoint_filter
+from attnzoo.base import checkpoint_filter
 
 from .cli import MultilineError
 from .files import SUMS, replacing, sha256, write_sums

@@ -124,18 +124,18 @@ def mistakes(picture: JudgedPicture, least_score: float = 0.3) -> int:
     """Objects that were missed, and detections of what is not there or of another class; crowds aside."""
     real = ~picture.truth["iscrowd"]
     boxes, labels = picture.truth["boxes"][real], picture.truth["labels"][real]
-    is_free, false_alarms = np.ones(len(boxes), dtype=np.bool_), 0
+    is_unmatched, false_alarms = np.ones(len(boxes), dtype=np.bool_), 0
     crowds = picture.truth["boxes"][~real]
     for row in np.argsort(-picture.found["scores"], kind="stable"):
         if picture.found["scores"][row] < least_score:
             break
         box = picture.found["boxes"][row]
-        overlaps = _overlaps(box, boxes) * is_free * (labels == picture.found["labels"][row])
+        overlaps = _overlaps(box, boxes) * is_unmatched * (labels == picture.found["labels"][row])
         if overlaps.size and overlaps.max() >= _OVERLAP:
-            is_free[overlaps.argmax()] = False
+            is_unmatched[overlaps.argmax()] = False
         elif not (_overlaps(box, crowds, of_box=True) >= _OVERLAP).any():
             false_alarms += 1
-    return int(is_free.sum()) + false_alarms
+    return int(is_unmatched.sum()) + false_alarms
 
 
 def _overlaps(box: NDArray[Any], others: NDArray[Any], of_box: bool = False) -> NDArray[Any]:

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from attnzoo.registration import WRAPPERS
+from attnzoo.base.checkpoints import WRAPPERS
 
 # keys named in a message: beyond that a list is no longer read
 LISTED = 20

@@ -5,56 +5,36 @@ Example:
     >>> model = timm.create_model("nat_tiny", pretrained=True)
 """
 
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as _version
+# by its bare name, from the root of a clone, the folder is empty
+if __name__ == "attnzoo":
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as _version
 
-from . import (
-    additive,
-    agent,
-    agent_deit,
-    bilevel,
-    dual_attention,
-    gated_conv,
-    halo,
-    head_tokens,
-    hilo,
-    large_kernel,
-    mixture_of_heads,
-    neighborhood,
-    neighborhood_isotropic,
-    overlock,
-    rank_augmented,
-    separable_attention,
-    shifted_window,
-    single_head,
-)
-from .registration import Published, published
+    from . import (
+        agent,
+        agent_deit,
+        biformer,
+        dhvt,
+        halonet,
+        litv2,
+        moh_vit,
+        nat,
+        nat_isotropic,
+        overlock,
+        ravlt,
+        swin,
+        van,
+        zoo_davit,
+        zoo_mambaout,
+        zoo_shvit,
+        zoo_swiftformer,
+        zoo_twins,
+    )
+    from .base import Published, published
 
-try:
-    __version__ = _version("attnzoo")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+    try:
+        __version__ = _version("attnzoo")
+    except PackageNotFoundError:  # a source tree that was never installed
+        __version__ = "0+unknown"
 
-__all__ = [
-    "Published",
-    "__version__",
-    "additive",
-    "agent",
-    "agent_deit",
-    "bilevel",
-    "dual_attention",
-    "gated_conv",
-    "halo",
-    "head_tokens",
-    "hilo",
-    "large_kernel",
-    "mixture_of_heads",
-    "neighborhood",
-    "neighborhood_isotropic",
-    "overlock",
-    "published",
-    "rank_augmented",
-    "separable_attention",
-    "shifted_window",
-    "single_head",
-]
+    __all__ = ["Published", "__version__", "published"]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import calculate_drop_path_rates, to_2tuple
+from timm.layers import to_2tuple
 from torch import nn
 
 from attnzoo.blocks import (
@@ -32,9 +32,8 @@ from attnzoo.blocks import (
     WindowAttention,
 )
 
-from .agent_checkpoints import checkpoint_filter_fn, default_cfg, variant
-from .pyramid import Pyramid, Stage
-from .registration import pico, register_variants
+from .agent_checkpoints import agent_family, variant
+from .base import Pyramid, stages_of
 
 __all__ = ["AgentTransformer"]
 
@@ -65,7 +64,8 @@ class AgentTransformer(Pyramid):
         qkv_bias: whether queries, keys and values have a bias.
         proj_drop_rate: dropout after projections and in MLPs.
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
-        in_chans, num_classes, global_pool, drop_rate: as in `Pyramid`.
+        in_chans: channels of the image.
+        head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
 
     Raises:
         ValueError: an unknown layout, or other attention in a `pvt`.
@@ -86,12 +86,10 @@ class AgentTransformer(Pyramid):
         mlp_ratios: Sequence[float] = (4, 4, 4, 4),
         layout: str = "swin",
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         qkv_bias: bool = True,
-        drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        **head: Any,
     ) -> None:
         if layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -123,14 +121,17 @@ class AgentTransformer(Pyramid):
             "swin": PatchMerging,
             "cswin": partial(ConvDownsample, bias=True),
         }
-        stages = [
-            Stage(
-                downsamplers[layout](embed_dims[i - 1], embed_dims[i]) if i > 0 else None,
-                [block(i, j, rate) for j, rate in enumerate(rates)],
-                PositionEmbedding(embed_dims[i], map_sizes[i]) if layout == "pvt" else None,
-            )
-            for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True))
-        ]
+
+        def position(stage: int) -> nn.Module:
+            return PositionEmbedding(embed_dims[stage], map_sizes[stage])
+
+        stages = stages_of(
+            depths,
+            drop_path_rate,
+            block,
+            lambda stage: downsamplers[layout](embed_dims[stage - 1], embed_dims[stage]),
+            position=position if layout == "pvt" else None,
+        )
         super().__init__(
             PatchStem(in_chans, embed_dims[0], 4, kernel_size=7 if layout == "cswin" else 4),
             stages,
@@ -138,11 +139,13 @@ class AgentTransformer(Pyramid):
             reductions=reductions,
             norm=nn.Identity() if layout == "pvt" else nn.LayerNorm(embed_dims[-1]),
             in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
+            **head,
         )
 
+
+# both sides of an image are scaled, whatever its shape
+family = agent_family(__name__, AgentTransformer, first_conv="stem.proj", cfg={"crop_mode": "squash"})
+_agent = partial(variant, family)
 
 # What the variants of a size share.
 _PVT: dict[str, Any] = {
@@ -182,27 +185,24 @@ _PICO: dict[str, Any] = {
 _SWIN_PICO = {**_PICO, "layout": "swin", "agent_depths": (1, 2, 1, 0)}
 _CSWIN_PICO = {**_PICO, "layout": "cswin", "agent_depths": (1, 2, 0, 0)}
 
-register_variants(
-    __name__,
-    AgentTransformer,
-    checkpoint_filter_fn,
+family.register(
     {
-        "agent_pico": pico(default_cfg, **_PICO, layout="pvt"),
-        "agent_swin_pico": pico(default_cfg, **_SWIN_PICO),
-        "agent_cswin_pico": pico(default_cfg, **_CSWIN_PICO),
-        "agent_pvt_tiny": variant("Agent-PVT-Tiny.", "13fdf0e0a7c5498c934f", (78.4, 11.6, 2.0), **_PVT_TINY),
-        "agent_pvt_small": variant("Agent-PVT-Small.", "36b8be9a8863456685a3", (82.2, 20.6, 4.0), **_PVT_SMALL),
-        "agent_pvt_medium": variant("Agent-PVT-Medium.", "4d00ecacf18b45f9b88c", (83.4, 35.9, 7.0), **_PVT_MEDIUM),
-        "agent_pvt_medium_256": variant(
+        "agent_pico": family.pico(**_PICO, layout="pvt"),
+        "agent_swin_pico": family.pico(**_SWIN_PICO),
+        "agent_cswin_pico": family.pico(**_CSWIN_PICO),
+        "agent_pvt_tiny": _agent("Agent-PVT-Tiny.", "13fdf0e0a7c5498c934f", (78.4, 11.6, 2.0), **_PVT_TINY),
+        "agent_pvt_small": _agent("Agent-PVT-Small.", "36b8be9a8863456685a3", (82.2, 20.6, 4.0), **_PVT_SMALL),
+        "agent_pvt_medium": _agent("Agent-PVT-Medium.", "4d00ecacf18b45f9b88c", (83.4, 35.9, 7.0), **_PVT_MEDIUM),
+        "agent_pvt_medium_256": _agent(
             "Agent-PVT-Medium at 256x256.", "654df734121643b19c52", (83.8, 36.1, 9.2), size=256, **_PVT_MEDIUM
         ),
-        "agent_pvt_large": variant(
+        "agent_pvt_large": _agent(
             "Agent-PVT-Large.",
             "040cfe0cfbbe4762ad09",
             (83.7, 48.7, 10.4),
             **{**_PVT_MEDIUM, "depths": (3, 8, 27, 3)},
         ),
-        "agent_swin_tiny": variant(
+        "agent_swin_tiny": _agent(
             "Agent-Swin-Tiny.",
             "a2ddc1190c224f768a41",
             (82.6, 29, 4.5),
@@ -211,8 +211,8 @@ register_variants(
             agent_depths=(2, 2, 6, 0),
             drop_path_rate=0.2,
         ),
-        "agent_swin_small": variant("Agent-Swin-Small.", "f607172c9fea4d6e99bb", (83.7, 50, 8.7), **_SWIN_SMALL),
-        "agent_swin_small_288": variant(
+        "agent_swin_small": _agent("Agent-Swin-Small.", "f607172c9fea4d6e99bb", (83.7, 50, 8.7), **_SWIN_SMALL),
+        "agent_swin_small_288": _agent(
             "Agent-Swin-Small at 288x288, with larger windows.",
             "09760394e93b4046a25e",
             (84.1, 50, 14.6),
@@ -221,8 +221,8 @@ register_variants(
             window_size=9,
             **_SWIN_SMALL,
         ),
-        "agent_swin_base": variant("Agent-Swin-Base.", "4fcd2d0114bb490483c3", (84.0, 88, 15.4), **_SWIN_BASE),
-        "agent_swin_base_384": variant(
+        "agent_swin_base": _agent("Agent-Swin-Base.", "4fcd2d0114bb490483c3", (84.0, 88, 15.4), **_SWIN_BASE),
+        "agent_swin_base_384": _agent(
             "Agent-Swin-Base at 384x384, with larger windows.",
             "bb84ee9058954706a557",
             (84.9, 88, 46.3),
@@ -231,7 +231,7 @@ register_variants(
             window_size=12,
             **_SWIN_BASE,
         ),
-        "agent_cswin_tiny": variant(
+        "agent_cswin_tiny": _agent(
             "Agent-CSWin-Tiny.",
             "8c562a74441e46d5902b",
             (83.1, 21, 4.3),
@@ -240,9 +240,9 @@ register_variants(
             agent_depths=(2, 4, 0, 0),
             drop_path_rate=0.2,
         ),
-        "agent_cswin_small": variant("Agent-CSWin-Small.", "30eb8af675bc4b7a8747", (83.9, 33, 6.8), **_CSWIN_SMALL),
-        "agent_cswin_base": variant("Agent-CSWin-Base.", "c8035b0839b2410c8c9f", (84.7, 73, 14.9), **_CSWIN_BASE),
-        "agent_cswin_base_384": variant(
+        "agent_cswin_small": _agent("Agent-CSWin-Small.", "30eb8af675bc4b7a8747", (83.9, 33, 6.8), **_CSWIN_SMALL),
+        "agent_cswin_base": _agent("Agent-CSWin-Base.", "c8035b0839b2410c8c9f", (84.7, 73, 14.9), **_CSWIN_BASE),
+        "agent_cswin_base_384": _agent(
             "Agent-CSWin-Base at 384x384, with wider stripes.",
             "1239be0df44b47719432",
             (85.8, 73, 46.3),
@@ -250,5 +250,5 @@ register_variants(
             window_size=12,
             **{**_CSWIN_BASE, "drop_path_rate": 0.7},
         ),
-    },
+    }
 )

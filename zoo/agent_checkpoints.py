@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,52 +13,9 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import PositionEmbedding, resize_bias_table, resize_line
 
-from .registration import Variant, figures, imagenet_cfg, unwrapped
-from .renaming import Renames, renamed
-from .shifted_window import RENAMES as SWIN_RENAMES
-from .shifted_window import table_by_head
-
-CODE = "https://github.com/LeapLabTHU/Agent-Attention"
-
-
-# both sides of an image are scaled, whatever its shape
-default_cfg = partial(
-    imagenet_cfg,
-    crop_mode="squash",
-    first_conv="stem.proj",
-    license="unknown",
-    origin_url=CODE,
-    paper_ids="arXiv:2312.08874",
-)
-
-
-def variant(
-    summary: str,
-    weights: str,
-    published: tuple[float, float, float],
-    *,
-    size: int = 224,
-    cfg: Mapping[str, Any] | None = None,
-    **arguments: Any,
-) -> Variant:
-    """A row of a table of variants.
-
-    Args:
-        summary: a line that says what is special about it.
-        weights: name of the file on the authors' server.
-        published: top-1 accuracy in percent, parameters in millions and multiply-adds in 10^9.
-        size: side of the image, of which positions are learned.
-        cfg: fields of timm's configuration that are others.
-        arguments: of the family's class.
-    """
-    fields = {"input_size": (3, size, size), "pool_size": (size // 32, size // 32), **(cfg or {})}
-    source = f"{CODE}/blob/master/agent_transformer/README.md"
-    return Variant(
-        summary,
-        {"img_size": size, **arguments},
-        default_cfg(f"https://cloud.tsinghua.edu.cn/f/{weights}/?dl=1", **fields),
-        published=figures(*published, source=source),
-    )
+from .base import Family, Renames, Variant, block_of, depths_of, renamed, unwrapped
+from .swin import RENAMES as SWIN_RENAMES
+from .swin import table_by_head
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -67,7 +24,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     Positions that were learned at another size of image than the model's `img_size` are interpolated as the official
     code does it for fine-tuning: the lines of agents linearly, tables of windows and absolute positions bicubically.
     """
-    state_dict = unwrapped(state_dict)
+    state_dict, depths = unwrapped(state_dict), depths_of(model)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     result: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():
@@ -80,7 +37,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
             tensor = torch.cat([tensor, state_dict[name.replace(".attn.q.", ".attn.kv.")]])
         if name.endswith("relative_position_bias_table"):
             tensor = table_by_head(tensor)
-        name = rename(name)
+        name = rename(name, depths)
         for one_body, another in _SYNONYMS:
             name = name if name in wanted else name.replace(one_body, another)
         result[name] = tensor
@@ -110,8 +67,7 @@ _RENAMES: Renames = (
     (r"\.attns\.(\d)\.get_v\.", r".attn.dwc.\1."),
     (r"\.attns\.0\.", ".attn."),
     (r"\.attn\.([achnw]{2}_bias)$", r".attn.biases.\1"),
-    # DeiT, whose blocks are taken three to a stage
-    (r"^blocks\.(\d+)\.", lambda match: f"stages.{int(match[1]) // 3}.blocks.{int(match[1]) % 3}."),
+    # DeiT, whose blocks are one list
     (r"^cls_token$", "stem.class_token"),
     (r"^pos_embed$", "stem.position.table"),
 )
@@ -119,7 +75,11 @@ _RENAMES: Renames = (
 # official names that mean one thing in one body and another in another
 _SYNONYMS = (".attn.dwc.0.", ".attn.dwc."), ("stem.proj.", "stem.patches.proj.")
 
-rename = partial(renamed, renames=_RENAMES)
+
+def rename(name: str, depths: Sequence[int]) -> str:
+    """This project's name of an official parameter, in a network of so many blocks per stage; a name of ours stays."""
+    name = renamed(name, _RENAMES)
+    return re.sub(r"^blocks\.(\d+)\.", lambda match: f"{block_of(int(match[1]), depths)}.", name)
 
 
 def _learned_size(name: str, weights: dict[str, Tensor]) -> list[int] | None:
@@ -145,3 +105,40 @@ def _fit(name: str, tensor: Tensor, shape: torch.Size | None, model: nn.Module, 
             tensor, list(position.map_size), old_size, num_prefix_tokens=position.class_tokens, antialias=False
         )
     return tensor
+
+
+# the family of a body: its module, class, `first_conv` and `cfg`
+agent_family = partial(
+    Family,
+    checkpoint_filter_fn=checkpoint_filter_fn,
+    code="https://github.com/LeapLabTHU/Agent-Attention",
+    paper="2312.08874",
+    license="unknown",
+    source="/blob/master/agent_transformer/README.md",
+)
+
+
+def variant(
+    family: Family,
+    summary: str,
+    weights: str,
+    published: tuple[float, float, float],
+    *,
+    size: int = 224,
+    cfg: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> Variant:
+    """A row of a table of variants.
+
+    Args:
+        family: that it is of.
+        summary: a line that says what is special about it.
+        weights: name of the file on the authors' server.
+        published: top-1 accuracy in percent, parameters in millions and multiply-adds in 10^9.
+        size: side of the image, of which positions are learned.
+        cfg: fields of timm's configuration that are others.
+        arguments: of the family's class.
+    """
+    cfg = {"input_size": (3, size, size), "pool_size": (size // 32, size // 32), **family.cfg, **(cfg or {})}
+    url = f"https://cloud.tsinghua.edu.cn/f/{weights}/?dl=1"
+    return family.variant(summary, url, published, cfg=cfg, img_size=size, **arguments)

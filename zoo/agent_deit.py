@@ -17,19 +17,18 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import calculate_drop_path_rates, to_2tuple
+from timm.layers import to_2tuple
 from torch import nn
 
 from attnzoo.blocks import AgentAttention, PatchStem, PositionEmbedding
 
-from .agent_checkpoints import checkpoint_filter_fn, default_cfg, variant
-from .registration import pico, register_variants
-from .tokens import PlainAttention, PlainMlp, TokenBlock, TokenPyramid, TokenStage, TokenStem
+from .agent_checkpoints import agent_family, variant
+from .base import IsotropicTokens, PlainAttention, PlainMlp, TokenBlock, TokenStage, TokenStem, stages_of
 
 __all__ = ["AgentVisionTransformer"]
 
 
-class AgentVisionTransformer(TokenPyramid):
+class AgentVisionTransformer(IsotropicTokens):
     """Blocks of agent attention over a class token and one map.
 
     It takes images of any size; the two rules that carry positions to other sizes are those of `AgentTransformer`.
@@ -46,11 +45,11 @@ class AgentVisionTransformer(TokenPyramid):
         img_size: the image, one number or (rows, columns), that positions are learned at.
         patch_size: pixels per side of a patch.
         mlp_ratio: hidden channels of an MLP over its input's.
-        global_pool: `token` for the class token, or as in `TokenHead`.
         qkv_bias: whether queries, keys and values have a bias.
         proj_drop_rate: dropout after projections and in MLPs.
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
-        in_chans, num_classes, drop_rate: as in `Pyramid`.
+        in_chans: channels of the image.
+        head: `num_classes`, `global_pool` (`token` or as in `TokenHead`) and `drop_rate`, see `IsotropicTokens`.
     """
 
     undecayed = (".class_token", ".position.table")
@@ -67,21 +66,19 @@ class AgentVisionTransformer(TokenPyramid):
         patch_size: int = 16,
         mlp_ratio: float = 4.0,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "token",
         qkv_bias: bool = True,
-        drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        **head: Any,
     ) -> None:
         agent_depths = depths if agent_depths is None else agent_depths
         rows, columns = to_2tuple(img_size)
         map_size = -(-rows // patch_size), -(-columns // patch_size)
         norm_layer = partial(nn.LayerNorm, eps=1e-6)
 
-        def block(is_agent: bool, drop_path: float) -> nn.Module:
+        def block(stage: int, index: int, drop_path: float) -> nn.Module:
             mixer: nn.Module
-            if is_agent:
+            if index < agent_depths[stage]:
                 mixer = AgentAttention(
                     embed_dim, num_heads, num_agents, map_size, qkv_bias, proj_drop_rate, dense_agents, class_token=True
                 )
@@ -90,10 +87,7 @@ class AgentVisionTransformer(TokenPyramid):
             mlp = PlainMlp(embed_dim, int(embed_dim * mlp_ratio), proj_drop_rate)
             return TokenBlock(embed_dim, mixer, drop_path=drop_path, norm_layer=norm_layer, mlp=mlp)
 
-        stages = [
-            TokenStage([block(j < agent_depths[i], rate) for j, rate in enumerate(rates)])
-            for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True))
-        ]
+        stages = stages_of(depths, drop_path_rate, block, stage=TokenStage)
         patches = PatchStem(in_chans, embed_dim, patch_size, nn.Identity)
         position = PositionEmbedding(embed_dim, map_size, "bicubic", class_tokens=1)
         super().__init__(
@@ -103,9 +97,7 @@ class AgentVisionTransformer(TokenPyramid):
             patch_size=patch_size,
             norm=norm_layer(embed_dim),
             in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
+            **head,
         )
 
 
@@ -120,17 +112,18 @@ _BASE = {
     "drop_path_rate": 0.3,
 }
 
-# of timm's configuration; tokens have no map to pool
-_FIELDS: dict[str, Any] = {"first_conv": "stem.patches.proj", "pool_size": None}
-_deit = partial(variant, cfg=_FIELDS)
-
-register_variants(
+# tokens have no map to pool
+family = agent_family(
     __name__,
     AgentVisionTransformer,
-    checkpoint_filter_fn,
+    first_conv="stem.patches.proj",
+    cfg={"crop_mode": "squash", "pool_size": None},
+)
+_deit = partial(variant, family)
+
+family.register(
     {
-        "agent_deit_pico": pico(
-            partial(default_cfg, **_FIELDS),
+        "agent_deit_pico": family.pico(
             embed_dim=96,
             depths=(1, 1, 2, 2),
             agent_depths=(1, 1, 2, 1),
@@ -147,5 +140,5 @@ register_variants(
             (82.0, 87.2, 17.6),
             **_BASE,
         ),
-    },
+    }
 )

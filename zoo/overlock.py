@@ -14,7 +14,6 @@ overview of 7x7x512, 7x7x(512 + 128), and 7x7x1024 before pooling.
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,10 +30,9 @@ from attnzoo.blocks import (
     ReparamConvBlock,
 )
 
+from .base import Family, Pyramid, Stage, Variant, init_convolution
 from .overlock_checkpoint import checkpoint_filter_fn
 from .overlock_stages import FocusStage, OverviewStage
-from .pyramid import Pyramid, Stage, init_convolution
-from .registration import Variant, figures, imagenet_cfg, pico, register_variants
 
 __all__ = ["OverLoCK"]
 
@@ -56,7 +54,8 @@ class OverLoCK(Pyramid):
         projection: channels before pooling.
         aux_head: whether there is a second classifier, which reads the overview.
         drop_path_rate: stochastic depth of the last block; it rises linearly from 0, the overview's before the focus.
-        in_chans, num_classes, global_pool, drop_rate: as in `Pyramid`.
+        in_chans: channels of the image.
+        head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
 
     undecayed = ()
@@ -74,10 +73,8 @@ class OverLoCK(Pyramid):
         projection: int = 1024,
         aux_head: bool = True,
         in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        **head: Any,
     ) -> None:
         context_dim = embed_dims[3] // 4
         rates = calculate_drop_path_rates(drop_path_rate, [*depths, *focus_depths], stagewise=True)
@@ -119,11 +116,9 @@ class OverLoCK(Pyramid):
             widths=[*embed_dims[:2], embed_dims[2] + context_dim, embed_dims[3] + context_dim],
             reductions=(4, 8, 16, 32),
             norm=nn.Sequential(ConvNorm(embed_dims[3] + context_dim, projection), nn.SiLU()),
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
             num_features=projection,
+            in_chans=in_chans,
+            **head,
         )
         self.overview_dim = embed_dims[3]
         self.has_aux_head = aux_head
@@ -179,37 +174,27 @@ class OverLoCK(Pyramid):
         }
 
 
-_CODE = "https://github.com/LMMMEng/OverLoCK"
-_cfg = partial(
-    imagenet_cfg,
-    crop_pct=0.95,
-    first_conv="stem.0.conv",
-    classifier=("head.fc", "aux_head.fc"),
-    license="apache-2.0",
-    origin_url=_CODE,
-    paper_ids="arXiv:2502.20087",
-)
-
-
-def _official(
-    name: str, published: tuple[float, float, float], crop_pct: float, drop_path_rate: float, **arguments: Any
-) -> Variant:
-    cfg = _cfg(f"{_CODE}/releases/download/v1/overlock_{name}_in1k_224.pth", crop_pct=crop_pct)
-    return Variant(
-        f"OverLoCK-{name.upper()}.",
-        {**arguments, "drop_path_rate": drop_path_rate},
-        cfg,
-        published=figures(*published, source=f"{_CODE}/blob/main/README.md"),
-    )
-
-
-register_variants(
+family = Family(
     __name__,
     OverLoCK,
     checkpoint_filter_fn,
+    code="https://github.com/LMMMEng/OverLoCK",
+    paper="2502.20087",
+    license="apache-2.0",
+    first_conv="stem.0.conv",
+    source="/blob/main/README.md",
+    cfg={"crop_pct": 0.95, "classifier": ("head.fc", "aux_head.fc")},
+)
+
+
+def _official(name: str, published: tuple[float, float, float], crop_pct: float, **arguments: Any) -> Variant:
+    url = f"{family.code}/releases/download/v1/overlock_{name}_in1k_224.pth"
+    return family.variant(f"OverLoCK-{name.upper()}.", url, published, cfg={"crop_pct": crop_pct}, **arguments)
+
+
+family.register(
     {
-        "overlock_pico": pico(
-            _cfg,
+        "overlock_pico": family.pico(
             embed_dims=(16, 32, 64, 96),
             depths=(1, 1, 1, 1),
             focus_depths=(2, 1),
@@ -223,7 +208,7 @@ register_variants(
             "xt",
             (82.7, 16, 2.6),
             0.925,
-            0.1,
+            drop_path_rate=0.1,
             embed_dims=(56, 112, 256, 336),
             depths=(2, 2, 3, 2),
             focus_depths=(6, 2),
@@ -233,7 +218,7 @@ register_variants(
             "t",
             (84.2, 33, 5.5),
             0.95,
-            0.15,
+            drop_path_rate=0.15,
             embed_dims=(64, 128, 256, 512),
             depths=(4, 4, 6, 2),
             focus_depths=(12, 2),
@@ -243,7 +228,7 @@ register_variants(
             "s",
             (84.8, 56, 9.7),
             0.95,
-            0.4,
+            drop_path_rate=0.4,
             embed_dims=(64, 128, 320, 512),
             depths=(6, 6, 8, 3),
             focus_depths=(16, 3),
@@ -253,11 +238,11 @@ register_variants(
             "b",
             (85.1, 95, 16.7),
             0.975,
-            0.5,
+            drop_path_rate=0.5,
             embed_dims=(80, 160, 384, 576),
             depths=(8, 8, 10, 4),
             focus_depths=(20, 4),
             num_heads=(12, 18),
         ),
-    },
+    }
 )

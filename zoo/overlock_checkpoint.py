@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import DilatedReparamConv
 
-from .registration import unwrapped
-from .renaming import Renames, like, renamed
+from .base import Renames, like, renamed, unwrapped
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:

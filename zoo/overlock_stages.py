@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import resize
 
-from .pyramid import Stage
+from .base import Stage
 
 
 class FocusStage(Stage):

@@ -18,7 +18,7 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
-from ..tracing import is_free
+from ..tracing import is_dynamic
 from . import eager, reference, triton
 from .geometry import HaloAxis, halo_axes
 
@@ -90,7 +90,7 @@ def _axes(k: Tensor, block_size: PerAxis, halo: PerAxis, stride: PerAxis) -> tup
     for axis, length in enumerate(k.shape[1:3]):
         name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
         # of a size that an exporter leaves free nothing is known
-        if not is_free(length) and length < 1:
+        if not is_dynamic([length]) and length < 1:
             raise ValueError(f"k must have a map of at least one row and one column, got {length} {name}")
         if blocks[axis] < 1:
             raise ValueError(f"block_size must be at least 1, got {blocks[axis]} {name}")
@@ -104,7 +104,7 @@ def _axes(k: Tensor, block_size: PerAxis, halo: PerAxis, stride: PerAxis) -> tup
 def _check_queries(q: Tensor, k: Tensor, axes: tuple[HaloAxis, HaloAxis]) -> None:
     rows, columns = axes
     expected = k.shape[0], rows.query_length, columns.query_length, k.shape[3]
-    if not is_free(*expected, *q.shape[:4]) and tuple(q.shape[:4]) != expected:
+    if not is_dynamic([*expected, *q.shape[:4]]) and tuple(q.shape[:4]) != expected:
         raise ValueError(
             f"q must be (B, H, W, heads, width) = {expected} and a width, for keys on a map of {rows.length} x "
             f"{columns.length} and a stride of {rows.stride} x {columns.stride}, got {tuple(q.shape)}"

@@ -21,8 +21,8 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
-from ..tracing import is_free
-from . import eager, free, reference, triton
+from ..tracing import is_dynamic
+from . import dynamic, eager, reference, triton
 from .geometry import Axis
 from .padding import Padding, padded
 from .windows import table_on_map
@@ -80,8 +80,8 @@ def neighborhood_attention(
     check_bias(bias, q, (axes[0].kernel, axes[1].kernel))
     _check_padding(padding, k, v)
     factor = scale_or_default(scale, q)
-    if is_free(*q.shape[1:3]):
-        return free.attention(q, k, v, axes, bias, factor, padding)
+    if is_dynamic(list(q.shape[1:3])):
+        return dynamic.attention(q, k, v, axes, bias, factor, padding)
     execution = execution_of(neighborhood_attention, backend, q, v)
     return padded(lambda q, k, v, axes: execution(q, k, v, axes, bias, factor), q, k, v, axes, padding)
 
@@ -153,8 +153,8 @@ def neighborhood_av(
             f"weights must have one entry for each of the {axes[0].kernel} x {axes[1].kernel} keys of a window, "
             f"(B, H, W, heads, {window}), got {tuple(weights.shape)}"
         )
-    if is_free(*v.shape[1:3]):
-        return free.av(weights, v, axes)
+    if is_dynamic(list(v.shape[1:3])):
+        return dynamic.av(weights, v, axes)
     return execution_of(neighborhood_av, backend, v)(weights, v, axes)
 
 
@@ -191,7 +191,7 @@ def _axes(
         if not 1 <= strides[axis] <= kernel:
             raise ValueError(f"stride must be between 1 and kernel_size, {kernel}, got {strides[axis]} {name}")
         # of a size that is free nothing is known
-        if not is_padded and not is_free(length) and kernel * step > length:
+        if not is_padded and not is_dynamic([length]) and kernel * step > length:
             raise ValueError(
                 f"kernel_size * dilation must not exceed the map, {length} {name}, got {kernel} * {step}: "
                 "use a smaller window, or pad the map"
@@ -223,8 +223,8 @@ def neighborhood_bias(bias: Tensor, size: tuple[int, int]) -> Tensor:
         raise TypeError("bias must be a floating-point tensor (heads, 2 * rows - 1, 2 * columns - 1)")
     if bias.ndim != 3 or bias.shape[1] % 2 == 0 or bias.shape[2] % 2 == 0:
         raise ValueError(f"bias must be (heads, 2 * rows - 1, 2 * columns - 1) of a window, got {tuple(bias.shape)}")
-    if is_free(*size):
-        return free.bias_on_map(bias, size[0], size[1])
+    if is_dynamic(list(size)):
+        return dynamic.bias_on_map(bias, size[0], size[1])
     height, width = (operator_index(length) for length in size)
     for length, side in zip((height, width), bias.shape[1:], strict=True):
         kernel = (side + 1) // 2

@@ -19,7 +19,7 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
-from ..tracing import is_free, is_traced
+from ..tracing import is_dynamic, is_traced
 from . import eager, reference, triton
 from .geometry import Regions
 
@@ -75,7 +75,7 @@ def _regions(q: Tensor, regions: PerAxis) -> Regions:
         if count < 1:
             raise ValueError(f"regions must be at least 1, got {count} {name}")
         # of a size that an exporter leaves free nothing is known
-        if not is_free(length) and (length % count or length == 0):
+        if not is_dynamic([length]) and (length % count or length == 0):
             raise ValueError(
                 f"regions must divide the map, {length} {name}, got {count}: pad the map to a multiple of it"
             )

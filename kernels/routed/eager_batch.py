@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tracing import is_free
+from ..tracing import is_dynamic
 from .geometry import Regions
 
 # its mask has the square of that many entries for every image
@@ -44,7 +44,7 @@ def is_one_region(form: Form) -> bool:
 def best_form(routes: Tensor, regions: Regions, dtype: torch.dtype) -> Form:
     """The faster form; in the one-region form a mask says how often a query's route has a key."""
     tokens = regions.count * regions.tokens
-    if is_free(tokens):
+    if is_dynamic([tokens]):
         return Form(routes, regions, None)
     # a product of small matrices costs about as much as if a region had 16 more tokens
     if tokens > _LARGEST_MASKED_MAP or tokens > routes.shape[2] * (regions.tokens + 16):

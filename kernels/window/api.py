@@ -18,7 +18,7 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
-from ..tracing import is_free
+from ..tracing import is_dynamic
 from . import eager, reference, triton
 from .geometry import WindowAxis
 
@@ -78,7 +78,7 @@ def _axes(x: Tensor, window_size: PerAxis, shift: PerAxis) -> tuple[WindowAxis, 
     windows, shifts = pair_of("window_size", window_size, int), pair_of("shift", shift, int)
     for axis, length in enumerate(x.shape[1:3]):
         name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
-        if is_free(length, windows[axis], shifts[axis]):
+        if is_dynamic([length, windows[axis], shifts[axis]]):
             # nothing is known of it
             continue
         if length < 1:

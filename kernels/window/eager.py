@@ -2,7 +2,7 @@
 
 On a CPU a few windows are taken at a time, so that copies and scores stay in cache and memory does not grow with the
 map (`eager_chunks`). While a model is traced, or on another device, the whole batch goes through at once
-(`eager_batch`). Where an exporter leaves the size of the map free, there is no plan of it (`eager_free`).
+(`eager_batch`). Where an exporter leaves the size of the map free, there is no plan of it (`eager_dynamic`).
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values.
 """
@@ -14,8 +14,8 @@ import operator
 import torch
 from torch import Tensor
 
-from ..tracing import is_free, is_traced
-from . import eager_batch, eager_chunks, eager_free
+from ..tracing import is_dynamic, is_traced
+from . import eager_batch, eager_chunks, eager_dynamic
 from .geometry import WindowAxis
 from .plan import Plan, plan_of
 
@@ -24,8 +24,8 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, axes: tuple[WindowAxis, WindowAxis], bias: Tensor | None, scale: float
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v within each window: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
-    if is_free(*q.shape[1:3], axes[0].shift, axes[1].shift):
-        return eager_free.attention(q, k, v, axes, bias, scale)
+    if is_dynamic([*q.shape[1:3], axes[0].shift, axes[1].shift]):
+        return eager_dynamic.attention(q, k, v, axes, bias, scale)
     plan = _plan(axes, q.shape[3], q.device, eager_chunks.FORWARD_SCORES)
     if q.device.type != "cpu" or is_traced():
         return eager_batch.attend(q, k, v, bias, scale, plan)

@@ -128,18 +128,18 @@ def test_what_is_kept_follows_the_parameters(change: str) -> None:
         else:
             module.biases.wa_bias = torch.nn.Parameter(torch.randn_like(module.biases.wa_bias))
         fresh = copy.deepcopy(module)
-        fresh.biases._kept.forget()
+        fresh.biases._cache.clear()
         after = module(x)
         assert torch.equal(after, fresh(x))
     assert change == "half" or not torch.equal(before, after)
 
 
 def test_large_tables_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnzoo.blocks.kept.KEPT_NUMBERS", 100)
+    monkeypatch.setattr("attnzoo.blocks.cache.LARGEST", 100)
     module = mixer()
     with torch.no_grad():
         module(torch.randn(1, 6, 8, DIM))
-    assert module.biases._kept._entry is None
+    assert module.biases._cache._entry is None
 
 
 def test_inference_mode_and_gradients_take_turns() -> None:

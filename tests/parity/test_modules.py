@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from attnzoo.agent_checkpoints import checkpoint_filter_fn
-from attnzoo.bilevel import rename
+from attnzoo.biformer import rename
 from attnzoo.blocks import AgentAttention, BiLevelRoutingAttention, FocusBlock, LepeAttention, NeighborhoodAttention
 from attnzoo.overlock import checkpoint_filter_fn as overlock_filter
 

@@ -30,8 +30,12 @@ def create(case: Case, folder: Path) -> nn.Module:
     # `model (and a remark)`, or nothing for a bare file
     key = (case.facts["checkpoint_key"] or "bare").split()[0]
     torch.save({key: case.checkpoint} if key in ("model", "state_dict") else case.checkpoint, path)
-    name = case.name if timm.is_model(case.name) and not in_timm(case.name) else f"zoo_{case.name}"
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}).eval()
+    return timm.create_model(name_of(case), pretrained=True, pretrained_cfg_overlay={"file": str(path)}).eval()
+
+
+def name_of(case: Case) -> str:
+    """The model of a case: its name, or `zoo_` and it where timm has the name."""
+    return case.name if timm.is_model(case.name) and not in_timm(case.name) else f"zoo_{case.name}"
 
 
 def sampled(stage: Tensor, shape: list[int]) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from attnzoo.agent import AgentTransformer
-from attnzoo.agent_checkpoints import rename
 from attnzoo.blocks import AgentAttention, CrossShapedAttention, WindowAttention, resize_line
 
 PICOS = ["agent_pico", "agent_swin_pico", "agent_cswin_pico", "agent_deit_pico"]
@@ -69,31 +68,6 @@ def test_dense_rule_at_run_time(name: str) -> None:
     with torch.no_grad():
         # the two have the same parameters and other agents
         assert (plain(x) - dense(x)).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        ("patch_embed1.proj.weight", "stem.proj.weight"),
-        ("patch_embed3.norm.bias", "stages.2.downsample.norm.bias"),
-        ("patch_embed2.proj.weight", "stages.1.downsample.reduction.weight"),
-        ("pos_embed4", "stages.3.position.table"),
-        ("block2.1.attn.kv.weight", "stages.1.blocks.1.attn.kv.weight"),
-        ("block1.0.attn.ha_bias", "stages.0.blocks.0.attn.biases.ha_bias"),
-        ("layers.0.downsample.reduction.weight", "stages.1.downsample.reduction.weight"),
-        ("layers.3.blocks.1.attn.relative_position_bias_table", "stages.3.blocks.1.attn.rpb"),
-        ("stage1_conv_embed.2.weight", "stem.norm.weight"),
-        ("merge2.conv.bias", "stages.2.downsample.reduction.bias"),
-        ("stage3.17.attns.1.get_v.weight", "stages.2.blocks.17.attn.dwc.1.weight"),
-        ("stage3.17.qkv.weight", "stages.2.blocks.17.attn.qkv.weight"),
-        ("blocks.7.attn.ca_bias", "stages.2.blocks.1.attn.biases.ca_bias"),
-        ("pos_embed", "stem.position.table"),
-        ("head.bias", "head.fc.bias"),
-        ("stages.1.blocks.0.attn.biases.aw_bias", "stages.1.blocks.0.attn.biases.aw_bias"),
-    ],
-)
-def test_renames(theirs: str, ours: str) -> None:
-    assert rename(theirs) == ours
 
 
 @picos

@@ -15,7 +15,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from attnzoo import published
-from attnzoo.registration import checkpoint_filter
+from attnzoo.base import checkpoint_filter
 
 from .models import ARGUMENTS, SMALL, ours
 

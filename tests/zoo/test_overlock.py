@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from attnzoo import published
 from attnzoo.blocks import ContMix, DilatedReparamConv, FocusBlock, ReparamConvBlock
 from attnzoo.overlock import OverLoCK
-from attnzoo.overlock_checkpoint import rename
 from attnzoo.tools.bench.official.overlock import official as official_formulation
 
 from ..blocks.norms import shaken
@@ -284,28 +283,6 @@ def test_a_file_that_does_not_match_is_refused(tmp_path: Path) -> None:
     for weights in (create().state_dict(), merged(create())):
         with pytest.raises(RuntimeError, match=r"Unexpected key.*extra\.weight"):
             load({**weights, "extra.weight": torch.zeros(1)}, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        ("patch_embed1.0.weight", "stem.0.conv.weight"),
-        ("patch_embed1.10.running_var", "stem.6.norm.running_var"),
-        ("module.patch_embed3.1.bias", "stages.2.downsample.norm.bias"),
-        ("patch_embed4.0.weight", "stages.2.overview.0.conv.weight"),
-        ("blocks4.1.proj.4.bias", "stages.2.overview.2.mlp.fc1.bias"),
-        ("blocks3.0.proj.3.proj.1.weight", "stages.2.base.0.se.fc1.weight"),
-        ("blocks1.3.proj.1.dil_bn_k9_2.weight", "stages.0.blocks.3.mixer.dilated.k9_2.norm.weight"),
-        ("blocks1.3.proj.2.weight", "stages.0.blocks.3.mixer.norm.weight"),
-        ("sub_blocks3.11.lepe.0.lk_origin.weight", "stages.2.blocks.11.mixer.static.large.conv.weight"),
-        ("sub_blocks4.0.proj.1.weight", "stages.3.blocks.0.mixer.proj.fc.weight"),
-        ("patch_embedx.h_proj.1.weight", "stages.3.downsample.context.norm.weight"),
-        ("head.1.weight", "norm.0.norm.weight"),
-        ("aux_head.2.weight", "aux_head.fc.weight"),
-    ],
-)
-def test_renames(theirs: str, ours: str) -> None:
-    assert rename(theirs) == ours
 
 
 def test_the_overview_comes_before_the_focus_in_depth() -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from attnzoo.blocks import Linear, PointwiseConv2d
-from attnzoo.registration import checkpoint_filter
+from attnzoo.base import checkpoint_filter
 
 from ..listing import names
 from .environment import environment

@@ -61,7 +61,7 @@ def trace(
         ExportError: the module has no form in standard operators of this version, or not with these axes free.
     """
     # it is made of what the extra brings
-    from . import free_sizes
+    from . import dynamic_sizes
 
     name = type(network).__name__
     program = capture(network, images, dynamic, "ONNX")
@@ -78,7 +78,7 @@ def trace(
                 output_names=list(outputs),
                 custom_translation_table={
                     **optimization.translations(),
-                    **free_sizes.translations(),
+                    **dynamic_sizes.translations(),
                     **(translations or {}),
                 },
                 optimize=not is_long,

@@ -67,7 +67,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     free = [not isinstance(length, int) for length in rows]
     if sum(free) <= 1:
         shape = op.Constant(
-            value_ints=[-1 if is_free else length for is_free, length in zip(free, rows, strict=True)] + [out]
+            value_ints=[-1 if is_dynamic else length for is_dynamic, length in zip(free, rows, strict=True)] + [out]
         )
     else:
         shape = op.Concat(op.Shape(x, end=-1), op.Constant(value_ints=[out]), axis=0)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnzoo.bilevel import BiFormer
+from attnzoo.biformer import BiFormer
 from attnzoo.blocks import BiLevelRoutingAttention, ChannelsLastBatchNorm2d, ConvNorm, ResidualConv
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnzoo.blocks import ConvNorm, ConvNormMlp, InvertedDownsample, SingleHeadBlock
-from attnzoo.single_head import SHViT
+from attnzoo.zoo_shvit import SHViT
 
 
 def official(model: nn.Module) -> nn.Module:

@@ -1,0 +1,241 @@
+"""The MLPs of blocks: plain, with a convolution, with a gate, with norms and scales that fold into linear layers.
+
+Shape legend: B batch, H W map, C channels, T tokens: 1 + H * W.
+"""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+from timm.layers import LayerScale, register_notrace_module
+from torch import Tensor, nn
+
+from .convolution import ConvNorm, NormLinear, ResidualConv, depthwise
+from .cpu import Linear, is_plain_cpu, recomputed
+from .norm import GlobalResponseNorm
+
+
+@register_notrace_module  # it runs another way where gradients are wanted
+class Mlp(nn.Module):
+    """Linear, GELU, linear: (.., dim) -> (.., dim).
+
+    In training the output of GELU is recomputed in the backward pass instead of stored: it is quick to compute, and
+    large.
+
+    Args:
+        dim: channels.
+        hidden_dim: channels in between.
+        drop: dropout after GELU and at the end.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1: nn.Module = Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(drop)
+        self.fc2: nn.Module = Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(.., dim) -> (.., dim)."""
+        x = self._expand(x)
+        if torch.jit.is_scripting():
+            return self._activate_and_contract(x)
+        return self._lean(x)
+
+    # what is before GELU, and after it
+    def _expand(self, x: Tensor) -> Tensor:
+        return self.fc1(x)
+
+    def _contract(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(x)))
+
+    def _activate_and_contract(self, x: Tensor) -> Tensor:
+        return self._contract(self.act(x))
+
+    @torch.jit.unused
+    def _lean(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() and is_plain_cpu(x):
+            # in place: no other map of this size is allocated
+            return self._contract(torch.ops.aten.gelu_(x))
+        return recomputed(self._activate_and_contract, x, is_random=self.drop.p > 0)
+
+
+@register_notrace_module  # it runs another way where gradients are wanted
+class LocalMlp(Mlp):
+    """Linear, 3x3 depthwise convolution, GELU, linear: (B, H, W, C) -> (B, H, W, C).
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels in between.
+        drop: dropout before the last linear layer and at the end.
+        residual: whether the convolution comes after GELU and is added to its input.
+
+    Source: PVT v2, arXiv 2106.13797, section 3.2; residual: RALA, arXiv 2411.07635, official code.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0, residual: bool = False) -> None:
+        super().__init__(dim, hidden_dim, drop)
+        self.residual = residual
+        self.conv: nn.Module = ResidualConv(hidden_dim) if residual else depthwise(hidden_dim, 3)
+
+    def _expand(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        return x if self.residual else self.conv(x)
+
+    def _contract(self, x: Tensor) -> Tensor:
+        if self.residual:
+            x = self.conv(x)
+        return self.drop(self.fc2(self.drop(x)))
+
+
+class GatedLocalMlp(nn.Module):
+    """Linear to two maps, GELU of a 3x3 depthwise convolution of one times the other, linear: (B, H, W, C) to the same.
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels of either map.
+        drop: dropout before the last linear layer and at the end.
+
+    Source: convolutional GLU of TransNeXt, arXiv 2311.17132, section 3.4.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, 2 * hidden_dim)
+        self.conv = depthwise(hidden_dim, 3)
+        self.act = nn.GELU()
+        self.drop = nn.Dropout(drop)
+        self.fc2 = Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        gate, x = self.fc1(x).chunk(2, 3)
+        return self.drop(self.fc2(self.drop(self.act(self.conv(gate)) * x)))
+
+
+class ScaledLinear(nn.Module):
+    """A linear layer and a learned scale per channel: (.., dim) -> (.., out_dim); `fuse` makes one layer of them.
+
+    Args:
+        dim: channels.
+        out_dim: channels of the result.
+        layer_scale: initial value of the scale.
+
+    Source: Going deeper with Image Transformers, arXiv 2103.17239, section 2, for the scale.
+    """
+
+    def __init__(self, dim: int, out_dim: int, layer_scale: float) -> None:
+        super().__init__()
+        self.fc = Linear(dim, out_dim)
+        self.scale = LayerScale(out_dim, init_values=layer_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(.., dim) -> (.., out_dim)."""
+        return self.scale(self.fc(x))
+
+    @torch.no_grad()
+    def fuse(self) -> Linear:
+        """One linear layer that computes the same."""
+        self.fc.weight.mul_(self.scale.gamma.unsqueeze(1))
+        self.fc.bias.mul_(self.scale.gamma)
+        return self.fc.fuse()
+
+
+@register_notrace_module  # it runs another way where gradients are wanted
+class ScaledMlp(Mlp):
+    """Batch norm, linear, depthwise convolution, GELU, linear, layer scale: (B, H, W, C) -> (B, H, W, C).
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels in between.
+        layer_scale: initial value of the scale.
+        norm: whether there is a batch norm.
+        kernel_size: of the convolution, odd; None for no convolution.
+
+    Source: Visual Attention Network, arXiv 2202.09741, section 3.2, with the convolution of Pyramid Vision
+    Transformer v2, arXiv 2106.13797, section 3.3; without it: SwiftFormer, arXiv 2303.15446, section 3.3.
+    """
+
+    def __init__(
+        self, dim: int, hidden_dim: int, layer_scale: float, norm: bool = True, kernel_size: int | None = None
+    ) -> None:
+        super().__init__(dim, hidden_dim)
+        if norm:
+            self.fc1 = NormLinear(dim, hidden_dim)
+        self.conv = nn.Identity() if kernel_size is None else depthwise(hidden_dim, kernel_size)
+        self.fc2 = ScaledLinear(hidden_dim, dim, layer_scale)
+
+    def _expand(self, x: Tensor) -> Tensor:
+        return self.conv(self.fc1(x))
+
+
+class ResponseMlp(nn.Module):
+    """Linear, GELU, 3x3 depthwise convolution, global response norm, linear: (B, H, W, C) -> (B, H, W, out_dim).
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels in between.
+
+    Source: OverLoCK, arXiv 2502.20087, section 3.2.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden_dim)
+        self.act = nn.GELU()
+        self.conv = ResidualConv(hidden_dim)
+        self.norm = GlobalResponseNorm(hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return self.fc2(self.norm(self.conv(self.act(self.fc1(x)))))
+
+
+class ConvNormMlp(nn.Module):
+    """Two 1x1 convolutions with a batch norm each, and ReLU between them: (B, C, H, W) -> (B, C, H, W).
+
+    The second norm starts as zero, so a residual branch of it starts as nothing.
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels between the two.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(dim, hidden_dim, channels_last=False)
+        self.act = nn.ReLU(inplace=True)
+        self.conv2 = ConvNorm(hidden_dim, dim, channels_last=False)
+        nn.init.zeros_(self.conv2.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return self.conv2(self.act(self.conv1(x)))
+
+
+class AggregatingMlp(nn.Module):
+    """1x1 convolution, a residual 3x3 depthwise one, 1x1 convolution, of the map; the mean gates the class token.
+
+    Args:
+        dim: channels C.
+        hidden_dim: channels in between.
+        reduction: C over the channels between the mean and the gates.
+
+    Source: dynamic aggregation feed-forward, DHVT, arXiv 2210.05958, section 3.2.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(dim, hidden_dim, bias=True)
+        self.conv2 = ConvNorm(hidden_dim, hidden_dim, 3, groups=hidden_dim, bias=True)
+        self.conv3 = ConvNorm(hidden_dim, dim, bias=True)
+        self.act = nn.GELU()
+        self.compress = Linear(dim, dim // reduction)
+        self.excitation = Linear(dim // reduction, dim)
+
+    def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        # (B, H * W, C) -> (B, H, W, C)
+        of_map = self.act(self.conv1(x[:, 1:].unflatten(1, (height, width))))
+        of_map = self.conv3(of_map + self.act(self.conv2(of_map))).flatten(1, 2)
+        gates = self.excitation(self.act(self.compress(of_map.mean(1, keepdim=True))))
+        return torch.cat([x[:, :1] * gates, of_map], 1)

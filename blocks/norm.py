@@ -1,0 +1,88 @@
+"""Norms and scales of channels. Shape legend: B batch, H W map, C channels."""
+
+# no `from __future__ import annotations`: TorchScript needs the types themselves
+import torch
+from timm.layers import register_notrace_module
+from torch import Tensor, nn
+
+
+class ChannelsLastBatchNorm2d(nn.Module):
+    """`torch.nn.BatchNorm2d`, inside as `norm`, of a map (B, H, W, C).
+
+    Args:
+        dim: channels C.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Affine(nn.Module):
+    """A scale and a shift of every channel: (B, H, W, C) -> (B, H, W, C), or of maps that are (B, C, H, W).
+
+    Args:
+        dim: channels C.
+        channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
+    """
+
+    def __init__(self, dim: int, channels_last: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.channels_last = channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A map -> a map of its shape."""
+        if self.channels_last:
+            return x * self.weight + self.bias
+        return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+@register_notrace_module  # the arithmetic depends on the dtype of the map
+class GlobalResponseNorm(nn.Module):
+    """x * (1 + gamma * N) + beta, where N is a channel's norm over the map, relative to the mean of all channels'.
+
+    The norms are computed in float32 at least: the squares of a map overflow float16, and its smallest number is
+    larger than epsilon.
+
+    Args:
+        dim: channels C.
+
+    Source: ConvNeXt V2, arXiv 2301.00808, section 3.2.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(dim))
+        self.beta = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        exact = x if x.dtype == torch.float64 else x.float()
+        # several times faster than the norm of torch; the least number keeps the gradient of a map of zeros finite
+        norms = exact.square().sum((1, 2), keepdim=True).clamp(min=1e-37).sqrt()
+        scale = 1 + self.gamma * (norms / (norms.mean(-1, keepdim=True) + 1e-6))
+        return (x * scale + self.beta).to(x.dtype)
+
+
+def as_affine(
+    weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """A batch norm's tensors, each (C,) -> scale and shift, each (C,), of "x * scale + shift", in float32 at least.
+
+    Args:
+        weight, bias: what it learned.
+        mean, variance: its running statistics; it must have them.
+        eps: what it adds to the variance.
+    """
+    assert mean is not None
+    assert variance is not None
+    if weight.dtype != torch.float64:
+        weight, bias, mean, variance = weight.float(), bias.float(), mean.float(), variance.float()
+    scale = weight * torch.rsqrt(variance + eps)
+    return scale, bias - mean * scale

@@ -1,0 +1,144 @@
+"""Linear layers and 1x1 convolutions take several ways to one result."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attnzoo.blocks import Linear, Mlp, PointwiseConv2d, fuse
+from attnzoo.blocks.cpu import is_plain_cpu, prefers_convolution
+
+# rows and channels: a convolution, a product of matrices
+SIZES = [(2, 17, 19, 48), (1, 3, 5, 48), (0, 4, 4, 48)]
+sizes = pytest.mark.parametrize("size", SIZES, ids=["large", "small", "empty"])
+
+
+def plain(layer: nn.Module) -> nn.Module:
+    """torch's own layer with the same parameters."""
+    layer = copy.deepcopy(layer)
+    layer.__class__ = nn.Linear if isinstance(layer, Linear) else nn.Conv2d
+    return layer
+
+
+@sizes
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_forward_and_gradients_are_torchs(size: tuple[int, ...], kind: str) -> None:
+    x = torch.randn(size, requires_grad=True)
+    layer: nn.Module = Linear(48, 30)
+    if kind == "convolution":
+        layer, x = PointwiseConv2d(48, 30), x.detach().permute(0, 3, 1, 2).requires_grad_()
+    expected = plain(layer)
+    weights = torch.randn_like(expected(x))
+    ours = torch.autograd.grad((layer(x) * weights).sum(), [x, *layer.parameters()])
+    theirs = torch.autograd.grad((expected(x) * weights).sum(), [x, *expected.parameters()])
+    torch.testing.assert_close(layer(x), expected(x))
+    for found, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def convolved(x: Tensor) -> bool:
+    return is_plain_cpu(x) and prefers_convolution(x, len(x))
+
+
+@pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="other processors keep torch's way"
+)
+def test_only_large_inputs_in_float32_are_convolved() -> None:
+    assert convolved(torch.empty(512, 64))
+    assert not convolved(torch.empty(100, 640))
+    assert not convolved(torch.empty(512, 16))
+    assert not convolved(torch.empty(512, 64, dtype=torch.bfloat16))
+    assert not convolved(torch.empty(512, 64, device="meta"))
+    with torch.autocast("cpu"):
+        assert not convolved(torch.empty(512, 64))
+
+
+@sizes
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_fused_computes_the_same(size: tuple[int, ...], kind: str) -> None:
+    x = torch.randn(size)
+    layer: nn.Module = Linear(48, 30)
+    if kind == "convolution":
+        layer, x = PointwiseConv2d(48, 30, bias=False), x.permute(0, 3, 1, 2)
+    network = fuse(nn.Sequential(layer).eval())
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), plain(layer)(x))
+        assert network(x[:1]).shape == plain(layer)(x[:1]).shape
+    # with gradients as before
+    network(x).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def change_in_place(layer: Linear) -> None:
+    layer.weight.mul_(2)
+
+
+def change_by_loading(layer: Linear) -> None:
+    layer.load_state_dict({name: -tensor for name, tensor in layer.state_dict().items()})
+
+
+def change_the_parameter(layer: Linear) -> None:
+    layer.weight = nn.Parameter(torch.randn_like(layer.weight))
+
+
+@pytest.mark.parametrize("change", [change_in_place, change_by_loading, change_the_parameter])
+def test_packed_weights_follow_the_parameter(change: object) -> None:
+    layer, x = Linear(48, 30).eval().fuse(), torch.randn(60, 48)
+    with torch.no_grad():
+        before = layer(x)
+        change(layer)  # type: ignore[operator]
+        assert not torch.allclose(layer(x), before)
+        torch.testing.assert_close(layer(x), plain(layer)(x))
+
+
+def test_a_fused_layer_is_copied_stored_and_moved() -> None:
+    layer, x = Linear(48, 30).eval().fuse(), torch.randn(60, 48)
+    with torch.inference_mode():
+        expected = layer(x)
+        for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            torch.testing.assert_close(again(x), expected)
+        assert set(layer.state_dict()) == {"weight", "bias"}
+        assert layer.double()(x.double()).dtype == torch.float64
+
+
+def kept(module: nn.Module, x: Tensor) -> int:
+    """Numbers kept for the way back, parameters aside."""
+    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        # the result lives as long as what it kept, so that no address is used twice
+        result = module(x)
+    assert result.requires_grad
+    return sum(size for address, size in sizes.items() if address not in parameters)
+
+
+def test_the_mlp_keeps_its_hidden_layer_once() -> None:
+    mlp, x = Mlp(6, 15), torch.randn(2, 4, 6, requires_grad=True)
+    once, twice = kept(mlp, x), kept(nn.Sequential(mlp.fc1, mlp.act, mlp.fc2), x)
+    assert twice - once >= 2 * 4 * 15
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.5])
+def test_the_mlp_computed_again_has_the_same_gradients(drop: float) -> None:
+    mlp, x = Mlp(6, 15, drop), torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)
+    mlp.double()
+    inputs = [x, *mlp.parameters()]
+    torch.manual_seed(0)
+    ours = torch.autograd.grad(mlp(x).square().sum(), inputs)
+    torch.manual_seed(0)
+    theirs = torch.autograd.grad(mlp._activate_and_contract(mlp.fc1(x)).square().sum(), inputs)
+    for found, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(found, wanted)
+    if drop == 0:
+        assert torch.autograd.gradgradcheck(mlp, x)
+        per_sample = torch.func.vmap(torch.func.grad(lambda y: mlp(y).sum()))(x)
+        torch.testing.assert_close(per_sample, torch.autograd.grad(mlp(x).sum(), x)[0])

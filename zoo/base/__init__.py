@@ -1,0 +1,36 @@
+"""The skeletons that families are built on, and how their tables of variants become models of timm."""
+
+from .backbone import Backbone, init_convolution
+from .checkpoints import Filter, Renames, block_of, depths_of, filter_by, like, renamed, unwrapped
+from .isotropic import Isotropic, IsotropicTokens, PlainAttention, PlainMlp, TokenBlock, Tokens, TokenStage, TokenStem
+from .pyramid import Pyramid, Stage, stages_of
+from .registry import Family, Published, Variant, checkpoint_filter, published
+
+__all__ = [
+    "Backbone",
+    "Family",
+    "Filter",
+    "Isotropic",
+    "IsotropicTokens",
+    "PlainAttention",
+    "PlainMlp",
+    "Published",
+    "Pyramid",
+    "Renames",
+    "Stage",
+    "TokenBlock",
+    "TokenStage",
+    "TokenStem",
+    "Tokens",
+    "Variant",
+    "block_of",
+    "checkpoint_filter",
+    "depths_of",
+    "filter_by",
+    "init_convolution",
+    "like",
+    "published",
+    "renamed",
+    "stages_of",
+    "unwrapped",
+]

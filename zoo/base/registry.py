@@ -1,0 +1,234 @@
+"""From a family's table of variants to models that timm creates by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+from urllib.parse import urlparse
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._hub import download_cached_file
+from torch import nn
+
+from .checkpoints import Filter
+
+# top-1 accuracy in percent, parameters in millions, multiply-adds in 10^9
+Figures = tuple[float | None, float | None, float | None]
+# fields of a configuration that say where weights are
+_SOURCES = {"file", "url", "state_dict", "hf_hub_id"}
+# tag of variants without published weights
+UNTRAINED = "untrained"
+
+
+class Published(TypedDict, total=False):
+    """What the authors of a model published about it; never measured by this project.
+
+    Attributes:
+        top1: accuracy on the ImageNet-1k validation set, in percent.
+        params_m: parameters, in millions.
+        gflops: multiply-adds of one forward pass at the published input size, in 10^9.
+        source: address of the figures.
+    """
+
+    top1: float
+    params_m: float
+    gflops: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a family's table.
+
+    Attributes:
+        summary: a line that says what is special about it.
+        arguments: of the family's class.
+        cfg: timm's pretrained configuration: weights, preprocessing, names of the first and last layer.
+        tag: names the weights, as in `nat_tiny.in1k`.
+        published: the authors' figures.
+    """
+
+    summary: str
+    arguments: Mapping[str, Any]
+    cfg: Mapping[str, Any]
+    tag: str = "in1k"
+    published: Published = field(default_factory=Published)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the models of a family share, and what makes rows of its table.
+
+    Attributes:
+        module: the family's `__name__`.
+        network: the family's class.
+        checkpoint_filter_fn: maps an official state dict to the class's names.
+        code: address of the authors' repository.
+        paper: number on arXiv.
+        license: of the weights.
+        first_conv: name of the layer that sees the image.
+        source: address of the authors' figures, or its end after `code`.
+        cfg: further fields of timm's `PretrainedCfg` that most of its variants share.
+    """
+
+    module: str
+    network: type[nn.Module]
+    checkpoint_filter_fn: Filter
+    code: str
+    paper: str
+    license: str
+    first_conv: str
+    source: str = ""
+    cfg: Mapping[str, Any] = field(default_factory=dict)
+
+    def variant(
+        self,
+        summary: str,
+        url: str = "",
+        published: Figures | None = None,
+        *,
+        source: str | None = None,
+        tag: str | None = None,
+        cfg: Mapping[str, Any] | None = None,
+        **arguments: Any,
+    ) -> Variant:
+        """A row of the table.
+
+        Args:
+            summary: a line that says what is special about it.
+            url: of the weights; empty where there are none, or where their page does not tell.
+            published: top-1 accuracy in percent, parameters in millions and multiply-adds in 10^9; None for each that
+                the authors do not give.
+            source: of the figures, where it is not the family's.
+            tag: of the weights; by default `in1k`, or `untrained` without an address.
+            cfg: fields of timm's `PretrainedCfg` that differ.
+            arguments: of the family's class.
+        """
+        given = zip(("top1", "params_m", "gflops"), published or (), strict=False)
+        figures: Published = {name: value for name, value in given if value is not None}  # type: ignore[assignment, misc]
+        if figures:
+            source = self.source if source is None else source
+            figures["source"] = source if source.startswith("https:") else self.code + source
+        tag = tag or ("in1k" if url else UNTRAINED)
+        return Variant(summary, arguments, self._cfg(url, **(cfg or {})), tag, figures)
+
+    def pico(self, *, cfg: Mapping[str, Any] | None = None, **arguments: Any) -> Variant:
+        """The member of a family that is ours: small enough for every test and for a demo, without weights.
+
+        Args:
+            cfg: fields of timm's `PretrainedCfg` that differ.
+            arguments: of the family's class.
+        """
+        summary = (
+            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published."
+        )
+        ours = self._cfg("", license=None, origin_url=None, paper_ids=None, **(cfg or {}))
+        return Variant(summary, arguments, ours, tag=UNTRAINED)
+
+    def _cfg(self, url: str, **cfg: Any) -> dict[str, Any]:
+        """timm's configuration, with the preprocessing that most models are published with."""
+        return {
+            "url": url,
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "pool_size": (7, 7),
+            "crop_pct": 0.875,
+            "interpolation": "bicubic",
+            "mean": IMAGENET_DEFAULT_MEAN,
+            "std": IMAGENET_DEFAULT_STD,
+            "first_conv": self.first_conv,
+            "classifier": "head.fc",
+            "license": self.license,
+            "origin_url": self.code,
+            "paper_ids": f"arXiv:{self.paper}",
+            **self.cfg,
+            **cfg,
+        }
+
+    def register(self, variants: Mapping[str, Variant]) -> None:
+        """Makes every variant a function of the family's module and a model of timm's.
+
+        Args:
+            variants: by name; a name of timm's own must not be among them.
+        """
+        module: Any = sys.modules[self.module]
+        module.default_cfgs = generate_default_cfgs(
+            {f"{name}.{variant.tag}": dict(variant.cfg) for name, variant in variants.items()}
+        )
+        for name, variant in variants.items():
+            setattr(module, name, register_model(self._entrypoint(name, variant)))
+            _published[name] = variant.published
+            _filters[name] = self.checkpoint_filter_fn
+
+    def _entrypoint(self, name: str, variant: Variant) -> Any:
+        def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+            if kwargs.get("features_only") and not hasattr(self.network, "forward_intermediates"):
+                raise ValueError(f"{name} has no feature maps: create it without features_only")
+            if pretrained:
+                kwargs = _with_named_file(f"{name}.{variant.tag}", variant, kwargs)
+            return build_model_with_cfg(
+                self.network,
+                name,
+                pretrained,
+                pretrained_filter_fn=self.checkpoint_filter_fn,
+                # all of the features that the model has
+                feature_cfg={"out_indices": None, "feature_cls": "getter"},
+                **{**variant.arguments, **kwargs},
+            )
+
+        create.__name__ = create.__qualname__ = name
+        create.__module__ = self.module
+        create.__doc__ = variant.summary
+        return create
+
+
+_published: dict[str, Published] = {}
+_filters: dict[str, Filter] = {}
+
+
+def published(name: str) -> Published:
+    """The published figures of a model.
+
+    Args:
+        name: a registered model, with or without its tag.
+
+    Returns:
+        The figures; empty where nothing was published.
+    """
+    return _published.get(name.partition(".")[0], Published())
+
+
+def checkpoint_filter(name: str) -> Filter:
+    """The function that maps an official state dict, and the model it is for, to the names of the model.
+
+    Args:
+        name: a model registered here, with or without its tag.
+    """
+    return _filters[name.partition(".")[0]]
+
+
+def _with_named_file(name: str, variant: Variant, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `build_model_with_cfg` that name a downloaded file, where the address names none.
+
+    timm stores a file under the last part of its address; of a link to a file-sharing service that is the same word
+    for every file, or nothing. Those are stored under the model's name.
+
+    Raises:
+        RuntimeError: weights are published, but their address is not known.
+    """
+    overlay = kwargs.get("pretrained_cfg_overlay") or {}
+    url = variant.cfg["url"]
+    if isinstance(kwargs.get("pretrained_cfg"), (dict, PretrainedCfg)) or overlay.keys() & _SOURCES:
+        return kwargs
+    if not url and variant.tag != UNTRAINED:
+        raise RuntimeError(
+            f"the address of the weights of {name} is not known: download them from {variant.cfg['origin_url']} and "
+            "pass pretrained_cfg_overlay={'file': path}"
+        )
+    if not url or "." in urlparse(url).path.rpartition("/")[2]:
+        return kwargs
+    path = download_cached_file((url, f"{name}.pth"), cache_dir=kwargs.get("cache_dir"))
+    return {**kwargs, "pretrained_cfg_overlay": {**overlay, "file": path}}
