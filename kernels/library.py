@@ -1,14 +1,15 @@
 """How executions become operators of torch: those of Triton for compiler, autograd and opcheck; others for exporters.
 
-Defining it needs no Triton: what runs it imports the kernels when it runs for the first time.
+Defining an operator needs no Triton: the kernels are imported when it runs for the first time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 # on the CPU kernels run in Triton's interpreter
 DEVICES = ("cpu", "cuda")
@@ -33,7 +34,7 @@ def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., 
 
 
 def define_dynamic(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Defines the operator `attnzoo::dynamic_NAME`, which an exporter takes as it is where a size is left free.
+    """Defines the operator `attnzoo::dynamic_NAME`, which an exporter takes as it is where a size is dynamic.
 
     Args:
         name, schema, run, fake: as in `define`; it runs on every device.
@@ -46,6 +47,110 @@ def define_dynamic(name: str, schema: str, run: Callable[..., Any], fake: Callab
     torch.library.impl(library, "CompositeExplicitAutograd")(run)
     torch.library.register_fake(library)(fake)
     return getattr(torch.ops.attnzoo, f"dynamic_{name}").default
+
+
+class Extra(NamedTuple):
+    """A tensor that a fused operator takes beside q, k and v.
+
+    Attributes:
+        name: of the argument.
+        optional: whether it may be None.
+        differentiable: whether it has a gradient.
+    """
+
+    name: str
+    optional: bool = True
+    differentiable: bool = True
+
+    @property
+    def schema(self) -> str:
+        """Its declaration."""
+        return f"Tensor{'?' if self.optional else ''} {self.name}"
+
+
+def define_attention(
+    name: str,
+    extras: Sequence[Extra],
+    arguments: str,
+    geometry: Callable[..., Any],
+    kernels: Callable[[], Any],
+) -> Any:
+    """Defines `attnzoo::NAME(q, k, v, EXTRAS, ARGUMENTS, scale) -> (out, logsumexp)`, and `attnzoo::NAME_backward`.
+
+    The backward operator gives the gradients of q, k, v and the differentiable extras, and empty tensors for those that
+    are not needed. It has no derivative itself.
+
+    Args:
+        name: of the operator.
+        extras: its tensors beside q, k and v.
+        arguments: its geometry as a schema, such as `SymInt[] kernel_size, bool[] is_causal`.
+        geometry: the geometry, from the size (H, W) of the map of keys and the values of these arguments.
+        kernels: imports the module of the kernels, see `triton_attention.Kernels`.
+
+    Returns:
+        The operator, to call.
+    """
+    tensors = ["q", "k", "v", *(extra.name for extra in extras)]
+    wanted = ["q", "k", "v", *(extra.name for extra in extras if extra.differentiable)]
+    count = len(tensors)
+    declared = ", ".join(["Tensor q, Tensor k, Tensor v", *(extra.schema for extra in extras)])
+
+    def run(*inputs: Any) -> tuple[Tensor, Tensor]:
+        from . import triton_attention
+
+        (q, k, v, *rest), values, scale = inputs[:count], inputs[count:-1], inputs[-1]
+        given = dict(zip(tensors[3:], rest, strict=True))
+        return triton_attention.forward(kernels(), q, k, v, given, geometry(k.shape[1:3], *values), scale)
+
+    def run_backward(upstream: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+        from . import triton_attention
+
+        (q, k, v, *rest), (out, logsumexp) = inputs[:count], inputs[count : count + 2]
+        *values, scale, flags = inputs[count + 2 :]
+        needs = dict(zip(wanted, flags, strict=True))
+        given = dict(zip(tensors[3:], rest, strict=True))
+        at = geometry(k.shape[1:3], *values)
+        found = triton_attention.backward(kernels(), upstream, q, k, v, given, out, logsumexp, at, scale, needs)
+        return tuple(found.get(gradient, q.new_empty(0)) for gradient in wanted)
+
+    def fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        return v.new_empty(*q.shape[:4], v.shape[4]), q.new_empty(q.shape[:4], dtype=torch.float32)
+
+    def fake_backward(upstream: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+        given = dict(zip(tensors, inputs, strict=False))
+        return tuple(
+            given[name].new_empty(given[name].shape) if needed and given[name] is not None else inputs[0].new_empty(0)
+            for name, needed in zip(wanted, inputs[-1], strict=True)
+        )
+
+    results = ", ".join(["Tensor"] * len(wanted))
+    operator = define(name, f"({declared}, {arguments}, float scale) -> (Tensor, Tensor)", run, fake)
+    backward_operator = define(
+        f"{name}_backward",
+        f"(Tensor upstream, {declared}, Tensor out, Tensor logsumexp, {arguments}, float scale, bool[] needs) "
+        f"-> ({results})",
+        run_backward,
+        fake_backward,
+    )
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(*inputs[:count], *output)
+        ctx.rest = inputs[count:]
+        # no gradient of zeros for the logsumexp, which nobody reads
+        ctx.set_materialize_grads(False)
+
+    def derivative(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Any, ...]:
+        needed = dict(zip(tensors, ctx.needs_input_grad, strict=False))
+        flags = [needed[tensor] and upstream is not None for tensor in wanted]
+        found: dict[str, Tensor] = {}
+        if any(flags):
+            gradients = backward_operator(upstream, *ctx.saved_tensors, *ctx.rest, flags)
+            found = {tensor: x for tensor, x, flag in zip(wanted, gradients, flags, strict=True) if flag}
+        return *(found.get(tensor) for tensor in tensors), *(None for _ in ctx.rest)
+
+    differentiate(name, derivative, save)
+    refuse_to_differentiate(f"{name}_backward", name)
+    return operator
 
 
 def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:

@@ -1,4 +1,4 @@
-"""Halo attention, backward: weights are computed again from the logsumexp, once for each side.
+"""Halo attention, backward: weights are recomputed from the logsumexp, once for each side.
 
 A tile of queries walks its block's window for dq and the gradients of its relative scores; a tile of keys walks the
 blocks whose windows show them for dk and dv. Nothing is added atomically, so that results are the same in every run.
@@ -11,15 +11,10 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..intervals.triton_blocks import load, number_of, store
-from ..intervals.triton_problem import tokens
-from ..triton_launch import Launch
+from ..triton_blocks import load, number_of, store
 from ..triton_math import LOG2_E, dot
 from .triton_blocks import keys_of, neighbors_of, queries_of, tile_of, units
-from .triton_forward import tokens_or_none
-from .triton_problem import Problem
 
 
 @triton.jit
@@ -162,71 +157,3 @@ def halo_key_gradient_kernel(
                 key_sums = dot(score_gradients.to(queries.dtype), queries, key_sums, PRECISION=PRECISION)
     store(k_gradient, key_sums * (scale / LOG2_E), image, head, (rows, columns), exist, WIDTH)
     store(v_gradient, value_sums, image, head, (rows, columns), exist, VALUE_WIDTH)
-
-
-def query_gradient_launch(
-    problem: Problem,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    of_rows: Tensor | None,
-    of_columns: Tensor | None,
-    out: Tensor,
-    upstream: Tensor,
-    logsumexp: Tensor,
-    delta: Tensor,
-    q_gradient: Tensor,
-    row_gradient: Tensor | None,
-    column_gradient: Tensor | None,
-    scale: float,
-) -> Launch:
-    """The launch that fills the gradients of q and of relative scores, and the contiguous float32 `delta`."""
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "of_rows": tokens_or_none(of_rows),
-        "of_columns": tokens_or_none(of_columns),
-        "out": tokens(out),
-        "upstream": tokens(upstream),
-        "logsumexp": logsumexp,
-        "delta": delta,
-        "q_gradient": tokens(q_gradient),
-        "row_gradient": tokens_or_none(row_gradient),
-        "column_gradient": tokens_or_none(column_gradient),
-        "scale": scale * LOG2_E.value,
-    }
-    queries = problem.axes[0].queries * problem.axes[1].queries
-    return problem.launch(halo_query_gradient_kernel, "query_gradient", queries, arguments)
-
-
-def key_gradient_launch(
-    problem: Problem,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    of_rows: Tensor | None,
-    of_columns: Tensor | None,
-    upstream: Tensor,
-    logsumexp: Tensor,
-    delta: Tensor,
-    k_gradient: Tensor,
-    v_gradient: Tensor,
-    scale: float,
-) -> Launch:
-    """The launch that fills `k_gradient` (B, H, W, h, D) and `v_gradient` (B, H, W, h, E)."""
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "of_rows": tokens_or_none(of_rows),
-        "of_columns": tokens_or_none(of_columns),
-        "upstream": tokens(upstream),
-        "logsumexp": logsumexp,
-        "delta": delta,
-        "k_gradient": tokens(k_gradient),
-        "v_gradient": tokens(v_gradient),
-        "scale": scale * LOG2_E.value,
-    }
-    of_block = problem.axes[0].block * problem.axes[1].block
-    return problem.launch(halo_key_gradient_kernel, "key_gradient", of_block, arguments)

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..intervals.triton_blocks import Tokens, load, number_of, store
-from ..intervals.triton_problem import tokens
-from ..triton_launch import Launch
+from ..triton_blocks import load, number_of, store
 from ..triton_math import LOG2_E, dot, softmax_step
 from .triton_blocks import keys_of, queries_of, tile_of, units
-from .triton_problem import Problem
 
 
 @triton.jit
@@ -68,34 +64,3 @@ def halo_forward_kernel(
         sums = dot(weights.to(values.dtype), values, sums * rescale[:, None], PRECISION=PRECISION)
     store(out, sums / total[:, None], image, head, places, exist, VALUE_WIDTH)
     tl.store(logsumexp + number_of(image, head, places, area), maximum + tl.log2(total), mask=exist)
-
-
-def forward_launch(
-    problem: Problem,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    of_rows: Tensor | None,
-    of_columns: Tensor | None,
-    out: Tensor,
-    logsumexp: Tensor,
-    scale: float,
-) -> Launch:
-    """The launch that fills `out` (B, H', W', h, E) and the contiguous float32 `logsumexp` (B, H', W', h)."""
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "of_rows": tokens_or_none(of_rows),
-        "of_columns": tokens_or_none(of_columns),
-        "out": tokens(out),
-        "logsumexp": logsumexp,
-        "scale": scale * LOG2_E.value,
-    }
-    queries = problem.axes[0].queries * problem.axes[1].queries
-    return problem.launch(halo_forward_kernel, "forward", queries, arguments)
-
-
-def tokens_or_none(scores: Tensor | None) -> Tokens | None:
-    """Relative scores (B, H', W', h, w), for a kernel, where there are any."""
-    return None if scores is None else tokens(scores)

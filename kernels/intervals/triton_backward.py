@@ -1,4 +1,4 @@
-"""Attention over intervals, backward: weights are computed again from the logsumexp, once for each side.
+"""Attention over intervals, backward: weights are recomputed from the logsumexp, once for each side.
 
 A tile of queries walks its rectangle of keys for dq; a tile of keys walks the rectangle of queries that see it for dk
 and dv. Nothing is added atomically, so that results are the same in every run.
@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..triton_launch import Launch
+from ..triton_blocks import load, number_of, store
 from ..triton_math import LOG2_E, dot
 from .triton_blocks import (
     across,
@@ -22,16 +21,12 @@ from .triton_blocks import (
     chunks_of,
     down,
     keys_of,
-    load,
-    number_of,
     places_of,
     queries_of,
     ranks_of,
     ranks_of_chunk,
-    store,
     tile_of,
 )
-from .triton_problem import Problem, tokens
 
 
 @triton.jit
@@ -145,61 +140,3 @@ def interval_key_gradient_kernel(
         key_sums = dot(score_gradients.to(queries.dtype), queries, key_sums, PRECISION=PRECISION)
     store(k_gradient, key_sums * (scale / LOG2_E), image, head, places, exist, WIDTH)
     store(v_gradient, value_sums, image, head, places, exist, VALUE_WIDTH)
-
-
-def query_gradient_launch(
-    problem: Problem,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    upstream: Tensor,
-    logsumexp: Tensor,
-    delta: Tensor,
-    q_gradient: Tensor,
-    scale: float,
-) -> Launch:
-    """The launch that fills `q_gradient` (B, H, W, h, D) and the contiguous float32 `delta` (B, H, W, h)."""
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "bias": bias,
-        "out": tokens(out),
-        "upstream": tokens(upstream),
-        "logsumexp": logsumexp,
-        "delta": delta,
-        "q_gradient": tokens(q_gradient),
-        "scale": scale * LOG2_E.value,
-    }
-    return problem.launch(interval_query_gradient_kernel, "query_gradient", arguments)
-
-
-def key_gradient_launch(
-    problem: Problem,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    upstream: Tensor,
-    logsumexp: Tensor,
-    delta: Tensor,
-    k_gradient: Tensor,
-    v_gradient: Tensor,
-    scale: float,
-) -> Launch:
-    """The launch that fills `k_gradient` (B, H, W, h, D) and `v_gradient` (B, H, W, h, E)."""
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "bias": bias,
-        "upstream": tokens(upstream),
-        "logsumexp": logsumexp,
-        "delta": delta,
-        "k_gradient": tokens(k_gradient),
-        "v_gradient": tokens(v_gradient),
-        "scale": scale * LOG2_E.value,
-    }
-    return problem.launch(interval_key_gradient_kernel, "key_gradient", arguments)

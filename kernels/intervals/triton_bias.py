@@ -9,16 +9,11 @@ Shape legend: B batch, H W map, h heads; M queries of a tile, N keys of a chunk;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..triton_launch import Configuration, Launch
-from ..triton_math import LOG2_E, dot
+from ..triton_blocks import load, number_of
+from ..triton_math import dot
 from .triton_blocks import (
     across,
     attends,
@@ -26,14 +21,11 @@ from .triton_blocks import (
     chunks_of,
     down,
     keys_of,
-    load,
-    number_of,
     places_of,
     ranks_of,
     ranks_of_chunk,
     tile_of,
 )
-from .triton_problem import Problem, tokens
 
 
 @triton.jit
@@ -155,55 +147,3 @@ def interval_bias_gradient_kernel(
             ROW_OFFSETS,
             COLUMN_OFFSETS,
         )
-
-
-def bias_gradient_launch(
-    problem: Problem,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor,
-    upstream: Tensor,
-    logsumexp: Tensor,
-    delta: Tensor,
-    scale: float,
-) -> tuple[Launch, Tensor]:
-    """The launch, and the float32 tables (n, h, 2kh-1, 2kw-1) that it adds to: their sum is the gradient."""
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "bias": bias,
-        "upstream": tokens(upstream),
-        "logsumexp": logsumexp,
-        "delta": delta,
-        "scale": scale * LOG2_E.value,
-    }
-    return table_launch(problem, interval_bias_gradient_kernel, "bias_gradient", arguments, q.device)
-
-
-def table_launch(
-    problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any], device: torch.device
-) -> tuple[Launch, Tensor]:
-    """The launch of a kernel that sums tables over tiles and images, and the tables, zero."""
-    # the tables belong to these tiles: there are no alternatives
-    configuration = problem.configuration(problem.budget(direction), sums_offsets=True)
-    constants = configuration.constants
-    tables = make_tables(problem, configuration, device)
-    offsets = {
-        "ROW_OFFSETS": offsets_between(constants["TILE_ROWS"], constants["CHUNK_ROWS"]),
-        "COLUMN_OFFSETS": offsets_between(constants["TILE_COLUMNS"], constants["CHUNK_COLUMNS"]),
-    }
-    return problem.launch_in_parts(kernel, configuration, {**arguments, "tables": tables}, offsets), tables
-
-
-def make_tables(problem: Problem, configuration: Configuration, device: torch.device) -> Tensor:
-    """A zero table for each program that `Problem.launch_in_parts` starts: (programs / h, h, 2kh-1, 2kw-1)."""
-    programs, _ = problem.parts(configuration.constants)
-    sides = [2 * rule.kernel - 1 for rule in problem.rules]
-    return torch.zeros(programs // problem.heads, problem.heads, *sides, dtype=torch.float32, device=device)
-
-
-def offsets_between(queries: int, keys: int) -> int:
-    """The block that holds the offsets between some queries and keys of an axis."""
-    return max(16, triton.next_power_of_2(queries + keys - 1))

@@ -1,4 +1,4 @@
-"""The pieces that all interval kernels are made of: which program does what, reading tokens, scores and their mask.
+"""The pieces that all interval kernels are made of: which program does what, scores and their mask.
 
 Whatever exists once for rows and once for columns is a pair here: lengths, segments, ranks, places. Tiles and chunks
 are rectangles of ranks, taken row-major.
@@ -8,7 +8,7 @@ Shape legend: M tokens of a program's tile, N tokens of a chunk it walks over, D
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -26,23 +26,6 @@ from .triton_axis import (
 )
 
 
-class Tokens(NamedTuple):
-    """A tensor (B, H, W, h, D) whose channels lie side by side, as a kernel's argument.
-
-    Attributes:
-        data: the tensor.
-        strides: of images, rows, columns and heads.
-    """
-
-    data: Any
-    strides: tuple[int, int, int, int]
-
-    @property
-    def dtype(self) -> Any:
-        """Of the tensor; Triton's tuner looks for it, and tells problems apart by it."""
-        return self.data.dtype
-
-
 class Area(NamedTuple):
     """The map that a kernel works on.
 
@@ -55,18 +38,6 @@ class Area(NamedTuple):
     lengths: tuple[int, int]
     shifts: tuple[int, int]
     heads: int
-
-
-class Width(NamedTuple):
-    """Channels of a head, at compile time.
-
-    Attributes:
-        channels: how many there are.
-        block: the power of two that holds them.
-    """
-
-    channels: int
-    block: int
 
 
 @triton.jit
@@ -152,38 +123,6 @@ def places_of(ranks, segments, area, RULES: tl.constexpr):
     exist = (ranks[0] < segment_length(segments[0], area.lengths[0], RULES[0])) & (rows < area.lengths[0])
     exist &= (ranks[1] < segment_length(segments[1], area.lengths[1], RULES[1])) & (columns < area.lengths[1])
     return (rows, columns), exist
-
-
-@triton.jit
-def _pointers(tokens, image, head, places, exist, WIDTH: tl.constexpr):
-    base = tokens.data + image.to(tl.int64) * tokens.strides[0] + head.to(tl.int64) * tokens.strides[3]
-    offsets = places[0].to(tl.int64) * tokens.strides[1] + places[1].to(tl.int64) * tokens.strides[2]
-    channels = tl.arange(0, WIDTH.block)
-    mask = exist[:, None]
-    if WIDTH.block != WIDTH.channels:
-        mask = mask & (channels < WIDTH.channels)[None, :]
-    return base + offsets[:, None] + channels[None, :], mask
-
-
-@triton.jit
-def load(tokens, image, head, places, exist, WIDTH: tl.constexpr):
-    """(M, block) channels of tokens; zeros where there is no token or no channel."""
-    pointers, mask = _pointers(tokens, image, head, places, exist, WIDTH)
-    return tl.load(pointers, mask=mask, other=0.0)
-
-
-@triton.jit
-def store(tokens, values, image, head, places, exist, WIDTH: tl.constexpr):
-    """Writes what `load` would read."""
-    pointers, mask = _pointers(tokens, image, head, places, exist, WIDTH)
-    tl.store(pointers, values.to(tokens.data.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def number_of(image, head, places, area):
-    """Where a token's entry is in a contiguous tensor (B, H, W, h)."""
-    row = image.to(tl.int64) * area.lengths[0] + places[0]
-    return (row * area.lengths[1] + places[1]) * area.heads + head
 
 
 @triton.jit

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import triton
 
-from ..triton_launch import Configuration, width_class
-from .rule import Rule
-from .triton_tables import TABLES
+from ..triton_launch import Configuration
+from ..triton_problem import Problem
+from ..triton_tables import entry_of
+from .geometry import Rule
 
 
 class Budget(NamedTuple):
@@ -85,19 +86,17 @@ def _shapes(lengths: tuple[int, ...], budget: int) -> list[tuple[int, int]]:
     return [(1 << exponent, tokens >> exponent) for exponent in range(tokens.bit_length())]
 
 
-def budget_of(architecture: str, direction: str, itemsize: int, width: int, is_window: bool) -> Budget:
+def budget_of(problem: Problem, direction: str) -> Budget:
     """The table's choice for a kernel.
 
     Args:
-        architecture: one of `ARCHITECTURES`.
+        problem: of intervals.
         direction: `forward`, `query_gradient`, `key_gradient`, `bias_gradient`, and of the halves of neighborhood
             attention `scores`, `sums`, `sums_over_queries` and `bias_of_scores`.
-        itemsize: bytes of a number.
-        width: channels of the widest operand.
-        is_window: whether the axes are windows.
     """
-    table = TABLES[architecture]["window" if is_window else "neighborhood"][direction]
-    return Budget(*table[itemsize][width_class(width) if direction != "bias_of_scores" else 0])
+    kind = "window" if problem.geometry.rules[0].is_window else "neighborhood"
+    size = {"itemsize": problem.dtype.itemsize, "width": problem.widest}
+    return Budget(*entry_of("intervals", problem.architecture, kind, direction, **size))
 
 
 def alternatives_to(budget: Budget) -> list[Budget]:

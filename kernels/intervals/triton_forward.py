@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..triton_launch import Launch
-from ..triton_math import LOG2_E, dot, softmax_step
+from ..triton_blocks import load, number_of, store
+from ..triton_math import dot, softmax_step
 from .triton_blocks import (
     across,
     attends,
@@ -18,15 +17,11 @@ from .triton_blocks import (
     chunks_of,
     down,
     keys_of,
-    load,
-    number_of,
     places_of,
     ranks_of,
     ranks_of_chunk,
-    store,
     tile_of,
 )
-from .triton_problem import Problem, tokens
 
 
 @triton.jit
@@ -77,26 +72,3 @@ def interval_forward_kernel(
         sums = dot(weights.to(values.dtype), values, sums * rescale[:, None], PRECISION=PRECISION)
     store(out, sums / total[:, None], image, head, places, exist, VALUE_WIDTH)
     tl.store(logsumexp + number_of(image, head, places, area), maximum + tl.log2(total), mask=exist)
-
-
-def forward_launch(
-    problem: Problem,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    logsumexp: Tensor,
-    scale: float,
-) -> Launch:
-    """The launch that fills `out` (B, H, W, h, E) and the contiguous float32 `logsumexp` (B, H, W, h)."""
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "bias": bias,
-        "out": tokens(out),
-        "logsumexp": logsumexp,
-        "scale": scale * LOG2_E.value,
-    }
-    return problem.launch(interval_forward_kernel, "forward", arguments)

@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..intervals.library import define_attention
-from ..intervals.rule import Rule
-from ..library import define, differentiate
+from ..intervals.geometry import Intervals, Rule
+from ..library import Extra, define, define_attention, differentiate
 from .geometry import Axis
 
-Rules = tuple[Rule, Rule]
 _GEOMETRY = "SymInt[] kernel_size, SymInt[] dilation, SymInt[] stride, bool[] is_causal"
 
 
@@ -47,42 +45,44 @@ def _geometry(axes: tuple[Axis, Axis]) -> tuple[list[int], list[int], list[int],
     )
 
 
-def _rules(kernel_size: list[int], dilation: list[int], stride: list[int], is_causal: list[bool]) -> Rules:
+def _intervals(
+    lengths: tuple[int, int], kernel_size: list[int], dilation: list[int], stride: list[int], is_causal: list[bool]
+) -> Intervals:
     rows, columns = (Rule(*axis) for axis in zip(kernel_size, dilation, stride, is_causal, strict=True))
-    return rows, columns
+    return Intervals((rows, columns), tuple(lengths))
 
 
-def _attention_kernels() -> Any:
-    from ..intervals import triton_attention
+def _kernels() -> Any:
+    from ..intervals import triton_kernels
 
-    return triton_attention
+    return triton_kernels
 
 
 def _run_qk(q: Tensor, k: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
     from .triton_halves import scores
 
     *geometry, scale, fill = rest
-    return scores(q, k, bias, _rules(*geometry), scale, fill)
+    return scores(q, k, bias, _intervals(q.shape[1:3], *geometry), scale, fill)
 
 
 def _run_av(weights: Tensor, v: Tensor, *rest: Any) -> Tensor:
     from .triton_halves import sums
 
     *geometry, scale = rest
-    return sums(weights, v, _rules(*geometry), scale)
+    return sums(weights, v, _intervals(v.shape[1:3], *geometry), scale)
 
 
 def _run_va(weights: Tensor, v: Tensor, *rest: Any) -> Tensor:
     from .triton_halves import sums_over_queries
 
     *geometry, scale = rest
-    return sums_over_queries(weights, v, _rules(*geometry), scale)
+    return sums_over_queries(weights, v, _intervals(v.shape[1:3], *geometry), scale)
 
 
 def _run_table(scores: Tensor, *geometry: Any) -> Tensor:
     from .triton_halves import table
 
-    return table(scores, _rules(*geometry))
+    return table(scores, _intervals(scores.shape[1:3], *geometry))
 
 
 def _fake_qk(q: Tensor, k: Tensor, bias: Tensor | None, kernel_size: list[int], *rest: Any) -> Tensor:
@@ -98,9 +98,7 @@ def _fake_table(scores: Tensor, kernel_size: list[int], *rest: Any) -> Tensor:
     return scores.new_empty(scores.shape[3], *sides, dtype=torch.float32)
 
 
-_attention = define_attention(
-    "neighborhood_attention", _GEOMETRY, lambda *geometry: (_rules(*geometry), (0, 0)), _attention_kernels
-)
+_attention = define_attention("neighborhood_attention", [Extra("bias")], _GEOMETRY, _intervals, _kernels)
 _qk = define(
     "neighborhood_qk",
     f"(Tensor q, Tensor k, Tensor? bias, {_GEOMETRY}, float scale, float fill) -> Tensor",

@@ -11,13 +11,15 @@ Shape legend: B batch, H W map, h heads, D channels; M tokens of a program's til
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..intervals.rule import Rule
+from ..intervals.geometry import Intervals
 from ..intervals.triton_axis import first_key
-from ..intervals.triton_bias import add_offsets, table_launch
+from ..intervals.triton_bias import add_offsets
 from ..intervals.triton_blocks import (
     across,
     attends,
@@ -25,20 +27,17 @@ from ..intervals.triton_blocks import (
     chunks_of,
     down,
     keys_of,
-    load,
-    number_of,
     places_of,
     queries_of,
     ranks_of,
     ranks_of_chunk,
-    store,
     tile_of,
 )
-from ..intervals.triton_problem import Problem, tokens
-from ..triton_launch import Launch, readable
+from ..intervals.triton_launches import area_of, launch, table_launch
+from ..triton_blocks import load, number_of, store
+from ..triton_launch import Launch
 from ..triton_math import LOG2_E, dot
-
-Rules = tuple[Rule, Rule]
+from ..triton_problem import Problem, tokens
 
 
 @triton.jit
@@ -218,54 +217,58 @@ def neighborhood_scores_bias_kernel(
 def scores_launch(problem: Problem, q: Tensor, k: Tensor, bias: Tensor | None, scores: Tensor, scale: float) -> Launch:
     """The launch that fills the contiguous `scores` (B, H, W, h, k) where windows have keys."""
     arguments = {"q": tokens(q), "k": tokens(k), "bias": bias, "scores": scores, "scale": scale}
-    return problem.launch(neighborhood_scores_kernel, "scores", arguments)
+    return _launch(problem, neighborhood_scores_kernel, "scores", arguments)
 
 
 def sums_launch(problem: Problem, weights: Tensor, v: Tensor, out: Tensor, scale: float) -> Launch:
     """The launch that fills `out` (B, H, W, h, E) with sums over the keys of queries; `weights` are contiguous."""
     arguments = {"weights": weights, "v": tokens(v), "out": tokens(out), "scale": scale}
-    return problem.launch(neighborhood_sums_kernel, "sums", arguments)
+    return _launch(problem, neighborhood_sums_kernel, "sums", arguments)
 
 
 def sums_over_queries_launch(problem: Problem, weights: Tensor, v: Tensor, out: Tensor, scale: float) -> Launch:
     """The launch that fills `out` (B, H, W, h, E) with sums over the queries of keys; `weights` are contiguous."""
     arguments = {"weights": weights, "v": tokens(v), "out": tokens(out), "scale": scale}
-    return problem.launch(neighborhood_sums_over_queries_kernel, "sums", arguments)
+    return _launch(problem, neighborhood_sums_over_queries_kernel, "sums", arguments)
 
 
 def scores_bias_launch(problem: Problem, gradients: Tensor) -> tuple[Launch, Tensor]:
     """The launch, and the float32 tables (n, h, 2kh-1, 2kw-1) that it adds to: their sum is the bias' gradient."""
-    return table_launch(
-        problem, neighborhood_scores_bias_kernel, "bias_of_scores", {"gradients": gradients}, gradients.device
-    )
+    arguments = {"gradients": gradients, "area": area_of(problem)}
+    return table_launch(problem, neighborhood_scores_bias_kernel, "bias_of_scores", arguments, gradients.device)
 
 
-def scores(q: Tensor, k: Tensor, bias: Tensor | None, rules: Rules, scale: float, fill: float) -> Tensor:
+def _launch(problem: Problem, kernel: Any, direction: str, arguments: dict[str, Any]) -> Launch:
+    return launch(problem, kernel, direction, {**arguments, "area": area_of(problem)})
+
+
+def scores(q: Tensor, k: Tensor, bias: Tensor | None, geometry: Intervals, scale: float, fill: float) -> Tensor:
     """q k^T * scale + bias in windows, (B, H, W, h, k); `fill` where a window has no key."""
-    shape = *q.shape[:4], rules[0].kernel * rules[1].kernel
-    is_full = not (rules[0].is_causal or rules[1].is_causal)
+    rows, columns = geometry.rules
+    shape = *q.shape[:4], rows.kernel * columns.kernel
+    is_full = not (rows.is_causal or columns.is_causal)
     out = q.new_empty(shape) if is_full else q.new_full(shape, fill)
     bias = None if bias is None else bias.contiguous()
-    scores_launch(Problem.of(q, k, rules), readable(q), readable(k), bias, out, scale).run()
+    scores_launch(Problem.of(q, k, geometry), q, k, bias, out, scale).run()
     return out
 
 
-def sums(weights: Tensor, v: Tensor, rules: Rules, scale: float) -> Tensor:
+def sums(weights: Tensor, v: Tensor, geometry: Intervals, scale: float) -> Tensor:
     """scale * each query's sum of its keys' values, (B, H, W, h, E)."""
     out = v.new_empty(v.shape)
-    sums_launch(Problem.of(v, v, rules), weights.contiguous(), readable(v), out, scale).run()
+    sums_launch(Problem.of(v, v, geometry), weights.contiguous(), v, out, scale).run()
     return out
 
 
-def sums_over_queries(weights: Tensor, v: Tensor, rules: Rules, scale: float) -> Tensor:
+def sums_over_queries(weights: Tensor, v: Tensor, geometry: Intervals, scale: float) -> Tensor:
     """scale * each key's sum of the values at the queries that see it, (B, H, W, h, E)."""
     out = v.new_empty(v.shape)
-    sums_over_queries_launch(Problem.of(v, v, rules), weights.contiguous(), readable(v), out, scale).run()
+    sums_over_queries_launch(Problem.of(v, v, geometry), weights.contiguous(), v, out, scale).run()
     return out
 
 
-def table(scores: Tensor, rules: Rules) -> Tensor:
+def table(scores: Tensor, geometry: Intervals) -> Tensor:
     """Scores summed over images and pairs of equal offset, a float32 (h, 2kh-1, 2kw-1)."""
-    launch, tables = scores_bias_launch(Problem.of(scores, scores, rules), scores.contiguous())
-    launch.run()
+    of_bias, tables = scores_bias_launch(Problem.of(scores, scores, geometry), scores.contiguous())
+    of_bias.run()
     return tables.sum(0)

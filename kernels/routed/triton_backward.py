@@ -1,4 +1,4 @@
-"""Routed attention, backward: weights are computed again from the logsumexp, once for each side.
+"""Routed attention, backward: weights are recomputed from the logsumexp, once for each side.
 
 A tile of queries walks its region's route for dq; a tile of keys walks the regions that are routed to its own for dk
 and dv. Nothing is added atomically, so that results are the same in every run.
@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..intervals.triton_blocks import load, number_of, store
-from ..intervals.triton_problem import tokens
-from ..triton_launch import Launch
+from ..triton_blocks import load, number_of, store
 from ..triton_math import LOG2_E, dot
 from .triton_blocks import places_of, places_of_chunk, tile_of
-from .triton_problem import Problem
 
 
 @triton.jit
@@ -122,72 +118,3 @@ def routed_key_gradient_kernel(
         key_sums = dot(score_gradients.to(queries.dtype), queries, key_sums, PRECISION=PRECISION)
     store(k_gradient, key_sums * (scale / LOG2_E), image, head, places, exist, WIDTH)
     store(v_gradient, value_sums, image, head, places, exist, VALUE_WIDTH)
-
-
-def query_gradient_launch(
-    problem: Problem,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    routes: Tensor,
-    out: Tensor,
-    upstream: Tensor,
-    logsumexp: Tensor,
-    delta: Tensor,
-    q_gradient: Tensor,
-    scale: float,
-) -> Launch:
-    """The launch that fills `q_gradient` (B, H, W, h, D) and the contiguous float32 `delta` (B, H, W, h).
-
-    `routes` (B, P, t) are contiguous int32.
-    """
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "routes": routes,
-        "out": tokens(out),
-        "upstream": tokens(upstream),
-        "logsumexp": logsumexp,
-        "delta": delta,
-        "q_gradient": tokens(q_gradient),
-        "steps": routes.shape[2],
-        "scale": scale * LOG2_E.value,
-    }
-    return problem.launch(routed_query_gradient_kernel, "query_gradient", arguments)
-
-
-def key_gradient_launch(
-    problem: Problem,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    sources: Tensor,
-    starts: Tensor,
-    upstream: Tensor,
-    logsumexp: Tensor,
-    delta: Tensor,
-    k_gradient: Tensor,
-    v_gradient: Tensor,
-    scale: float,
-) -> Launch:
-    """The launch that fills `k_gradient` (B, H, W, h, D) and `v_gradient` (B, H, W, h, E).
-
-    `sources` (B, P * t) are the regions routed to region 0, to region 1 and so on; those of region r begin at `starts`
-    (B, P + 1) [r] and end where those of the next begin. Both are contiguous int32.
-    """
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "sources": sources,
-        "starts": starts,
-        "upstream": tokens(upstream),
-        "logsumexp": logsumexp,
-        "delta": delta,
-        "k_gradient": tokens(k_gradient),
-        "v_gradient": tokens(v_gradient),
-        "steps": sources.shape[1] // problem.regions.count,
-        "scale": scale * LOG2_E.value,
-    }
-    return problem.launch(routed_key_gradient_kernel, "key_gradient", arguments)

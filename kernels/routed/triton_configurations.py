@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import triton
 
-from ..triton_launch import Configuration, width_class
-from .triton_tables import TABLES
+from ..triton_launch import Configuration
+from ..triton_problem import Problem
+from ..triton_tables import entry_of
 
 # a region of as many tokens is one of the least tiles that a matrix unit takes
 SMALLEST_TILE = 16
 
 
-def configuration(architecture: str, direction: str, itemsize: int, width: int, tokens: int) -> Configuration:
-    """The table's choice for a kernel.
-
-    Args:
-        architecture: one of `ARCHITECTURES`.
-        direction: `forward`, `query_gradient` or `key_gradient`.
-        itemsize: bytes of a number.
-        width: channels of the widest operand.
-        tokens: tokens of a region.
-    """
-    table = TABLES[architecture]["small" if tokens <= SMALLEST_TILE else "large"][direction]
-    tile, chunk, num_warps, num_stages = table[itemsize][width_class(width)]
+def configuration(problem: Problem, direction: str) -> Configuration:
+    """The table's choice for a kernel: `forward`, `query_gradient` or `key_gradient`."""
+    tokens = problem.geometry.tokens
+    kind = "small" if tokens <= SMALLEST_TILE else "large"
+    size = {"itemsize": problem.dtype.itemsize, "width": problem.widest}
+    tile, chunk, num_warps, num_stages = entry_of("routed", problem.architecture, kind, direction, **size)
     # a program takes no more than a region
     tile = max(SMALLEST_TILE, min(tile, triton.next_power_of_2(tokens)))
     return Configuration({"TILE": tile, "CHUNK": chunk}, num_warps, num_stages)

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..intervals.triton_blocks import load, number_of, store
-from ..intervals.triton_problem import tokens
-from ..triton_launch import Launch
-from ..triton_math import LOG2_E, dot, softmax_step
+from ..triton_blocks import load, number_of, store
+from ..triton_math import dot, softmax_step
 from .triton_blocks import places_of, places_of_chunk, tile_of
-from .triton_problem import Problem
 
 
 @triton.jit
@@ -57,23 +53,3 @@ def routed_forward_kernel(
         sums = dot(weights.to(values.dtype), values, sums * rescale[:, None], PRECISION=PRECISION)
     store(out, sums / total[:, None], image, head, places, exist, VALUE_WIDTH)
     tl.store(logsumexp + number_of(image, head, places, area), maximum + tl.log2(total), mask=exist)
-
-
-def forward_launch(
-    problem: Problem, q: Tensor, k: Tensor, v: Tensor, routes: Tensor, out: Tensor, logsumexp: Tensor, scale: float
-) -> Launch:
-    """The launch that fills `out` (B, H, W, h, E) and the contiguous float32 `logsumexp` (B, H, W, h).
-
-    `routes` (B, P, t) are contiguous int32.
-    """
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "routes": routes,
-        "out": tokens(out),
-        "logsumexp": logsumexp,
-        "steps": routes.shape[2],
-        "scale": scale * LOG2_E.value,
-    }
-    return problem.launch(routed_forward_kernel, "forward", arguments)

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..intervals.library import define_attention
-from ..intervals.rule import Rule
+from ..intervals.geometry import Intervals, Rule
+from ..library import Extra, define_attention
 from .geometry import WindowAxis
 
 
@@ -22,17 +22,19 @@ def attention(
     return out
 
 
-def _geometry(window_size: list[int], shift: list[int]) -> tuple[tuple[Rule, Rule], tuple[int, int]]:
+def _geometry(lengths: tuple[int, int], window_size: list[int], shift: list[int]) -> Intervals:
     rows, columns = (
         Rule(window, is_window=True, is_shifted=step > 0) for window, step in zip(window_size, shift, strict=True)
     )
-    return (rows, columns), (shift[0], shift[1])
+    return Intervals((rows, columns), tuple(lengths), tuple(shift))
 
 
 def _kernels() -> Any:
-    from . import triton_attention
+    from . import triton_kernels
 
-    return triton_attention
+    return triton_kernels
 
 
-_attention = define_attention("window_attention", "SymInt[] window_size, SymInt[] shift", _geometry, _kernels)
+_attention = define_attention(
+    "window_attention", [Extra("bias")], "SymInt[] window_size, SymInt[] shift", _geometry, _kernels
+)

@@ -12,47 +12,17 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from ..intervals.triton_bias import add_offsets, make_tables, offsets_between
-from ..intervals.triton_blocks import (
-    across,
-    attends,
-    biased,
-    down,
-    load,
-    number_of,
-    places_of,
-    ranks_of,
-    store,
-    tile_of,
-)
-from ..intervals.triton_problem import Problem, tokens
-from ..triton_launch import Configuration, Launch, block
+from ..intervals.triton_bias import add_offsets
+from ..intervals.triton_blocks import across, attends, biased, down, places_of, ranks_of, tile_of
+from ..triton_blocks import load, number_of, store
+from ..triton_launch import Configuration, block
 from ..triton_math import LOG2_E, dot
+from ..triton_problem import Problem
+from ..triton_tables import read_table
 
 # tokens of the largest window that is held whole
 LARGEST = 64
-# warps and stages for that window, by bytes of a number and block of channels; where an entry is missing registers
-# would spill, and the kernels for intervals take over
-OPTIONS: dict[str, dict[str, dict[tuple[int, int], tuple[int, int]]]] = {
-    "sm80": {
-        "forward": {(2, 32): (4, 2), (2, 64): (4, 2), (2, 128): (4, 1), (4, 32): (8, 2), (4, 64): (16, 1)},
-        "backward": {(2, 32): (8, 1)},
-    },
-    "sm90": {
-        "forward": {(2, 32): (4, 2), (2, 64): (4, 2), (4, 32): (4, 2), (4, 64): (8, 2)},
-        "backward": {(2, 32): (8, 2)},
-    },
-    "sm100": {
-        "forward": {(2, 32): (4, 2), (2, 64): (4, 2), (2, 128): (4, 2), (4, 32): (4, 2), (4, 64): (8, 2)},
-        "backward": {(2, 32): (4, 2)},
-    },
-    "gfx942": {
-        "forward": {(2, 32): (4, 2), (2, 64): (4, 1), (2, 128): (4, 2), (4, 32): (4, 2), (4, 64): (4, 2)},
-        "backward": {(2, 32): (4, 1)},
-    },
-}
 
 
 @triton.jit
@@ -179,73 +149,12 @@ def window_backward_kernel(
 def small_configuration(problem: Problem, direction: str) -> Configuration | None:
     """How a program holds a whole window; None where it does not, and the kernels for intervals are used."""
     # sums over offsets multiply the pairs of an axis, which takes 16 of them
-    rows, columns = (max(4, triton.next_power_of_2(rule.kernel)) for rule in problem.rules)
-    blocks = block(max(problem.width, problem.value_width))
-    options = OPTIONS[problem.architecture][direction].get((problem.dtype.itemsize, max(32, blocks)))
+    rows, columns = (max(4, triton.next_power_of_2(rule.kernel)) for rule in problem.geometry.rules)
+    # where an entry is missing registers would spill
+    entries = read_table("windows")["entries"][problem.architecture][direction]
+    options = entries.get(str(problem.dtype.itemsize), {}).get(str(max(32, block(problem.widest))))
     if rows * columns > LARGEST or options is None:
         return None
     num_warps, num_stages = options
-    return Configuration(
-        {"TILE_ROWS": rows, "TILE_COLUMNS": columns}, max(1, num_warps * rows * columns // LARGEST), num_stages
-    )
-
-
-def forward_launch(
-    problem: Problem,
-    configuration: Configuration,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    logsumexp: Tensor,
-    scale: float,
-) -> Launch:
-    """The launch that fills `out` (B, H, W, h, E) and the contiguous float32 `logsumexp` (B, H, W, h)."""
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "bias": bias,
-        "out": tokens(out),
-        "logsumexp": logsumexp,
-        "scale": scale * LOG2_E.value,
-    }
-    return problem.launch_in_parts(window_forward_kernel, configuration, arguments)
-
-
-def backward_launch(
-    problem: Problem,
-    configuration: Configuration,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    out: Tensor,
-    upstream: Tensor,
-    logsumexp: Tensor,
-    q_gradient: Tensor,
-    k_gradient: Tensor,
-    v_gradient: Tensor,
-    scale: float,
-    needs_bias: bool,
-) -> tuple[Launch, Tensor | None]:
-    """The launch that fills the gradients, and the tables whose sum is the bias' gradient, where it is needed."""
-    tables = make_tables(problem, configuration, q.device) if needs_bias and bias is not None else None
-    arguments = {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "bias": bias,
-        "out": tokens(out),
-        "upstream": tokens(upstream),
-        "logsumexp": logsumexp,
-        "q_gradient": tokens(q_gradient),
-        "k_gradient": tokens(k_gradient),
-        "v_gradient": tokens(v_gradient),
-        "tables": tables,
-        "scale": scale * LOG2_E.value,
-    }
-    rows, columns = configuration.constants.values()
-    offsets = {"ROW_OFFSETS": offsets_between(rows, rows), "COLUMN_OFFSETS": offsets_between(columns, columns)}
-    return problem.launch_in_parts(window_backward_kernel, configuration, arguments, offsets), tables
+    constants = {"TILE_ROWS": rows, "TILE_COLUMNS": columns}
+    return Configuration(constants, max(1, num_warps * rows * columns // LARGEST), num_stages)

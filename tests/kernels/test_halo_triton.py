@@ -15,7 +15,7 @@ from torch import Tensor
 triton = pytest.importorskip("triton")
 
 from attnzoo.kernels import halo_attention  # noqa: E402
-from attnzoo.kernels.halo.triton_problem import Problem  # noqa: E402
+from attnzoo.kernels.halo import triton_kernels  # noqa: E402
 from attnzoo.kernels.triton_launch import Configuration  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations", "quick_interpreter")
@@ -48,7 +48,7 @@ def test_half_precision(case: Case, dtype: torch.dtype) -> None:
 def test_random_shapes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = random.Random(-seed)
     constants = {"TILE": generator.choice([16, 32]), "CHUNK": generator.choice([16, 32, 64])}
-    monkeypatch.setattr(Problem, "configuration", lambda *_: Configuration(constants))
+    monkeypatch.setattr(triton_kernels, "configuration", lambda *_: Configuration(constants))
     torch.manual_seed(seed)
     check(random_case(seed, 9))
 
@@ -71,7 +71,7 @@ def test_opcheck_of_the_derivative() -> None:
     arguments = arguments_of(PLAIN.inputs(torch.float32))
     out, logsumexp = torch.ops.attnzoo.halo_attention(*arguments)
     tensors = [x.detach() for x in (upstream(out), *arguments[:5], out, logsumexp)]
-    torch.library.opcheck(torch.ops.attnzoo.halo_attention_backward.default, (*tensors, *arguments[5:]))
+    torch.library.opcheck(torch.ops.attnzoo.halo_attention_backward.default, (*tensors, *arguments[5:], [True] * 5))
 
 
 def test_compiles_as_one_graph() -> None:

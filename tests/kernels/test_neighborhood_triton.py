@@ -15,8 +15,8 @@ triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
 from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk  # noqa: E402
-from attnzoo.kernels.intervals import triton_axis, triton_problem  # noqa: E402
-from attnzoo.kernels.intervals.rule import Rule  # noqa: E402
+from attnzoo.kernels.intervals import triton_axis, triton_launches  # noqa: E402
+from attnzoo.kernels.intervals.geometry import Rule  # noqa: E402
 from attnzoo.kernels.intervals.triton_configurations import Budget  # noqa: E402
 from attnzoo.kernels.neighborhood.geometry import Axis  # noqa: E402
 
@@ -73,8 +73,8 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
     """A random case with few heads and images, random tiles, and random shares of images."""
     generator = random.Random(-seed)
     budget = Budget(generator.choice([16, 32, 64]), generator.choice([16, 32, 128]), 4, 2)
-    monkeypatch.setattr(triton_problem, "budget_of", lambda *_: budget)
-    monkeypatch.setattr(triton_problem, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
+    monkeypatch.setattr(triton_launches, "budget_of", lambda *_: budget)
+    monkeypatch.setattr(triton_launches, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
     torch.manual_seed(seed)
     case = random_case(seed, longest)
     return replace(case, batch=min(case.batch, 2), heads=min(case.heads, 2))
@@ -165,7 +165,7 @@ def test_opcheck_of_the_backward() -> None:
     tensors = [x.detach() for x in (torch.randn_like(out), q, k, v, bias, out, logsumexp)]
     operator = torch.ops.attnzoo.neighborhood_attention_backward.default
     for needs_bias in (True, False):
-        torch.library.opcheck(operator, (*tensors, *geometry, scale, needs_bias))
+        torch.library.opcheck(operator, (*tensors, *geometry, scale, [True, True, True, needs_bias]))
 
 
 @pytest.mark.usefixtures("quick_interpreter")

@@ -14,8 +14,8 @@ from torch import Tensor
 triton = pytest.importorskip("triton")
 
 from attnzoo.kernels import routed_attention  # noqa: E402
-from attnzoo.kernels.routed import triton_problem  # noqa: E402
-from attnzoo.kernels.routed.triton_attention import sources_of  # noqa: E402
+from attnzoo.kernels.routed import triton_kernels  # noqa: E402
+from attnzoo.kernels.routed.triton_kernels import sources_of  # noqa: E402
 from attnzoo.kernels.triton_launch import Configuration  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations", "quick_interpreter")
@@ -57,7 +57,7 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
     """A random case with few heads and images, and random tiles."""
     generator = random.Random(-seed)
     constants = {"TILE": generator.choice([16, 32, 64]), "CHUNK": generator.choice([16, 32, 128])}
-    monkeypatch.setattr(triton_problem, "configuration", lambda *_: Configuration(constants))
+    monkeypatch.setattr(triton_kernels, "configuration", lambda *_: Configuration(constants))
     torch.manual_seed(seed)
     case = random_case(seed, longest)
     return replace(case, batch=min(case.batch, 2), heads=min(case.heads, 2))
@@ -109,8 +109,8 @@ def test_opcheck_of_the_derivative() -> None:
     inputs, routes = drawn()
     arguments = [*inputs.values(), routes, [2, 2], 0.3]
     out, logsumexp = torch.ops.attnzoo.routed_attention(*arguments)
-    tensors = [x.detach() for x in (upstream(out), *inputs.values(), out, logsumexp)]
-    torch.library.opcheck(torch.ops.attnzoo.routed_attention_backward.default, (*tensors, routes, [2, 2], 0.3))
+    tensors = [x.detach() for x in (upstream(out), *inputs.values(), routes, out, logsumexp)]
+    torch.library.opcheck(torch.ops.attnzoo.routed_attention_backward.default, (*tensors, [2, 2], 0.3, [True] * 3))
 
 
 def test_compiles_as_one_graph() -> None:

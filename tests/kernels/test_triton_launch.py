@@ -11,9 +11,9 @@ from comparison import assert_close
 triton = pytest.importorskip("triton")
 
 from attnzoo.kernels import neighborhood_attention, triton_launch  # noqa: E402
-from attnzoo.kernels.intervals.rule import Rule  # noqa: E402
+from attnzoo.kernels.intervals.geometry import Rule  # noqa: E402
 from attnzoo.kernels.intervals.triton_configurations import Budget, configuration  # noqa: E402
-from attnzoo.kernels.intervals.triton_tables import TABLES  # noqa: E402
+from attnzoo.kernels.triton_tables import FOLDER, read_table  # noqa: E402
 
 
 class NoDevice:
@@ -81,13 +81,29 @@ def test_float32_is_multiplied_as_torch_is_told(monkeypatch: pytest.MonkeyPatch)
     assert triton_launch.precision_of(torch.bfloat16) == "ieee"
 
 
-def test_every_architecture_has_every_entry() -> None:
-    assert set(TABLES) == set(triton_launch.ARCHITECTURES)
-    first = TABLES["sm90"]
-    for table in TABLES.values():
-        assert {kind: set(directions) for kind, directions in table.items()} == {
-            kind: set(directions) for kind, directions in first.items()
-        }
+TABLES = sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def shape_of(entries: object) -> object:
+    """The keys of a table and the lengths of its entries."""
+    if isinstance(entries, dict):
+        return {key: shape_of(value) for key, value in entries.items()}
+    return [len(entry) for entry in entries]
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "windows"])
+def test_every_architecture_has_every_entry(name: str) -> None:
+    entries = read_table(name)["entries"]
+    assert set(entries) == set(triton_launch.ARCHITECTURES)
+    shapes = [shape_of(entries[architecture]) for architecture in triton_launch.ARCHITECTURES]
+    assert all(shape == shapes[0] for shape in shapes)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_says_what_its_numbers_are_and_who_compiled_them(name: str) -> None:
+    table = read_table(name)
+    assert len(table["about"]) > 40
+    assert table["triton"]
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 7, 13, 40])

@@ -14,8 +14,9 @@ from window_cases import CASES, Case, random_case, run
 pytest.importorskip("triton")
 
 from attnzoo.kernels import window_attention
-from attnzoo.kernels.intervals import triton_problem
+from attnzoo.kernels.intervals import triton_launches
 from attnzoo.kernels.intervals.triton_configurations import Budget
+from attnzoo.kernels.triton_tables import read_table
 from attnzoo.kernels.window import triton_small
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations", "quick_interpreter")
@@ -33,8 +34,8 @@ SMALL_CASES += [Case("three images", (6, 5), 3, shift=1, batch=3, heads=2)]
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which kernels run: those that hold a window whole, for every class of shapes, or those for intervals."""
     if request.param == "whole":
-        every = {(size, block): (4, 2) for size in (2, 4) for block in (32, 64, 128, 256)}
-        monkeypatch.setitem(triton_small.OPTIONS, "sm90", {"forward": every, "backward": every})
+        every = {str(size): {str(block): (4, 2) for block in (32, 64, 128, 256)} for size in (2, 4)}
+        monkeypatch.setitem(read_table("windows")["entries"], "sm90", {"forward": every, "backward": every})
     else:
         monkeypatch.setattr(triton_small, "LARGEST", 0)
     return request.param
@@ -53,7 +54,7 @@ def test_triton_is_as_exact_as_plain_torch(case: Case, kernels: str) -> None:
 
 
 def test_a_window_of_a_thousand_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_problem, "budget_of", lambda *_: Budget(128, 256, 4, 2))
+    monkeypatch.setattr(triton_launches, "budget_of", lambda *_: Budget(128, 256, 4, 2))
     check(Case("window 32", (32, 20), 32, shift=16, batch=1, heads=1))
 
 
@@ -74,8 +75,8 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
     """A random case with few heads, random tiles, and random shares of images."""
     generator = random.Random(-seed)
     budget = Budget(generator.choice([16, 32, 64]), generator.choice([16, 32, 128]), 4, 2)
-    monkeypatch.setattr(triton_problem, "budget_of", lambda *_: budget)
-    monkeypatch.setattr(triton_problem, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
+    monkeypatch.setattr(triton_launches, "budget_of", lambda *_: budget)
+    monkeypatch.setattr(triton_launches, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
     torch.manual_seed(seed)
     case = random_case(seed, longest)
     return replace(case, batch=min(case.batch, 3), heads=min(case.heads, 2))
@@ -116,7 +117,7 @@ def test_opcheck(has_bias: bool) -> None:
     out, logsumexp = operators.window_attention(*arguments)
     tensors = [x if x is None else x.detach() for x in (torch.randn_like(out), *arguments[:4], out, logsumexp)]
     for needs_bias in (True, False):
-        rest = [3, 4], [1, 2], 0.3, needs_bias
+        rest = [3, 4], [1, 2], 0.3, [True, True, True, needs_bias]
         torch.library.opcheck(operators.window_attention_backward.default, (*tensors, *rest))
 
 

@@ -1,0 +1,98 @@
+"""Which kernels run for halos, see `attnzoo.kernels.triton_attention.Kernels`.
+
+Shape legend: B batch, H' W' map of queries, h heads, w window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from ..triton_attention import Extras
+from ..triton_blocks import Width
+from ..triton_launch import Configuration, Launch, block
+from ..triton_problem import Problem, tokens_or_none
+from ..triton_tables import entry_of
+from .triton_backward import halo_key_gradient_kernel, halo_query_gradient_kernel
+from .triton_blocks import Area, Rule
+from .triton_forward import halo_forward_kernel
+
+
+def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
+    """The maps, and the relative scores (B, H', W', h, w) of rows and columns."""
+    rows, columns = problem.geometry
+    area = Area(
+        (rows.query_length, columns.query_length),
+        (rows.length, columns.length),
+        (rows.count, columns.count),
+        problem.heads,
+    )
+    return {"area": area, **{name: tokens_or_none(extras[name]) for name in ("of_rows", "of_columns")}}
+
+
+def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
+    """One kernel."""
+    return [_launch(problem, halo_forward_kernel, "forward", _queries(problem), arguments)]
+
+
+def backward(
+    problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
+) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
+    """One kernel for delta and the gradients of queries and relative scores, one for those of keys and values."""
+    relative = {
+        name: None if scores is None else torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
+        for name, scores in extras.items()
+    }
+    arguments = {
+        **arguments,
+        "row_gradient": tokens_or_none(relative["of_rows"]),
+        "column_gradient": tokens_or_none(relative["of_columns"]),
+    }
+    launches = [_launch(problem, halo_query_gradient_kernel, "query_gradient", _queries(problem), arguments)]
+    if needs["k"] or needs["v"]:
+        rows, columns = problem.geometry
+        of_block = rows.block * columns.block
+        launches.append(_launch(problem, halo_key_gradient_kernel, "key_gradient", of_block, arguments))
+    return launches, lambda: [x for name, x in relative.items() if x is not None and needs[name]]
+
+
+def configuration(problem: Problem, direction: str, count: int) -> Configuration:
+    """The table's choice for a kernel whose programs take tiles of a block's `count` tokens."""
+    size = {"itemsize": problem.dtype.itemsize, "width": problem.widest}
+    tile, chunk, num_warps, num_stages = entry_of("halo", problem.architecture, direction, **size)
+    # a program takes no more than a block has
+    tile = min(tile, max(16, triton.next_power_of_2(count)))
+    return Configuration({"TILE": tile, "CHUNK": chunk}, num_warps, num_stages)
+
+
+def _queries(problem: Problem) -> int:
+    """Queries of a block."""
+    rows, columns = problem.geometry
+    count: int = rows.queries * columns.queries
+    return count
+
+
+def _launch(problem: Problem, kernel: Any, direction: str, count: int, arguments: Mapping[str, Any]) -> Launch:
+    """A launch with one program for each tile of `count` tokens of a block, each block, head and image."""
+    rows, columns = problem.geometry
+    tiles = problem.batch * problem.heads * rows.count * columns.count
+    rules = tuple(
+        Rule(axis.block, axis.halo, axis.queries, axis.window, block(axis.window), -(-axis.halo // axis.block))
+        for axis in problem.geometry
+    )
+    constants = {
+        "RULES": rules,
+        "ROWS": Width(rules[0].window, rules[0].places),
+        "COLUMNS": Width(rules[1].window, rules[1].places),
+    }
+    return problem.launch(
+        kernel,
+        arguments,
+        constants,
+        configuration(problem, direction, count),
+        lambda constants: tiles * -(-count // constants["TILE"]),
+    )

@@ -1,0 +1,41 @@
+"""Which interval kernels run, see `attnzoo.kernels.triton_attention.Kernels`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..triton_attention import Extras
+from ..triton_launch import Launch
+from ..triton_problem import Problem
+from .triton_backward import interval_key_gradient_kernel, interval_query_gradient_kernel
+from .triton_bias import interval_bias_gradient_kernel
+from .triton_forward import interval_forward_kernel
+from .triton_launches import area_of, launch, table_launch
+
+
+def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
+    """The map and the position table (h, 2kh-1, 2kw-1)."""
+    bias = extras["bias"]
+    return {"area": area_of(problem), "bias": None if bias is None else bias.contiguous()}
+
+
+def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
+    """One kernel."""
+    return [launch(problem, interval_forward_kernel, "forward", arguments)]
+
+
+def backward(
+    problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
+) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
+    """One kernel for dq and delta, one for dk and dv, one for the table's gradient."""
+    launches = [launch(problem, interval_query_gradient_kernel, "query_gradient", arguments)]
+    if needs["k"] or needs["v"]:
+        launches.append(launch(problem, interval_key_gradient_kernel, "key_gradient", arguments))
+    bias = extras["bias"]
+    if bias is None or not needs["bias"]:
+        return launches, list
+    of_bias, tables = table_launch(problem, interval_bias_gradient_kernel, "bias_gradient", arguments, bias.device)
+    return [*launches, of_bias], lambda: [tables.sum(0).to(bias.dtype)]

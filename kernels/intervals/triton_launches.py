@@ -1,0 +1,92 @@
+"""Launches of the interval kernels: a program for each tile, or for a tile in several images.
+
+Shape legend: B batch, h heads; kh kw kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from ..triton_launch import Configuration, Launch
+from ..triton_problem import Problem
+from .triton_blocks import Area
+from .triton_configurations import alternatives_to, budget_of, configuration
+
+# programs beyond this many leave no multiprocessor idle
+ENOUGH_PROGRAMS = 2048
+
+
+def area_of(problem: Problem) -> Area:
+    """The map, as the argument `area` of kernels."""
+    return Area(problem.geometry.lengths, problem.geometry.shifts, problem.heads)
+
+
+def launch(problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:
+    """A launch with one program for each tile, head and image; see `budget_of` for the directions."""
+    rules, longest, budget = problem.geometry.rules, problem.geometry.longest_segments, budget_of(problem, direction)
+    return problem.launch(
+        kernel,
+        arguments,
+        {"RULES": rules},
+        configuration(rules, longest, budget),
+        lambda constants: problem.batch * problem.heads * problem.geometry.tiles(constants),
+        lambda: [configuration(rules, longest, other) for other in alternatives_to(budget)],
+    )
+
+
+def launch_in_parts(
+    problem: Problem,
+    kernel: Any,
+    chosen: Configuration,
+    arguments: Mapping[str, Any],
+    constants: Mapping[str, int] = MappingProxyType({}),
+) -> Launch:
+    """A launch with one program for each tile, head and part of the images, see `parts`."""
+    programs, images_each = parts(problem, chosen.constants)
+    arguments = {**arguments, "images": problem.batch, "images_each": images_each}
+    return problem.launch(kernel, arguments, {"RULES": problem.geometry.rules, **constants}, chosen, lambda _: programs)
+
+
+def parts(problem: Problem, constants: Mapping[str, int]) -> tuple[int, int]:
+    """Programs of a kernel that takes one tile of one head in several images, and the images each takes."""
+    tiles = problem.heads * problem.geometry.tiles(constants)
+    images_each = -(-problem.batch // max(1, min(problem.batch, ENOUGH_PROGRAMS // max(1, tiles))))
+    return -(-problem.batch // max(1, images_each)) * tiles, images_each
+
+
+def table_launch(
+    problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any], device: torch.device
+) -> tuple[Launch, Tensor]:
+    """The launch of a kernel that sums tables over tiles and images, and the tables, zero."""
+    # the tables belong to these tiles: there are no alternatives
+    chosen = configuration(
+        problem.geometry.rules,
+        problem.geometry.longest_segments,
+        budget_of(problem, direction),
+        sums_offsets=True,
+    )
+    constants = chosen.constants
+    tables = make_tables(problem, chosen, device)
+    offsets = {
+        "ROW_OFFSETS": offsets_between(constants["TILE_ROWS"], constants["CHUNK_ROWS"]),
+        "COLUMN_OFFSETS": offsets_between(constants["TILE_COLUMNS"], constants["CHUNK_COLUMNS"]),
+    }
+    return launch_in_parts(problem, kernel, chosen, {**arguments, "tables": tables}, offsets), tables
+
+
+def make_tables(problem: Problem, chosen: Configuration, device: torch.device) -> Tensor:
+    """A zero table for each program that `launch_in_parts` starts: (programs / h, h, 2kh-1, 2kw-1)."""
+    programs, _ = parts(problem, chosen.constants)
+    sides = [2 * rule.kernel - 1 for rule in problem.geometry.rules]
+    return torch.zeros(programs // problem.heads, problem.heads, *sides, dtype=torch.float32, device=device)
+
+
+def offsets_between(queries: int, keys: int) -> int:
+    """The block that holds the offsets between some queries and keys of an axis."""
+    return max(16, triton.next_power_of_2(queries + keys - 1))

@@ -1,0 +1,76 @@
+"""Which kernels run for routes, see `attnzoo.kernels.triton_attention.Kernels`.
+
+Shape legend: B batch, P regions, t of them on a route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..triton_attention import Extras
+from ..triton_launch import Launch
+from ..triton_problem import Problem
+from .triton_backward import routed_key_gradient_kernel, routed_query_gradient_kernel
+from .triton_blocks import Area
+from .triton_configurations import alternatives_to, configuration
+from .triton_forward import routed_forward_kernel
+
+
+def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
+    """The map and the routes (B, P, t), contiguous int32."""
+    routes, regions = extras["routes"], problem.geometry
+    assert routes is not None
+    return {
+        "area": Area(regions.size, regions.split, regions.region_size, problem.heads),
+        "routes": routes.to(torch.int32).contiguous(),
+        "steps": routes.shape[2],
+    }
+
+
+def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
+    """One kernel."""
+    return [_launch(problem, routed_forward_kernel, "forward", arguments)]
+
+
+def backward(
+    problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
+) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
+    """One kernel for dq and delta, one for dk and dv, which walks the regions routed to its own."""
+    launches = [_launch(problem, routed_query_gradient_kernel, "query_gradient", arguments)]
+    if needs["k"] or needs["v"]:
+        sources, starts = sources_of(arguments["routes"])
+        arguments = {**arguments, "sources": sources, "starts": starts}
+        launches.append(_launch(problem, routed_key_gradient_kernel, "key_gradient", arguments))
+    return launches, list
+
+
+def sources_of(routes: Tensor) -> tuple[Tensor, Tensor]:
+    """The regions routed to each region, from routes (B, P, t).
+
+    Returns:
+        sources (B, P * t), in the order of the region they are routed to, and starts (B, P + 1) of each region's; the
+        sources of region r are those from starts[r] to starts[r + 1].
+    """
+    batch, regions, steps = routes.shape
+    targets, order = routes.flatten(1).sort(stable=True)
+    every = torch.arange(regions + 1, dtype=targets.dtype, device=targets.device).expand(batch, -1)
+    starts = torch.searchsorted(targets, every.contiguous(), out_int32=True)
+    return (order // steps).to(torch.int32), starts
+
+
+def _launch(problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:
+    """A launch with one program for each tile of a region, region, head and image."""
+    chosen, regions = configuration(problem, direction), problem.geometry
+    tiles = problem.batch * problem.heads * regions.count
+    return problem.launch(
+        kernel,
+        arguments,
+        {},
+        chosen,
+        lambda constants: tiles * -(-regions.tokens // constants["TILE"]),
+        lambda: alternatives_to(chosen),
+    )

@@ -1,0 +1,72 @@
+"""The pieces that all attention kernels share: reading and writing tokens.
+
+Shape legend: B batch, H W map, h heads, M tokens, D channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+
+class Tokens(NamedTuple):
+    """A tensor (B, H, W, h, D) whose channels are contiguous, as a kernel's argument.
+
+    Attributes:
+        data: the tensor.
+        strides: of images, rows, columns and heads.
+    """
+
+    data: Any
+    strides: tuple[int, int, int, int]
+
+    @property
+    def dtype(self) -> Any:
+        """Of the tensor; Triton's tuner looks for it, and tells problems apart by it."""
+        return self.data.dtype
+
+
+class Width(NamedTuple):
+    """Channels of a head, at compile time.
+
+    Attributes:
+        channels: how many there are.
+        block: the power of two that holds them.
+    """
+
+    channels: int
+    block: int
+
+
+@triton.jit
+def _pointers(tokens, image, head, places, exist, WIDTH: tl.constexpr):
+    base = tokens.data + image.to(tl.int64) * tokens.strides[0] + head.to(tl.int64) * tokens.strides[3]
+    offsets = places[0].to(tl.int64) * tokens.strides[1] + places[1].to(tl.int64) * tokens.strides[2]
+    channels = tl.arange(0, WIDTH.block)
+    mask = exist[:, None]
+    if WIDTH.block != WIDTH.channels:
+        mask = mask & (channels < WIDTH.channels)[None, :]
+    return base + offsets[:, None] + channels[None, :], mask
+
+
+@triton.jit
+def load(tokens, image, head, places, exist, WIDTH: tl.constexpr):
+    """(M, block) channels of tokens; zeros where there is no token or no channel."""
+    pointers, mask = _pointers(tokens, image, head, places, exist, WIDTH)
+    return tl.load(pointers, mask=mask, other=0.0)
+
+
+@triton.jit
+def store(tokens, values, image, head, places, exist, WIDTH: tl.constexpr):
+    """Writes what `load` would read."""
+    pointers, mask = _pointers(tokens, image, head, places, exist, WIDTH)
+    tl.store(pointers, values.to(tokens.data.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def number_of(image, head, places, area):
+    """The place of a token's entry in a contiguous tensor (B, H, W, h)."""
+    row = image.to(tl.int64) * area.lengths[0] + places[0]
+    return (row * area.lengths[1] + places[1]) * area.heads + head

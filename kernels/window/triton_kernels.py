@@ -1,0 +1,46 @@
+"""Which kernels run for windows, see `attnzoo.kernels.triton_attention.Kernels`.
+
+Kernels that hold a window whole where there are some, else those for intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..intervals import triton_kernels as intervals
+from ..intervals.triton_kernels import arguments
+from ..intervals.triton_launches import launch_in_parts, make_tables, offsets_between
+from ..triton_attention import Extras
+from ..triton_launch import Launch
+from ..triton_problem import Problem
+from .triton_small import small_configuration, window_backward_kernel, window_forward_kernel
+
+__all__ = ["arguments", "backward", "forward"]
+
+
+def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
+    """One kernel."""
+    chosen = small_configuration(problem, "forward")
+    if chosen is None:
+        return intervals.forward(problem, arguments)
+    return [launch_in_parts(problem, window_forward_kernel, chosen, arguments)]
+
+
+def backward(
+    problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
+) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
+    """One kernel for all gradients, or those for intervals."""
+    chosen = small_configuration(problem, "backward")
+    if chosen is None:
+        return intervals.backward(problem, arguments, extras, needs)
+    bias = extras["bias"]
+    tables = make_tables(problem, chosen, bias.device) if bias is not None and needs["bias"] else None
+    rows, columns = chosen.constants.values()
+    offsets = {"ROW_OFFSETS": offsets_between(rows, rows), "COLUMN_OFFSETS": offsets_between(columns, columns)}
+    launch = launch_in_parts(problem, window_backward_kernel, chosen, {**arguments, "tables": tables}, offsets)
+    if bias is None or tables is None:
+        return [launch], list
+    return [launch], lambda: [tables.sum(0).to(bias.dtype)]
