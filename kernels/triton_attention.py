@@ -45,7 +45,7 @@ class Kernels(Protocol):
 def forward(
     kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, extras: Extras, geometry: Any, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The output (B, H', W', h, E) and, for the backward pass, the logsumexp of scores (B, H', W', h) in powers of two.
+    """The output (B, H', W', h, E) and the logsumexp of scores (B, H', W', h) in powers of two.
 
     Args:
         kernels: of the operator.
@@ -54,11 +54,10 @@ def forward(
         geometry: of the operator.
         scale: factor of the scores.
     """
-    problem = Problem.of(q, v, geometry)
     out = torch.empty(*q.shape[:4], v.shape[4], dtype=v.dtype, device=v.device)
     logsumexp = torch.empty(q.shape[:4], dtype=torch.float32, device=q.device)
-    arguments = _arguments(kernels, problem, q, k, v, extras, out, logsumexp, scale)
-    for launch in kernels.forward(problem, arguments):
+    tensors = {"q": q, "k": k, "v": v, "out": out, "logsumexp": logsumexp}
+    for launch in forward_launches(kernels, Problem.of(q, v, geometry), tensors, extras, scale):
         launch.run()
     return out, logsumexp
 
@@ -84,17 +83,13 @@ def backward(
         out, logsumexp: what `forward` gave.
         needs: by name, which gradients are needed.
     """
-    problem = Problem.of(q, v, geometry)
-    gradients = {
-        name: torch.empty(x.shape, dtype=x.dtype, device=x.device) for name, x in (("q", q), ("k", k), ("v", v))
-    }
-    arguments = _arguments(kernels, problem, q, k, v, extras, out, logsumexp, scale)
-    arguments |= {
-        "upstream": tokens(upstream),
-        "delta": torch.empty_like(logsumexp),
-        **{f"{name}_gradient": tokens(x) for name, x in gradients.items()},
-    }
-    launches, finish = kernels.backward(problem, arguments, extras, needs)
+    tensors = {"q": q, "k": k, "v": v, "out": out, "logsumexp": logsumexp, "upstream": upstream}
+    tensors["delta"] = torch.empty_like(logsumexp)
+    gradients = {}
+    for name in ("q", "k", "v"):
+        gradients[name] = torch.empty(tensors[name].shape, dtype=q.dtype, device=q.device)
+        tensors[f"{name}_gradient"] = gradients[name]
+    launches, finish = backward_launches(kernels, Problem.of(q, v, geometry), tensors, extras, scale, needs)
     for launch in launches:
         launch.run()
     differentiated = [name for name, x in extras.items() if x is not None and needs.get(name)]
@@ -102,23 +97,43 @@ def backward(
     return {name: gradient for name, gradient in gradients.items() if needs[name]}
 
 
-def _arguments(
+def forward_launches(
+    kernels: Kernels, problem: Problem, tensors: Mapping[str, Tensor], extras: Extras, scale: float
+) -> list[Launch]:
+    """The launches of the forward pass.
+
+    Args:
+        kernels: of the operator.
+        problem: that they are for.
+        tensors: by name, `q`, `k`, `v`, and to be filled `out` and the contiguous float32 `logsumexp` (B, H', W', h).
+        extras: the operator's other tensors, by name.
+        scale: factor of the scores.
+    """
+    return kernels.forward(problem, _arguments(kernels, problem, tensors, extras, scale))
+
+
+def backward_launches(
     kernels: Kernels,
     problem: Problem,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    tensors: Mapping[str, Tensor],
     extras: Extras,
-    out: Tensor,
-    logsumexp: Tensor,
     scale: float,
+    needs: Mapping[str, bool],
+) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
+    """The launches of the backward pass, and what gives the gradients of extras after them.
+
+    Args:
+        kernels, problem, extras, scale: as in `forward_launches`.
+        tensors: those of `forward_launches`, `upstream`, and to be filled the contiguous float32 `delta`
+            (B, H', W', h), `q_gradient`, `k_gradient` and `v_gradient`.
+        needs: by name, which gradients are needed.
+    """
+    return kernels.backward(problem, _arguments(kernels, problem, tensors, extras, scale), extras, needs)
+
+
+def _arguments(
+    kernels: Kernels, problem: Problem, tensors: Mapping[str, Tensor], extras: Extras, scale: float
 ) -> dict[str, Any]:
-    return {
-        "q": tokens(q),
-        "k": tokens(k),
-        "v": tokens(v),
-        "out": tokens(out),
-        "logsumexp": logsumexp,
-        "scale": scale * LOG2_E.value,
-        **kernels.arguments(problem, extras),
-    }
+    # numbers of queries are contiguous, and have no channels
+    given = {name: x if name in ("logsumexp", "delta") else tokens(x) for name, x in tensors.items()}
+    return {**given, "scale": scale * LOG2_E.value, **kernels.arguments(problem, extras)}

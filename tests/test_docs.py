@@ -12,8 +12,8 @@ import pytest
 import timm
 
 import attnzoo
-from attnzoo.tools.bench.result_table import table
 from attnzoo.tools.listing import write_tables
+from benchmarks.result_table import table
 
 from .zoo.models import ours
 

@@ -25,6 +25,10 @@ COMMANDS = {
 }
 
 
+# packages whose errors are mistakes of the user: this one, and the benchmarks of a clone
+OURS = ("attnzoo", "benchmarks")
+
+
 class Mistake(click.ClickException):
     """Ends the command with its message on stderr and exit code 2."""
 
@@ -35,25 +39,8 @@ class MultilineError(ValueError):
     """A mistake of the user, such as a file that differs in many places, whose message keeps its lines."""
 
 
-class LazyGroup(click.Group):
-    """Knows its commands by name, and ends a user's mistake without a traceback."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of use."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Imports a command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Lists the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+class MistakesGroup(click.Group):
+    """A group of commands that ends a user's mistake without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command.
@@ -76,11 +63,32 @@ class LazyGroup(click.Group):
             raise Mistake(f'this command needs {error.name}: pip install "attnzoo[{extra}]"') from error
 
 
+class LazyGroup(MistakesGroup):
+    """Knows its commands by name, and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
 def _raised_by_us(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).split(".")[0] == "attnzoo"
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).split(".")[0] in OURS
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

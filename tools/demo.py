@@ -69,7 +69,7 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
     from .data import ClassifiedImages, Draw, digits, val_transform
     from .export import ExportError, export_onnx, open_session, relative_difference
     from .figure import draw_digits
-    from .opening import open_model
+    from .models import open_model
     from .train import train
     from .training.config import load_config
 

@@ -97,11 +97,13 @@ def evaluate(
     """
     import attnzoo  # noqa: F401  registers the models
 
-    from .opening import is_detector
+    from .models import is_detector
 
     reading = reading or Reading()
     if is_detector(model):
-        return _evaluate_detector(Path(model), data, reading, worst)
+        from .detection.evaluation import evaluate_detector
+
+        return evaluate_detector(Path(model), data, reading, worst)
     if worst is not None:
         raise ValueError("pictures of the worst cases are drawn for detectors: leave --worst out")
     return _evaluate_classifier(model, data, reading, pretrained)
@@ -110,39 +112,19 @@ def evaluate(
 def _evaluate_classifier(model: str, data: Mapping[str, Any], reading: Reading, pretrained: bool) -> Evaluation:
     from .data import PREPROCESSING, open_classification
     from .metrics import ClassificationJudge
-    from .opening import open_model
+    from .models import open_model
 
     network, _ = open_model(model, pretrained=pretrained)
     wanted = timm.data.resolve_model_data_config(network)
     samples = open_classification({**{key: wanted[key] for key in PREPROCESSING}, **data}, reading.split)
     order = label_order(_labels(network), samples.classes, int(network.num_classes))  # type: ignore[arg-type]
-    judge = ClassificationJudge(len(samples.classes), _device())
-    metrics, unreadable = reading.judge(judge, Reordered(network.to(_device()), order), samples)
+    judge = ClassificationJudge(len(samples.classes), device())
+    metrics, unreadable = reading.judge(judge, Reordered(network.to(device()), order), samples)
     return Evaluation(metrics, dict(zip(samples.classes, judge.per_class, strict=True)), judge.shares, unreadable)
 
 
-def _evaluate_detector(directory: Path, data: Mapping[str, Any], reading: Reading, worst: Path | None) -> Evaluation:
-    from .coco_metrics import DetectionJudge
-    from .data import open_detection
-    from .detector_files import open_detector
-    from .drawing import draw_worst_cases
-    from .training.processes import Processes
-
-    detector, config = open_detector(directory)
-    with_masks = config["detector"]["head"] == "mask_rcnn"
-    samples = open_detection(data, reading.split, None, len(config["preprocessing"]["mean"]), with_masks)
-    if list(samples.classes) != config["label_names"]:
-        differing = sorted(set(samples.classes) ^ set(config["label_names"])) or ["they are in another order"]
-        raise ValueError(f"the detector and the data have other classes: {', '.join(differing[:8])}")
-    judge = DetectionJudge(samples.classes, Processes(0, 1, _device()), with_masks)
-    metrics, unreadable = reading.judge(judge, detector.to(_device()), samples)
-    if worst is not None:
-        draw_worst_cases(judge.report, samples, worst)
-    per_class = {row["class"]: row["AP"] for row in judge.report.per_class}
-    return Evaluation(metrics, per_class, judge.shares, unreadable)
-
-
-def _device() -> torch.device:
+def device() -> torch.device:
+    """The GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

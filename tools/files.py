@@ -1,4 +1,7 @@
-"""Files and directories that are there whole or not at all, written beside their place and renamed; their sums."""
+"""Files and directories that are there whole or not at all, written beside their place and renamed; their sums.
+
+Also how messages list names.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,6 +142,11 @@ def sha256(path: Path) -> str:
         while chunk := file.read(2**20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def listed(names: Sequence[str], shown: int = 8) -> str:
+    """Names for a message, not too many of them."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def _remove(path: Path) -> None:

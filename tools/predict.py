@@ -16,7 +16,7 @@ from PIL import Image
 from .files import replacing
 from .images import UnreadableImageError, read_image
 
-_Say = Callable[[Sequence[Image.Image]], list[dict[str, Any]]]
+Say = Callable[[Sequence[Image.Image]], list[dict[str, Any]]]
 
 # what a folder is searched for
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -51,13 +51,15 @@ def predict(
     """
     import attnzoo  # noqa: F401  registers the models
 
-    from .opening import is_detector
+    from .models import is_detector
 
     if not files:
         raise ValueError("no pictures were given")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if is_detector(model):
-        channels, say = _open_detector(Path(model), least_score, device)
+        from .detection.prediction import open_for_prediction
+
+        channels, say = open_for_prediction(Path(model), least_score, device)
     else:
         channels, say = _open_classifier(model, pretrained, top, device)
     found: list[dict[str, Any]] = []
@@ -75,9 +77,9 @@ def predict(
     return found
 
 
-def _open_classifier(model: str, pretrained: bool, top: int, device: torch.device) -> tuple[int, _Say]:
+def _open_classifier(model: str, pretrained: bool, top: int, device: torch.device) -> tuple[int, Say]:
     from .data import val_transform
-    from .opening import open_model
+    from .models import open_model
 
     network, origin = open_model(model, pretrained=pretrained)
     wanted = timm.data.resolve_model_data_config(network)
@@ -94,33 +96,6 @@ def _open_classifier(model: str, pretrained: bool, top: int, device: torch.devic
         ]
 
     return wanted["input_size"][0], say
-
-
-def _open_detector(directory: Path, least_score: float, device: torch.device) -> tuple[int, _Say]:
-    from torchvision.transforms.v2 import functional
-
-    from .detector_files import open_detector
-
-    detector, config = open_detector(directory)
-    labels = config["label_names"]
-    detector.to(device).eval()
-
-    @torch.inference_mode()
-    def say(pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
-        images = [functional.to_dtype(functional.to_image(p), torch.float32, scale=True) for p in pictures]
-        said = []
-        for found in detector([image.to(device) for image in images]):
-            kept = found["scores"] >= least_score
-            said.append(
-                {
-                    "labels": [labels[i] for i in found["labels"][kept].tolist()],
-                    "scores": found["scores"][kept].tolist(),
-                    "boxes": found["boxes"][kept].tolist(),
-                }
-            )
-        return said
-
-    return len(config["preprocessing"]["mean"]), say
 
 
 def class_names(network: Any, origin: dict[str, str]) -> list[str]:
@@ -150,6 +125,17 @@ def pictures_in(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
+def _draw(path: Path, found: dict[str, Any]) -> None:
+    if "boxes" in found:
+        from .detection.drawing import draw_found
+
+        draw_found(path, found)
+    else:
+        from .drawing import draw_classes
+
+        draw_classes(path, found)
+
+
 @click.command("predict", context_settings={"show_default": True})
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURE...")
@@ -170,8 +156,6 @@ def predict_command(
 
     Example: attnzoo predict runs/photographs/model holiday/ --output holiday-predictions
     """
-    from .drawing import draw_found
-
     files = pictures_in(paths)
     found = predict(model, files, top=top, least_score=least_score, batch_size=batch_size, pretrained=pretrained)
     if output is not None:
@@ -185,7 +169,7 @@ def predict_command(
         click.echo(f"{entry['file']}: {said or 'nothing found'}")
         if output is not None:
             # numbered: pictures of two folders may have one name
-            draw_found(output / f"{number:05d}-{Path(entry['file']).stem}.jpg", entry)
+            _draw(output / f"{number:05d}-{Path(entry['file']).stem}.jpg", entry)
     if all("error" in entry for entry in found):
         raise click.ClickException("none of the pictures could be read")
 

@@ -8,6 +8,7 @@ Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,10 +47,10 @@ def _geometry(axes: tuple[Axis, Axis]) -> tuple[list[int], list[int], list[int],
 
 
 def _intervals(
-    lengths: tuple[int, int], kernel_size: list[int], dilation: list[int], stride: list[int], is_causal: list[bool]
+    lengths: Sequence[int], kernel_size: list[int], dilation: list[int], stride: list[int], is_causal: list[bool]
 ) -> Intervals:
     rows, columns = (Rule(*axis) for axis in zip(kernel_size, dilation, stride, is_causal, strict=True))
-    return Intervals((rows, columns), tuple(lengths))
+    return Intervals((rows, columns), (lengths[0], lengths[1]))
 
 
 def _kernels() -> Any:

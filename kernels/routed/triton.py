@@ -30,6 +30,6 @@ _attention = define_attention(
     "routed_attention",
     [Extra("routes", optional=False, differentiable=False)],
     "SymInt[] regions",
-    lambda lengths, split: Regions(tuple(lengths), tuple(split)),
+    lambda lengths, split: Regions((lengths[0], lengths[1]), (split[0], split[1])),
     _kernels,
 )

@@ -5,6 +5,7 @@ Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -22,11 +23,11 @@ def attention(
     return out
 
 
-def _geometry(lengths: tuple[int, int], window_size: list[int], shift: list[int]) -> Intervals:
+def _geometry(lengths: Sequence[int], window_size: list[int], shift: list[int]) -> Intervals:
     rows, columns = (
         Rule(window, is_window=True, is_shifted=step > 0) for window, step in zip(window_size, shift, strict=True)
     )
-    return Intervals((rows, columns), tuple(lengths), tuple(shift))
+    return Intervals((rows, columns), (lengths[0], lengths[1]), (shift[0], shift[1]))
 
 
 def _kernels() -> Any:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from trained_files import EXAMPLES, LABELS, taking_pixels
 
-from attnzoo.tools.export.notes import describe
+from attnzoo.tools.export.tasks import describe
 from attnzoo.tools.images import read_image
 from attnzoo.tools.predict import predict
 

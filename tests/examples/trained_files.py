@@ -13,7 +13,7 @@ import torch
 
 import attnzoo  # noqa: F401  registers the models
 from attnzoo.tools.export import export_onnx
-from attnzoo.tools.opening import open_model
+from attnzoo.tools.models import open_model
 
 onnx = pytest.importorskip("onnx", reason="needs attnzoo[export]")
 

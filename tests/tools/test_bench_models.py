@@ -7,8 +7,8 @@ import torch
 from click.testing import CliRunner
 
 from attnzoo.tools import cli
-from attnzoo.tools.bench import models
-from attnzoo.tools.bench.timing import HostMeter
+from attnzoo.tools.timing import HostMeter
+from benchmarks import models
 
 CPU = torch.device("cpu")
 

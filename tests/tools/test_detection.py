@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from attnzoo.tools.data import Draw, open_detection
-from attnzoo.tools.detector_files import open_detector
-from attnzoo.tools.detectors import DetectorOptions, create_detector
+from attnzoo.tools.detection.detectors import DetectorOptions, create_detector
+from attnzoo.tools.detection.files import open_detector
 from attnzoo.tools.train import train
 from attnzoo.tools.training.checkpoints import Checkpoints
 from attnzoo.tools.training.config import load_config, packaged_configs

@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 from timm.optim import create_optimizer_v2
 from torch.testing import assert_close
 
-from attnzoo.tools.detector_files import open_detector, save_detector
-from attnzoo.tools.detectors import HEADS, DetectorOptions, create_detector
-from attnzoo.tools.pyramid import PyramidBackbone
+from attnzoo.tools.detection.backbone import PyramidBackbone
+from attnzoo.tools.detection.detectors import HEADS, DetectorOptions, create_detector
+from attnzoo.tools.detection.files import open_detector, save_detector
 
 SMALL_NAT = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
 SMALL_SWIN = {**SMALL_NAT, "img_size": 64, "window_size": 2}

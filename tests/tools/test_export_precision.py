@@ -33,7 +33,7 @@ from attnzoo.tools.export.precision import Fidelity, batches_of, calibration, re
 from attnzoo.tools.export.preprocess import Colours, Normalise
 from attnzoo.tools.export.sessions import run
 from attnzoo.tools.metrics import ClassificationJudge
-from attnzoo.tools.opening import open_model
+from attnzoo.tools.models import open_model
 from attnzoo.tools.train import train
 
 onnx = pytest.importorskip("onnx", reason="needs attnzoo[export]")

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from attnzoo.tools import cli
 from attnzoo.tools.files import check_sums
-from attnzoo.tools.opening import open_model
+from attnzoo.tools.models import open_model
 from attnzoo.tools.train import train
 from attnzoo.tools.training.config import load_config
 from attnzoo.tools.training.storage import read_checkpoint, save_checkpoint

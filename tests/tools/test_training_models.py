@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 import attnzoo  # noqa: F401  registers the models
 from attnzoo.tools.train import train
-from attnzoo.tools.training.models import create_network
+from attnzoo.tools.training.network import create_network
 from attnzoo.tools.training.recipe import Recipe
 
 

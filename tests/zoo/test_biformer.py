@@ -13,7 +13,7 @@ from torch import nn
 
 from attnzoo.biformer import BiFormer
 from attnzoo.blocks import BiLevelRoutingAttention, LepeAttention
-from attnzoo.tools.bench.official.biformer import official
+from benchmarks.official.biformer import official
 
 from ..kernels.test_memory import MIB, peak_of
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attnzoo import published
 from attnzoo.blocks import ContMix, DilatedReparamConv, FocusBlock, ReparamConvBlock
 from attnzoo.overlock import OverLoCK
-from attnzoo.tools.bench.official.overlock import official as official_formulation
+from benchmarks.official.overlock import official as official_formulation
 
 from ..blocks.norms import shaken
 

@@ -13,8 +13,8 @@ from timm.models import reparameterize_model
 from torch import nn
 
 from attnzoo.blocks import ResidualConv, SingleHeadAttention
-from attnzoo.tools.bench.official.single_head import official
 from attnzoo.zoo_shvit import SHViT
+from benchmarks.official.shvit import official
 
 PUBLISHED = ["zoo_shvit_s1", "zoo_shvit_s2", "zoo_shvit_s3", "zoo_shvit_s4"]
 

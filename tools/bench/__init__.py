@@ -1,1 +1,1 @@
-"""`attnzoo bench`: how fast the operators and the models are, after a proof that what is timed is right."""
+"""`attnzoo bench`: how fast models and kernels are on this machine, after a check that what is timed is right."""

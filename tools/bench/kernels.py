@@ -1,183 +1,205 @@
-"""The run of `attnzoo bench kernels`: correctness first, then times, then the files."""
+"""`attnzoo bench kernels`: the operators at the stages of their networks, the chosen execution beside eager.
+
+Shape legend: B batch, H W map, h heads, D width.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from . import correctness, cpu, cuda, roofline
+from attnzoo.kernels import explain, halo_attention, neighborhood_attention, routed_attention, window_attention
+
+from ..timing import Budget, CudaMeter, HostMeter, Meter, summary
 from .environment import device_name, environment
-from .operators import Operator, chosen, operators
-from .report import slug, today, write
-from .timing import TURNS, Budget, CudaMeter, Meter
+from .report import reason, slug, table, today, write
 
-# random shapes of each operator and dtype
-SWEEP, QUICK_SWEEP = 12, 2
-# a share of the time, where kernels are compiled for every shape
-SWEEP_SHARE = 0.2
-ROUNDS, QUICK_ROUNDS = 15, 2
-# rows that `quick` measures on CUDA
-QUICK_ROWS = 6
-FLOOR = (
-    "The floor of a row is the larger of two times: its tensors read or written once (forward q, k, v, output; "
-    "backward these, the output's gradient and three more) over the bandwidth, and its useful multiply-adds "
-    "(two products forward, five backward, masked keys not counted) over the rate of matrix products in its dtype."
-)
+HEAD = ("operator", "dtype", "execution", "direction", "ms", "(p10-p90)", "eager / chosen")
+DTYPES = {"cpu": (torch.float32,), "cuda": (torch.bfloat16, torch.float32)}
+# of the norm of what the reference gives for the last image
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+WIDTH = 32
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What the user asks for.
+class Row:
+    """An operator at one stage of a network.
 
     Attributes:
-        out: folder of the files.
-        only: rows whose name contains this.
-        quick: few random shapes, few rounds or rows.
-        seconds: for all rows together.
-        say: takes a line of output.
+        name: on screen.
+        operator: public function.
+        inputs: makes its inputs for a batch, dtype and device; those of five axes require gradients.
+        arguments: of the operator beside them.
     """
 
-    out: Path
-    only: str = ""
-    quick: bool = False
-    seconds: float = 420
-    say: Callable[[str], None] = print
+    name: str
+    operator: Callable[..., Tensor]
+    inputs: Callable[[int, torch.dtype, torch.device], dict[str, Tensor]]
+    arguments: dict[str, Any]
 
 
-def on_cpu(settings: Settings) -> list[str]:
-    """Measures every operator on one thread of the CPU, and writes a file for each.
+def rows() -> Iterator[Row]:
+    """The stages of NAT-Tiny, Swin-Tiny and BiFormer-T at 224 pixels, and the attention of HaloNet-26 at 256."""
+    for side, heads in ((56, 2), (28, 4), (14, 8), (7, 16)):
+        yield Row(
+            f"neighborhood {side}x{side} h{heads} k7",
+            neighborhood_attention,
+            _maps(side, heads, bias=13),
+            {"kernel_size": 7},
+        )
+    for side, heads in ((56, 3), (28, 6), (14, 12), (7, 24)):
+        shift = 3 if side > 7 else 0
+        yield Row(
+            f"window {side}x{side} h{heads} w7 shift {shift}",
+            window_attention,
+            _maps(side, heads, bias=13),
+            {"window_size": 7, "shift": shift},
+        )
+    for side, heads, topk in ((56, 2, 1), (28, 4, 4), (14, 8, 16)):
+        yield Row(
+            f"routed {side}x{side} h{heads} topk {topk}",
+            routed_attention,
+            _maps(side, heads, topk=topk),
+            {"regions": 7},
+        )
+    for side in (16, 8):
+        yield Row(f"halo {side}x{side} h8", halo_attention, _maps(side, 8, tables=23), {"block_size": 8, "halo": 2})
+
+
+def _maps(
+    side: int, heads: int, bias: int = 0, topk: int = 0, tables: int = 0
+) -> Callable[[int, torch.dtype, torch.device], dict[str, Tensor]]:
+    def make(batch: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+        # the maps of a packed projection
+        qkv = torch.randn(batch, side, side, 3, heads, WIDTH, dtype=dtype, device=device).unbind(3)
+        found = {name: x.detach().requires_grad_() for name, x in zip("qkv", qkv, strict=True)}
+        if bias:
+            found["bias"] = torch.randn(heads, bias, bias, device=device).requires_grad_()
+        if topk:
+            scores = torch.rand(batch, 49, 49, device=device)
+            found["routes"] = scores.topk(topk, 2)[1]
+        for name in ("rel_rows", "rel_columns") if tables else ():
+            found[name] = torch.randn(tables, WIDTH, dtype=dtype, device=device).requires_grad_()
+        return found
+
+    return make
+
+
+def run_kernels(
+    device_type: str, only: str, batch: int, seconds: float, out: Path, say: Callable[[str], None]
+) -> list[str]:
+    """Measures the operators, prints a table, and writes `kernels-<device>-<date>.json`.
+
+    Args:
+        device_type: "cpu", one thread of it, or "cuda".
+        only: rows whose name contains this.
+        batch: images of a batch.
+        seconds: for all rows.
+        out: folder of the file.
+        say: takes a line of output.
 
     Returns:
-        A sentence for each wrong result.
+        A line for each wrong result.
 
     Raises:
         ValueError: `only` fits no row.
     """
+    listed = [row for row in rows() if only in row.name]
+    if not listed:
+        raise ValueError(f"--only {only!r} fits no row: {', '.join(row.name for row in rows())}")
+    device = torch.device(device_type)
     torch.manual_seed(0)
-    torch.set_num_threads(1)
-    tested = operators()
-    listed = [(operator, shape) for operator in tested for shape in operator.cpu_shapes]
-    listed = [listed[i] for i in chosen([f"{operator.name} {shape.name}" for operator, shape in listed], settings.only)]
-    wrong = _sweep([x for x in tested if any(x is y for y, _ in listed)], (torch.float32,), cpu.CPU, settings)
-    settings.say("ours over a peer: median (10th-90th percentile); below 1 is faster than the peer")
-    for operator in tested:
-        rows: list[dict[str, Any]] = []
-        for shape in (shape for owner, shape in listed if owner is operator):
-            for is_training in (False, True):
-                share = settings.seconds / (2 * len(listed))
-                try:
-                    row = cpu.measure(operator, shape, is_training, QUICK_ROUNDS if settings.quick else ROUNDS, share)
-                except cpu.WrongResultError as error:
-                    wrong.append(str(error))
-                    settings.say(f"wrong: {error}")
-                    continue
-                rows.append(row)
-                settings.say(cpu.line(row))
-        if rows:
-            path = settings.out / f"{operator.name}-cpu-{today()}.json"
-            notes = ["float32, one thread.", *operator.notes]
-            write(path, {"date": today(), **environment(cpu.CPU), "method": TURNS, "notes": notes, "rows": rows})
-            settings.say(f"written to {path}")
-    return wrong
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    meter: Meter = CudaMeter(device) if device.type == "cuda" else HostMeter(200)
+    budget = Budget(seconds)
+    path = out / f"kernels-{slug(device_name(device))}-{today()}.json"
+    head = {"date": today(), **environment(device), "method": meter.method, "batch": batch}
+    found: list[dict[str, Any]] = []
+    for dtype in DTYPES[device.type]:
+        for row in listed:
+            if budget.is_spent:
+                say(f"the time was spent; not measured: {row.name} {dtype}")
+                continue
+            found += measure(row, batch, dtype, device, meter)
+            write(path, {**head, "rows": found})
+    for entry in (entry for entry in found if "error" in entry):
+        say(f"{entry['name']} {entry['dtype']} {entry['execution']}: {entry['error']}")
+    say(table(HEAD, [_cells(entry) for entry in found if "error" not in entry]))
+    say(f"written to {path}")
+    return [f"{entry['name']} {entry['dtype']}: {entry['error']}" for entry in found if entry.get("is_wrong")]
 
 
-def on_cuda(settings: Settings) -> list[str]:
-    """Measures every operator on the CUDA or ROCm device, in one file beside a picture; the rest is as in `on_cpu`."""
-    from torch._functorch import config
-
-    device = torch.device("cuda", torch.cuda.current_device())
-    # the timed backward runs again and again on one graph
-    config.donated_buffer = False
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return measure_device(settings, device, CudaMeter(device), memory)
-
-
-def measure_device(
-    settings: Settings, device: torch.device, meter: Meter, memory_bytes: int, roof: roofline.Roof | None = None
-) -> list[str]:
-    """What `on_cuda` does, on a device of choice.
-
-    Args:
-        settings: of the user.
-        device: where to measure.
-        meter: how to measure.
-        memory_bytes: of the device; rows that would not fit are left out, and named.
-        roof: of the device; measured where it is not given.
-
-    Returns:
-        A sentence for each wrong result.
-    """
-    torch.manual_seed(0)
-    budget = Budget(settings.seconds)
-    listed, too_large = cuda.rows(operators(), memory_bytes)
-    listed = [listed[i] for i in chosen([row.name for row in listed], settings.only)]
-    unmeasured = [row.name for row in listed]
-    listed = listed[:QUICK_ROWS] if settings.quick else listed
-    for name in too_large:
-        settings.say(f"left out, would not fit into memory: {name}")
-    tested = list({row.operator.name: row.operator for row in listed}.values())
-    wrong = _sweep(tested, cuda.DTYPES, device, settings)
-    roof = roof or roofline.measured(device, list(cuda.DTYPES), meter)
-    settings.say(f"roof: {roof.bytes_per_second / 1e12:.2f} TB/s, " + _rates(roof))
-
-    rows: list[dict[str, Any]] = []
-    path = settings.out / f"{slug(device_name(device))}-{today()}.json"
-    found = {"left_out": too_large, "not_measured": unmeasured, "wrong": wrong, "rows": rows}
-    results = _description(device, meter, roof, tested) | found
-    write(path, results)
-    for row in cuda.measure_all(listed, device, meter, roof, budget):
-        rows.append(row)
-        unmeasured.remove(row["name"])
-        wrong += [f"{row['name']}: {row['wrong']}"] if row["wrong"] else []
-        for line in cuda.lines(row):
-            settings.say(line)
-        # row by row: what was measured outlives a run that is stopped
-        write(path, results)
-    if len(rows) < len(listed):
-        settings.say(f"the time of {settings.seconds:.0f} s was spent; not measured:")
-        for left in listed[len(rows) :]:
-            settings.say(f"  {left.name}")
-    settings.say(f"written to {path}")
-    _draw(path.with_suffix(".png"), device_name(device), rows, settings)
-    return wrong
+def measure(row: Row, batch: int, dtype: torch.dtype, device: torch.device, meter: Meter) -> list[dict[str, Any]]:
+    """The results of a row: the chosen execution and eager, forward and backward; an error where there is none."""
+    head = {"name": row.name, "dtype": str(dtype).removeprefix("torch.")}
+    inputs = row.inputs(batch, dtype, device)
+    chosen = explain(row.operator, inputs["q"]).backend
+    times: dict[str, dict[str, dict[str, float]]] = {}
+    errors: list[dict[str, Any]] = []
+    for backend in dict.fromkeys((chosen, "eager")):
+        here = {**head, "execution": backend}
+        try:
+            difference = _difference(row, inputs, backend)
+            if not difference <= TOLERANCE[dtype]:
+                errors.append({**here, "error": f"differs from the reference by {difference:.1e}", "is_wrong": True})
+                continue
+            times[backend] = _times(row, inputs, backend, meter)
+        except Exception as error:  # a kernel that does not start: eager's times are still wanted
+            errors.append({**here, "error": reason(error), "is_wrong": backend == chosen})
+    entries: list[dict[str, Any]] = [
+        {**head, "execution": backend, "direction": direction, "milliseconds": of_direction}
+        for backend, directions in times.items()
+        for direction, of_direction in directions.items()
+    ]
+    for entry in entries:
+        eager, ours = times.get("eager"), times.get(chosen)
+        direction = entry["direction"]
+        if entry["execution"] == chosen != "eager" and eager and ours:
+            entry["eager_over_chosen"] = eager[direction]["median"] / ours[direction]["median"]
+    return errors + entries
 
 
-def _sweep(
-    tested: Sequence[Operator], dtypes: Sequence[torch.dtype], device: torch.device, settings: Settings
-) -> list[str]:
-    count = QUICK_SWEEP if settings.quick else SWEEP
-    done, wrong = correctness.sweep(tested, dtypes, device, count, Budget(SWEEP_SHARE * settings.seconds))
-    settings.say(f"random shapes of {', '.join(x.name for x in tested)}: {done}, of these wrong: {len(wrong)}")
-    for sentence in wrong:
-        settings.say(f"wrong: {sentence}")
-    return wrong
+def _difference(row: Row, inputs: dict[str, Tensor], backend: str) -> float:
+    """Of the last image, from the reference in float64: of the norm."""
+    last = {name: x[-1:] if x.ndim == 5 or name == "routes" else x for name, x in inputs.items()}
+    exact = {name: x.detach().double() if x.is_floating_point() else x for name, x in last.items()}
+    with torch.no_grad():
+        true = row.operator(**exact, **row.arguments, backend="reference")
+        ours = row.operator(**inputs, **row.arguments, backend=backend)[-1:]
+    return float((ours.double() - true).norm() / true.norm())
 
 
-def _rates(roof: roofline.Roof) -> str:
-    return ", ".join(f"{name} {flops / 1e12:.1f} TFLOP/s" for name, flops in roof.flops.items())
+def _times(row: Row, inputs: dict[str, Tensor], backend: str, meter: Meter) -> dict[str, dict[str, float]]:
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return row.operator(**inputs, **row.arguments, backend=backend)
 
+    out = row.operator(**inputs, **row.arguments, backend=backend)
+    upstream, wanted = torch.randn_like(out), [x for x in inputs.values() if x.requires_grad]
 
-def _description(device: torch.device, meter: Meter, roof: roofline.Roof, tested: Sequence[Operator]) -> dict[str, Any]:
+    def backward() -> object:
+        return torch.autograd.grad(out, wanted, upstream, retain_graph=True)
+
     return {
-        "date": today(),
-        **environment(device),
-        "method": [meter.method, correctness.METHOD, FLOOR],
-        "notes": {operator.name: list(operator.notes) for operator in tested},
-        "roof": roof._asdict(),
+        "forward": summary(meter.milliseconds(forward)),
+        "backward": summary(meter.milliseconds(backward)),
     }
 
 
-def _draw(path: Path, device: str, rows: Sequence[dict[str, Any]], settings: Settings) -> None:
-    try:
-        from .picture import draw
-    except ModuleNotFoundError as error:
-        missing = str(error.name).split(".")[0]
-        settings.say(f'no picture, it needs {missing}: pip install "attnzoo[train]"')
-        return
-    draw(path, device, rows)
-    if path.exists():
-        settings.say(f"drawn in {path}")
+def _cells(entry: dict[str, Any]) -> tuple[str, ...]:
+    times, ratio = entry["milliseconds"], entry.get("eager_over_chosen")
+    return (
+        entry["name"],
+        entry["dtype"],
+        entry["execution"],
+        entry["direction"],
+        f"{times['median']:.3f}",
+        f"({times['p10']:.3f}-{times['p90']:.3f})",
+        "-" if ratio is None else f"{ratio:.2f}",
+    )

@@ -1,12 +1,12 @@
-"""`attnzoo bench models`: images per second of whole networks, inference and a training step.
-
-Shape legend: B batch, H W image.
-"""
+"""`attnzoo bench models`: latency, throughput and peak memory of networks over batch and size, in several runtimes."""
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,64 +15,86 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..export.checking import without_zeros
+from ..export.sessions import relative_difference
+from ..export.tasks import make_task
+from ..timing import TURNS, CudaMeter, peak_bytes, summary, take_turns
 from .environment import device_name, environment
 from .report import reason, slug, table, today, write
-from .timing import CudaMeter, HostMeter, Meter, summary
+from .runtimes import OF_TORCH, RUNTIMES, Call, Exported
 
-# how a network is laid out and run
-PLAIN, CHANNELS_LAST, COMPILED = "plain", "channels-last", "channels-last compiled"
-MODES = (PLAIN, CHANNELS_LAST, COMPILED)
-HEAD = ("model", "mode", "direction", "images/s", "(p10-p90)", "ms", "memory MiB")
+# of the largest logit; on a GPU compiled kernels may multiply in TF32
+TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
+ROUNDS = 15
+HEAD = ("model", "size", "batch", "runtime", "direction", "ms", "(p10-p90)", "images/s", "memory MiB", "over eager")
 NOTES = [
-    "Random weights and images. Inference runs in evaluation mode without "
-    "gradients; a training step is forward, cross-entropy, backward and one step of SGD, drop path as the model has it "
-    "by default. Both run under bfloat16 autocast on CUDA, and in float32 on a CPU.",
+    "Random weights and images, float32. `fused` is eager after `fuse()`, which is also compiled and exported; one "
+    "ONNX file for any batch runs in ONNX Runtime and OpenVINO. A training step is forward, cross-entropy, backward "
+    "and one step of SGD. Before anything is timed the logits must agree with eager. Peak memory is the most that "
+    "torch's allocator holds beyond what it held before; that of ONNX Runtime and OpenVINO is not known to it.",
 ]
 
 
-def run_models(
-    models: Sequence[str],
-    device_type: str,
-    batch: int,
-    image_size: int,
-    quick: bool,
-    out: Path,
-    say: Callable[[str], None],
-    meter: Meter | None = None,
-) -> None:
-    """Measures models, prints a table, and writes `models-<device>-<date>.json`.
+@dataclass(frozen=True)
+class Settings:
+    """What is measured.
+
+    Attributes:
+        models: names that timm knows.
+        device: "cpu" or "cuda".
+        batches: numbers of images.
+        sizes: sides of images; the model's own where there are none.
+        runtimes: of `RUNTIMES`, "eager" among them.
+        training: measure training steps too.
+        threads: of the CPU.
+        seconds: time for a row.
+        out: folder of the files.
+    """
+
+    models: Sequence[str]
+    device: str
+    batches: Sequence[int]
+    sizes: Sequence[int]
+    runtimes: Sequence[str]
+    training: bool
+    threads: int
+    seconds: float
+    out: Path
+
+
+def run_models(settings: Settings, say: Callable[[str], None]) -> list[str]:
+    """Measures models, prints a table, and writes `models-<device>-<date>.json` and a picture beside it.
 
     Args:
-        models: names that timm knows, ours included.
-        device_type: "cpu", one thread of it, or "cuda".
-        batch: images of a batch.
-        image_size: their side.
-        quick: a short time for each row, and nothing compiled.
-        out: folder of the file.
+        settings: what to measure.
         say: takes a line of output.
-        meter: how to measure; made for the device where it is not given.
+
+    Returns:
+        A line for each answer that is wrong.
 
     Raises:
-        ValueError: a name that timm does not know.
+        ValueError: a name that timm does not know, an image size that the model does not take.
     """
-    require_names(models)
-    device = torch.device(device_type)
-    torch.manual_seed(0)
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    repeat_ms = 50 if quick else 1000
-    meter = meter or (CudaMeter(device, repeat_ms) if device.type == "cuda" else HostMeter(repeat_ms))
-    path = out / f"models-{slug(device_name(device))}-{today()}.json"
-    head = {"date": today(), **environment(device), "method": meter.method, "notes": NOTES}
+    require_names(settings.models)
+    device = torch.device(settings.device)
+    torch.set_num_threads(settings.threads)
+    path = settings.out / f"models-{slug(device_name(device))}-{today()}.json"
+    method = CudaMeter.method if device.type == "cuda" else TURNS
+    head = {"date": today(), **environment(device), "method": method, "notes": NOTES}
     rows: list[dict[str, Any]] = []
-    for row in measure(models, device, batch, image_size, MODES[:2] if quick else MODES, meter):
-        rows.append(row)
-        if "error" in row:
-            say(f"{row['model']}, {row['mode']}, {row['direction']}: {row['error']}")
-        # row by row: what was measured outlives a run that is stopped
-        write(path, {**head, "rows": rows})
-    say(table(HEAD, [_cells(row) for row in rows if "error" not in row]))
+    for name in settings.models:
+        for size in settings.sizes or (None,):
+            for row in measure(name, size, settings):
+                rows.append(row)
+                if "error" in row:
+                    say(f"{row['model']} B{row['batch']} {row['runtime']} {row['direction']}: {row['error']}")
+                # row by row: what was measured outlives a run that is stopped
+                write(path, {**head, "rows": rows})
+    timed = [row for row in rows if "error" not in row]
+    say(table(HEAD, [_cells(row) for row in timed]))
     say(f"written to {path}")
+    _draw(path.with_suffix(".png"), timed, say)
+    return [f"{row['model']} B{row['batch']} {row['runtime']}: {row['error']}" for row in rows if row.get("is_wrong")]
 
 
 def require_names(models: Sequence[str]) -> None:
@@ -86,91 +108,151 @@ def require_names(models: Sequence[str]) -> None:
             raise ValueError(f"{name!r} is no model's name: see `attnzoo list`, and timm.list_models() for timm's own")
 
 
-def measure(
-    models: Sequence[str], device: torch.device, batch: int, image_size: int, modes: Sequence[str], meter: Meter
-) -> Iterator[dict[str, Any]]:
-    """One row for each model, mode and direction; a row that fails says why instead of a time."""
-    for mode in modes:
-        for name in models:
-            for is_training in (False, True):
-                row = {
-                    "model": name,
-                    "mode": mode,
-                    "direction": "training" if is_training else "inference",
-                    "batch": batch,
-                    "image_size": image_size,
-                }
-                try:
-                    step = prepare(name, device, batch, image_size, mode, is_training)
-                    times = meter.milliseconds(step)
-                    yield row | _result(times, batch) | {"peak_bytes": meter.peak_bytes(step)}
-                except Exception as error:  # out of memory, or a compiler is missing: the other rows are still wanted
-                    yield row | {"error": reason(error)}
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
-
-
-def prepare(
-    name: str, device: torch.device, batch: int, image_size: int, mode: str, is_training: bool
-) -> Callable[[], object]:
-    """A step of a model on one batch, ready to be timed.
+def measure(name: str, side: int | None, settings: Settings) -> Iterator[dict[str, Any]]:
+    """The rows of a model at one size: one for each batch, direction and runtime.
 
     Raises:
-        Exception: what the model or the compiler raises, on this batch and size.
+        ValueError: the model does not take images of this size.
     """
+    size = None if side is None else (side, side)
     config = timm.get_pretrained_cfg(name)
-    size = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-    model: nn.Module = timm.create_model(name, **size).to(device).train(is_training)
-    images = torch.randn(batch, 3, image_size, image_size, device=device)
-    if mode != PLAIN:
-        model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
-    run: Callable[[Tensor], Tensor] = model
-    if mode == COMPILED:
+    fixed = {"img_size": size} if size and config is not None and config.fixed_input_size else {}
+    torch.manual_seed(0)
+    model = timm.create_model(name, **fixed).eval()
+    # behind a layer that starts as zero an answer could be wrong unseen
+    task = make_task(without_zeros(model) or copy.deepcopy(model), "classify", size)
+    device = torch.device(settings.device)
+    task = task.with_network(task.network.to(device))
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Exported(task, Path(folder), settings.threads)
+        for batch in settings.batches:
+            images = torch.randn(batch, *task.input_size, device=device)
+            row = {"model": name, "image_size": task.input_size[1], "batch": batch}
+            yield from _inference(row, exported, images, settings)
+            if settings.training:
+                yield from _training(row, task.network, images, settings)
+
+
+def _inference(
+    row: Mapping[str, Any], exported: Exported, images: Tensor, settings: Settings
+) -> Iterator[dict[str, Any]]:
+    expected = exported.task.expected(images)["logits"]
+    calls: dict[str, Callable[[], object]] = {}
+    for name in settings.runtimes:
+        here = {**row, "runtime": name, "direction": "inference"}
+        if images.device.type != "cpu" and name not in OF_TORCH:
+            continue
+        try:
+            call: Call = RUNTIMES[name](exported)
+            difference = relative_difference(call(images).cpu(), expected.cpu())
+        except Exception as error:  # not installed, no compiler, or not for this model: the others are still wanted
+            yield {**here, "error": reason(error)}
+            continue
+        if not difference <= TOLERANCE[images.device.type]:
+            yield {**here, "error": f"differs from eager by {difference:.1e} of the largest logit", "is_wrong": True}
+            continue
+        calls[name] = functools.partial(call, images)
+    yield from _timed(row, "inference", calls, images, settings)
+
+
+def _training(
+    row: Mapping[str, Any], network: nn.Module, images: Tensor, settings: Settings
+) -> Iterator[dict[str, Any]]:
+    calls: dict[str, Callable[[], object]] = {}
+    for name in (name for name in ("eager", "compiled") if name in settings.runtimes):
+        error = _first_step(network, images, name, calls)
+        if error is not None:
+            yield {**row, "runtime": name, "direction": "training", "error": error}
+    yield from _timed(row, "training", calls, images, settings)
+
+
+def _first_step(network: nn.Module, images: Tensor, name: str, calls: dict[str, Callable[[], object]]) -> str | None:
+    """Takes the first step, and adds the step to the calls; or says why it fails: out of memory, or no compiler."""
+    try:
+        step = training_step(network, images, name == "compiled")
+        step()
+    except Exception as error:
+        return reason(error)
+    calls[name] = step
+    return None
+
+
+def training_step(network: nn.Module, images: Tensor, is_compiled: bool) -> Callable[[], None]:
+    """A step of SGD of a copy of a network on one batch, to call again and again."""
+    network = copy.deepcopy(network).train()
+    run: Callable[[Tensor], Any] = network
+    if is_compiled:
         torch._dynamo.reset()
-        run = torch.compile(model)
-    if not is_training:
-        return functools.partial(_infer, run, images)
-    labels = torch.randint(0, 10, (batch,), device=device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    return functools.partial(_train, run, images, labels, optimizer)
+        run = torch.compile(network, dynamic=False)
+    labels = torch.randint(0, 10, (len(images),), device=images.device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
 
-
-def _infer(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    with torch.no_grad(), _autocast(images):
-        return run(images)
-
-
-def _train(run: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    with _autocast(images):
+    def step() -> None:
         answer = run(images)
         # an auxiliary head's logits come second
         heads = answer if isinstance(answer, tuple) else (answer,)
-        loss = torch.stack([F.cross_entropy(logits, labels) for logits in heads]).sum()
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad()
+        torch.stack([F.cross_entropy(logits, labels) for logits in heads]).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
-def _autocast(images: Tensor) -> torch.autocast:
-    return torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda)
+def _timed(
+    row: Mapping[str, Any],
+    direction: str,
+    calls: dict[str, Callable[[], object]],
+    images: Tensor,
+    settings: Settings,
+) -> Iterator[dict[str, Any]]:
+    if images.device.type == "cuda":
+        meter = CudaMeter(images.device, 1e3 * settings.seconds / max(1, len(calls)))
+        times = {name: [x / 1e3 for x in meter.milliseconds(call)] for name, call in calls.items()}
+    else:
+        times = take_turns(calls, ROUNDS, settings.seconds) if calls else {}
+    for name, seconds in times.items():
+        yield {
+            **row,
+            "runtime": name,
+            "direction": direction,
+            "milliseconds": summary([1e3 * x for x in seconds]),
+            "images_per_second": summary([len(images) / x for x in seconds]),
+            "peak_bytes": peak_bytes(calls[name], images.device) if name in OF_TORCH else None,
+            "over_eager": _over_eager(times, name, images.device),
+        }
 
 
-def _result(times: list[float], batch: int) -> dict[str, Any]:
-    return {
-        "milliseconds": summary(times),
-        "images_per_second": summary([1e3 * batch / time for time in times]),
-        "calls": len(times),
-    }
+def _over_eager(times: Mapping[str, list[float]], name: str, device: torch.device) -> dict[str, float] | None:
+    """Ratios of a runtime's times to eager's; of the same turn on a CPU, of medians on a GPU."""
+    if name == "eager" or "eager" not in times:
+        return None
+    if device.type == "cuda":
+        middle = summary(times["eager"])["median"]
+        return summary([x / middle for x in times[name]])
+    return summary([a / b for a, b in zip(times[name], times["eager"], strict=True)])
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    rate, memory = row["images_per_second"], row["peak_bytes"]
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    times, over = row["milliseconds"], row["over_eager"]
     return (
         row["model"],
-        row["mode"],
+        str(row["image_size"]),
+        str(row["batch"]),
+        row["runtime"],
         row["direction"],
-        f"{rate['median']:.1f}",
-        f"({rate['p10']:.1f}-{rate['p90']:.1f})",
-        f"{row['milliseconds']['median']:.2f}",
-        "-" if memory is None else f"{memory / 2**20:.0f}",
+        f"{times['median']:.2f}",
+        f"({times['p10']:.2f}-{times['p90']:.2f})",
+        f"{row['images_per_second']['median']:.1f}",
+        "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}",
+        "-" if over is None else f"{over['median']:.2f}",
     )
+
+
+def _draw(path: Path, rows: Sequence[Mapping[str, Any]], say: Callable[[str], None]) -> None:
+    try:
+        from .picture import draw_latency
+    except ModuleNotFoundError as error:
+        say(f'no picture, it needs {str(error.name).split(".")[0]}: pip install "attnzoo[train]"')
+        return
+    if draw_latency(path, rows):
+        say(f"drawn in {path}")

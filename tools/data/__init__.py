@@ -1,7 +1,6 @@
 """Pictures to train on and to judge by: data sets by name, and what takes their pictures to tensors and batches."""
 
 from .classification import DATASETS, ClassifiedImages, open_classification
-from .detection import DETECTION_DATASETS, BoxedImages, open_detection
 from .embedded import digits, photographs
 from .loading import open_loader, train_batches, val_batches
 from .samples import Draw, Samples, collate
@@ -11,9 +10,7 @@ from .transforms import PREPROCESSING, preprocessing, train_transform, val_trans
 
 __all__ = [
     "DATASETS",
-    "DETECTION_DATASETS",
     "PREPROCESSING",
-    "BoxedImages",
     "ClassifiedImages",
     "Draw",
     "Samples",
@@ -25,7 +22,6 @@ __all__ = [
     "collate",
     "digits",
     "open_classification",
-    "open_detection",
     "open_loader",
     "photographs",
     "preprocessing",

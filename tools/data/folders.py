@@ -10,7 +10,7 @@ from typing import Any
 from timm.data.readers import create_reader
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
-from ..messages import listed
+from ..files import listed
 from .readers import EXTENSIONS, SPLIT_NAMES, ReadPictures, looking_for_pictures, ordered, read_class_map
 
 

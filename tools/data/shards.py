@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..messages import listed
+from ..files import listed
 from .readers import EXTENSIONS, SPLIT_NAMES, ordered, read_class_map
 
 INFO = "_info.json"

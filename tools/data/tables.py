@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..messages import listed
+from ..files import listed
 from .readers import SPLIT_NAMES, ReadPictures, ordered, read_class_map
 
 

@@ -5,17 +5,17 @@ file takes `images` and gives what its task names; it is made of standard operat
 program needs that only has the file.
 """
 
-from .detection import Detect
 from .graphs import ExportError
 from .onnx_file import ExportReport, export_onnx
+from .options import ExportOptions
 from .programs import export_program
 from .sessions import open_session, relative_difference
 from .tasks import Classify, Features, Task
 
 __all__ = [
     "Classify",
-    "Detect",
     "ExportError",
+    "ExportOptions",
     "ExportReport",
     "Features",
     "Task",

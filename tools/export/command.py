@@ -9,13 +9,13 @@ import click
 from click.core import ParameterSource
 from torch import nn
 
-from ..opening import is_detector, model_directory, open_model
-from .detection import open_with_origin
+from ..models import is_detector, model_directory, open_model
 from .graphs import AXES, ExportError
 from .onnx_file import ExportReport, export_onnx
-from .precision import PRECISIONS, check_precision, read_calibration
-from .preparation import TASKS, task_of
-from .programs import FORMATS, export_program
+from .options import FORMATS, PRECISIONS
+from .precision import read_calibration
+from .programs import PROGRAMS, export_program
+from .tasks import TASKS
 
 # what only ONNX files have
 _OF_ONNX = ("opset", "precision", "calibration", "least_agreement", "preprocess")
@@ -32,7 +32,7 @@ def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[s
 @click.option(
     "--format",
     "form",
-    type=click.Choice(("onnx", *FORMATS)),
+    type=click.Choice(FORMATS),
     default="onnx",
     show_default=True,
     help="An ONNX file; for PyTorch a program of torch.export (pt2), or one compiled for this machine's CPU (aoti).",
@@ -45,7 +45,7 @@ def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[s
     default="batch",
     show_default=True,
     callback=_axes,
-    help=f"What is left free: {', '.join(AXES)}, joined by commas, or none.",
+    help=f"The dynamic axes: {', '.join(AXES)}, joined by commas, or none.",
 )
 @click.option("--opset", type=int, default=20, show_default=True, help="Version of ONNX's operators, 18 to 23.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of the numbers.")
@@ -60,7 +60,9 @@ def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[s
 @click.option(
     "--preprocess", is_flag=True, help="Take uint8 pictures (batch, height, width, channels) and normalise them."
 )
-def export_command(model: str, output: Path, form: str, pretrained: bool, **options: Any) -> None:
+def export_command(
+    model: str, output: Path, form: str, pretrained: bool, calibration: Path | None, **options: Any
+) -> None:
     """Write MODEL as a verified ONNX file, or as one for PyTorch.
 
     MODEL is a name (`attnzoo list`, or any other of timm) or a directory that `attnzoo train` wrote. The file takes
@@ -80,13 +82,10 @@ def export_command(model: str, output: Path, form: str, pretrained: bool, **opti
     _check_format(form, output)
     model, size = model_directory(model), options["image_size"]
     try:
-        network: nn.Module
-        if is_detector(model):
-            network, origin = open_with_origin(model)
-        else:
-            network, origin = open_model(model, pretrained=pretrained, image_size=size)
+        network, origin = _open(model, pretrained, size)
         if form == "onnx":
-            report = _to_onnx(network, output, metadata=origin, **options)
+            images = None if calibration is None else read_calibration(calibration, network, size)
+            report = export_onnx(network, output, metadata=origin, calibration=images, **options)
         else:
             shape = {key: options[key] for key in ("task", "image_size", "dynamic")}
             report = export_program(network, output, form=form, metadata=origin, **shape)
@@ -104,7 +103,7 @@ def export_command(model: str, output: Path, form: str, pretrained: bool, **opti
 
 def _check_format(form: str, output: Path) -> None:
     if form == "onnx" and output.suffix == ".pt2":
-        raise ValueError(f"{output} would hold ONNX: name it .onnx, or choose --format {' or '.join(FORMATS)}")
+        raise ValueError(f"{output} would hold ONNX: name it .onnx, or choose --format {' or '.join(PROGRAMS)}")
     source = click.get_current_context().get_parameter_source
     said = [name for name in _OF_ONNX if source(name) is not ParameterSource.DEFAULT]
     if form != "onnx" and said:
@@ -113,18 +112,19 @@ def _check_format(form: str, output: Path) -> None:
         )
 
 
-def _to_onnx(
-    network: nn.Module, output: Path, calibration: Path | None, task: str | None, **options: Any
-) -> ExportReport:
-    check_precision(options["precision"], task_of(network, task), calibration is not None)
-    images = None if calibration is None else read_calibration(calibration, network, options["image_size"])
-    return export_onnx(network, output, calibration=images, task=task, **options)
+def _open(model: str, pretrained: bool, image_size: tuple[int, int] | None) -> tuple[nn.Module, dict[str, str]]:
+    """The model, and the metadata entries that tell its origin."""
+    if is_detector(model):
+        from .detection import open_with_origin
+
+        return open_with_origin(model)
+    return open_model(model, pretrained=pretrained, image_size=image_size)
 
 
 def _line(report: ExportReport, form: str) -> str:
     kind = form if report.opset is None else f"opset {report.opset}"
     return (
         f"{report.path}: {report.file_size / 1e6:.2f} MB, {kind}, images {'x'.join(map(str, report.input_size))}, "
-        f"free: {', '.join(report.dynamic) or 'nothing'}; differs from eager by at most {report.max_difference:.1e} "
+        f"dynamic: {', '.join(report.dynamic) or 'nothing'}; differs from eager by at most {report.max_difference:.1e} "
         f"({len(report.checked)} shapes)"
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..bench.timing import take_turns
+from ..timing import take_turns
 from . import checking, graphs
 from .precision import Fidelity, answers_of, compare, convert
 from .preprocess import Colours, Normalise, take_pictures

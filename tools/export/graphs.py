@@ -1,6 +1,6 @@
 """ONNX graphs: traced from a module, held to standard operators, cleaned, and written.
 
-What a file is for is the business of `tasks.py`, and whether it is right that of `checking.py`.
+`tasks.py` says what a file is for, and `checking.py` whether it is right.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _TRACED_OPSETS = range(18, 21)
 # Operators of a program from which on its graph is not searched for patterns, and only tidied.
 LONG = 10_000
 
-# What may be free of an image (B, C, H, W), and its axis.
+
+# What may be dynamic of an image (B, C, H, W), and its axis.
 AXES = {"batch": 0, "height": 2, "width": 3}
 
 
@@ -48,9 +49,9 @@ def trace(
 
     Args:
         network: maps (B, C, H, W) to one tensor per name of `outputs`, in evaluation mode and run once before.
-        images: (2 or more, C, H, W), of the size that the file is for where that is not free.
+        images: (2 or more, C, H, W), of the size that the file is for where that is not dynamic.
         outputs: names of what the module gives.
-        dynamic: what the graph leaves free, of `AXES`.
+        dynamic: the graph's dynamic axes, of `AXES`.
         opset: version of ONNX's operators.
         translations: how operators that are not torch's own are written, by operator.
 
@@ -58,9 +59,9 @@ def trace(
         A `ModelProto`, the same for the same module.
 
     Raises:
-        ExportError: the module has no form in standard operators of this version, or not with these axes free.
+        ExportError: the module has no form in standard operators of this version, or not with these axes dynamic.
     """
-    # it is made of what the extra brings
+    # onnxscript comes with the extra
     from . import dynamic_sizes
 
     name = type(network).__name__
@@ -96,7 +97,7 @@ def trace(
 
 
 def _name_axes(proto: Any, dynamic: Sequence[str]) -> None:
-    """Calls what is free by its name, where the exporter has symbols of its own."""
+    """Names the dynamic axes, where the exporter has symbols of its own."""
     axes = proto.graph.input[0].type.tensor_type.shape.dim
     names = {axes[AXES[axis]].dim_param: axis for axis in dynamic}
     for item in (*proto.graph.input, *proto.graph.output):
@@ -111,22 +112,22 @@ def capture(network: nn.Module, images: Tensor, dynamic: Sequence[str], form: st
     Args:
         network: as in `trace`.
         images: as in `trace`.
-        dynamic: what the program leaves free, of `AXES`.
+        dynamic: the program's dynamic axes, of `AXES`.
         form: what becomes of it, for messages.
 
     Raises:
-        ExportError: the module cannot be traced, or not with these axes free.
+        ExportError: the module cannot be traced, or not with these axes dynamic.
     """
     with quiet(), torch.no_grad():
         try:
-            free = {AXES[axis]: torch.export.Dim.DYNAMIC for axis in dynamic}
-            program = torch.export.export(network, (images,), dynamic_shapes=(free,), strict=False)
+            shapes = {AXES[axis]: torch.export.Dim.DYNAMIC for axis in dynamic}
+            program = torch.export.export(network, (images,), dynamic_shapes=(shapes,), strict=False)
         except Exception as error:
             # how torch says that a forward asks for the size
             if "Constraints violated" in str(error):
                 raise ExportError(
-                    f"{type(network).__name__} cannot be traced with {_joined(dynamic)} free: its forward treats some "
-                    "sizes differently. --dynamic says what is to be free"
+                    f"{type(network).__name__} cannot be traced with dynamic {_joined(dynamic)}: its forward treats "
+                    "some sizes differently. --dynamic says which axes are dynamic"
                 ) from error
             raise _cannot_write(network, dynamic, form, error) from error
     for node in program.graph.nodes:
@@ -137,7 +138,8 @@ def capture(network: nn.Module, images: Tensor, dynamic: Sequence[str], form: st
 
 def _cannot_write(network: nn.Module, dynamic: Sequence[str], form: str, error: Exception) -> ExportError:
     reason = str(error).strip().split("\n")[0]
-    return ExportError(f"torch cannot write {type(network).__name__} as {form} with {_joined(dynamic)} free: {reason}")
+    name, axes = type(network).__name__, _joined(dynamic)
+    return ExportError(f"torch cannot write {name} as {form} with dynamic {axes}: {reason}")
 
 
 def _joined(dynamic: Sequence[str]) -> str:

@@ -7,23 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm.data
 import torch
 from torch import Tensor, nn
 
 from attnzoo.blocks import fuse
 
-from ..detectors import Detector
 from ..files import check_writable
-from ..opening import check_size
 from . import checking
-from .detection import detect
-from .graphs import AXES
-from .notes import describe
-from .tasks import Classify, Features, StageMaps, Task, run_network
-
-OPSETS = range(18, 24)
-TASKS = ("features", "classify", "detect")
+from .options import ExportOptions
+from .tasks import Task, describe, make_task, run_network, task_of
 
 # a free side is traced at this many pixels at least: then no map is so small that it is taken for a special case
 _TRACED_SIDE = 600
@@ -55,41 +47,19 @@ class Export:
         return self.task.revealing(checking.without_zeros(self.task.network))
 
 
-def prepare(
-    model: nn.Module,
-    task: str | None,
-    image_size: tuple[int, int] | None,
-    dynamic: Sequence[str],
-    metadata: Mapping[str, str] | None,
-) -> Export:
+def prepare(model: nn.Module, options: ExportOptions) -> Export:
     """Makes of a model what is exported; the model itself stays as it is.
 
-    Args:
-        model, task, image_size, dynamic, metadata: as in `export_onnx`.
-
     Raises:
-        ValueError: as in `export_onnx`.
+        ValueError: an unknown task, or one that the model is not for; an unknown or impossible image size.
     """
-    unknown = [axis for axis in dynamic if axis not in AXES]
-    if unknown:
-        raise ValueError(f"dynamic must be of {', '.join(AXES)}, got {', '.join(unknown)}")
     model = copy.deepcopy(model).cpu().float().eval()
-    task = task_of(model, task)
-    made = make_task(model, task, image_size)
-    if task == "detect" and not {"batch"}.issuperset(dynamic):
-        raise ValueError(
-            f"a detector's file is for one image size, dynamic must be batch or none, got {','.join(dynamic)}: "
-            "image_size says which"
-        )
+    task = task_of(model, options.task)
+    made = make_task(model, task, options.image_size)
     answer = _answer(made)
     classes = answer["logits"].shape[1] if task == "classify" else None
-    notes = {**describe(model, made.input_size, classes), **made.notes(), "task": task, **(metadata or {})}
-    return Export(made, tuple(dynamic), notes, checking.cases_of(made, dynamic))
-
-
-def task_of(model: nn.Module, task: str | None) -> str:
-    """The task that was asked for, or the one that a model is made for."""
-    return task or ("detect" if isinstance(model, Detector) else "classify")
+    notes = {**describe(model, made.input_size, classes), **made.notes(), "task": task, **(options.metadata or {})}
+    return Export(made, options.dynamic, notes, checking.cases_of(made, options.dynamic))
 
 
 def _answer(task: Task) -> dict[str, Tensor]:
@@ -117,51 +87,6 @@ def check_output(output: Path) -> None:
     if output.is_dir():
         raise ValueError(f"output must be a file, but {output} is a folder: name the file in it, like model.onnx")
     check_writable(output.parent, f"choose another place for {output.name}")
-
-
-def make_task(model: nn.Module, task: str, image_size: tuple[int, int] | None) -> Task:
-    """What a file of a model is for.
-
-    Args:
-        model: in evaluation mode.
-        task: one of `TASKS`.
-        image_size: height and width; by default what a model of timm names.
-
-    Raises:
-        ValueError: an unknown task, or one that the model is not for; an unknown or impossible image size.
-    """
-    if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-    if isinstance(model, Detector):
-        if task != "detect":
-            raise ValueError(f"the model is a detector: its file is for task detect, got {task}")
-        return detect(model, image_size)
-    if task == "detect":
-        raise ValueError(
-            f"{type(model).__name__} is no detector: task detect takes a directory that attnzoo train wrote for "
-            "detection, and classify or features this model"
-        )
-    size = input_size_of(model, image_size)
-    if task == "classify":
-        return Classify(model, size)
-    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
-        raise ValueError(f"{type(model).__name__} gives no maps of its stages: --task classify exports its logits")
-    return Features(StageMaps(model).eval(), size, len(model.feature_info))  # type: ignore[arg-type]
-
-
-def input_size_of(model: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int, int]:
-    """Channels, height and width of a model's images.
-
-    Raises:
-        ValueError: neither the model nor the caller says, or the size is none.
-    """
-    config = getattr(model, "pretrained_cfg", None)
-    if image_size is None and not config:
-        raise ValueError(f"image_size is needed: {type(model).__name__} is not a model of timm and names none itself")
-    named = timm.data.resolve_model_data_config(model)["input_size"] if config else (3, 0, 0)
-    height, width = image_size or named[1:]
-    check_size(image_size)
-    return named[0], height, width
 
 
 def to_trace(task: Task, dynamic: Sequence[str]) -> tuple[nn.Module, Tensor]:

@@ -20,25 +20,16 @@ from ..files import replacing
 from . import checking, graphs
 from .graphs import ExportError
 from .onnx_file import ExportReport
-from .preparation import Export, check_output, prepare, task_of, to_trace
+from .options import ExportOptions
+from .preparation import Export, check_output, prepare, to_trace
 from .tasks import Task
 
-FORMATS = ("pt2", "aoti")
+PROGRAMS = ("pt2", "aoti")
 # the entry of a program that holds its metadata; a package has a place of its own for it
 NOTES = "metadata.json"
 
 
-def export_program(
-    model: nn.Module,
-    output: Path,
-    *,
-    form: str = "pt2",
-    task: str | None = None,
-    image_size: tuple[int, int] | None = None,
-    dynamic: Sequence[str] = ("batch",),
-    metadata: Mapping[str, str] | None = None,
-    tolerance: float = 1e-4,
-) -> ExportReport:
+def export_program(model: nn.Module, output: Path, *, form: str = "pt2", **options: Any) -> ExportReport:
     """Writes a model as a program or a package of torch, in evaluation mode; `model` itself stays as it is.
 
     Like an ONNX file it is compared with eager before it gets its name.
@@ -47,38 +38,32 @@ def export_program(
         model: maps (B, C, H, W) to (B, classes); a model of timm brings its sizes and preprocessing along.
         output: the file to write, a `.pt2`; its folder is made.
         form: "pt2" for a program of torch.export, "aoti" for a package of AOTInductor for the CPU of this machine.
-        task: as in `export_onnx`.
-        image_size: as in `export_onnx`.
-        dynamic: what the file leaves free, of "batch", "height" and "width"; sides are to be more than half of the
-            model's own.
-        metadata: entries to add to the file's own, or to replace there.
-        tolerance: largest difference allowed, as a share of the largest number of an output.
+        options: `task`, `image_size`, `dynamic`, `metadata` and `tolerance` of `ExportOptions`.
 
     Returns:
         What was written and how far it is from eager.
 
     Raises:
-        ValueError: a detector, an unknown form, task or axis, an unknown or impossible image size, an output that is a
+        TypeError: an unknown option.
+        ValueError: a detector, options that do not fit the model, an impossible image size, an output that is a
             folder or has another suffix.
         ExportError: the model cannot be traced, the file gives other answers than eager, or there is no C++ compiler
             for a package.
     """
+    if form not in PROGRAMS:
+        raise ValueError(f"form must be one of {', '.join(PROGRAMS)}, got {form!r}")
+    chosen = ExportOptions(form=form, **options)
     check_output(output)
-    if form not in FORMATS:
-        raise ValueError(f"form must be one of {', '.join(FORMATS)}, got {form!r}")
-    if output.suffix != ".pt2":
-        raise ValueError(f"{output} must end in .pt2: torch opens no other file of the format {form}")
-    if task_of(model, task) == "detect":
-        raise ValueError(f"a detector is exported as ONNX only, got format {form}")
+    chosen.check(model, output)
     if form == "aoti":
         _require_compiler()
-    made = prepare(model, task, image_size, dynamic, metadata)
+    made = prepare(model, chosen)
 
     write = _write_package if form == "aoti" else _write_program
     with tempfile.TemporaryDirectory() as folder:
-        # what torch writes is named inside after the file
+        # torch names things inside after the file
         file = Path(folder) / "model.pt2"
-        difference = write(file, made, functools.partial(_compare, cases=made.cases, tolerance=tolerance))
+        difference = write(file, made, functools.partial(_compare, cases=made.cases, tolerance=chosen.tolerance))
         content = file.read_bytes()
     with replacing(output) as fresh:
         fresh.write_bytes(content)
@@ -127,7 +112,7 @@ def compile_package(task: Task, dynamic: Sequence[str], file: Path, notes: Mappi
 
     Args:
         task: what is compiled.
-        dynamic: what is left free, of "batch", "height" and "width".
+        dynamic: the dynamic axes, of "batch", "height" and "width".
         file: the package to write, a `.pt2`.
         notes: what it says of itself.
 

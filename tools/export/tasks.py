@@ -1,20 +1,27 @@
 """What a file is for: what is traced, how the outputs are called, and how far they may be from eager's.
 
 A task holds a network that maps images (B, C, H, W) to tensors. `Classify` and `Features` are the tasks of a backbone;
-`detection.py` has that of a detector.
+`detection/` has that of a detector.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import timm.data
 import torch
 from torch import Tensor, nn
 
+import attnzoo
+
+from ..models import check_size
 from .sessions import relative_difference
+
+TASKS = ("features", "classify", "detect")
 
 
 @dataclass(frozen=True)
@@ -149,3 +156,86 @@ def run_network(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     if not all(isinstance(x, Tensor) for x in answers):
         raise ValueError(f"the model must give tensors, it gave {type(answer).__name__}")
     return tuple(answers)
+
+
+def task_of(model: nn.Module, task: str | None) -> str:
+    """The task that was asked for, or else the one that a model is made for."""
+    own: str = getattr(model, "export_task", "classify")
+    return task or own
+
+
+def make_task(model: nn.Module, task: str, image_size: tuple[int, int] | None) -> Task:
+    """What a file of a model is for.
+
+    Args:
+        model: in evaluation mode.
+        task: one of `TASKS`.
+        image_size: height and width; by default what a model of timm names.
+
+    Raises:
+        ValueError: an unknown task, or one that the model is not for; an unknown or impossible image size.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+    if task_of(model, None) == "detect":
+        if task != "detect":
+            raise ValueError(f"the model is a detector: its file is for task detect, got {task}")
+        from .detection import detect
+
+        return detect(model, image_size)  # type: ignore[arg-type]
+    if task == "detect":
+        raise ValueError(
+            f"{type(model).__name__} is no detector: task detect takes a directory that attnzoo train wrote for "
+            "detection, and classify or features this model"
+        )
+    size = input_size_of(model, image_size)
+    if task == "classify":
+        return Classify(model, size)
+    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
+        raise ValueError(f"{type(model).__name__} gives no maps of its stages: --task classify exports its logits")
+    return Features(StageMaps(model).eval(), size, len(model.feature_info))  # type: ignore[arg-type]
+
+
+def input_size_of(model: nn.Module, image_size: tuple[int, int] | None) -> tuple[int, int, int]:
+    """Channels, height and width of a model's images.
+
+    Raises:
+        ValueError: neither the model nor the caller says, or the size is none.
+    """
+    config = getattr(model, "pretrained_cfg", None)
+    if image_size is None and not config:
+        raise ValueError(f"image_size is needed: {type(model).__name__} is not a model of timm and names none itself")
+    named = timm.data.resolve_model_data_config(model)["input_size"] if config else (3, 0, 0)
+    height, width = image_size or named[1:]
+    check_size(image_size)
+    return named[0], height, width
+
+
+def describe(model: nn.Module, input_size: tuple[int, int, int], classes: int | None = None) -> dict[str, str]:
+    """What a file says of itself: text by key, lists as JSON; a key is missing where nothing is known.
+
+    Args:
+        model: a model of timm, or any other.
+        input_size: channels, height and width of an image.
+        classes: width of the logits, where there are some.
+    """
+    notes = {"input_size": json.dumps(input_size), "attnzoo_version": attnzoo.__version__}
+    config = getattr(model, "pretrained_cfg", None)
+    if not config:
+        return notes
+    data = timm.data.resolve_model_data_config(model)
+    notes |= {
+        "model": str(config.get("architecture", type(model).__name__)),
+        "mean": json.dumps(data["mean"]),
+        "std": json.dumps(data["std"]),
+        "interpolation": data["interpolation"],
+        "crop_pct": json.dumps(data["crop_pct"]),
+        "crop_mode": data["crop_mode"],
+    }
+    labels = config.get("label_names")
+    if isinstance(labels, Mapping):
+        labels = [labels.get(i, labels.get(str(i), "")) for i in range(classes or 0)]
+    # a head that was replaced leaves the old names behind
+    if labels and len(labels) == classes:
+        notes["labels"] = json.dumps(list(labels))
+    return notes

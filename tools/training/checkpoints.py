@@ -9,10 +9,10 @@ from typing import Any
 from mmengine.hooks import Hook
 from torch import Tensor
 
+from .history import Mean
 from .loop import TrainingError
 from .optimization import NonFiniteError, check_finite
 from .randomness import random_state, set_random_state
-from .record import Mean
 from .runner import TrainingRunner
 from .sharding import load_optimizer, load_weights, whole
 from .storage import BEST, LAST, link, save_checkpoint
@@ -73,7 +73,7 @@ class Checkpoints(Hook):
             if state["schedule"].keys() != loop.scheduler.state_dict().keys():
                 raise ValueError("it holds another schedule")
             loop.scheduler.load_state_dict(state["schedule"])
-        loop.record.restore(state["record"])
+        loop.history.restore(state["record"])
         loop.resume(state["epoch"], state["step"], Mean(*state["mean"]))
         runner.optim_wrapper.initialize_count_status(runner.model, loop.iter, loop.max_iters)
         processes = loop.processes
@@ -116,8 +116,8 @@ class Checkpoints(Hook):
                 check_finite(weights)
             except NonFiniteError as error:
                 raise TrainingError(f"after step {loop.step}: {error}; what was stored before is intact") from error
-        for messages in processes.gather(loop.record.unreadable):
-            loop.record.add_unreadable(messages)
+        for messages in processes.gather(loop.history.unreadable):
+            loop.history.add_unreadable(messages)
         return {
             "format": FORMAT,
             "recipe": loop.recipe.to_json(),
@@ -129,7 +129,7 @@ class Checkpoints(Hook):
             "optimizer": whole(wrapper.optimizer.state_dict(), keep),
             "scaler": wrapper.scaler.state_dict(),
             "schedule": None if loop.scheduler is None else loop.scheduler.state_dict(),
-            "record": loop.record.state(),
+            "record": loop.history.state(),
             "random": processes.gather(random_state()),
         }
 

@@ -10,14 +10,14 @@ from torch import nn
 from ..data import open_classification, preprocessing
 from ..metrics import ClassificationJudge
 from .learners import Classifier, create_loss, create_mixup
-from .models import create_network
+from .network import create_network
 from .processes import Processes
 from .recipe import Recipe
+from .setup import Setup, describe_data
 from .storage import save_model
-from .task import Task, describe_data
 
 
-def classification(recipe: Recipe, processes: Processes) -> Task:
+def classification(recipe: Recipe, processes: Processes) -> Setup:
     """Opens the data of a recipe and makes its model.
 
     Args:
@@ -52,7 +52,7 @@ def classification(recipe: Recipe, processes: Processes) -> Task:
         save_model(trained, directory, recipe.model_arguments, prepare, classes)
 
     size = " x ".join(map(str, prepare["input_size"]))
-    return Task(
+    return Setup(
         learner=learner,
         network=network,
         train_set=train_set,

@@ -1,4 +1,4 @@
-"""The course of a training: points in the record, `history.json`, a picture, and TensorBoard where it is asked for."""
+"""The course of a training: points in the history, `history.json`, a picture, and TensorBoard where it is asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mmengine.hooks import Hook
 
 from ..files import storing
-from .record import Record
+from .history import History
 from .runner import TrainingRunner
 
 HISTORY, PICTURE = "history.json", "curves.png"
@@ -46,7 +46,7 @@ class Curves(Hook):
             return
         rate = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         losses = {name: float(value.detach()) for name, value in outputs.items()}
-        loop.record.steps.append((loop.step, losses["loss"], float(rate)))
+        loop.history.steps.append((loop.step, losses["loss"], float(rate)))
         if self.writer is not None:
             for name, value in losses.items():
                 self.writer.add_scalar(f"train/{name}", value, loop.step)
@@ -60,40 +60,40 @@ class Curves(Hook):
                 self.writer.add_scalar(f"val/{name}", value, loop.step)
             self.writer.flush()
         with storing(self.work_dir / HISTORY) as fresh:
-            fresh.write_text(json.dumps(loop.record.state(), indent=1) + "\n")
+            fresh.write_text(json.dumps(loop.history.state(), indent=1) + "\n")
         if time.monotonic() - self._drawn > _SECONDS_BETWEEN_PICTURES:
-            draw_curves(loop.record, loop.steps_per_epoch, self.work_dir / PICTURE)
+            draw_curves(loop.history, loop.steps_per_epoch, self.work_dir / PICTURE)
             self._drawn = time.monotonic()
 
     def after_train(self, runner: TrainingRunner) -> None:
         """The whole picture."""
-        draw_curves(runner.train_loop.record, runner.train_loop.steps_per_epoch, self.work_dir / PICTURE)
+        draw_curves(runner.train_loop.history, runner.train_loop.steps_per_epoch, self.work_dir / PICTURE)
         if self.writer is not None:
             self.writer.close()
 
 
-def draw_curves(record: Record, steps_per_epoch: int, path: Path) -> None:
+def draw_curves(history: History, steps_per_epoch: int, path: Path) -> None:
     """Draws loss, learning rate and metrics over epochs.
 
     Args:
-        record: what there is to draw.
+        history: what there is to draw.
         steps_per_epoch: to put steps on the axis of epochs.
         path: PNG file to write.
     """
     figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     losses, rates, scores = figure.subplots(1, 3)
-    epochs = [step / steps_per_epoch for step, _, _ in record.steps]
-    losses.plot(epochs, [loss for _, loss, _ in record.steps], color="#9fb8d8", linewidth=0.8)
-    losses.plot([e["epoch"] for e in record.epochs], [e["loss"] for e in record.epochs], color="#1f4e9c")
+    epochs = [step / steps_per_epoch for step, _, _ in history.steps]
+    losses.plot(epochs, [loss for _, loss, _ in history.steps], color="#9fb8d8", linewidth=0.8)
+    losses.plot([e["epoch"] for e in history.epochs], [e["loss"] for e in history.epochs], color="#1f4e9c")
     losses.set_title("loss: steps, and the mean of an epoch", fontsize=10)
-    rates.plot(epochs, [rate for _, _, rate in record.steps], color="#1f4e9c")
+    rates.plot(epochs, [rate for _, _, rate in history.steps], color="#1f4e9c")
     rates.set_title("learning rate", fontsize=10)
-    validated = [epoch for epoch in record.epochs if record.metric in epoch]
-    scores.plot([e["epoch"] for e in validated], [e[record.metric] for e in validated], color="#1f4e9c", marker=".")
-    if record.best is not None:
-        scores.axvline(record.best["epoch"], color="#e8710a", linestyle="--", linewidth=1)
-    scores.set_title(f"{record.metric}; dashed: the epoch that is stored", fontsize=10)
+    validated = [epoch for epoch in history.epochs if history.metric in epoch]
+    scores.plot([e["epoch"] for e in validated], [e[history.metric] for e in validated], color="#1f4e9c", marker=".")
+    if history.best is not None:
+        scores.axvline(history.best["epoch"], color="#e8710a", linestyle="--", linewidth=1)
+    scores.set_title(f"{history.metric}; dashed: the epoch that is stored", fontsize=10)
     for axes in (losses, rates, scores):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)

@@ -21,11 +21,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..data import TrainBatches, TrainStream
-from ..messages import listed
+from ..files import listed
+from .history import History, Mean
 from .optimization import NonFiniteError
 from .processes import Processes
 from .recipe import Recipe
-from .record import Mean, Record
 
 
 class TrainingError(RuntimeError):
@@ -88,7 +88,7 @@ class TrainLoop(BaseLoop):
         batches: where the data loader is: has `start(epoch, batch)`, and the `steps` and `batch_size` of an epoch.
         recipe: what to train and how.
         processes: that train together.
-        record: what is noted down.
+        history: what is noted down.
         ema: average of the weights, updated after each step; None without.
         scheduler: of the learning rate; None for the optimizer's own.
         validate: gives the metrics of the model as it is; called between two epochs with what to call after every
@@ -103,14 +103,14 @@ class TrainLoop(BaseLoop):
         batches: TrainBatches | TrainStream,
         recipe: Recipe,
         processes: Processes,
-        record: Record,
+        history: History,
         ema: ModelEmaV3 | None,
         scheduler: Scheduler | None,
         validate: Callable[[Callable[[list[str]], None]], dict[str, float]],
         common_val_batches: int,
     ) -> None:
         super().__init__(runner, dataloader)
-        self.recipe, self.processes, self.record, self.ema = recipe, processes, record, ema
+        self.recipe, self.processes, self.history, self.ema = recipe, processes, history, ema
         self.scheduler, self.validate, self.common_val_batches = scheduler, validate, common_val_batches
         self.batches = batches
         self.steps_per_epoch: int = self.batches.steps
@@ -157,7 +157,7 @@ class TrainLoop(BaseLoop):
         return self.runner.model
 
     def _is_early(self) -> bool:
-        return bool(self.recipe.early_stop) and self.record.waited() >= self.recipe.early_stop
+        return bool(self.recipe.early_stop) and self.history.waited() >= self.recipe.early_stop
 
     def _run_epoch(self) -> None:
         first = self.iter - self.epoch * self.batches_per_epoch
@@ -173,7 +173,7 @@ class TrainLoop(BaseLoop):
         self.epoch += 1
         if self.scheduler is not None:
             self.scheduler.step(self.epoch)
-        improved = self.record.add_epoch(self.epoch, self.mean.value, metrics)
+        improved = self.history.add_epoch(self.epoch, self.mean.value, metrics)
         self.runner.call_hook("after_epoch", metrics=metrics, improved=improved)
 
     def _validate(self) -> dict[str, float]:
@@ -232,7 +232,7 @@ class TrainLoop(BaseLoop):
     def _note_unreadable(self, messages: Sequence[str]) -> None:
         if self.recipe.unreadable == "stop":
             self.processes.stop_if(TrainingError(self._why_unreadable(messages[0])) if messages else None)
-        self.record.add_unreadable(messages)
+        self.history.add_unreadable(messages)
 
     def _why_unreadable(self, message: str) -> str:
         return f"{message}; remove the file, or set unreadable=skip to go on without such files. {self._kept()}"

@@ -92,19 +92,19 @@ class Progress(Hook):
     def after_train(self, runner: TrainingRunner) -> None:
         """Says what came out and where it is."""
         self.bar.stop()
-        loop, record = runner.train_loop, runner.train_loop.record
+        loop, history = runner.train_loop, runner.train_loop.history
         if loop.epoch < loop.max_epochs:
-            self._print(f"stopped early: the last {record.waited()} epochs were no better")
-        validated = [epoch for epoch in record.epochs if record.metric in epoch]
-        if record.best is not None:
-            self.console.print(self._table({"best": record.best, "last": validated[-1]}))
+            self._print(f"stopped early: the last {history.waited()} epochs were no better")
+        validated = [epoch for epoch in history.epochs if history.metric in epoch]
+        if history.best is not None:
+            self.console.print(self._table({"best": history.best, "last": validated[-1]}))
             self._print(f"model in {short(self.work_dir / MODEL)}")
-        if record.unreadable:
-            self._print(f"{len(record.unreadable)} files could not be read and were left out:")
-            for message in record.unreadable[:_LISTED]:
+        if history.unreadable:
+            self._print(f"{len(history.unreadable)} files could not be read and were left out:")
+            for message in history.unreadable[:_LISTED]:
                 self._print(f"  {message}")
-            if len(record.unreadable) > _LISTED:
-                self._print(f"  and {len(record.unreadable) - _LISTED} more")
+            if len(history.unreadable) > _LISTED:
+                self._print(f"  and {len(history.unreadable) - _LISTED} more")
 
     def stop(self) -> None:
         """Gives the terminal back: a bar hides the cursor."""

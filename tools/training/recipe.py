@@ -49,7 +49,7 @@ class Recipe:
             same training on one device and on many.
         optimizer: arguments of `timm.optim.create_optimizer_v2`, `layer_decay` among them.
         task: "classification" or "detection".
-        detector: for detection, `head` and what it takes (`attnzoo.tools.training.detection`).
+        detector: for detection, `head` and what it takes (`attnzoo.tools.detection.training`).
         schedule: arguments of `timm.scheduler.create_scheduler_v2`, stepped with every update unless
             `step_on_epochs=True`; a constant rate without.
         loss: `name` "cross_entropy" or "bce", and `label_smoothing` (0 .. 1).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,23 +19,22 @@ from torch import Tensor, nn
 from ..data import TrainStream, open_loader, train_batches, val_batches
 from ..files import check_writable
 from .checkpoints import Checkpoints
-from .classification import classification
 from .curves import Curves
-from .detection import detection
+from .history import History
 from .loop import TrainLoop
 from .optimization import blaming, create_optimization, create_schedule
 from .processes import Processes
 from .progress import Progress
 from .recipe import Recipe
-from .record import Record
 from .runner import TrainingRunner
+from .setup import Setup
 from .sharding import gathered, shard
 from .storage import MODEL
-from .task import Task
 
-TASKS: dict[str, Callable[[Recipe, Processes], Task]] = {
-    "classification": classification,
-    "detection": detection,
+# by the recipe's task, what makes its setup: imported when it is asked for
+SETUPS = {
+    "classification": "attnzoo.tools.training.classification:classification",
+    "detection": "attnzoo.tools.detection.training:detection",
 }
 
 
@@ -64,7 +64,7 @@ def run(
         _check_devices(recipe, processes)
         # the same weights on every process
         _seed(recipe.seed)
-        task = TASKS[recipe.task](recipe, processes)
+        task = _setup_of(recipe.task)(recipe, processes)
         batches = train_batches(
             task.train_set,
             recipe.batch_size,
@@ -83,7 +83,7 @@ def run(
         if processes.rank == 0:
             check_writable(work_dir, "choose another --work-dir")
     judged = task.network if ema is None else ema.module
-    record = Record(task.judge.metric)
+    history = History(task.judge.metric)
     part = max(1, recipe.batch_size // (processes.count * recipe.accumulate))
     judged_by = val_batches(task.val_set, part, **where)
     loader = open_loader(task.train_set, batches, recipe.workers)
@@ -99,7 +99,7 @@ def run(
         save_whole(judged, weights, work_dir / MODEL)
 
     def make_loop(runner: TrainingRunner) -> TrainLoop:
-        return TrainLoop(runner, loader, batches, recipe, processes, record, ema, schedule, validate, judged_by.common)
+        return TrainLoop(runner, loader, batches, recipe, processes, history, ema, schedule, validate, judged_by.common)
 
     if recipe.compile:
         task.network.compile()
@@ -117,6 +117,12 @@ def run(
         progress.stop()
 
 
+def _setup_of(task: str) -> Callable[[Recipe, Processes], Setup]:
+    module, _, name = SETUPS[task].partition(":")
+    make: Callable[[Recipe, Processes], Setup] = getattr(importlib.import_module(module), name)
+    return make
+
+
 def _check_devices(recipe: Recipe, processes: Processes) -> None:
     if recipe.sync_batchnorm and processes.count > 1 and processes.device.type == "cpu":
         raise ValueError("sync_batchnorm=True needs GPUs: torch has none for the CPU, leave it out")
@@ -131,7 +137,9 @@ def _check_resumed(resume_from: Mapping[str, Any] | None, batches: Any, processe
         )
 
 
-def _place(task: Task, recipe: Recipe, processes: Processes) -> Callable[[nn.Module, Mapping[str, Tensor], Path], None]:
+def _place(
+    task: Setup, recipe: Recipe, processes: Processes
+) -> Callable[[nn.Module, Mapping[str, Tensor], Path], None]:
     """Brings the network of a task to the devices; returns what writes it as a directory, given its weights."""
     network = task.network
     if processes.count > 1 and recipe.sync_batchnorm:

@@ -108,7 +108,7 @@ class Family:
             arguments: of the family's class.
         """
         given = zip(("top1", "params_m", "gflops"), published or (), strict=False)
-        figures: Published = {name: value for name, value in given if value is not None}  # type: ignore[assignment, misc]
+        figures: Published = {name: value for name, value in given if value is not None}  # type: ignore[assignment]
         if figures:
             source = self.source if source is None else source
             figures["source"] = source if source.startswith("https:") else self.code + source

@@ -12,42 +12,17 @@ from .fidelity import Fidelity, answers_of, compare
 from .fp16 import to_half
 from .int8 import to_int8
 
-PRECISIONS = ("fp32", "fp16", "int8")
 # a file of a fixed batch takes as many
 _AT_ONCE = 2
 
 __all__ = [
-    "PRECISIONS",
     "Fidelity",
     "answers_of",
     "batches_of",
-    "check_precision",
     "compare",
     "convert",
     "read_calibration",
 ]
-
-
-def check_precision(precision: str, task: str, has_calibration: bool) -> None:
-    """Refuses what cannot be written.
-
-    Raises:
-        ValueError: an unknown precision, one that the task does not go with, or calibration that is missing or idle.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if task == "detect" and precision != "fp32":
-        raise ValueError(
-            f"a detector is exported in fp32 only, got precision {precision}: which boxes its NonMaxSuppression keeps "
-            "hangs on small differences of their scores"
-        )
-    if precision == "int8" and not has_calibration:
-        raise ValueError(
-            "precision int8 needs calibration images: --calibration DIR, a folder with some hundred pictures like "
-            "those that the model will see"
-        )
-    if precision == "fp32" and has_calibration:
-        raise ValueError("calibration is for --precision int8 and fp16, fp32 has no use for it: leave it out")
 
 
 def convert(

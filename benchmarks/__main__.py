@@ -1,0 +1,191 @@
+"""`python -m benchmarks`: what the documents' numbers come from; the files go to benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from attnzoo.tools.cli import MistakesGroup
+
+RESULTS = Path(__file__).parent / "results"
+TRAINED = ("nat_pico", "zoo_shvit_s1")
+RUNTIMES = ("fused", "compile", "aoti", "onnxruntime", "openvino", "gather")
+PEERS = ("official", "timm")
+ARCHITECTURES = ("sm80", "sm90", "sm100", "gfx942")
+
+_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where.")
+_out = click.option(
+    "--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Folder of the results."
+)
+
+
+@click.group("benchmarks", cls=MistakesGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Compare the operators and the models of attnzoo with other implementations."""
+
+
+@main.command("kernels")
+@_device
+@click.option("--only", default="", metavar="TEXT", help="Rows whose name contains this, such as 56x56 or window.")
+@click.option("--quick", is_flag=True, help="A few random shapes, and a few rounds or rows.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=420, show_default=True, help="Time for all rows.")
+@_out
+def kernels_command(device: str, only: str, quick: bool, seconds: float, out: Path) -> None:
+    """Measure the operators against their peers.
+
+    Correctness comes first, on random shapes and on every row: what is wrong is not timed, and the command fails.
+
+    On a CPU the peers take turns on one thread, and a file is written for each operator. On CUDA the stages of NAT,
+    Swin, BiFormer and HaloNet are measured, the important ones first, beside the floor that the card's bandwidth and
+    matrix rate allow, into one file and a picture.
+
+    \b
+    Examples:
+      python -m benchmarks kernels --only 7x7 --quick
+      python -m benchmarks kernels --device cuda
+    """
+    _require(device)
+    from .kernels import Settings, on_cpu, on_cuda
+
+    wrong = (on_cuda if device == "cuda" else on_cpu)(Settings(out, only, quick, seconds, click.echo))
+    if wrong:
+        raise click.ClickException(f"{len(wrong)} results are wrong, the first: {wrong[0]}")
+
+
+@main.command("static")
+@click.option("--only", default="", metavar="TEXT", help="Rows whose name contains this, such as 56x56 or window.")
+@click.option(
+    "--architecture",
+    "architectures",
+    type=click.Choice(ARCHITECTURES),
+    multiple=True,
+    help="Only this one; may be repeated.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes; by default as many as cores.")
+@_out
+def static_command(only: str, architectures: tuple[str, ...], jobs: int | None, out: Path) -> None:
+    """Compile every kernel for GPUs that are not here, and list registers, spills and shared memory.
+
+    Example: python -m benchmarks static --architecture sm90
+    """
+    from .static import run_static
+
+    run_static(architectures or ARCHITECTURES, jobs, only, out, click.echo)
+
+
+@main.command("models")
+@click.argument("peer", type=click.Choice(PEERS))
+@click.argument("models", nargs=-1)
+@click.option("--batch", "batches", type=click.IntRange(min=1), multiple=True, help="Images of a batch; 1 and then 8.")
+@click.option("--quick", is_flag=True, help="Two rounds for each row.")
+@_out
+def models_command(peer: str, models: tuple[str, ...], batches: tuple[int, ...], quick: bool, out: Path) -> None:
+    """Measure MODELS beside a PEER, in turns, on one thread of a CPU.
+
+    The peer is the formulation of the authors' code (official), or timm's network of the same name (timm). Without
+    MODELS all that can be compared are.
+
+    \b
+    Examples:
+      python -m benchmarks models official biformer_tiny
+      python -m benchmarks models timm zoo_swin_tiny_patch4_window7_224
+    """
+    from .against import BATCHES, run_against
+
+    run_against(peer, models, batches or BATCHES, quick, 10, out, click.echo)
+
+
+@main.command("export")
+@click.argument("models", nargs=-1)
+@click.option("--batch", type=click.IntRange(min=1), help="Images of a batch; 1 and then 8 by default.")
+@click.option("--image-size", type=click.IntRange(min=1), help="Side of the images; the model's own by default.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    type=click.Choice(RUNTIMES),
+    multiple=True,
+    help="Only this one beside eager; may be repeated.",
+)
+@click.option("--quick", is_flag=True, help="Two rounds for each row, and nothing compiled unless --runtime names it.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=20, show_default=True, help="Time for a row.")
+@_out
+def export_command(
+    models: tuple[str, ...],
+    batch: int | None,
+    image_size: int | None,
+    runtimes: tuple[str, ...],
+    quick: bool,
+    seconds: float,
+    out: Path,
+) -> None:
+    """Measure MODELS where they are deployed: eager beside exported files, on one thread of the CPU.
+
+    MODELS are names that timm knows; by default those of attnzoo with published accuracy and up to 35 M parameters.
+    Their answers are compared with eager first: what is wrong is not timed, and the command fails. A runtime that is
+    not installed, or cannot run the model, gets a reason instead of a time. Written are a table and, where accuracy is
+    published, a picture of it over latency.
+
+    \b
+    Examples:
+      python -m benchmarks export
+      python -m benchmarks export nat_mini --runtime onnxruntime --runtime gather
+    """
+    from .export import BATCHES, run_export
+
+    wrong = run_export(models, (batch,) if batch else BATCHES, image_size, runtimes, quick, seconds, out, click.echo)
+    if wrong:
+        raise click.ClickException(f"{len(wrong)} answers are wrong, the first: {wrong[0]}")
+
+
+@main.command("training")
+@click.argument("models", nargs=-1)
+@click.option("--quick", is_flag=True, help="Two turns of two steps, and few pictures.")
+@_out
+def training_command(models: tuple[str, ...], quick: bool, out: Path) -> None:
+    """Measure what the training loop costs beside bare steps of MODELS, and how fast pictures are read.
+
+    MODELS are names that timm knows; nat_pico and zoo_shvit_s1 by default. They train on the CPU at 224 pixels, on JPEG
+    files that are made for it from scikit-image's photographs. Steps of the loop and bare steps take turns.
+    """
+    from .training import run_training
+
+    run_training(models or TRAINED, quick, out, click.echo)
+
+
+@main.command("scaling")
+@click.option(
+    "--image-size",
+    "images",
+    type=click.IntRange(min=28),
+    multiple=True,
+    help="Side of the image, a multiple of 28; may be repeated.  [default: 224, 448, 896]",
+)
+@click.option("--quick", is_flag=True, help="A short time for each row.")
+@_out
+def scaling_command(images: tuple[int, ...], quick: bool, out: Path) -> None:
+    """Measure time and memory of the operators over resolution, beside their formula, on one thread of the CPU."""
+    from .scaling import IMAGES, run_scaling
+
+    run_scaling(images or IMAGES, quick, out, click.echo)
+
+
+@main.command("table")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def table_command(file: Path) -> None:
+    """Print a result FILE of a CPU as the Markdown table of the documents."""
+    from .result_table import table
+
+    click.echo(table(json.loads(file.read_text())))
+
+
+def _require(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda needs a CUDA or ROCm device that torch can see: use --device cpu")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks")

@@ -1,0 +1,199 @@
+"""The operators on a CUDA or ROCm device: forward, backward and memory of ours and its peers, over the card's floor."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnzoo.kernels import explain
+from attnzoo.tools.bench.report import reason
+from attnzoo.tools.timing import Budget, Meter, summary
+
+from .correctness import Truth, check_peer, forward, gradients
+from .operators import Function, Operator, Peer, Shape
+from .roofline import Roof, name_of
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# the eager execution holds some maps' worth of copied keys, and scores; counted in maps, for it runs on every row
+HELD_MAPS = 48
+# a share of the time: each compilation takes seconds, and there would be hundreds
+COMPILED_SHARE = 0.4
+ROW_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Row:
+    """An operator, a shape and a dtype."""
+
+    operator: Operator
+    shape: Shape
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        """What the row is called on screen."""
+        image = f" {self.shape.image}px" if self.shape.image else ""
+        return f"{self.operator.name} {self.shape.name}{image} {name_of(self.dtype)}"
+
+    @property
+    def held_bytes(self) -> int:
+        """An estimate of what measuring the row holds at most."""
+        return HELD_MAPS * self.shape.entries * self.dtype.itemsize
+
+    @property
+    def rank(self) -> int:
+        """Rows of a lower rank are measured first: half precision, large batches, small images."""
+        image = {224: 0, 256: 0, 384: 1, 512: 2, 1024: 3}.get(self.shape.image, 4)
+        return image + 2 * DTYPES.index(self.dtype) + (1 if self.shape.batch == 1 else 0)
+
+
+def rows(tested: Sequence[Operator], memory_bytes: int) -> tuple[list[Row], list[str]]:
+    """The rows in the order of importance, operators alternating, and the names of those that memory would not hold."""
+    listed = [
+        (index, Row(operator, shape, dtype))
+        for operator in tested
+        for index, (dtype, shape) in enumerate((dtype, shape) for dtype in DTYPES for shape in operator.cuda_shapes)
+    ]
+    ordered = [row for _, row in sorted(listed, key=lambda entry: (entry[1].rank, entry[0]))]
+    held = [row for row in ordered if row.held_bytes <= 0.8 * memory_bytes]
+    return held, [row.name for row in ordered if row.held_bytes > 0.8 * memory_bytes]
+
+
+def measure_all(
+    listed: Sequence[Row], device: torch.device, meter: Meter, roof: Roof, budget: Budget
+) -> Iterator[dict[str, Any]]:
+    """Measures rows until the budget is spent; the rest is left to the caller to name.
+
+    Peers that compile have a share of the budget, and run in bfloat16 at the largest batch only.
+    """
+    compiling, largest = 0.0, max(row.shape.batch for row in listed)
+    for row in listed:
+        if budget.is_spent:
+            return
+        is_representative = row.dtype == torch.bfloat16 and row.shape.batch == largest
+        may_compile = is_representative and compiling < COMPILED_SHARE * budget.seconds
+        begin = budget.spent
+        result = measure(row, device, meter, roof, Budget(ROW_SHARE * budget.seconds), may_compile)
+        if any(name.startswith("compiled") for name in result["results"]):
+            compiling += budget.spent - begin
+        if device.type == "cuda":
+            # blocks of one row's sizes are in the way of the next row's
+            torch.cuda.empty_cache()
+        yield result
+
+
+def measure(
+    row: Row, device: torch.device, meter: Meter, roof: Roof, budget: Budget, may_compile: bool = True
+) -> dict[str, Any]:
+    """One row of the results: ours is checked first, and is not timed where it is wrong; a peer may fail.
+
+    Args:
+        row: what to measure.
+        device: where.
+        meter: how.
+        roof: of the device.
+        budget: of the row; when it is spent, no further peer begins.
+        may_compile: whether the peers that compile for each shape run.
+    """
+    shape, operator = row.shape, row.operator
+    floors = {
+        direction: roof.milliseconds(shape.work(direction == "backward"), row.dtype)
+        for direction in ("forward", "backward")
+    }
+    result: dict[str, Any] = {
+        "operator": operator.name,
+        "name": row.name,
+        "shape": asdict(shape),
+        "detail": shape.detail,
+        "dtype": name_of(row.dtype),
+        "queries": shape.entries // shape.width,
+        "floor_milliseconds": floors,
+        "wrong": None,
+        "error": None,
+        "results": {},
+    }
+    try:
+        inputs = shape.inputs(row.dtype, device)
+        result["ours"] = str(explain(operator.function, inputs[0]))
+        truth = Truth(shape, inputs)
+        result["wrong"] = truth.complaint(truth.of(shape.call(None), inputs, is_training=True))
+    except torch.OutOfMemoryError as error:
+        result["error"] = reason(error)
+    except Exception as error:  # a kernel that does not start is wrong, and the other rows are still wanted
+        result["wrong"] = reason(error)
+    if result["wrong"] is None and result["error"] is None:
+        peers = {"ours": Peer(lambda: shape.call(None)), **_peers(row, device, result["ours"], may_compile)}
+        for name, peer in peers.items():
+            if name != "ours" and budget.is_spent:
+                result["results"][name] = {"skipped": "the row's time was spent"}
+                continue
+            result["results"][name] = _measured(peer, truth, inputs, meter, floors)
+    return result
+
+
+def _peers(row: Row, device: torch.device, ours: str, may_compile: bool) -> dict[str, Peer]:
+    peers = {} if ours.startswith("eager") else {"eager": Peer(lambda: row.shape.call("eager"))}
+    found = row.operator.cuda_peers(row.shape, device)
+    return peers | {name: peer for name, peer in found.items() if may_compile or not name.startswith("compiled")}
+
+
+def _measured(
+    peer: Peer, truth: Truth, inputs: Sequence[Tensor], meter: Meter, floors: Mapping[str, float]
+) -> dict[str, Any]:
+    """Times, memory and distance from the floor of one way to compute a row, or why there are none."""
+    try:
+        function, complaint = check_peer(truth, peer, inputs, is_training=True)
+        if complaint is not None:
+            return {"error": f"computes something else: {complaint}"}
+        given = peer.prepare(inputs) if peer.prepare else inputs
+        times = _times(function, given, meter)
+    except Exception as error:  # a peer that fails is a result too
+        return {"error": reason(error)}
+    for direction, floor in floors.items():
+        times[direction]["over_floor"] = float(f"{times[direction]['median'] / floor:.3g}")
+    return times
+
+
+def _times(function: Function, inputs: Sequence[Tensor], meter: Meter) -> dict[str, Any]:
+    run = functools.partial(forward, function, inputs)
+    upstream = torch.ones_like(run())
+    return {
+        "forward": summary(meter.milliseconds(run)),
+        "backward": summary(meter.milliseconds(_backward(function, inputs))),
+        "forward_peak_bytes": meter.peak_bytes(run),
+        "training_peak_bytes": meter.peak_bytes(lambda: gradients(function, inputs, upstream)),
+    }
+
+
+def _backward(function: Function, inputs: Sequence[Tensor]) -> Callable[[], object]:
+    """The way back alone, on a graph that is kept."""
+    out = function(*inputs)
+    upstream, wanted = torch.randn_like(out), [x for x in inputs if x.requires_grad]
+    return lambda: torch.autograd.grad(out, wanted, upstream, retain_graph=True)
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """A row on screen: its name and floor, then a line for each way to compute it."""
+    floors = result["floor_milliseconds"]
+    yield f"{result['name']}: floor {floors['forward']:.3f} ms forward, {floors['backward']:.3f} ms backward"
+    if result["wrong"]:
+        yield f"  WRONG, not timed: {result['wrong']}"
+    if result["error"]:
+        yield f"  not timed: {result['error']}"
+    for name, found in result["results"].items():
+        untimed = found.get("error") or found.get("skipped")
+        if untimed:
+            yield f"  {name:<24} {untimed}"
+            continue
+        cells = [
+            f"{direction} {found[direction]['median']:.3f} ms ({found[direction]['over_floor']:.2f}x floor)"
+            for direction in ("forward", "backward")
+        ]
+        memory = found["training_peak_bytes"]
+        held = "" if memory is None else f"  training holds {memory / 2**20:.0f} MiB"
+        yield f"  {name:<24} {'  '.join(cells)}{held}"

@@ -1,0 +1,133 @@
+"""Every kernel of neighborhood and window attention as a launch on meta tensors, in each class of the tables.
+
+Shape legend: B batch, H W map, h heads, D width; k keys of a neighborhood.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnzoo.kernels.intervals.geometry import Intervals, Rule
+
+from .launches import BATCH, DTYPES, launches_of
+from .operators import NamedLaunch, Work
+
+HEADS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A class of shapes: one stage of a network, at one width and dtype.
+
+    Attributes:
+        name: of the geometry.
+        size: side of the map.
+        rule: of both axes.
+        shift: of both axes.
+        width: channels of a head.
+        dtype: of the tensors.
+    """
+
+    name: str
+    size: int
+    rule: Rule
+    shift: int = 0
+    width: int = 32
+    dtype: torch.dtype = torch.bfloat16
+
+    @property
+    def entries(self) -> int:
+        """Entries of one map."""
+        return BATCH * self.size**2 * HEADS * self.width
+
+    @property
+    def geometry(self) -> Intervals:
+        """The map and its rules."""
+        return Intervals((self.rule, self.rule), (self.size, self.size), (self.shift, self.shift))
+
+    def work(self, maps: int, products: int, places: int = 0) -> Work:
+        """So many maps, and tensors of one entry per query and key, moved; and products of queries with their keys."""
+        pairs = self.entries // self.width * self.rule.kernel**2
+        return Work(maps * self.entries + places * pairs, products * self.entries * self.rule.kernel**2)
+
+    def map(self) -> Tensor:
+        """One of the maps that a packed projection gives, (B, H, W, h, D)."""
+        shape = BATCH, self.size, self.size, 3, HEADS, self.width
+        return torch.empty(shape, dtype=self.dtype, device="meta").unbind(3)[0]
+
+    def named(self, kernel: str, launch: Any, work: Work) -> NamedLaunch:
+        """A launch and what is told of it."""
+        return NamedLaunch(f"{self.name} D{self.width} {kernel}", launch, self.dtype, work)
+
+
+def classes(stage: Stage) -> list[Stage]:
+    """A stage at every width and dtype of the tables."""
+    from attnzoo.kernels.triton_launch import WIDTHS
+
+    return [dataclasses.replace(stage, width=width, dtype=dtype) for width in WIDTHS for dtype in DTYPES]
+
+
+def attention(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
+    """The kernels of fused attention over intervals."""
+    from attnzoo.kernels.intervals import triton_kernels
+
+    names = {"forward": (4, 2), "dq": (6, 3), "dk, dv": (6, 4), "dbias": (4, 2)}
+    found = _launches(stage, triton_kernels, architecture, "forward")
+    found += _launches(stage, triton_kernels, architecture, "backward")
+    for (name, work), launch in zip(names.items(), found, strict=True):
+        yield stage.named(name, launch, stage.work(*work))
+
+
+def halves(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
+    """The kernels of the unfused halves."""
+    from attnzoo.kernels.neighborhood import triton_halves
+    from attnzoo.kernels.triton_launch import WIDTHS
+    from attnzoo.kernels.triton_problem import Problem
+
+    q, out, table = _tensors(stage)
+    problem = dataclasses.replace(Problem.of(q, q, stage.geometry), architecture=architecture)
+    weights = torch.empty(*out.shape[:4], stage.rule.kernel**2, dtype=stage.dtype, device="meta")
+    yield stage.named("qk", triton_halves.scores_launch(problem, q, q, table, weights, 1.0), stage.work(2, 1, 1))
+    yield stage.named("av", triton_halves.sums_launch(problem, weights, q, out, 1.0), stage.work(2, 1, 1))
+    over_queries = triton_halves.sums_over_queries_launch(problem, weights, q, out, 1.0)
+    yield stage.named("av over queries", over_queries, stage.work(2, 1, 1))
+    if stage.width == WIDTHS[0]:
+        of_bias, _ = triton_halves.scores_bias_launch(problem, weights)
+        yield stage.named("dbias of qk", of_bias, stage.work(0, 0, 1))
+
+
+def whole_windows(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
+    """The kernels that hold a window whole, where they are used."""
+    from attnzoo.kernels.window import triton_kernels
+    from attnzoo.kernels.window.triton_small import window_backward_kernel, window_forward_kernel
+
+    for name, kernel, work in (
+        ("forward", window_forward_kernel, (4, 2)),
+        ("backward", window_backward_kernel, (8, 5)),
+    ):
+        for launch in _launches(stage, triton_kernels, architecture, name):
+            if launch.kernel is kernel:
+                yield stage.named(name, launch, stage.work(*work))
+
+
+def every(
+    stages: list[Stage], kernels: Callable[[Stage, str], Iterator[NamedLaunch]], architecture: str
+) -> list[NamedLaunch]:
+    """The launches of some kernels at some stages."""
+    return [launch for stage in stages for launch in kernels(stage, architecture)]
+
+
+def _launches(stage: Stage, kernels: Any, architecture: str, direction: str) -> list[Any]:
+    q, _, table = _tensors(stage)
+    return launches_of(kernels, q, q, q, {"bias": table}, stage.geometry, architecture, direction)
+
+
+def _tensors(stage: Stage) -> tuple[Tensor, Tensor, Tensor]:
+    """A packed and a contiguous map, and a table."""
+    q, side = stage.map(), 2 * stage.rule.kernel - 1
+    return q, torch.empty(q.shape, dtype=q.dtype, device="meta"), torch.empty(HEADS, side, side, device="meta")

@@ -1,0 +1,1 @@
+"""Detection: torchvision's detectors on timm's backbones, their data, files, metrics and training."""

@@ -1,0 +1,134 @@
+"""Pictures with boxes: what was found in them, and where that differs most from what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ..drawing import SMALLEST_SIDE
+from ..files import replacing
+from ..images import read_image
+from .data import BoxedImages
+from .metrics import JudgedPicture, Report
+
+# truth and detections
+TRUTH_COLOUR, FOUND_COLOUR = (0, 200, 70), (255, 60, 60)
+
+# a detection that covers less of an object has not found it
+_OVERLAP = 0.5
+
+
+def draw_found(path: Path, found: Mapping[str, Any]) -> None:
+    """Draws a picture with its detections.
+
+    Args:
+        path: JPEG file to write; it is there whole or not at all.
+        found: `file`, `labels`, `scores` and `boxes`, as `attnzoo.tools.predict.predict` gives them.
+    """
+    names = sorted(set(found["labels"]))
+    numbered = {**found, "labels": [names.index(label) for label in found["labels"]]}
+    with replacing(path) as fresh:
+        drawn = draw_objects(read_image(found["file"]), numbered, names, least_score=0)
+        drawn.save(fresh, format="JPEG", quality=90)
+
+
+def draw_objects(
+    picture: Image.Image,
+    found: Mapping[str, Any],
+    classes: Sequence[str],
+    truth: Mapping[str, Any] | None = None,
+    least_score: float = 0.3,
+) -> Image.Image:
+    """A copy of a picture with its detections, and below them the truth where it is known.
+
+    Args:
+        picture: as the boxes count its pixels.
+        found: `boxes` (N, 4), x1 y1 x2 y2, `labels` (N) from 0 and `scores` (N), tensors or arrays.
+        classes: names of the labels.
+        truth: `boxes` and `labels` of what is there.
+        least_score: detections below are not drawn.
+    """
+    scale = max(1, -(-SMALLEST_SIDE // max(picture.size)))
+    canvas = picture.convert("RGB").resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(canvas)
+    if truth is not None:
+        for box, label in zip(truth["boxes"], truth["labels"], strict=True):
+            _draw_box(draw, box, scale, classes[int(label)], TRUTH_COLOUR, is_above=False)
+    for box, label, score in zip(found["boxes"], found["labels"], found["scores"], strict=True):
+        if float(score) >= least_score:
+            _draw_box(draw, box, scale, f"{classes[int(label)]} {float(score):.2f}", FOUND_COLOUR, is_above=True)
+    return canvas
+
+
+def draw_worst_cases(
+    report: Report, samples: BoxedImages, directory: Path, count: int = 16, least_score: float = 0.3
+) -> list[Path]:
+    """Writes the pictures that a detector did worst on, worst first: green is what is there, red what was found.
+
+    Args:
+        report: of `DetectionJudge`.
+        samples: that were judged.
+        directory: receives `01-NAME.png` and so on; made where it is not there.
+        count: of pictures at most.
+        least_score: detections below count for nothing here.
+
+    Returns:
+        The files.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    places = {samples.source.identity(i): i for i in range(len(samples))}
+    worst = sorted(report.pictures, key=lambda picture: (-mistakes(picture, least_score), picture.image_id))
+    paths = []
+    for rank, judged in enumerate(worst[:count], 1):
+        picture = samples.source.picture(places[judged.image_id], samples.channels)
+        drawn = draw_objects(picture, judged.found, samples.classes, judged.truth, least_score)
+        path = directory / f"{rank:02d}-{Path(judged.name).stem}.png"
+        with replacing(path) as fresh:
+            drawn.save(fresh, format="PNG")
+        paths.append(path)
+    return paths
+
+
+def mistakes(picture: JudgedPicture, least_score: float = 0.3) -> int:
+    """Objects that were missed, and detections of what is not there or of another class; crowds aside."""
+    real = ~picture.truth["iscrowd"]
+    boxes, labels = picture.truth["boxes"][real], picture.truth["labels"][real]
+    is_unmatched, false_alarms = np.ones(len(boxes), dtype=np.bool_), 0
+    crowds = picture.truth["boxes"][~real]
+    for row in np.argsort(-picture.found["scores"], kind="stable"):
+        if picture.found["scores"][row] < least_score:
+            break
+        box = picture.found["boxes"][row]
+        overlaps = _overlaps(box, boxes) * is_unmatched * (labels == picture.found["labels"][row])
+        if overlaps.size and overlaps.max() >= _OVERLAP:
+            is_unmatched[overlaps.argmax()] = False
+        elif not (_overlaps(box, crowds, of_box=True) >= _OVERLAP).any():
+            false_alarms += 1
+    return int(is_unmatched.sum()) + false_alarms
+
+
+def _overlaps(box: NDArray[Any], others: NDArray[Any], of_box: bool = False) -> NDArray[Any]:
+    """Intersection of a box with others, over their union or over the box."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    shared = sides.clip(min=0).prod(axis=1)
+    own = (box[2:] - box[:2]).prod()
+    whole = own if of_box else own + (others[:, 2:] - others[:, :2]).prod(axis=1) - shared
+    return shared / np.maximum(whole, 1e-9)
+
+
+def _draw_box(
+    draw: ImageDraw.ImageDraw, box: Any, scale: int, text: str, colour: tuple[int, int, int], is_above: bool
+) -> None:
+    left, top, right, bottom = (float(x) * scale for x in box)
+    draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=2)
+    font = ImageFont.load_default(size=12)
+    width, height = draw.textlength(text, font=font), 14
+    # over the box where there is room, or else inside
+    at = (top - height if top >= height else top) if is_above else bottom - height
+    draw.rectangle((left, at, left + width + 2, at + height), fill=colour)
+    draw.text((left + 1, at), text, fill="white" if is_above else "black", font=font)

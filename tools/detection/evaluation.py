@@ -1,0 +1,41 @@
+"""How good a detector is on pictures with boxes that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..evaluate import Evaluation, Reading, device
+from ..training.processes import Processes
+from .data import open_detection
+from .drawing import draw_worst_cases
+from .files import open_detector
+from .metrics import DetectionJudge
+
+
+def evaluate_detector(directory: Path, data: Mapping[str, Any], reading: Reading, worst: Path | None) -> Evaluation:
+    """Judges a detector on a data set, see `attnzoo.tools.evaluate.evaluate`.
+
+    Args:
+        directory: of the detector.
+        data: a recipe's `data`.
+        reading: how pictures are read.
+        worst: a folder for the pictures that it did worst on; None for none.
+
+    Raises:
+        FileNotFoundError: a file or folder is not there.
+        ValueError: no detector, an unknown data set, other classes, or a file that cannot be read.
+    """
+    detector, config = open_detector(directory)
+    with_masks = config["detector"]["head"] == "mask_rcnn"
+    samples = open_detection(data, reading.split, None, len(config["preprocessing"]["mean"]), with_masks)
+    if list(samples.classes) != config["label_names"]:
+        differing = sorted(set(samples.classes) ^ set(config["label_names"])) or ["they are in another order"]
+        raise ValueError(f"the detector and the data have other classes: {', '.join(differing[:8])}")
+    judge = DetectionJudge(samples.classes, Processes(0, 1, device()), with_masks)
+    metrics, unreadable = reading.judge(judge, detector.to(device()), samples)
+    if worst is not None:
+        draw_worst_cases(judge.report, samples, worst)
+    per_class = {row["class"]: row["AP"] for row in judge.report.per_class}
+    return Evaluation(metrics, per_class, judge.shares, unreadable)

@@ -1,0 +1,139 @@
+"""Training of detectors: data, model and judge of a recipe.
+
+A recipe of `task="detection"` has in `detector` the fields of `DetectorOptions`, in `data` the keys of
+`attnzoo.tools.detection.data`, and in `augment` a list of torchvision transforms that know boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from torch import Tensor, nn
+
+from ..data.samples import Draw
+from ..training.optimization import blaming
+from ..training.processes import Processes
+from ..training.recipe import Recipe
+from ..training.setup import Setup, describe_data
+from .data import BoxedImages, open_detection
+from .detectors import Detector, DetectorOptions, create_detector
+from .files import save_detector
+from .metrics import DetectionJudge
+
+
+class DetectionLearner(BaseModel):
+    """A detector, as mmengine steps it: it brings its own losses."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__(BaseDataPreprocessor(non_blocking=True))
+        self.detector = detector
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None, mode: str = "tensor"
+    ) -> Any:
+        """Losses by name for training, detections otherwise."""
+        return self.detector(images, targets) if mode == "loss" else self.detector(images)
+
+
+def detection(recipe: Recipe, processes: Processes) -> Setup:
+    """Opens the data of a recipe and makes its detector.
+
+    Args:
+        recipe: of the task "detection".
+        processes: that train together.
+
+    Raises:
+        ValueError: the recipe asks for what there is not, or contradicts itself or the data.
+        FileNotFoundError: a file or folder is not there.
+    """
+    options = DetectorOptions.from_dict(recipe.detector)
+    with_masks, channels = options.head == "mask_rcnn", recipe.model.get("in_chans", 3)
+    if channels not in (1, 3):
+        raise ValueError(f"model.in_chans must be 1 (grey) or 3 (RGB), got {channels!r}")
+    if not isinstance(recipe.augment, list):
+        raise ValueError("augment must be a list of torchvision transforms for detection, got a dict")
+    train_set = open_detection(recipe.data, "train", recipe.augment, channels, with_masks)
+    val_set = open_detection(recipe.data, "val", None, channels, with_masks)
+    classes = list(train_set.classes)
+    if classes != list(val_set.classes):
+        differing = sorted(set(classes) ^ set(val_set.classes)) or ["they are the same in another order"]
+        raise ValueError(f"the classes to train and to judge by differ: {', '.join(differing[:8])}")
+    mean, std = _normalisation(recipe, channels)
+    name, arguments = recipe.model["name"], recipe.model_arguments
+    network = create_detector(name, arguments, options, len(classes), mean, std)
+    _prepare(network, recipe)
+    # a mistake in the augmentation or the data shows now, not in a worker
+    _try(network.to(processes.device), train_set[Draw(0, recipe.seed)]["images"], name)
+
+    def save(trained: nn.Module, directory: Path) -> None:
+        assert isinstance(trained, Detector)
+        save_detector(trained, directory, name, arguments, options, classes, mean, std)
+
+    origin = "pretrained backbone" if arguments.get("pretrained") else "all weights are new"
+    strides = ", ".join(map(str, network.backbone.strides))
+    return Setup(
+        learner=DetectionLearner(network),
+        network=network,
+        train_set=train_set,
+        val_set=val_set,
+        judge=DetectionJudge(classes, processes, with_masks),
+        save=save,
+        facts={
+            "model": f"{options.head} on {name}, strides {strides}, {origin}",
+            "data": describe_data(train_set, val_set, recipe.data["name"]) + _remarks(train_set, val_set),
+        },
+    )
+
+
+def _normalisation(recipe: Recipe, channels: int) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel: the data's, or else what the backbone was trained with."""
+    published = timm.get_pretrained_cfg(recipe.model["name"], allow_unregistered=True)
+    chosen = []
+    for key, usual in (("mean", 0.5), ("std", 0.5)):
+        values = recipe.data.get(key, getattr(published, key, None))
+        if values is None or (key not in recipe.data and len(values) != channels):
+            values = (usual,) * channels
+        if not isinstance(values, (list, tuple)) or len(values) != channels:
+            raise ValueError(f"data.{key} must be {channels} numbers, one for each channel, got {values!r}")
+        chosen.append([float(value) for value in values])
+    return chosen[0], chosen[1]
+
+
+def _prepare(network: Detector, recipe: Recipe) -> None:
+    if recipe.grad_checkpointing:
+        blaming("grad_checkpointing", network.set_grad_checkpointing)
+    if recipe.channels_last:
+        network.to(memory_format=torch.channels_last)
+        network.backbone.memory_format = torch.channels_last
+    if recipe.freeze == "backbone":
+        network.freeze_backbone()
+
+
+@torch.inference_mode()
+def _try(network: Detector, image: Tensor, name: str) -> None:
+    """Finds out now whether the backbone takes pictures of such a size."""
+    network.eval()
+    try:
+        network([image.to(next(network.parameters()).device)])
+    # a model says in its own way that a size does not suit it
+    except (ValueError, RuntimeError, AssertionError) as error:
+        size = " x ".join(map(str, image.shape[:0:-1]))
+        raise ValueError(
+            f"model: {name} does not take a picture of {size} pixels as detector.min_size and max_size bring it: "
+            f"{error}"
+        ) from error
+
+
+def _remarks(*data_sets: BoxedImages) -> str:
+    titles = ("train", "val")
+    said = [
+        f"{title}: {data_set.source.remarks}"
+        for title, data_set in zip(titles, data_sets, strict=True)
+        if data_set.source.remarks
+    ]
+    return "".join(f"; {remark}" for remark in said)
