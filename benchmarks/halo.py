@@ -201,7 +201,7 @@ def _kernels(shape: HaloShape, dtype: torch.dtype, architecture: str) -> Iterato
     kv = empty(shape.batch, *shape.size, shape.heads, shape.width + shape.value_width)
     k, v = kv.split([shape.width, shape.value_width], 4)
     axes = halo_axes(shape.size, *((value, value) for value in (shape.block, shape.halo, shape.stride)))
-    extras = {"of_rows": scores, "of_columns": scores}
+    extras = {"row_scores": scores, "column_scores": scores}
     found = [
         launch
         for direction in ("forward", "backward")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnzoo.kernels.intervals.geometry import Intervals, Rule
+from attnzoo.kernels.intervals.geometry import AxisGeometry, Intervals
 
 from .launches import BATCH, DTYPES, launches_of
 from .operators import NamedLaunch, Work
@@ -27,7 +27,7 @@ class Stage:
     Attributes:
         name: of the geometry.
         size: side of the map.
-        rule: of both axes.
+        axis: of both axes.
         shift: of both axes.
         width: channels of a head.
         dtype: of the tensors.
@@ -35,7 +35,7 @@ class Stage:
 
     name: str
     size: int
-    rule: Rule
+    axis: AxisGeometry
     shift: int = 0
     width: int = 32
     dtype: torch.dtype = torch.bfloat16
@@ -47,13 +47,13 @@ class Stage:
 
     @property
     def geometry(self) -> Intervals:
-        """The map and its rules."""
-        return Intervals((self.rule, self.rule), (self.size, self.size), (self.shift, self.shift))
+        """The map and its axes."""
+        return Intervals((self.axis, self.axis), (self.size, self.size), (self.shift, self.shift))
 
     def work(self, maps: int, products: int, places: int = 0) -> Work:
         """So many maps, and tensors of one entry per query and key, moved; and products of queries with their keys."""
-        pairs = self.entries // self.width * self.rule.kernel**2
-        return Work(maps * self.entries + places * pairs, products * self.entries * self.rule.kernel**2)
+        pairs = self.entries // self.width * self.axis.kernel**2
+        return Work(maps * self.entries + places * pairs, products * self.entries * self.axis.kernel**2)
 
     def map(self) -> Tensor:
         """One of the maps that a packed projection gives, (B, H, W, h, D)."""
@@ -91,7 +91,7 @@ def halves(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
 
     q, out, table = _tensors(stage)
     problem = dataclasses.replace(Problem.of(q, q, stage.geometry), architecture=architecture)
-    weights = torch.empty(*out.shape[:4], stage.rule.kernel**2, dtype=stage.dtype, device="meta")
+    weights = torch.empty(*out.shape[:4], stage.axis.kernel**2, dtype=stage.dtype, device="meta")
     yield stage.named("qk", triton_halves.scores_launch(problem, q, q, table, weights, 1.0), stage.work(2, 1, 1))
     yield stage.named("av", triton_halves.sums_launch(problem, weights, q, out, 1.0), stage.work(2, 1, 1))
     over_queries = triton_halves.sums_over_queries_launch(problem, weights, q, out, 1.0)
@@ -129,5 +129,5 @@ def _launches(stage: Stage, kernels: Any, architecture: str, direction: str) -> 
 
 def _tensors(stage: Stage) -> tuple[Tensor, Tensor, Tensor]:
     """A packed and a contiguous map, and a table."""
-    q, side = stage.map(), 2 * stage.rule.kernel - 1
+    q, side = stage.map(), 2 * stage.axis.kernel - 1
     return q, torch.empty(q.shape, dtype=q.dtype, device="meta"), torch.empty(HEADS, side, side, device="meta")

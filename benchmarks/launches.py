@@ -41,7 +41,7 @@ def launches_of(
     tensors = {"q": q, "k": k, "v": v, "out": out, "logsumexp": numbers}
     if direction == "forward":
         return forward_launches(kernels, problem, tensors, extras, 1.0)
-    gradients = {f"{name}_gradient": x.new_empty(x.shape) for name, x in (("q", q), ("k", k), ("v", v))}
-    tensors |= {"upstream": out, "delta": numbers, **gradients}
+    gradients = {f"d{name}": x.new_empty(x.shape) for name, x in (("q", q), ("k", k), ("v", v))}
+    tensors |= {"dout": out, "delta": numbers, **gradients}
     needs = dict.fromkeys(("q", "k", "v", *extras), True)
     return backward_launches(kernels, problem, tensors, extras, 1.0, needs)[0]

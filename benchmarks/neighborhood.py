@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnzoo.kernels import neighborhood_attention
-from attnzoo.kernels.intervals.geometry import Rule
+from attnzoo.kernels.intervals.geometry import AxisGeometry
 from attnzoo.kernels.neighborhood.geometry import Axis
 
 from .interval_launches import Stage, attention, classes, every, halves
@@ -124,16 +124,16 @@ def stages() -> list[NeighborhoodShape]:
 
 def launches(architecture: str) -> list[NamedLaunch]:
     """Every class of shapes at a 7x7 kernel, and other geometries at the commonest class."""
-    plain = Stage("56x56 kernel 7", 56, Rule(7))
+    plain = Stage("56x56 kernel 7", 56, AxisGeometry(7))
     others = [
-        Stage("56x56 kernel 3", 56, Rule(3)),
-        Stage("56x56 kernel 13", 56, Rule(13)),
-        Stage("56x56 kernel 7 dilation 8", 56, Rule(7, dilation=8)),
-        Stage("56x56 kernel 7 stride 4", 56, Rule(7, stride=4)),
-        Stage("56x56 kernel 7 causal", 56, Rule(7, is_causal=True)),
-        Stage("7x7 kernel 7", 7, Rule(7)),
+        Stage("56x56 kernel 3", 56, AxisGeometry(3)),
+        Stage("56x56 kernel 13", 56, AxisGeometry(13)),
+        Stage("56x56 kernel 7 dilation 8", 56, AxisGeometry(7, dilation=8)),
+        Stage("56x56 kernel 7 stride 4", 56, AxisGeometry(7, stride=4)),
+        Stage("56x56 kernel 7 causal", 56, AxisGeometry(7, is_causal=True)),
+        Stage("7x7 kernel 7", 7, AxisGeometry(7)),
     ]
-    overlock = [Stage(f"28x28 kernel {kernel}", 28, Rule(kernel)) for kernel in (5, 17)]
+    overlock = [Stage(f"28x28 kernel {kernel}", 28, AxisGeometry(kernel)) for kernel in (5, 17)]
     return [
         *every([*classes(plain), *others], attention, architecture),
         *every([*classes(plain), *overlock], halves, architecture),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnzoo.kernels import window_attention
-from attnzoo.kernels.intervals.geometry import Rule
+from attnzoo.kernels.intervals.geometry import AxisGeometry
 
 from .interval_launches import Stage, attention, classes, every, whole_windows
 from .operators import Function, NamedLaunch, Operator, Peer, Shape
@@ -110,16 +110,16 @@ def stages() -> list[WindowShape]:
 
 def launches(architecture: str) -> list[NamedLaunch]:
     """Swin's windows at every class of shapes where one program holds them; and larger windows, at every class."""
-    whole = Stage("56x56 window 7 shift 3", 56, Rule(7, is_window=True, is_shifted=True), 3)
+    whole = Stage("56x56 window 7 shift 3", 56, AxisGeometry(7, is_window=True, is_shifted=True), 3)
     others = [
-        Stage("56x56 window 7", 56, Rule(7, is_window=True)),
-        Stage("64x64 window 8", 64, Rule(8, is_window=True)),
-        Stage("56x56 window 4 shift 2", 56, Rule(4, is_window=True, is_shifted=True), 2),
+        Stage("56x56 window 7", 56, AxisGeometry(7, is_window=True)),
+        Stage("64x64 window 8", 64, AxisGeometry(8, is_window=True)),
+        Stage("56x56 window 4 shift 2", 56, AxisGeometry(4, is_window=True, is_shifted=True), 2),
     ]
-    large = Stage("64x64 window 16 shift 8", 64, Rule(16, is_window=True, is_shifted=True), 8)
+    large = Stage("64x64 window 16 shift 8", 64, AxisGeometry(16, is_window=True, is_shifted=True), 8)
     larger = [
-        Stage("48x48 window 12", 48, Rule(12, is_window=True)),
-        Stage("64x64 window 32", 64, Rule(32, is_window=True)),
+        Stage("48x48 window 12", 48, AxisGeometry(12, is_window=True)),
+        Stage("64x64 window 32", 64, AxisGeometry(32, is_window=True)),
     ]
     return [
         *every([*classes(whole), *others], whole_windows, architecture),

@@ -102,7 +102,7 @@ def define_attention(
         given = dict(zip(tensors[3:], rest, strict=True))
         return triton_attention.forward(kernels(), q, k, v, given, geometry(k.shape[1:3], *values), scale)
 
-    def run_backward(upstream: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    def run_backward(dout: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
         from . import triton_attention
 
         (q, k, v, *rest), (out, logsumexp) = inputs[:count], inputs[count : count + 2]
@@ -110,13 +110,13 @@ def define_attention(
         needs = dict(zip(wanted, flags, strict=True))
         given = dict(zip(tensors[3:], rest, strict=True))
         at = geometry(k.shape[1:3], *values)
-        found = triton_attention.backward(kernels(), upstream, q, k, v, given, out, logsumexp, at, scale, needs)
+        found = triton_attention.backward(kernels(), dout, q, k, v, given, out, logsumexp, at, scale, needs)
         return tuple(found.get(gradient, q.new_empty(0)) for gradient in wanted)
 
     def fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         return v.new_empty(*q.shape[:4], v.shape[4]), q.new_empty(q.shape[:4], dtype=torch.float32)
 
-    def fake_backward(upstream: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    def fake_backward(dout: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
         given = dict(zip(tensors, inputs, strict=False))
         return tuple(
             given[name].new_empty(given[name].shape) if needed and given[name] is not None else inputs[0].new_empty(0)
@@ -127,7 +127,7 @@ def define_attention(
     operator = define(name, f"({declared}, {arguments}, float scale) -> (Tensor, Tensor)", run, fake)
     backward_operator = define(
         f"{name}_backward",
-        f"(Tensor upstream, {declared}, Tensor out, Tensor logsumexp, {arguments}, float scale, bool[] needs) "
+        f"(Tensor dout, {declared}, Tensor out, Tensor logsumexp, {arguments}, float scale, bool[] needs) "
         f"-> ({results})",
         run_backward,
         fake_backward,
@@ -139,12 +139,12 @@ def define_attention(
         # no gradient of zeros for the logsumexp, which nobody reads
         ctx.set_materialize_grads(False)
 
-    def derivative(ctx: Any, upstream: Tensor | None, _: Any) -> tuple[Any, ...]:
+    def derivative(ctx: Any, dout: Tensor | None, _: Any) -> tuple[Any, ...]:
         needed = dict(zip(tensors, ctx.needs_input_grad, strict=False))
-        flags = [needed[tensor] and upstream is not None for tensor in wanted]
+        flags = [needed[tensor] and dout is not None for tensor in wanted]
         found: dict[str, Tensor] = {}
         if any(flags):
-            gradients = backward_operator(upstream, *ctx.saved_tensors, *ctx.rest, flags)
+            gradients = backward_operator(dout, *ctx.saved_tensors, *ctx.rest, flags)
             found = {tensor: x for tensor, x, flag in zip(wanted, gradients, flags, strict=True) if flag}
         return *(found.get(tensor) for tensor in tensors), *(None for _ in ctx.rest)
 

@@ -22,8 +22,8 @@ class Kernels(Protocol):
     """The kernels of an operator: a module `triton_kernels` with these three functions.
 
     The arguments of all kernels of a call are one mapping; each kernel takes those that it names. Every operator has
-    `q`, `k`, `v`, `out`, `logsumexp` and `scale`, the last two in powers of two, and backward `upstream`, `delta`,
-    `q_gradient`, `k_gradient` and `v_gradient`, where out and its like are as a kernel takes them, see `tokens`.
+    `q`, `k`, `v`, `out`, `logsumexp` and `scale`, the last two in powers of two, and backward `dout`, `delta`,
+    `dq`, `dk` and `dv`, where out and its like are as a kernel takes them, see `tokens`.
     """
 
     def arguments(self, problem: Problem, extras: Extras) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def forward(
 
 def backward(
     kernels: Kernels,
-    upstream: Tensor,
+    dout: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -79,16 +79,16 @@ def backward(
 
     Args:
         kernels, q, k, v, extras, geometry, scale: as in `forward`.
-        upstream: gradient of the output.
+        dout: gradient of the output.
         out, logsumexp: what `forward` gave.
         needs: by name, which gradients are needed.
     """
-    tensors = {"q": q, "k": k, "v": v, "out": out, "logsumexp": logsumexp, "upstream": upstream}
+    tensors = {"q": q, "k": k, "v": v, "out": out, "logsumexp": logsumexp, "dout": dout}
     tensors["delta"] = torch.empty_like(logsumexp)
     gradients = {}
     for name in ("q", "k", "v"):
         gradients[name] = torch.empty(tensors[name].shape, dtype=q.dtype, device=q.device)
-        tensors[f"{name}_gradient"] = gradients[name]
+        tensors[f"d{name}"] = gradients[name]
     launches, finish = backward_launches(kernels, Problem.of(q, v, geometry), tensors, extras, scale, needs)
     for launch in launches:
         launch.run()
@@ -124,8 +124,8 @@ def backward_launches(
 
     Args:
         kernels, problem, extras, scale: as in `forward_launches`.
-        tensors: those of `forward_launches`, `upstream`, and to be filled the contiguous float32 `delta`
-            (B, H', W', h), `q_gradient`, `k_gradient` and `v_gradient`.
+        tensors: those of `forward_launches`, `dout`, and to be filled the contiguous float32 `delta`
+            (B, H', W', h), `dq`, `dk` and `dv`.
         needs: by name, which gradients are needed.
     """
     return kernels.backward(problem, _arguments(kernels, problem, tensors, extras, scale), extras, needs)

@@ -41,9 +41,9 @@ class Width(NamedTuple):
 
 
 @triton.jit
-def _pointers(tokens, image, head, places, exist, WIDTH: tl.constexpr):
+def _pointers(tokens, image, head, positions, exist, WIDTH: tl.constexpr):
     base = tokens.data + image.to(tl.int64) * tokens.strides[0] + head.to(tl.int64) * tokens.strides[3]
-    offsets = places[0].to(tl.int64) * tokens.strides[1] + places[1].to(tl.int64) * tokens.strides[2]
+    offsets = positions[0].to(tl.int64) * tokens.strides[1] + positions[1].to(tl.int64) * tokens.strides[2]
     channels = tl.arange(0, WIDTH.block)
     mask = exist[:, None]
     if WIDTH.block != WIDTH.channels:
@@ -52,21 +52,21 @@ def _pointers(tokens, image, head, places, exist, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def load(tokens, image, head, places, exist, WIDTH: tl.constexpr):
+def load(tokens, image, head, positions, exist, WIDTH: tl.constexpr):
     """(M, block) channels of tokens; zeros where there is no token or no channel."""
-    pointers, mask = _pointers(tokens, image, head, places, exist, WIDTH)
+    pointers, mask = _pointers(tokens, image, head, positions, exist, WIDTH)
     return tl.load(pointers, mask=mask, other=0.0)
 
 
 @triton.jit
-def store(tokens, values, image, head, places, exist, WIDTH: tl.constexpr):
+def store(tokens, values, image, head, positions, exist, WIDTH: tl.constexpr):
     """Writes what `load` would read."""
-    pointers, mask = _pointers(tokens, image, head, places, exist, WIDTH)
+    pointers, mask = _pointers(tokens, image, head, positions, exist, WIDTH)
     tl.store(pointers, values.to(tokens.data.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def number_of(image, head, places, area):
+def number_of(image, head, positions, map_shape):
     """The place of a token's entry in a contiguous tensor (B, H, W, h)."""
-    row = image.to(tl.int64) * area.lengths[0] + places[0]
-    return (row * area.lengths[1] + places[1]) * area.heads + head
+    row = image.to(tl.int64) * map_shape.lengths[0] + positions[0]
+    return (row * map_shape.lengths[1] + positions[1]) * map_shape.heads + head

@@ -89,7 +89,7 @@ def _axes(k: Tensor, block_size: PerAxis, halo: PerAxis, stride: PerAxis) -> tup
     )
     for axis, length in enumerate(k.shape[1:3]):
         name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
-        # of a size that an exporter leaves free nothing is known
+        # of a size that an exporter leaves dynamic nothing is known
         if not is_dynamic([length]) and length < 1:
             raise ValueError(f"k must have a map of at least one row and one column, got {length} {name}")
         if blocks[axis] < 1:

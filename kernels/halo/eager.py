@@ -163,7 +163,7 @@ def _attend(
 def _windows(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
     """Padded maps (B, H, W, h, D) -> (N, h, S, D)."""
     if torch.compiler.is_exporting():
-        # where sizes are free, exporters know no windows that overlap
+        # where sizes are dynamic, exporters know no windows that overlap
         for dim, axis in ((1, rows), (2, columns)):
             x = x.index_select(dim, _places(x.shape[dim], axis, x)).unflatten(dim, (-1, axis.window))
             # (B, n, .., h, D, w): the windows of rows move to the end, then those of columns
@@ -175,7 +175,7 @@ def _windows(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
 
 
 def _places(length: int, axis: HaloAxis, like: Tensor) -> Tensor:
-    """(n * w,) places of a padded axis that the windows of its blocks show."""
+    """(n * w,) positions of a padded axis that the windows of its blocks show."""
     count = (length - 2 * axis.halo) // axis.block
     first = torch.arange(count, device=like.device) * axis.block
     return (first.unsqueeze(1) + torch.arange(axis.window, device=like.device)).flatten()

@@ -12,7 +12,7 @@ from .geometry import HaloAxis
 
 
 def relative_scores(q: Tensor, table: Tensor, axis: HaloAxis, dim: int) -> Tensor:
-    """Scores of queries with the vectors of a table that stand for the places of their window along an axis.
+    """Scores of queries with the vectors of a table that stand for the positions of their window along an axis.
 
     Args:
         q: (B, H', W', h, D), whole blocks.
@@ -24,8 +24,8 @@ def relative_scores(q: Tensor, table: Tensor, axis: HaloAxis, dim: int) -> Tenso
         (B, H', W', h, w).
     """
     query = torch.arange(axis.queries, device=q.device).unsqueeze(1)
-    places = torch.arange(axis.window, device=q.device)
-    entries = places - query + axis.window - 1
+    positions = torch.arange(axis.window, device=q.device)
+    entries = positions - query + axis.window - 1
     # (q, w, D)
     vectors = table.to(q.dtype).index_select(0, entries.flatten()).unflatten(0, (axis.queries, axis.window))
     # queries of the same number in their block see the same vectors: (q, B, .., h, D), one product for each number

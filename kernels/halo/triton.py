@@ -30,12 +30,12 @@ def attention(
     """softmax(q k^T * scale + relative scores) v of each block: (B, H', W', h, D), .. -> (B, H', W', h, E)."""
     row_padding, column_padding = (axis.padded_queries - axis.query_length for axis in axes)
     whole = F.pad(q, (0, 0, 0, 0, 0, column_padding, 0, row_padding))
-    of_rows, of_columns = (
+    row_scores, column_scores = (
         None if table is None else relative_scores(whole, table, axis, dim)[:, : q.shape[1], : q.shape[2]]
         for dim, axis, table in zip((1, 2), axes, (rel_rows, rel_columns), strict=True)
     )
     geometry = [[getattr(axis, name) for axis in axes] for name in ("block", "halo", "stride")]
-    out, _ = _attention(q, k, v, of_rows, of_columns, *geometry, scale)
+    out, _ = _attention(q, k, v, row_scores, column_scores, *geometry, scale)
     return out
 
 
@@ -47,7 +47,7 @@ def _kernels() -> Any:
 
 _attention = define_attention(
     "halo_attention",
-    [Extra("of_rows"), Extra("of_columns")],
+    [Extra("row_scores"), Extra("column_scores")],
     "SymInt[] blocks, SymInt[] halos, SymInt[] strides",
     halo_axes,
     _kernels,

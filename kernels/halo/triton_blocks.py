@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 
-class Rule(NamedTuple):
+class AxisGeometry(NamedTuple):
     """The geometry of an axis, at compile time; see `HaloAxis`.
 
     Attributes:
@@ -22,7 +22,7 @@ class Rule(NamedTuple):
         halo: positions seen before and after it.
         queries: queries of a block.
         window: keys that a block sees.
-        places: the power of two that holds a window, at least 16.
+        positions: the power of two that holds a window, at least 16.
         reach: blocks on each side whose windows show keys of a block.
     """
 
@@ -30,11 +30,11 @@ class Rule(NamedTuple):
     halo: int
     queries: int
     window: int
-    places: int
+    positions: int
     reach: int
 
 
-class Area(NamedTuple):
+class MapShape(NamedTuple):
     """The maps that a kernel works on.
 
     Attributes:
@@ -51,53 +51,54 @@ class Area(NamedTuple):
 
 
 @triton.jit
-def tile_of(program, area, TOKENS: tl.constexpr, TILE: tl.constexpr):
+def tile_of(program, map_shape, TOKENS: tl.constexpr, TILE: tl.constexpr):
     """A program's image, head, block, and the numbers (M,) of its tile's tokens among TOKENS of a block.
 
     Heads come first, for their channels lie side by side.
     """
-    head = program % area.heads
-    program = program // area.heads
+    head = program % map_shape.heads
+    program = program // map_shape.heads
     tiles: tl.constexpr = (TOKENS + TILE - 1) // TILE
     tokens = program % tiles * TILE + tl.arange(0, TILE)
     program = program // tiles
-    column = program % area.counts[1]
-    program = program // area.counts[1]
-    return program // area.counts[0], head, (program % area.counts[0], column), tokens
+    column = program % map_shape.counts[1]
+    program = program // map_shape.counts[1]
+    return program // map_shape.counts[0], head, (program % map_shape.counts[0], column), tokens
 
 
 @triton.jit
-def queries_of(block, tokens, area, RULES: tl.constexpr):
+def queries_of(block, tokens, map_shape, AXES: tl.constexpr):
     """Places on the map of queries of a block's tokens, a pair, and whether they are there."""
-    rows = block[0] * RULES[0].queries + tokens // RULES[1].queries
-    columns = block[1] * RULES[1].queries + tokens % RULES[1].queries
-    exist = (tokens < RULES[0].queries * RULES[1].queries) & (rows < area.lengths[0]) & (columns < area.lengths[1])
+    rows = block[0] * AXES[0].queries + tokens // AXES[1].queries
+    columns = block[1] * AXES[1].queries + tokens % AXES[1].queries
+    exist = tokens < AXES[0].queries * AXES[1].queries
+    exist = exist & (rows < map_shape.lengths[0]) & (columns < map_shape.lengths[1])
     return (rows, columns), exist
 
 
 @triton.jit
-def keys_of(block, numbers, area, RULES: tl.constexpr):
+def keys_of(block, numbers, map_shape, AXES: tl.constexpr):
     """Of the numbers (N,) of a window: where in it, where on the map, and whether they are on the map.
 
     What is in the window but not on the map is zero, and counts; what is beyond the window does not.
     """
-    window_rows = numbers // RULES[1].window
-    window_columns = numbers % RULES[1].window
-    rows = block[0] * RULES[0].block - RULES[0].halo + window_rows
-    columns = block[1] * RULES[1].block - RULES[1].halo + window_columns
-    exist = (rows >= 0) & (rows < area.key_lengths[0]) & (columns >= 0) & (columns < area.key_lengths[1])
-    exist &= numbers < RULES[0].window * RULES[1].window
+    window_rows = numbers // AXES[1].window
+    window_columns = numbers % AXES[1].window
+    rows = block[0] * AXES[0].block - AXES[0].halo + window_rows
+    columns = block[1] * AXES[1].block - AXES[1].halo + window_columns
+    exist = (rows >= 0) & (rows < map_shape.key_lengths[0]) & (columns >= 0) & (columns < map_shape.key_lengths[1])
+    exist &= numbers < AXES[0].window * AXES[1].window
     return (window_rows, window_columns), (rows, columns), exist
 
 
 @triton.jit
-def neighbors_of(block, count, RULE: tl.constexpr):
+def neighbors_of(block, count, AXIS: tl.constexpr):
     """First and end of the blocks of an axis whose windows may show keys of a block."""
-    return tl.maximum(block - RULE.reach, 0), tl.minimum(block + RULE.reach + 1, count)
+    return tl.maximum(block - AXIS.reach, 0), tl.minimum(block + AXIS.reach + 1, count)
 
 
 @triton.jit
-def units(places, PLACES: tl.constexpr, DTYPE: tl.constexpr):
-    """(N, PLACES) unit vectors of places; a product with them picks or sums what belongs to a place."""
+def one_hot(positions, COUNT: tl.constexpr, DTYPE: tl.constexpr):
+    """(N, COUNT) unit vectors of positions; a product with them picks or sums what belongs to a position."""
     # by way of float32: the interpreter makes bfloat16 of nothing else
-    return (places[:, None] == tl.arange(0, PLACES)[None, :]).to(tl.float32).to(DTYPE)
+    return (positions[:, None] == tl.arange(0, COUNT)[None, :]).to(tl.float32).to(DTYPE)

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from ..triton_blocks import load, number_of, store
 from ..triton_math import LOG2_E, dot, softmax_step
-from .triton_blocks import keys_of, queries_of, tile_of, units
+from .triton_blocks import keys_of, one_hot, queries_of, tile_of
 
 
 @triton.jit
@@ -19,13 +19,13 @@ def halo_forward_kernel(
     q,
     k,
     v,
-    of_rows,
-    of_columns,
+    row_scores,
+    column_scores,
     out,
     logsumexp,
-    area,
+    map_shape,
     scale,
-    RULES: tl.constexpr,
+    AXES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -35,32 +35,32 @@ def halo_forward_kernel(
     CHUNK: tl.constexpr,
 ):
     """out = softmax(q k^T * scale + relative scores) v; `scale` and the logsumexp are in powers of two."""
-    image, head, block, numbers = tile_of(tl.program_id(0), area, RULES[0].queries * RULES[1].queries, TILE)
-    places, exist = queries_of(block, numbers, area, RULES)
-    queries = load(q, image, head, places, exist, WIDTH)
-    if of_rows is not None:
-        row_scores = load(of_rows, image, head, places, exist, ROWS)
-    if of_columns is not None:
-        column_scores = load(of_columns, image, head, places, exist, COLUMNS)
+    image, head, block, numbers = tile_of(tl.program_id(0), map_shape, AXES[0].queries * AXES[1].queries, TILE)
+    positions, exist = queries_of(block, numbers, map_shape, AXES)
+    queries = load(q, image, head, positions, exist, WIDTH)
+    if row_scores is not None:
+        query_row_scores = load(row_scores, image, head, positions, exist, ROWS)
+    if column_scores is not None:
+        query_column_scores = load(column_scores, image, head, positions, exist, COLUMNS)
 
     maximum = tl.full([TILE], -1e30, tl.float32)
     total = tl.zeros([TILE], tl.float32)
     sums = tl.zeros([TILE, VALUE_WIDTH.block], tl.float32)
-    end: tl.constexpr = RULES[0].window * RULES[1].window
+    end: tl.constexpr = AXES[0].window * AXES[1].window
     for first in range(0, end, CHUNK):
         key_numbers = first + tl.arange(0, CHUNK)
-        window_places, key_places, keys_exist = keys_of(block, key_numbers, area, RULES)
-        keys = load(k, image, head, key_places, keys_exist, WIDTH)
-        values = load(v, image, head, key_places, keys_exist, VALUE_WIDTH)
+        window_positions, key_positions, keys_exist = keys_of(block, key_numbers, map_shape, AXES)
+        keys = load(k, image, head, key_positions, keys_exist, WIDTH)
+        values = load(v, image, head, key_positions, keys_exist, VALUE_WIDTH)
         scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale
-        if of_rows is not None:
-            picked = units(window_places[0], ROWS.block, queries.dtype)
-            scores += dot(row_scores, tl.trans(picked), PRECISION=PRECISION) * LOG2_E
-        if of_columns is not None:
-            picked = units(window_places[1], COLUMNS.block, queries.dtype)
-            scores += dot(column_scores, tl.trans(picked), PRECISION=PRECISION) * LOG2_E
+        if row_scores is not None:
+            picked = one_hot(window_positions[0], ROWS.block, queries.dtype)
+            scores += dot(query_row_scores, tl.trans(picked), PRECISION=PRECISION) * LOG2_E
+        if column_scores is not None:
+            picked = one_hot(window_positions[1], COLUMNS.block, queries.dtype)
+            scores += dot(query_column_scores, tl.trans(picked), PRECISION=PRECISION) * LOG2_E
         scores = tl.where((key_numbers < end)[None, :], scores, -float("inf"))
         weights, rescale, maximum, total = softmax_step(scores, maximum, total)
         sums = dot(weights.to(values.dtype), values, sums * rescale[:, None], PRECISION=PRECISION)
-    store(out, sums / total[:, None], image, head, places, exist, VALUE_WIDTH)
-    tl.store(logsumexp + number_of(image, head, places, area), maximum + tl.log2(total), mask=exist)
+    store(out, sums / total[:, None], image, head, positions, exist, VALUE_WIDTH)
+    tl.store(logsumexp + number_of(image, head, positions, map_shape), maximum + tl.log2(total), mask=exist)

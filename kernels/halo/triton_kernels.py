@@ -17,21 +17,21 @@ from ..triton_blocks import Width
 from ..triton_launch import Configuration, Launch, block
 from ..triton_problem import Problem, tokens_or_none
 from ..triton_tables import entry_of
-from .triton_backward import halo_key_gradient_kernel, halo_query_gradient_kernel
-from .triton_blocks import Area, Rule
+from .triton_backward import halo_dkdv_kernel, halo_dq_kernel
+from .triton_blocks import AxisGeometry, MapShape
 from .triton_forward import halo_forward_kernel
 
 
 def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
     """The maps, and the relative scores (B, H', W', h, w) of rows and columns."""
     rows, columns = problem.geometry
-    area = Area(
+    map_shape = MapShape(
         (rows.query_length, columns.query_length),
         (rows.length, columns.length),
         (rows.count, columns.count),
         problem.heads,
     )
-    return {"area": area, **{name: tokens_or_none(extras[name]) for name in ("of_rows", "of_columns")}}
+    return {"map_shape": map_shape, **{name: tokens_or_none(extras[name]) for name in ("row_scores", "column_scores")}}
 
 
 def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
@@ -49,14 +49,14 @@ def backward(
     }
     arguments = {
         **arguments,
-        "row_gradient": tokens_or_none(relative["of_rows"]),
-        "column_gradient": tokens_or_none(relative["of_columns"]),
+        "drow_scores": tokens_or_none(relative["row_scores"]),
+        "dcolumn_scores": tokens_or_none(relative["column_scores"]),
     }
-    launches = [_launch(problem, halo_query_gradient_kernel, "query_gradient", _queries(problem), arguments)]
+    launches = [_launch(problem, halo_dq_kernel, "dq", _queries(problem), arguments)]
     if needs["k"] or needs["v"]:
         rows, columns = problem.geometry
         of_block = rows.block * columns.block
-        launches.append(_launch(problem, halo_key_gradient_kernel, "key_gradient", of_block, arguments))
+        launches.append(_launch(problem, halo_dkdv_kernel, "dkdv", of_block, arguments))
     return launches, lambda: [x for name, x in relative.items() if x is not None and needs[name]]
 
 
@@ -80,14 +80,14 @@ def _launch(problem: Problem, kernel: Any, direction: str, count: int, arguments
     """A launch with one program for each tile of `count` tokens of a block, each block, head and image."""
     rows, columns = problem.geometry
     tiles = problem.batch * problem.heads * rows.count * columns.count
-    rules = tuple(
-        Rule(axis.block, axis.halo, axis.queries, axis.window, block(axis.window), -(-axis.halo // axis.block))
+    axes = tuple(
+        AxisGeometry(axis.block, axis.halo, axis.queries, axis.window, block(axis.window), -(-axis.halo // axis.block))
         for axis in problem.geometry
     )
     constants = {
-        "RULES": rules,
-        "ROWS": Width(rules[0].window, rules[0].places),
-        "COLUMNS": Width(rules[1].window, rules[1].places),
+        "AXES": axes,
+        "ROWS": Width(axes[0].window, axes[0].positions),
+        "COLUMNS": Width(axes[1].window, axes[1].positions),
     }
     return problem.launch(
         kernel,

@@ -1,4 +1,4 @@
-"""The geometry that kernels are compiled for: the rule of an axis, and a map with its rules."""
+"""The geometry that kernels are compiled for: the axis of an axis, and a map with its axes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Rule(NamedTuple):
+class AxisGeometry(NamedTuple):
     """The geometry of an axis, at compile time.
 
     Attributes:
@@ -40,25 +40,25 @@ class Intervals:
     """A map whose queries attend, on each axis, to an interval of ranks.
 
     Attributes:
-        rules: of rows and columns.
+        axes: of rows and columns.
         lengths: of the map, (H, W).
         shifts: of the map's windows, (rows, columns).
     """
 
-    rules: tuple[Rule, Rule]
+    axes: tuple[AxisGeometry, AxisGeometry]
     lengths: tuple[int, int]
     shifts: tuple[int, int] = (0, 0)
 
     @property
     def longest_segments(self) -> tuple[int, int]:
         """Ranks of the longest segment of rows and of columns."""
-        rows, columns = (rule.longest_segment(length) for rule, length in zip(self.rules, self.lengths, strict=True))
+        rows, columns = (axis.longest_segment(length) for axis, length in zip(self.axes, self.lengths, strict=True))
         return rows, columns
 
     def tiles(self, constants: Mapping[str, int]) -> int:
         """Tiles of the map, of one head and image, in a kernel's configuration."""
         count = 1
         sides = constants["TILE_ROWS"], constants["TILE_COLUMNS"]
-        for rule, length, side in zip(self.rules, self.lengths, sides, strict=True):
-            count *= rule.segments(length) * -(-rule.longest_segment(length) // side)
+        for axis, length, side in zip(self.axes, self.lengths, sides, strict=True):
+            count *= axis.segments(length) * -(-axis.longest_segment(length) // side)
         return count

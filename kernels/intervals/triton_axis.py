@@ -12,113 +12,113 @@ import triton.language as tl
 
 
 @triton.jit
-def segments_of(length, RULE: tl.constexpr):
+def segments_of(length, AXIS: tl.constexpr):
     """Number of segments of an axis; the last window may run over the axis' end."""
-    if RULE.is_window:
-        return tl.cdiv(length, RULE.kernel)
+    if AXIS.is_window:
+        return tl.cdiv(length, AXIS.kernel)
     else:
-        return length * 0 + RULE.dilation
+        return length * 0 + AXIS.dilation
 
 
 @triton.jit
-def longest_segment(length, RULE: tl.constexpr):
+def longest_segment(length, AXIS: tl.constexpr):
     """Number of ranks of an axis' longest segment."""
-    if RULE.is_window:
-        return length * 0 + RULE.kernel
+    if AXIS.is_window:
+        return length * 0 + AXIS.kernel
     else:
-        return tl.cdiv(length, RULE.dilation)
+        return tl.cdiv(length, AXIS.dilation)
 
 
 @triton.jit
-def segment_length(segment, length, RULE: tl.constexpr):
+def segment_length(segment, length, AXIS: tl.constexpr):
     """Number of ranks in a segment."""
-    if RULE.is_window:
-        return segment * 0 + RULE.kernel
+    if AXIS.is_window:
+        return segment * 0 + AXIS.kernel
     else:
-        return (length - segment + RULE.dilation - 1) // RULE.dilation
+        return (length - segment + AXIS.dilation - 1) // AXIS.dilation
 
 
 @triton.jit
-def position_of(rank, segment, length, shift, RULE: tl.constexpr):
+def position_of(rank, segment, length, shift, AXIS: tl.constexpr):
     """Positions on the axis; at `length` or more, a window's rank lies in the padding."""
-    if RULE.is_window:
-        position = segment * RULE.kernel + rank
-        if RULE.is_shifted:
-            padded = tl.cdiv(length, RULE.kernel) * RULE.kernel
+    if AXIS.is_window:
+        position = segment * AXIS.kernel + rank
+        if AXIS.is_shifted:
+            padded = tl.cdiv(length, AXIS.kernel) * AXIS.kernel
             position += shift
             position = tl.where(position >= padded, position - padded, position)
         return position
     else:
-        return segment + rank * RULE.dilation
+        return segment + rank * AXIS.dilation
 
 
 @triton.jit
-def _seam(segment, length, shift, RULE: tl.constexpr):
+def _seam(segment, length, shift, AXIS: tl.constexpr):
     """First rank of a window that came around from the other end of the axis."""
-    padded = tl.cdiv(length, RULE.kernel) * RULE.kernel
-    return tl.minimum(padded - shift - segment * RULE.kernel, RULE.kernel)
+    padded = tl.cdiv(length, AXIS.kernel) * AXIS.kernel
+    return tl.minimum(padded - shift - segment * AXIS.kernel, AXIS.kernel)
 
 
 @triton.jit
-def first_key(rank, segment, length, shift, RULE: tl.constexpr):
+def first_key(rank, segment, length, shift, AXIS: tl.constexpr):
     """Ranks of the first keys that queries attend to."""
-    if RULE.is_window:
-        if RULE.is_shifted:
-            seam = _seam(segment, length, shift, RULE)
+    if AXIS.is_window:
+        if AXIS.is_shifted:
+            seam = _seam(segment, length, shift, AXIS)
             return tl.where(rank >= seam, seam, 0)
         else:
             return rank * 0
     else:
-        last = segment_length(segment, length, RULE) - 1
-        if RULE.is_causal:
-            leader = tl.minimum(rank // RULE.stride * RULE.stride + RULE.stride - 1, last)
-            return tl.maximum(leader - RULE.kernel + 1, 0)
+        last = segment_length(segment, length, AXIS) - 1
+        if AXIS.is_causal:
+            leader = tl.minimum(rank // AXIS.stride * AXIS.stride + AXIS.stride - 1, last)
+            return tl.maximum(leader - AXIS.kernel + 1, 0)
         else:
-            leader = tl.minimum(rank // RULE.stride * RULE.stride + RULE.stride // 2, last)
-            return tl.minimum(tl.maximum(leader - RULE.kernel // 2, 0), last + 1 - RULE.kernel)
+            leader = tl.minimum(rank // AXIS.stride * AXIS.stride + AXIS.stride // 2, last)
+            return tl.minimum(tl.maximum(leader - AXIS.kernel // 2, 0), last + 1 - AXIS.kernel)
 
 
 @triton.jit
-def end_of_keys(rank, segment, length, shift, RULE: tl.constexpr):
+def end_of_keys(rank, segment, length, shift, AXIS: tl.constexpr):
     """Ranks after the last keys that queries attend to."""
-    if RULE.is_window:
-        if RULE.is_shifted:
-            seam = _seam(segment, length, shift, RULE)
-            return tl.where(rank >= seam, RULE.kernel, seam)
+    if AXIS.is_window:
+        if AXIS.is_shifted:
+            seam = _seam(segment, length, shift, AXIS)
+            return tl.where(rank >= seam, AXIS.kernel, seam)
         else:
-            return rank * 0 + RULE.kernel
-    elif RULE.is_causal:
+            return rank * 0 + AXIS.kernel
+    elif AXIS.is_causal:
         return rank + 1
     else:
-        return first_key(rank, segment, length, shift, RULE) + RULE.kernel
+        return first_key(rank, segment, length, shift, AXIS) + AXIS.kernel
 
 
 @triton.jit
-def first_query(first, segment, length, shift, RULE: tl.constexpr):
+def first_query(first, segment, length, shift, AXIS: tl.constexpr):
     """Rank of the first query that attends to any of the keys from `first` on."""
-    if RULE.is_window:
+    if AXIS.is_window:
         # who shares a window's side of the seam sees each other
-        return first_key(first, segment, length, shift, RULE)
-    elif RULE.is_causal:
+        return first_key(first, segment, length, shift, AXIS)
+    elif AXIS.is_causal:
         return first
     else:
         # the first stride group whose leader's neighborhood ends after `first`
-        leader = first - RULE.kernel + 1 + RULE.kernel // 2
-        group = tl.cdiv(tl.maximum(leader - RULE.stride // 2, 0), RULE.stride)
-        return tl.where(first < RULE.kernel, 0, group * RULE.stride)
+        leader = first - AXIS.kernel + 1 + AXIS.kernel // 2
+        group = tl.cdiv(tl.maximum(leader - AXIS.stride // 2, 0), AXIS.stride)
+        return tl.where(first < AXIS.kernel, 0, group * AXIS.stride)
 
 
 @triton.jit
-def end_of_queries(end, segment, length, shift, RULE: tl.constexpr):
+def end_of_queries(end, segment, length, shift, AXIS: tl.constexpr):
     """Rank after the last query that attends to any of the keys before `end`, where 0 < end."""
-    if RULE.is_window:
-        return end_of_keys(end - 1, segment, length, shift, RULE)
+    if AXIS.is_window:
+        return end_of_keys(end - 1, segment, length, shift, AXIS)
     else:
-        ranks = segment_length(segment, length, RULE)
-        if RULE.is_causal:
-            groups = tl.cdiv(end + RULE.kernel - RULE.stride, RULE.stride)
-            sees_all = ranks < end + RULE.kernel
+        ranks = segment_length(segment, length, AXIS)
+        if AXIS.is_causal:
+            groups = tl.cdiv(end + AXIS.kernel - AXIS.stride, AXIS.stride)
+            sees_all = ranks < end + AXIS.kernel
         else:
-            groups = tl.cdiv(end + RULE.kernel // 2 - RULE.stride // 2, RULE.stride)
-            sees_all = end > ranks - RULE.kernel
-        return tl.where(sees_all, ranks, tl.minimum(groups * RULE.stride, ranks))
+            groups = tl.cdiv(end + AXIS.kernel // 2 - AXIS.stride // 2, AXIS.stride)
+            sees_all = end > ranks - AXIS.kernel
+        return tl.where(sees_all, ranks, tl.minimum(groups * AXIS.stride, ranks))

@@ -15,13 +15,13 @@ import triton.language as tl
 from ..triton_blocks import load, number_of
 from ..triton_math import dot
 from .triton_blocks import (
-    across,
+    as_column,
+    as_row,
     attends,
     biased,
     chunks_of,
-    down,
     keys_of,
-    places_of,
+    positions_of,
     ranks_of,
     ranks_of_chunk,
     tile_of,
@@ -52,7 +52,7 @@ def add_offsets(
     pairs,
     query_start,
     key_start,
-    RULES: tl.constexpr,
+    AXES: tl.constexpr,
     TILE_ROWS: tl.constexpr,
     TILE_COLUMNS: tl.constexpr,
     CHUNK_ROWS: tl.constexpr,
@@ -67,31 +67,31 @@ def add_offsets(
     of_columns = _equal_offsets(TILE_COLUMNS, CHUNK_COLUMNS, COLUMN_OFFSETS)
     of_rows = _equal_offsets(TILE_ROWS, CHUNK_ROWS, ROW_OFFSETS)
     sums = tl.trans(_sum_over(tl.trans(_sum_over(pairs, of_columns)), of_rows))
-    rows = key_start[0] - query_start[0] + RULES[0].kernel - TILE_ROWS + tl.arange(0, ROW_OFFSETS)
-    columns = key_start[1] - query_start[1] + RULES[1].kernel - TILE_COLUMNS + tl.arange(0, COLUMN_OFFSETS)
-    exist = ((rows >= 0) & (rows < 2 * RULES[0].kernel - 1))[:, None]
-    exist = exist & ((columns >= 0) & (columns < 2 * RULES[1].kernel - 1))[None, :]
-    places = table + rows[:, None] * (2 * RULES[1].kernel - 1) + columns[None, :]
-    tl.store(places, tl.load(places, mask=exist, other=0.0) + sums, mask=exist)
+    rows = key_start[0] - query_start[0] + AXES[0].kernel - TILE_ROWS + tl.arange(0, ROW_OFFSETS)
+    columns = key_start[1] - query_start[1] + AXES[1].kernel - TILE_COLUMNS + tl.arange(0, COLUMN_OFFSETS)
+    exist = ((rows >= 0) & (rows < 2 * AXES[0].kernel - 1))[:, None]
+    exist = exist & ((columns >= 0) & (columns < 2 * AXES[1].kernel - 1))[None, :]
+    positions = table + rows[:, None] * (2 * AXES[1].kernel - 1) + columns[None, :]
+    tl.store(positions, tl.load(positions, mask=exist, other=0.0) + sums, mask=exist)
     # the next chunk's sums may be added by other threads
     tl.debug_barrier()
 
 
 @triton.jit
-def interval_bias_gradient_kernel(
+def interval_dbias_kernel(
     q,
     k,
     v,
     bias,
-    upstream,
+    dout,
     logsumexp,
     delta,
     tables,
-    area,
+    map_shape,
     scale,
     images,
     images_each,
-    RULES: tl.constexpr,
+    AXES: tl.constexpr,
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -103,31 +103,31 @@ def interval_bias_gradient_kernel(
     COLUMN_OFFSETS: tl.constexpr,
 ):
     """Adds to `tables` (programs / h, h, 2kh-1, 2kw-1), which are zero before."""
-    part, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    part, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
-    table = tables + tl.program_id(0).to(tl.int64) * ((2 * RULES[0].kernel - 1) * (2 * RULES[1].kernel - 1))
+    table = tables + tl.program_id(0).to(tl.int64) * ((2 * AXES[0].kernel - 1) * (2 * AXES[1].kernel - 1))
     query_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
-    places, exist = places_of(query_ranks, segments, area, RULES)
-    query_ranks = down(query_ranks)
-    first, last = keys_of(start, end, segments, area, RULES)
+    positions, exist = positions_of(query_ranks, segments, map_shape, AXES)
+    query_ranks = as_column(query_ranks)
+    first, last = keys_of(start, end, segments, map_shape, AXES)
     chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     for chunk in range(chunks):
         key_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
-        key_places, keys_exist = places_of(key_ranks, segments, area, RULES)
-        key_ranks = across(key_ranks)
-        counts = attends(query_ranks, key_ranks, segments, area, RULES) & exist[:, None]
+        key_positions, keys_exist = positions_of(key_ranks, segments, map_shape, AXES)
+        key_ranks = as_row(key_ranks)
+        counts = attends(query_ranks, key_ranks, segments, map_shape, AXES) & exist[:, None]
         bias_scores = tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32)
-        bias_scores = biased(bias_scores, bias, head, query_ranks, key_ranks, counts, RULES)
+        bias_scores = biased(bias_scores, bias, head, query_ranks, key_ranks, counts, AXES)
         bias_scores = tl.where(counts, bias_scores, -float("inf"))
         sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32)
         for step in range(tl.minimum(images_each, images - part * images_each)):
             image = part * images_each + step
-            queries = load(q, image, head, places, exist, WIDTH)
-            gradients = load(upstream, image, head, places, exist, VALUE_WIDTH)
-            keys = load(k, image, head, key_places, keys_exist, WIDTH)
-            values = load(v, image, head, key_places, keys_exist, VALUE_WIDTH)
-            number = number_of(image, head, places, area)
+            queries = load(q, image, head, positions, exist, WIDTH)
+            gradients = load(dout, image, head, positions, exist, VALUE_WIDTH)
+            keys = load(k, image, head, key_positions, keys_exist, WIDTH)
+            values = load(v, image, head, key_positions, keys_exist, VALUE_WIDTH)
+            number = number_of(image, head, positions, map_shape)
             normalizer = tl.load(logsumexp + number, mask=exist, other=float("inf"))
             deltas = tl.load(delta + number, mask=exist, other=0.0)
             scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale + bias_scores
@@ -139,7 +139,7 @@ def interval_bias_gradient_kernel(
             sums,
             start,
             key_start,
-            RULES,
+            AXES,
             TILE_ROWS,
             TILE_COLUMNS,
             CHUNK_ROWS,

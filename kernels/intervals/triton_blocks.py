@@ -1,6 +1,6 @@
 """The pieces that all interval kernels are made of: which program does what, scores and their mask.
 
-Whatever exists once for rows and once for columns is a pair here: lengths, segments, ranks, places. Tiles and chunks
+Whatever exists once for rows and once for columns is a pair here: lengths, segments, ranks, positions. Tiles and chunks
 are rectangles of ranks, taken row-major.
 
 Shape legend: M tokens of a program's tile, N tokens of a chunk it walks over, D channels.
@@ -26,7 +26,7 @@ from .triton_axis import (
 )
 
 
-class Area(NamedTuple):
+class MapShape(NamedTuple):
     """The map that a kernel works on.
 
     Attributes:
@@ -41,45 +41,45 @@ class Area(NamedTuple):
 
 
 @triton.jit
-def tile_of(program, area, RULES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def tile_of(program, map_shape, AXES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """A program's image, head, segments, and the ranks where its tile starts and ends.
 
     Heads come first, for their channels lie side by side. In a segment shorter than others a tile may be empty.
     """
-    head = program % area.heads
-    program = program // area.heads
-    column_tiles = tl.cdiv(longest_segment(area.lengths[1], RULES[1]), COLUMNS)
+    head = program % map_shape.heads
+    program = program // map_shape.heads
+    column_tiles = tl.cdiv(longest_segment(map_shape.lengths[1], AXES[1]), COLUMNS)
     column = program % column_tiles * COLUMNS
     program = program // column_tiles
-    column_segment = program % segments_of(area.lengths[1], RULES[1])
-    program = program // segments_of(area.lengths[1], RULES[1])
-    row_tiles = tl.cdiv(longest_segment(area.lengths[0], RULES[0]), ROWS)
+    column_segment = program % segments_of(map_shape.lengths[1], AXES[1])
+    program = program // segments_of(map_shape.lengths[1], AXES[1])
+    row_tiles = tl.cdiv(longest_segment(map_shape.lengths[0], AXES[0]), ROWS)
     row = program % row_tiles * ROWS
     program = program // row_tiles
-    row_segment = program % segments_of(area.lengths[0], RULES[0])
-    image = program // segments_of(area.lengths[0], RULES[0])
-    row_end = tl.minimum(row + ROWS, segment_length(row_segment, area.lengths[0], RULES[0]))
-    column_end = tl.minimum(column + COLUMNS, segment_length(column_segment, area.lengths[1], RULES[1]))
+    row_segment = program % segments_of(map_shape.lengths[0], AXES[0])
+    image = program // segments_of(map_shape.lengths[0], AXES[0])
+    row_end = tl.minimum(row + ROWS, segment_length(row_segment, map_shape.lengths[0], AXES[0]))
+    column_end = tl.minimum(column + COLUMNS, segment_length(column_segment, map_shape.lengths[1], AXES[1]))
     return image, head, (row_segment, column_segment), (row, column), (row_end, column_end)
 
 
 @triton.jit
-def keys_of(start, end, segments, area, RULES: tl.constexpr):
+def keys_of(start, end, segments, map_shape, AXES: tl.constexpr):
     """Start and end of the ranks that hold every key of a tile of queries."""
-    row = first_key(start[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
-    column = first_key(start[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
-    row_end = end_of_keys(end[0] - 1, segments[0], area.lengths[0], area.shifts[0], RULES[0])
-    column_end = end_of_keys(end[1] - 1, segments[1], area.lengths[1], area.shifts[1], RULES[1])
+    row = first_key(start[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
+    column = first_key(start[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
+    row_end = end_of_keys(end[0] - 1, segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
+    column_end = end_of_keys(end[1] - 1, segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
     return (row, column), (row_end, column_end)
 
 
 @triton.jit
-def queries_of(start, end, segments, area, RULES: tl.constexpr):
+def queries_of(start, end, segments, map_shape, AXES: tl.constexpr):
     """Start and end of the ranks of every query that sees a tile of keys; empty where a stride leaves keys unseen."""
-    row = first_query(start[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
-    column = first_query(start[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
-    row_end = end_of_queries(end[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
-    column_end = end_of_queries(end[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
+    row = first_query(start[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
+    column = first_query(start[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
+    row_end = end_of_queries(end[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
+    column_end = end_of_queries(end[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
     return (row, column), (tl.maximum(row, row_end), tl.maximum(column, column_end))
 
 
@@ -104,51 +104,51 @@ def ranks_of_chunk(start, chunk, across, ROWS: tl.constexpr, COLUMNS: tl.constex
 
 
 @triton.jit
-def down(pair):
+def as_column(pair):
     """Ranks as a column, (M, 1)."""
     return pair[0][:, None], pair[1][:, None]
 
 
 @triton.jit
-def across(pair):
+def as_row(pair):
     """Ranks as a row, (1, N)."""
     return pair[0][None, :], pair[1][None, :]
 
 
 @triton.jit
-def places_of(ranks, segments, area, RULES: tl.constexpr):
+def positions_of(ranks, segments, map_shape, AXES: tl.constexpr):
     """Positions of tokens on the map, a pair, and whether they lie on it."""
-    rows = position_of(ranks[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
-    columns = position_of(ranks[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
-    exist = (ranks[0] < segment_length(segments[0], area.lengths[0], RULES[0])) & (rows < area.lengths[0])
-    exist &= (ranks[1] < segment_length(segments[1], area.lengths[1], RULES[1])) & (columns < area.lengths[1])
+    rows = position_of(ranks[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
+    columns = position_of(ranks[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
+    exist = (ranks[0] < segment_length(segments[0], map_shape.lengths[0], AXES[0])) & (rows < map_shape.lengths[0])
+    exist &= (ranks[1] < segment_length(segments[1], map_shape.lengths[1], AXES[1])) & (columns < map_shape.lengths[1])
     return (rows, columns), exist
 
 
 @triton.jit
-def _attends(query_ranks, key_ranks, segment, length, shift, RULE: tl.constexpr):
-    first = first_key(query_ranks, segment, length, shift, RULE)
-    count = end_of_keys(query_ranks, segment, length, shift, RULE) - first
-    # a slot beyond the segment sees nothing: its places in a table would lie outside
-    count = tl.where(query_ranks < segment_length(segment, length, RULE), count, 0)
+def _attends(query_ranks, key_ranks, segment, length, shift, AXIS: tl.constexpr):
+    first = first_key(query_ranks, segment, length, shift, AXIS)
+    count = end_of_keys(query_ranks, segment, length, shift, AXIS) - first
+    # a slot beyond the segment sees nothing: its positions in a table would lie outside
+    count = tl.where(query_ranks < segment_length(segment, length, AXIS), count, 0)
     # one comparison instead of two: as unsigned, a key before the first is beyond the last
     return (key_ranks - first).to(tl.uint32) < count.to(tl.uint32)
 
 
 @triton.jit
-def attends(query_ranks, key_ranks, segments, area, RULES: tl.constexpr):
+def attends(query_ranks, key_ranks, segments, map_shape, AXES: tl.constexpr):
     """Whether queries attend to keys; one side's ranks go down, the other's across."""
-    rows = _attends(query_ranks[0], key_ranks[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
-    columns = _attends(query_ranks[1], key_ranks[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
+    rows = _attends(query_ranks[0], key_ranks[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
+    columns = _attends(query_ranks[1], key_ranks[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
     return rows & columns
 
 
 @triton.jit
-def biased(scores, bias, head, query_ranks, key_ranks, counts, RULES: tl.constexpr):
+def biased(scores, bias, head, query_ranks, key_ranks, counts, AXES: tl.constexpr):
     """Scores plus the relative position table (h, 2kh-1, 2kw-1) times log2(e); unchanged without a table."""
     if bias is not None:
-        across_rows = 2 * RULES[1].kernel - 1
-        first = (head * (2 * RULES[0].kernel - 1) + RULES[0].kernel - 1) * across_rows + RULES[1].kernel - 1
+        across_rows = 2 * AXES[1].kernel - 1
+        first = (head * (2 * AXES[0].kernel - 1) + AXES[0].kernel - 1) * across_rows + AXES[1].kernel - 1
         # one subtraction for a pair, the rest once for a token
         of_queries = query_ranks[0] * across_rows + query_ranks[1] - first
         of_keys = key_ranks[0] * across_rows + key_ranks[1]

@@ -14,7 +14,7 @@ import triton
 from ..triton_launch import Configuration
 from ..triton_problem import Problem
 from ..triton_tables import entry_of
-from .geometry import Rule
+from .geometry import AxisGeometry
 
 
 class Budget(NamedTuple):
@@ -27,18 +27,18 @@ class Budget(NamedTuple):
 
 
 def configuration(
-    rules: tuple[Rule, Rule], longest: tuple[int, int], budget: Budget, sums_offsets: bool = False
+    axes: tuple[AxisGeometry, AxisGeometry], longest: tuple[int, int], budget: Budget, sums_offsets: bool = False
 ) -> Configuration:
     """The configuration of a kernel.
 
     Args:
-        rules: of rows and columns.
+        axes: of rows and columns.
         longest: ranks of the longest segment of each axis.
         budget: from the table.
         sums_offsets: whether the kernel multiplies the pairs of an axis, which takes 16 of them.
     """
     longest = min(longest[0], 256), min(longest[1], 256)
-    tile, chunk = _rectangles(rules, longest, budget.tile, budget.chunk, 16 if sums_offsets else 1)
+    tile, chunk = _rectangles(axes, longest, budget.tile, budget.chunk, 16 if sums_offsets else 1)
     constants = {
         "TILE_ROWS": tile[0],
         "TILE_COLUMNS": tile[1],
@@ -50,7 +50,11 @@ def configuration(
 
 @lru_cache(maxsize=1024)
 def _rectangles(
-    rules: tuple[Rule, Rule], longest: tuple[int, int], tile_budget: int, chunk_budget: int, least_pairs: int
+    axes: tuple[AxisGeometry, AxisGeometry],
+    longest: tuple[int, int],
+    tile_budget: int,
+    chunk_budget: int,
+    least_pairs: int,
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """The tile and chunk that walk over the fewest pairs, counting what lies outside of segments and regions."""
     best = None
@@ -58,8 +62,8 @@ def _rectangles(
         tokens = tile[0] * tile[1]
         tiles = _cover(longest, tile) // tokens
         region = tuple(
-            rule.kernel if rule.is_window else min(ranks + rule.kernel - 1, segment)
-            for rule, ranks, segment in zip(rules, tile, longest, strict=True)
+            axis.kernel if axis.is_window else min(ranks + axis.kernel - 1, segment)
+            for axis, ranks, segment in zip(axes, tile, longest, strict=True)
         )
         for chunk in _shapes(region, chunk_budget):
             if min(tile[0] * chunk[0], tile[1] * chunk[1]) < least_pairs:
@@ -80,7 +84,7 @@ def _cover(lengths: tuple[int, ...], shape: tuple[int, int]) -> int:
 
 
 def _shapes(lengths: tuple[int, ...], budget: int) -> list[tuple[int, int]]:
-    """Rectangles of `budget` tokens, or as many as a smaller area needs, widest first; sides are powers of two."""
+    """Rectangles of `budget` tokens, or as many as a smaller map_shape needs, widest first; sides are powers of two."""
     rows, columns = (triton.next_power_of_2(length) for length in lengths)
     tokens = min(budget, max(16, rows * columns))
     return [(1 << exponent, tokens >> exponent) for exponent in range(tokens.bit_length())]
@@ -91,10 +95,10 @@ def budget_of(problem: Problem, direction: str) -> Budget:
 
     Args:
         problem: of intervals.
-        direction: `forward`, `query_gradient`, `key_gradient`, `bias_gradient`, and of the halves of neighborhood
+        direction: `forward`, `dq`, `dkdv`, `dbias`, and of the halves of neighborhood
             attention `scores`, `sums`, `sums_over_queries` and `bias_of_scores`.
     """
-    kind = "window" if problem.geometry.rules[0].is_window else "neighborhood"
+    kind = "window" if problem.geometry.axes[0].is_window else "neighborhood"
     size = {"itemsize": problem.dtype.itemsize, "width": problem.widest}
     return Budget(*entry_of("intervals", problem.architecture, kind, direction, **size))
 

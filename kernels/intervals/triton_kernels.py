@@ -10,16 +10,16 @@ from torch import Tensor
 from ..triton_attention import Extras
 from ..triton_launch import Launch
 from ..triton_problem import Problem
-from .triton_backward import interval_key_gradient_kernel, interval_query_gradient_kernel
-from .triton_bias import interval_bias_gradient_kernel
+from .triton_backward import interval_dkdv_kernel, interval_dq_kernel
+from .triton_bias import interval_dbias_kernel
 from .triton_forward import interval_forward_kernel
-from .triton_launches import area_of, launch, table_launch
+from .triton_launches import launch, map_shape_of, table_launch
 
 
 def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
     """The map and the position table (h, 2kh-1, 2kw-1)."""
     bias = extras["bias"]
-    return {"area": area_of(problem), "bias": None if bias is None else bias.contiguous()}
+    return {"map_shape": map_shape_of(problem), "bias": None if bias is None else bias.contiguous()}
 
 
 def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
@@ -31,11 +31,11 @@ def backward(
     problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
 ) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
     """One kernel for dq and delta, one for dk and dv, one for the table's gradient."""
-    launches = [launch(problem, interval_query_gradient_kernel, "query_gradient", arguments)]
+    launches = [launch(problem, interval_dq_kernel, "dq", arguments)]
     if needs["k"] or needs["v"]:
-        launches.append(launch(problem, interval_key_gradient_kernel, "key_gradient", arguments))
+        launches.append(launch(problem, interval_dkdv_kernel, "dkdv", arguments))
     bias = extras["bias"]
     if bias is None or not needs["bias"]:
         return launches, list
-    of_bias, tables = table_launch(problem, interval_bias_gradient_kernel, "bias_gradient", arguments, bias.device)
+    of_bias, tables = table_launch(problem, interval_dbias_kernel, "dbias", arguments, bias.device)
     return [*launches, of_bias], lambda: [tables.sum(0).to(bias.dtype)]

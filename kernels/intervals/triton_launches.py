@@ -15,28 +15,28 @@ from torch import Tensor
 
 from ..triton_launch import Configuration, Launch
 from ..triton_problem import Problem
-from .triton_blocks import Area
+from .triton_blocks import MapShape
 from .triton_configurations import alternatives_to, budget_of, configuration
 
 # programs beyond this many leave no multiprocessor idle
 ENOUGH_PROGRAMS = 2048
 
 
-def area_of(problem: Problem) -> Area:
-    """The map, as the argument `area` of kernels."""
-    return Area(problem.geometry.lengths, problem.geometry.shifts, problem.heads)
+def map_shape_of(problem: Problem) -> MapShape:
+    """The map, as the argument `map_shape` of kernels."""
+    return MapShape(problem.geometry.lengths, problem.geometry.shifts, problem.heads)
 
 
 def launch(problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:
     """A launch with one program for each tile, head and image; see `budget_of` for the directions."""
-    rules, longest, budget = problem.geometry.rules, problem.geometry.longest_segments, budget_of(problem, direction)
+    axes, longest, budget = problem.geometry.axes, problem.geometry.longest_segments, budget_of(problem, direction)
     return problem.launch(
         kernel,
         arguments,
-        {"RULES": rules},
-        configuration(rules, longest, budget),
+        {"AXES": axes},
+        configuration(axes, longest, budget),
         lambda constants: problem.batch * problem.heads * problem.geometry.tiles(constants),
-        lambda: [configuration(rules, longest, other) for other in alternatives_to(budget)],
+        lambda: [configuration(axes, longest, other) for other in alternatives_to(budget)],
     )
 
 
@@ -50,7 +50,7 @@ def launch_in_parts(
     """A launch with one program for each tile, head and part of the images, see `parts`."""
     programs, images_each = parts(problem, chosen.constants)
     arguments = {**arguments, "images": problem.batch, "images_each": images_each}
-    return problem.launch(kernel, arguments, {"RULES": problem.geometry.rules, **constants}, chosen, lambda _: programs)
+    return problem.launch(kernel, arguments, {"AXES": problem.geometry.axes, **constants}, chosen, lambda _: programs)
 
 
 def parts(problem: Problem, constants: Mapping[str, int]) -> tuple[int, int]:
@@ -66,7 +66,7 @@ def table_launch(
     """The launch of a kernel that sums tables over tiles and images, and the tables, zero."""
     # the tables belong to these tiles: there are no alternatives
     chosen = configuration(
-        problem.geometry.rules,
+        problem.geometry.axes,
         problem.geometry.longest_segments,
         budget_of(problem, direction),
         sums_offsets=True,
@@ -83,7 +83,7 @@ def table_launch(
 def make_tables(problem: Problem, chosen: Configuration, device: torch.device) -> Tensor:
     """A zero table for each program that `launch_in_parts` starts: (programs / h, h, 2kh-1, 2kw-1)."""
     programs, _ = parts(problem, chosen.constants)
-    sides = [2 * rule.kernel - 1 for rule in problem.geometry.rules]
+    sides = [2 * axis.kernel - 1 for axis in problem.geometry.axes]
     return torch.zeros(programs // problem.heads, problem.heads, *sides, dtype=torch.float32, device=device)
 
 

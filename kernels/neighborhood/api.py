@@ -190,7 +190,7 @@ def _axes(
             raise ValueError(f"dilation must be at least 1, got {step} {name}")
         if not 1 <= strides[axis] <= kernel:
             raise ValueError(f"stride must be between 1 and kernel_size, {kernel}, got {strides[axis]} {name}")
-        # of a size that is free nothing is known
+        # of a dynamic size nothing is known
         if not is_padded and not is_dynamic([length]) and kernel * step > length:
             raise ValueError(
                 f"kernel_size * dilation must not exceed the map, {length} {name}, got {kernel} * {step}: "

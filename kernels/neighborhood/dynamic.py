@@ -1,4 +1,4 @@
-"""Neighborhood attention on a map whose size an exporter leaves free: one node of the graph.
+"""Neighborhood attention on a map whose size an exporter leaves dynamic: one node of the graph.
 
 In tiles, a map of unknown size is arithmetic that tracers reason about for minutes, and in vain. So here the operators
 are opaque to them: what is traced is a node with the shape of its result. When it runs, it runs the eager execution;

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..intervals.geometry import Intervals, Rule
+from ..intervals.geometry import AxisGeometry, Intervals
 from ..library import Extra, define, define_attention, differentiate
 from .geometry import Axis
 
@@ -49,7 +49,7 @@ def _geometry(axes: tuple[Axis, Axis]) -> tuple[list[int], list[int], list[int],
 def _intervals(
     lengths: Sequence[int], kernel_size: list[int], dilation: list[int], stride: list[int], is_causal: list[bool]
 ) -> Intervals:
-    rows, columns = (Rule(*axis) for axis in zip(kernel_size, dilation, stride, is_causal, strict=True))
+    rows, columns = (AxisGeometry(*axis) for axis in zip(kernel_size, dilation, stride, is_causal, strict=True))
     return Intervals((rows, columns), (lengths[0], lengths[1]))
 
 
@@ -119,42 +119,42 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.rest = [x for x in inputs if x is not None and not isinstance(x, Tensor)]
 
 
-def _qk_derivative(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+def _qk_derivative(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
     q, k, *bias = ctx.saved_tensors
     *geometry, scale, _ = ctx.rest
     of_q, of_k, of_bias, *_ = ctx.needs_input_grad
     return (
-        _av(upstream, k, *geometry, scale) if of_q else None,
-        _va(upstream, q, *geometry, scale) if of_k else None,
-        _table(upstream, *geometry).to(bias[0].dtype) if of_bias else None,
+        _av(dout, k, *geometry, scale) if of_q else None,
+        _va(dout, q, *geometry, scale) if of_k else None,
+        _table(dout, *geometry).to(bias[0].dtype) if of_bias else None,
         *(None for _ in ctx.rest),
     )
 
 
-def _av_derivative(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+def _av_derivative(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
     weights, v = ctx.saved_tensors
     *geometry, scale = ctx.rest
     return (
-        _qk(upstream, v, None, *geometry, scale, 0.0) if ctx.needs_input_grad[0] else None,
-        _va(weights, upstream, *geometry, scale) if ctx.needs_input_grad[1] else None,
+        _qk(dout, v, None, *geometry, scale, 0.0) if ctx.needs_input_grad[0] else None,
+        _va(weights, dout, *geometry, scale) if ctx.needs_input_grad[1] else None,
         *(None for _ in ctx.rest),
     )
 
 
-def _va_derivative(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+def _va_derivative(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
     weights, v = ctx.saved_tensors
     *geometry, scale = ctx.rest
     return (
-        _qk(v, upstream, None, *geometry, scale, 0.0) if ctx.needs_input_grad[0] else None,
-        _av(weights, upstream, *geometry, scale) if ctx.needs_input_grad[1] else None,
+        _qk(v, dout, None, *geometry, scale, 0.0) if ctx.needs_input_grad[0] else None,
+        _av(weights, dout, *geometry, scale) if ctx.needs_input_grad[1] else None,
         *(None for _ in ctx.rest),
     )
 
 
-def _table_derivative(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+def _table_derivative(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
     (scores,) = ctx.saved_tensors
     nothing = scores.new_zeros(*scores.shape[:4], 1)
-    return _qk(nothing, nothing, upstream, *ctx.rest, 1.0, 0.0), *(None for _ in ctx.rest)
+    return _qk(nothing, nothing, dout, *ctx.rest, 1.0, 0.0), *(None for _ in ctx.rest)
 
 
 differentiate("neighborhood_qk", _qk_derivative, _save)

@@ -21,19 +21,19 @@ from ..intervals.geometry import Intervals
 from ..intervals.triton_axis import first_key
 from ..intervals.triton_bias import add_offsets
 from ..intervals.triton_blocks import (
-    across,
+    as_column,
+    as_row,
     attends,
     biased,
     chunks_of,
-    down,
     keys_of,
-    places_of,
+    positions_of,
     queries_of,
     ranks_of,
     ranks_of_chunk,
     tile_of,
 )
-from ..intervals.triton_launches import area_of, launch, table_launch
+from ..intervals.triton_launches import launch, map_shape_of, table_launch
 from ..triton_blocks import load, number_of, store
 from ..triton_launch import Launch
 from ..triton_math import LOG2_E, dot
@@ -41,11 +41,11 @@ from ..triton_problem import Problem, tokens
 
 
 @triton.jit
-def _window_places(numbers, query_ranks, key_ranks, segments, area, RULES: tl.constexpr):
+def _window_positions(numbers, query_ranks, key_ranks, segments, map_shape, AXES: tl.constexpr):
     """Where pairs of queries and keys are in a contiguous tensor (B, H, W, h, k); `numbers` are the queries'."""
-    rows = key_ranks[0] - first_key(query_ranks[0], segments[0], area.lengths[0], area.shifts[0], RULES[0])
-    columns = key_ranks[1] - first_key(query_ranks[1], segments[1], area.lengths[1], area.shifts[1], RULES[1])
-    return numbers * (RULES[0].kernel * RULES[1].kernel) + rows * RULES[1].kernel + columns
+    rows = key_ranks[0] - first_key(query_ranks[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
+    columns = key_ranks[1] - first_key(query_ranks[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
+    return numbers * (AXES[0].kernel * AXES[1].kernel) + rows * AXES[1].kernel + columns
 
 
 @triton.jit
@@ -54,9 +54,9 @@ def neighborhood_scores_kernel(
     k,
     bias,
     scores,
-    area,
+    map_shape,
     scale,
-    RULES: tl.constexpr,
+    AXES: tl.constexpr,
     WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE_ROWS: tl.constexpr,
@@ -64,28 +64,28 @@ def neighborhood_scores_kernel(
     CHUNK_ROWS: tl.constexpr,
     CHUNK_COLUMNS: tl.constexpr,
 ):
-    """scores = q k^T * scale + bias; places of a window that have no key are not written."""
-    image, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    """scores = q k^T * scale + bias; positions of a window that have no key are not written."""
+    image, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
     query_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
-    places, exist = places_of(query_ranks, segments, area, RULES)
-    queries = load(q, image, head, places, exist, WIDTH)
-    numbers = number_of(image, head, places, area)[:, None]
-    query_ranks = down(query_ranks)
+    positions, exist = positions_of(query_ranks, segments, map_shape, AXES)
+    queries = load(q, image, head, positions, exist, WIDTH)
+    numbers = number_of(image, head, positions, map_shape)[:, None]
+    query_ranks = as_column(query_ranks)
 
-    first, last = keys_of(start, end, segments, area, RULES)
+    first, last = keys_of(start, end, segments, map_shape, AXES)
     chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     for chunk in range(chunks):
         key_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
-        key_places, keys_exist = places_of(key_ranks, segments, area, RULES)
-        keys = load(k, image, head, key_places, keys_exist, WIDTH)
-        key_ranks = across(key_ranks)
-        counts = attends(query_ranks, key_ranks, segments, area, RULES) & exist[:, None]
+        key_positions, keys_exist = positions_of(key_ranks, segments, map_shape, AXES)
+        keys = load(k, image, head, key_positions, keys_exist, WIDTH)
+        key_ranks = as_row(key_ranks)
+        counts = attends(query_ranks, key_ranks, segments, map_shape, AXES) & exist[:, None]
         products = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale
         # the table comes times log2(e)
-        products = biased(products * LOG2_E, bias, head, query_ranks, key_ranks, counts, RULES) / LOG2_E
-        pointers = scores + _window_places(numbers, query_ranks, key_ranks, segments, area, RULES)
+        products = biased(products * LOG2_E, bias, head, query_ranks, key_ranks, counts, AXES) / LOG2_E
+        pointers = scores + _window_positions(numbers, query_ranks, key_ranks, segments, map_shape, AXES)
         tl.store(pointers, products.to(scores.dtype.element_ty), mask=counts)
 
 
@@ -94,9 +94,9 @@ def neighborhood_sums_kernel(
     weights,
     v,
     out,
-    area,
+    map_shape,
     scale,
-    RULES: tl.constexpr,
+    AXES: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE_ROWS: tl.constexpr,
@@ -104,27 +104,27 @@ def neighborhood_sums_kernel(
     CHUNK_ROWS: tl.constexpr,
     CHUNK_COLUMNS: tl.constexpr,
 ):
-    """out = scale * the sum of each query's values with its weights; places without a key are not read."""
-    image, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    """out = scale * the sum of each query's values with its weights; positions without a key are not read."""
+    image, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
     query_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
-    places, exist = places_of(query_ranks, segments, area, RULES)
-    numbers = number_of(image, head, places, area)[:, None]
-    query_ranks = down(query_ranks)
+    positions, exist = positions_of(query_ranks, segments, map_shape, AXES)
+    numbers = number_of(image, head, positions, map_shape)[:, None]
+    query_ranks = as_column(query_ranks)
 
     sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, VALUE_WIDTH.block], tl.float32)
-    first, last = keys_of(start, end, segments, area, RULES)
+    first, last = keys_of(start, end, segments, map_shape, AXES)
     chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     for chunk in range(chunks):
         key_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
-        key_places, keys_exist = places_of(key_ranks, segments, area, RULES)
-        values = load(v, image, head, key_places, keys_exist, VALUE_WIDTH)
-        key_ranks = across(key_ranks)
-        counts = attends(query_ranks, key_ranks, segments, area, RULES) & exist[:, None]
-        pointers = weights + _window_places(numbers, query_ranks, key_ranks, segments, area, RULES)
+        key_positions, keys_exist = positions_of(key_ranks, segments, map_shape, AXES)
+        values = load(v, image, head, key_positions, keys_exist, VALUE_WIDTH)
+        key_ranks = as_row(key_ranks)
+        counts = attends(query_ranks, key_ranks, segments, map_shape, AXES) & exist[:, None]
+        pointers = weights + _window_positions(numbers, query_ranks, key_ranks, segments, map_shape, AXES)
         sums = dot(tl.load(pointers, mask=counts, other=0.0), values, sums, PRECISION=PRECISION)
-    store(out, sums * scale, image, head, places, exist, VALUE_WIDTH)
+    store(out, sums * scale, image, head, positions, exist, VALUE_WIDTH)
 
 
 @triton.jit
@@ -132,9 +132,9 @@ def neighborhood_sums_over_queries_kernel(
     weights,
     v,
     out,
-    area,
+    map_shape,
     scale,
-    RULES: tl.constexpr,
+    AXES: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE_ROWS: tl.constexpr,
@@ -143,36 +143,36 @@ def neighborhood_sums_over_queries_kernel(
     CHUNK_COLUMNS: tl.constexpr,
 ):
     """out = scale * for each key, the sum over the queries that see it of `v` there with their weights for the key."""
-    image, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    image, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
     key_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
-    places, exist = places_of(key_ranks, segments, area, RULES)
-    key_ranks = down(key_ranks)
+    positions, exist = positions_of(key_ranks, segments, map_shape, AXES)
+    key_ranks = as_column(key_ranks)
 
     sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, VALUE_WIDTH.block], tl.float32)
-    first, last = queries_of(start, end, segments, area, RULES)
+    first, last = queries_of(start, end, segments, map_shape, AXES)
     chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     for chunk in range(chunks):
         query_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
-        query_places, queries_exist = places_of(query_ranks, segments, area, RULES)
-        values = load(v, image, head, query_places, queries_exist, VALUE_WIDTH)
-        numbers = number_of(image, head, query_places, area)[None, :]
-        query_ranks = across(query_ranks)
-        counts = attends(query_ranks, key_ranks, segments, area, RULES) & queries_exist[None, :] & exist[:, None]
-        pointers = weights + _window_places(numbers, query_ranks, key_ranks, segments, area, RULES)
+        query_positions, queries_exist = positions_of(query_ranks, segments, map_shape, AXES)
+        values = load(v, image, head, query_positions, queries_exist, VALUE_WIDTH)
+        numbers = number_of(image, head, query_positions, map_shape)[None, :]
+        query_ranks = as_row(query_ranks)
+        counts = attends(query_ranks, key_ranks, segments, map_shape, AXES) & queries_exist[None, :] & exist[:, None]
+        pointers = weights + _window_positions(numbers, query_ranks, key_ranks, segments, map_shape, AXES)
         sums = dot(tl.load(pointers, mask=counts, other=0.0), values, sums, PRECISION=PRECISION)
-    store(out, sums * scale, image, head, places, exist, VALUE_WIDTH)
+    store(out, sums * scale, image, head, positions, exist, VALUE_WIDTH)
 
 
 @triton.jit
 def neighborhood_scores_bias_kernel(
     gradients,
     tables,
-    area,
+    map_shape,
     images,
     images_each,
-    RULES: tl.constexpr,
+    AXES: tl.constexpr,
     TILE_ROWS: tl.constexpr,
     TILE_COLUMNS: tl.constexpr,
     CHUNK_ROWS: tl.constexpr,
@@ -181,22 +181,22 @@ def neighborhood_scores_bias_kernel(
     COLUMN_OFFSETS: tl.constexpr,
 ):
     """Adds the gradients of scores to `tables` (programs / h, h, 2kh-1, 2kw-1), which are zero before."""
-    part, head, segments, start, end = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    part, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
-    table = tables + tl.program_id(0).to(tl.int64) * ((2 * RULES[0].kernel - 1) * (2 * RULES[1].kernel - 1))
+    table = tables + tl.program_id(0).to(tl.int64) * ((2 * AXES[0].kernel - 1) * (2 * AXES[1].kernel - 1))
     query_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
-    places, exist = places_of(query_ranks, segments, area, RULES)
-    query_ranks = down(query_ranks)
-    first, last = keys_of(start, end, segments, area, RULES)
+    positions, exist = positions_of(query_ranks, segments, map_shape, AXES)
+    query_ranks = as_column(query_ranks)
+    first, last = keys_of(start, end, segments, map_shape, AXES)
     chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     for chunk in range(chunks):
-        key_ranks = across(ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS))
-        counts = attends(query_ranks, key_ranks, segments, area, RULES) & exist[:, None]
+        key_ranks = as_row(ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS))
+        counts = attends(query_ranks, key_ranks, segments, map_shape, AXES) & exist[:, None]
         sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32)
         for step in range(tl.minimum(images_each, images - part * images_each)):
-            numbers = number_of(part * images_each + step, head, places, area)[:, None]
-            pointers = gradients + _window_places(numbers, query_ranks, key_ranks, segments, area, RULES)
+            numbers = number_of(part * images_each + step, head, positions, map_shape)[:, None]
+            pointers = gradients + _window_positions(numbers, query_ranks, key_ranks, segments, map_shape, AXES)
             sums += tl.load(pointers, mask=counts, other=0.0).to(tl.float32)
         key_start = first[0] + chunk // beside * CHUNK_ROWS, first[1] + chunk % beside * CHUNK_COLUMNS
         add_offsets(
@@ -204,7 +204,7 @@ def neighborhood_scores_bias_kernel(
             sums,
             start,
             key_start,
-            RULES,
+            AXES,
             TILE_ROWS,
             TILE_COLUMNS,
             CHUNK_ROWS,
@@ -234,17 +234,17 @@ def sums_over_queries_launch(problem: Problem, weights: Tensor, v: Tensor, out: 
 
 def scores_bias_launch(problem: Problem, gradients: Tensor) -> tuple[Launch, Tensor]:
     """The launch, and the float32 tables (n, h, 2kh-1, 2kw-1) that it adds to: their sum is the bias' gradient."""
-    arguments = {"gradients": gradients, "area": area_of(problem)}
+    arguments = {"gradients": gradients, "map_shape": map_shape_of(problem)}
     return table_launch(problem, neighborhood_scores_bias_kernel, "bias_of_scores", arguments, gradients.device)
 
 
 def _launch(problem: Problem, kernel: Any, direction: str, arguments: dict[str, Any]) -> Launch:
-    return launch(problem, kernel, direction, {**arguments, "area": area_of(problem)})
+    return launch(problem, kernel, direction, {**arguments, "map_shape": map_shape_of(problem)})
 
 
 def scores(q: Tensor, k: Tensor, bias: Tensor | None, geometry: Intervals, scale: float, fill: float) -> Tensor:
     """q k^T * scale + bias in windows, (B, H, W, h, k); `fill` where a window has no key."""
-    rows, columns = geometry.rules
+    rows, columns = geometry.axes
     shape = *q.shape[:4], rows.kernel * columns.kernel
     is_full = not (rows.is_causal or columns.is_causal)
     out = q.new_empty(shape) if is_full else q.new_full(shape, fill)

@@ -74,7 +74,7 @@ def _regions(q: Tensor, regions: PerAxis) -> Regions:
         name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
         if count < 1:
             raise ValueError(f"regions must be at least 1, got {count} {name}")
-        # of a size that an exporter leaves free nothing is known
+        # of a size that an exporter leaves dynamic nothing is known
         if not is_dynamic([length]) and (length % count or length == 0):
             raise ValueError(
                 f"regions must divide the map, {length} {name}, got {count}: pad the map to a multiple of it"

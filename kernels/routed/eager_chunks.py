@@ -94,8 +94,8 @@ def tokens_of(size: tuple[int, int], split: tuple[int, int]) -> tuple[Tensor, Te
     """(P, R) the tokens of each region, numbered row-major over the map; and (H * W,) where each token is in there."""
     with real_tensors():
         regions = Regions(size, split)
-        places = [[row * size[1] + column for row, column in regions.positions(i)] for i in range(regions.count)]
-        tokens = torch.tensor(places)
+        positions = [[row * size[1] + column for row, column in regions.positions(i)] for i in range(regions.count)]
+        tokens = torch.tensor(positions)
         return tokens, tokens.flatten().argsort()
 
 

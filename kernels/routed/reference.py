@@ -20,8 +20,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions,
     # (B, P, R, h, D); (B, P, t, R, h, D) -> (B, P, t * R, h, D)
     queries = q[:, rows, columns]
     images = torch.arange(q.shape[0], device=q.device)[:, None, None, None]
-    places = images, rows[routes.long()], columns[routes.long()]
-    keys, values = (x[places].flatten(2, 3) for x in (k, v))
+    positions = images, rows[routes.long()], columns[routes.long()]
+    keys, values = (x[positions].flatten(2, 3) for x in (k, v))
     scores = torch.einsum("bprhd,bpkhd->bphrk", queries * scale, keys)
     out = torch.einsum("bphrk,bpkhe->bprhe", scores.softmax(-1), values)
     # back to the map: positions are in the order of regions, their argsort is the way back

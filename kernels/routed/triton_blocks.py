@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 
-class Area(NamedTuple):
+class MapShape(NamedTuple):
     """The map that a kernel works on.
 
     Attributes:
@@ -31,41 +31,41 @@ class Area(NamedTuple):
 
 
 @triton.jit
-def tile_of(program, area, TILE: tl.constexpr):
+def tile_of(program, map_shape, TILE: tl.constexpr):
     """A program's image, head, region, and the tokens (M,) of its tile.
 
     Heads come first, for their channels lie side by side.
     """
-    head = program % area.heads
-    program = program // area.heads
-    tiles = tl.cdiv(area.region[0] * area.region[1], TILE)
+    head = program % map_shape.heads
+    program = program // map_shape.heads
+    tiles = tl.cdiv(map_shape.region[0] * map_shape.region[1], TILE)
     tokens = program % tiles * TILE + tl.arange(0, TILE)
     program = program // tiles
-    regions = area.split[0] * area.split[1]
+    regions = map_shape.split[0] * map_shape.split[1]
     return program // regions, head, program % regions, tokens
 
 
 @triton.jit
-def places_of(regions, tokens, area):
+def positions_of(regions, tokens, map_shape):
     """Rows and columns of tokens on the map, a pair, each in its region or all in one."""
-    rows = regions // area.split[1] * area.region[0] + tokens // area.region[1]
-    columns = regions % area.split[1] * area.region[1] + tokens % area.region[1]
+    rows = regions // map_shape.split[1] * map_shape.region[0] + tokens // map_shape.region[1]
+    columns = regions % map_shape.split[1] * map_shape.region[1] + tokens % map_shape.region[1]
     return rows, columns
 
 
 @triton.jit
-def places_of_chunk(regions, first, end, area, CHUNK: tl.constexpr):
+def positions_of_chunk(regions, first, end, map_shape, CHUNK: tl.constexpr):
     """Places of the tokens numbered from `first` on, and whether they come before `end`.
 
     Args:
         regions: pointer to the list of regions.
         first: number of the chunk's first token.
         end: number of tokens in the list.
-        area: the map.
+        map_shape: the map.
         CHUNK: tokens of a chunk.
     """
     numbers = first + tl.arange(0, CHUNK)
     exist = numbers < end
-    tokens_of_region = area.region[0] * area.region[1]
+    tokens_of_region = map_shape.region[0] * map_shape.region[1]
     routed = tl.load(regions + numbers // tokens_of_region, mask=exist, other=0)
-    return places_of(routed, numbers % tokens_of_region, area), exist
+    return positions_of(routed, numbers % tokens_of_region, map_shape), exist

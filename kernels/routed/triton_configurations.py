@@ -13,7 +13,7 @@ SMALLEST_TILE = 16
 
 
 def configuration(problem: Problem, direction: str) -> Configuration:
-    """The table's choice for a kernel: `forward`, `query_gradient` or `key_gradient`."""
+    """The table's choice for a kernel: `forward`, `dq` or `dkdv`."""
     tokens = problem.geometry.tokens
     kind = "small" if tokens <= SMALLEST_TILE else "large"
     size = {"itemsize": problem.dtype.itemsize, "width": problem.widest}

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from ..triton_blocks import load, number_of, store
 from ..triton_math import dot, softmax_step
-from .triton_blocks import places_of, places_of_chunk, tile_of
+from .triton_blocks import positions_of, positions_of_chunk, tile_of
 
 
 @triton.jit
@@ -22,7 +22,7 @@ def routed_forward_kernel(
     routes,
     out,
     logsumexp,
-    area,
+    map_shape,
     steps,
     scale,
     WIDTH: tl.constexpr,
@@ -32,24 +32,24 @@ def routed_forward_kernel(
     CHUNK: tl.constexpr,
 ):
     """out = softmax(q k^T * scale) v; `scale` and the logsumexp are in powers of two."""
-    image, head, region, query_tokens = tile_of(tl.program_id(0), area, TILE)
-    tokens_of_region = area.region[0] * area.region[1]
+    image, head, region, query_tokens = tile_of(tl.program_id(0), map_shape, TILE)
+    tokens_of_region = map_shape.region[0] * map_shape.region[1]
     exist = query_tokens < tokens_of_region
-    places = places_of(region, query_tokens, area)
-    queries = load(q, image, head, places, exist, WIDTH)
+    positions = positions_of(region, query_tokens, map_shape)
+    queries = load(q, image, head, positions, exist, WIDTH)
 
     maximum = tl.full([TILE], -1e30, tl.float32)
     total = tl.zeros([TILE], tl.float32)
     sums = tl.zeros([TILE, VALUE_WIDTH.block], tl.float32)
-    route = routes + (image.to(tl.int64) * area.split[0] * area.split[1] + region) * steps
+    route = routes + (image.to(tl.int64) * map_shape.split[0] * map_shape.split[1] + region) * steps
     end = steps * tokens_of_region
     for first in range(0, end, CHUNK):
-        key_places, keys_exist = places_of_chunk(route, first, end, area, CHUNK)
-        keys = load(k, image, head, key_places, keys_exist, WIDTH)
-        values = load(v, image, head, key_places, keys_exist, VALUE_WIDTH)
+        key_positions, keys_exist = positions_of_chunk(route, first, end, map_shape, CHUNK)
+        keys = load(k, image, head, key_positions, keys_exist, WIDTH)
+        values = load(v, image, head, key_positions, keys_exist, VALUE_WIDTH)
         scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale
         scores = tl.where(keys_exist[None, :], scores, -float("inf"))
         weights, rescale, maximum, total = softmax_step(scores, maximum, total)
         sums = dot(weights.to(values.dtype), values, sums * rescale[:, None], PRECISION=PRECISION)
-    store(out, sums / total[:, None], image, head, places, exist, VALUE_WIDTH)
-    tl.store(logsumexp + number_of(image, head, places, area), maximum + tl.log2(total), mask=exist)
+    store(out, sums / total[:, None], image, head, positions, exist, VALUE_WIDTH)
+    tl.store(logsumexp + number_of(image, head, positions, map_shape), maximum + tl.log2(total), mask=exist)

@@ -14,8 +14,8 @@ from torch import Tensor
 from ..triton_attention import Extras
 from ..triton_launch import Launch
 from ..triton_problem import Problem
-from .triton_backward import routed_key_gradient_kernel, routed_query_gradient_kernel
-from .triton_blocks import Area
+from .triton_backward import routed_dkdv_kernel, routed_dq_kernel
+from .triton_blocks import MapShape
 from .triton_configurations import alternatives_to, configuration
 from .triton_forward import routed_forward_kernel
 
@@ -25,7 +25,7 @@ def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
     routes, regions = extras["routes"], problem.geometry
     assert routes is not None
     return {
-        "area": Area(regions.size, regions.split, regions.region_size, problem.heads),
+        "map_shape": MapShape(regions.size, regions.split, regions.region_size, problem.heads),
         "routes": routes.to(torch.int32).contiguous(),
         "steps": routes.shape[2],
     }
@@ -40,11 +40,11 @@ def backward(
     problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
 ) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
     """One kernel for dq and delta, one for dk and dv, which walks the regions routed to its own."""
-    launches = [_launch(problem, routed_query_gradient_kernel, "query_gradient", arguments)]
+    launches = [_launch(problem, routed_dq_kernel, "dq", arguments)]
     if needs["k"] or needs["v"]:
         sources, starts = sources_of(arguments["routes"])
         arguments = {**arguments, "sources": sources, "starts": starts}
-        launches.append(_launch(problem, routed_key_gradient_kernel, "key_gradient", arguments))
+        launches.append(_launch(problem, routed_dkdv_kernel, "dkdv", arguments))
     return launches, list
 
 

@@ -2,7 +2,7 @@
 
 On a CPU a few windows are taken at a time, so that copies and scores stay in cache and memory does not grow with the
 map (`eager_chunks`). While a model is traced, or on another device, the whole batch goes through at once
-(`eager_batch`). Where an exporter leaves the size of the map free, there is no plan of it (`eager_dynamic`).
+(`eager_batch`). Where an exporter leaves the size of the map dynamic, there is no plan of it (`eager_dynamic`).
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values.
 """

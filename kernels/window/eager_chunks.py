@@ -80,9 +80,9 @@ class Attention(torch.autograd.Function):
             slots = [_slots(x[of_map], images, plan) for x in tokens_grads]
             for chunk in plan.chunks:
                 taken = [_take(x[of_map], images, chunk, plan, heads).flatten(0, 1) for x in tokens]
-                places = [x if len(plan.chunks) == 1 else x[chunk.slots] for x in slots]
+                gradients = [x if len(plan.chunks) == 1 else x[chunk.slots] for x in slots]
                 added = None if mask is None else _added(mask, images, chunk, plan, is_copy=True).flatten(0, 1)
-                dscores = _backward_step(taken, places, added, ctx.scale, heads)
+                dscores = _backward_step(taken, gradients, added, ctx.scale, heads)
                 if dbias is not None:
                     dbias += dscores.unflatten(0, (-1, heads)).sum(0, dtype=sum_dtype)
             for x, of_x in zip(tokens_grads, slots, strict=True):
@@ -96,13 +96,15 @@ class Attention(torch.autograd.Function):
         return *grads, table.T.reshape(bias.shape).to(bias.dtype), None, None, None
 
 
-def _backward_step(taken: list[Tensor], places: list[Tensor], added: Tensor | None, scale: float, heads: int) -> Tensor:
+def _backward_step(
+    taken: list[Tensor], gradients: list[Tensor], added: Tensor | None, scale: float, heads: int
+) -> Tensor:
     """Puts the gradients of a chunk into the slots of dq, dk, dv; returns those of the scores, (M, T, T).
 
     `taken` are q, k, v and the gradient of the output, (M, T, .); `added` is the mask, and is overwritten.
     """
     queries, keys, values, dout = taken
-    dqueries, dkeys, dvalues = places
+    dqueries, dkeys, dvalues = gradients
     if added is None:
         scores = torch.bmm(queries, keys.mT).mul_(scale)
     else:

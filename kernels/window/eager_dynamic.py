@@ -1,4 +1,4 @@
-"""Window attention on a map whose size an exporter leaves free: pad, shift and cut, and nothing that asks for the size.
+"""Window attention on a map whose size an exporter leaves dynamic: pad, shift and cut, and nothing that asks for the size.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, n windows, w ranks of a window, of one axis; T =
 wh * ww tokens of a window.
@@ -50,8 +50,8 @@ class Cut:
 
     def relation(self) -> Tensor:
         """(w, w) place in a table of length 2w - 1: key - query + w - 1."""
-        places = torch.arange(self.window)
-        return places[None, :] - places[:, None] + self.window - 1
+        positions = torch.arange(self.window)
+        return positions[None, :] - positions[:, None] + self.window - 1
 
     def sees(self) -> Tensor:
         """(n, w, w) whether a query and a key are on the same side of the wrap."""

@@ -135,8 +135,8 @@ def _positions(axis: WindowAxis) -> Tensor:
 
 def _relation(axis: WindowAxis) -> Tensor:
     """(w, w) place in a table of length 2w - 1: key - query + w - 1."""
-    places = torch.arange(axis.window)
-    return places[None, :] - places[:, None] + axis.window - 1
+    positions = torch.arange(axis.window)
+    return positions[None, :] - positions[:, None] + axis.window - 1
 
 
 def _mask(rows: WindowAxis, columns: WindowAxis) -> tuple[Tensor | None, Tensor]:

@@ -46,9 +46,9 @@ def _windows(x: Tensor, rows: WindowAxis, columns: WindowAxis) -> Tensor:
 
 
 def _relation(axis: WindowAxis, device: torch.device) -> Tensor:
-    """(w, w) places in the bias table: key - query + w - 1."""
-    places = torch.arange(axis.window, device=device)
-    return places[None, :] - places[:, None] + axis.window - 1
+    """(w, w) positions in the bias table: key - query + w - 1."""
+    positions = torch.arange(axis.window, device=device)
+    return positions[None, :] - positions[:, None] + axis.window - 1
 
 
 def _sees(axis: WindowAxis, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..intervals.geometry import Intervals, Rule
+from ..intervals.geometry import AxisGeometry, Intervals
 from ..library import Extra, define_attention
 from .geometry import WindowAxis
 
@@ -25,7 +25,8 @@ def attention(
 
 def _geometry(lengths: Sequence[int], window_size: list[int], shift: list[int]) -> Intervals:
     rows, columns = (
-        Rule(window, is_window=True, is_shifted=step > 0) for window, step in zip(window_size, shift, strict=True)
+        AxisGeometry(window, is_window=True, is_shifted=step > 0)
+        for window, step in zip(window_size, shift, strict=True)
     )
     return Intervals((rows, columns), (lengths[0], lengths[1]), (shift[0], shift[1]))
 

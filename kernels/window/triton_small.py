@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from ..intervals.triton_bias import add_offsets
-from ..intervals.triton_blocks import across, attends, biased, down, places_of, ranks_of, tile_of
+from ..intervals.triton_blocks import as_column, as_row, attends, biased, positions_of, ranks_of, tile_of
 from ..triton_blocks import load, number_of, store
 from ..triton_launch import Configuration, block
 from ..triton_math import LOG2_E, dot
@@ -27,12 +27,12 @@ LARGEST = 64
 
 @triton.jit
 def _mask_and_bias(
-    bias, head, ranks, segments, area, RULES: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr
+    bias, head, ranks, segments, map_shape, AXES: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr
 ):
     """(M, M) what is added to a window's scores: the bias, and -inf where a token does not see another."""
-    counts = attends(down(ranks), across(ranks), segments, area, RULES)
+    counts = attends(as_column(ranks), as_row(ranks), segments, map_shape, AXES)
     added = tl.zeros([TILE_ROWS * TILE_COLUMNS, TILE_ROWS * TILE_COLUMNS], tl.float32)
-    added = biased(added, bias, head, down(ranks), across(ranks), counts, RULES)
+    added = biased(added, bias, head, as_column(ranks), as_row(ranks), counts, AXES)
     return tl.where(counts, added, -float("inf"))
 
 
@@ -44,11 +44,11 @@ def window_forward_kernel(
     bias,
     out,
     logsumexp,
-    area,
+    map_shape,
     scale,
     images,
     images_each,
-    RULES: tl.constexpr,
+    AXES: tl.constexpr,
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -56,23 +56,23 @@ def window_forward_kernel(
     TILE_COLUMNS: tl.constexpr,
 ):
     """out = softmax(q k^T * scale + bias) v; `scale` and the logsumexp are in powers of two."""
-    part, head, segments, start, _ = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    part, head, segments, start, _ = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
-    places, exist = places_of(ranks, segments, area, RULES)
-    added = _mask_and_bias(bias, head, ranks, segments, area, RULES, TILE_ROWS, TILE_COLUMNS)
+    positions, exist = positions_of(ranks, segments, map_shape, AXES)
+    added = _mask_and_bias(bias, head, ranks, segments, map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     for step in range(tl.minimum(images_each, images - part * images_each)):
         image = part * images_each + step
-        queries = load(q, image, head, places, exist, WIDTH)
-        keys = load(k, image, head, places, exist, WIDTH)
-        values = load(v, image, head, places, exist, VALUE_WIDTH)
+        queries = load(q, image, head, positions, exist, WIDTH)
+        keys = load(k, image, head, positions, exist, WIDTH)
+        values = load(v, image, head, positions, exist, VALUE_WIDTH)
         scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale + added
         # finite, for slots beyond the window see nothing
         maximum = tl.maximum(tl.max(scores, 1), -1e30)
         weights = tl.exp2(scores - maximum[:, None])
         total = tl.sum(weights, 1)
         sums = dot(weights.to(values.dtype), values, PRECISION=PRECISION)
-        store(out, sums / total[:, None], image, head, places, exist, VALUE_WIDTH)
-        tl.store(logsumexp + number_of(image, head, places, area), maximum + tl.log2(total), mask=exist)
+        store(out, sums / total[:, None], image, head, positions, exist, VALUE_WIDTH)
+        tl.store(logsumexp + number_of(image, head, positions, map_shape), maximum + tl.log2(total), mask=exist)
 
 
 @triton.jit
@@ -82,17 +82,17 @@ def window_backward_kernel(
     v,
     bias,
     out,
-    upstream,
+    dout,
     logsumexp,
-    q_gradient,
-    k_gradient,
-    v_gradient,
+    dq,
+    dk,
+    dv,
     tables,
-    area,
+    map_shape,
     scale,
     images,
     images_each,
-    RULES: tl.constexpr,
+    AXES: tl.constexpr,
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -102,41 +102,41 @@ def window_backward_kernel(
     COLUMN_OFFSETS: tl.constexpr,
 ):
     """dq, dk, dv, and sums of score gradients added to `tables` (programs / h, h, 2wh-1, 2ww-1), zero before."""
-    part, head, segments, start, _ = tile_of(tl.program_id(0), area, RULES, TILE_ROWS, TILE_COLUMNS)
+    part, head, segments, start, _ = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
-    places, exist = places_of(ranks, segments, area, RULES)
-    added = _mask_and_bias(bias, head, ranks, segments, area, RULES, TILE_ROWS, TILE_COLUMNS)
+    positions, exist = positions_of(ranks, segments, map_shape, AXES)
+    added = _mask_and_bias(bias, head, ranks, segments, map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     score_sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, TILE_ROWS * TILE_COLUMNS], tl.float32)
     for step in range(tl.minimum(images_each, images - part * images_each)):
         image = part * images_each + step
-        queries = load(q, image, head, places, exist, WIDTH)
-        keys = load(k, image, head, places, exist, WIDTH)
-        values = load(v, image, head, places, exist, VALUE_WIDTH)
-        outputs = load(out, image, head, places, exist, VALUE_WIDTH)
-        gradients = load(upstream, image, head, places, exist, VALUE_WIDTH)
-        number = number_of(image, head, places, area)
+        queries = load(q, image, head, positions, exist, WIDTH)
+        keys = load(k, image, head, positions, exist, WIDTH)
+        values = load(v, image, head, positions, exist, VALUE_WIDTH)
+        outputs = load(out, image, head, positions, exist, VALUE_WIDTH)
+        gradients = load(dout, image, head, positions, exist, VALUE_WIDTH)
+        number = number_of(image, head, positions, map_shape)
         normalizer = tl.load(logsumexp + number, mask=exist, other=float("inf"))
         deltas = tl.sum(outputs.to(tl.float32) * gradients.to(tl.float32), 1)
         scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale + added
         weights = tl.exp2(scores - normalizer[:, None])
         value_sums = dot(tl.trans(weights.to(gradients.dtype)), gradients, PRECISION=PRECISION)
-        store(v_gradient, value_sums, image, head, places, exist, VALUE_WIDTH)
+        store(dv, value_sums, image, head, positions, exist, VALUE_WIDTH)
         products = dot(gradients, tl.trans(values), PRECISION=PRECISION)
         score_gradients = weights * (products - deltas[:, None])
         score_sums += score_gradients
         score_gradients = score_gradients.to(queries.dtype)
         query_sums = dot(score_gradients, keys, PRECISION=PRECISION) * (scale / LOG2_E)
-        store(q_gradient, query_sums, image, head, places, exist, WIDTH)
+        store(dq, query_sums, image, head, positions, exist, WIDTH)
         key_sums = dot(tl.trans(score_gradients), queries, PRECISION=PRECISION) * (scale / LOG2_E)
-        store(k_gradient, key_sums, image, head, places, exist, WIDTH)
+        store(dk, key_sums, image, head, positions, exist, WIDTH)
     if tables is not None:
-        table = tables + tl.program_id(0).to(tl.int64) * ((2 * RULES[0].kernel - 1) * (2 * RULES[1].kernel - 1))
+        table = tables + tl.program_id(0).to(tl.int64) * ((2 * AXES[0].kernel - 1) * (2 * AXES[1].kernel - 1))
         add_offsets(
             table,
             score_sums,
             start,
             start,
-            RULES,
+            AXES,
             TILE_ROWS,
             TILE_COLUMNS,
             TILE_ROWS,
@@ -149,7 +149,7 @@ def window_backward_kernel(
 def small_configuration(problem: Problem, direction: str) -> Configuration | None:
     """How a program holds a whole window; None where it does not, and the kernels for intervals are used."""
     # sums over offsets multiply the pairs of an axis, which takes 16 of them
-    rows, columns = (max(4, triton.next_power_of_2(rule.kernel)) for rule in problem.geometry.rules)
+    rows, columns = (max(4, triton.next_power_of_2(axis.kernel)) for axis in problem.geometry.axes)
     # where an entry is missing registers would spill
     entries = read_table("windows")["entries"][problem.architecture][direction]
     options = entries.get(str(problem.dtype.itemsize), {}).get(str(max(32, block(problem.widest))))

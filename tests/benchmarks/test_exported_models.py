@@ -12,6 +12,7 @@ import torch._inductor.config
 from click.testing import CliRunner
 
 from attnzoo.blocks import NeighborhoodAttention
+from attnzoo.tools.export import onnx_file
 from benchmarks import accuracy_picture, export, runtimes
 from benchmarks.__main__ import main
 
@@ -52,8 +53,8 @@ def test_openvino_agrees_or_is_said_to_be_missing() -> None:
 
 def test_a_row_for_each_batch_from_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
-    to_graph = runtimes.to_graph
-    monkeypatch.setattr(runtimes, "to_graph", lambda *a: written.append(a) or to_graph(*a))
+    to_graph = onnx_file.to_graph
+    monkeypatch.setattr(onnx_file, "to_graph", lambda *a: written.append(a) or to_graph(*a))
     rows = rows_of("test_resnet", ("onnxruntime",), batches=(1, 3))
     assert [row["batch"] for row in rows] == [1, 3]
     assert len(written) == 1

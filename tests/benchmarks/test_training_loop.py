@@ -7,10 +7,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from attnzoo.tools.timing import peak_bytes
 from benchmarks import training
 from benchmarks.__main__ import main
 from benchmarks.result_table import table
-from benchmarks.scaling import peak_bytes
 
 
 def bench(*arguments: str) -> str:
@@ -65,4 +65,4 @@ def test_peak_memory_is_what_is_alive_at_once(count: int) -> None:
         del alive
         torch.empty(500)
 
-    assert peak_bytes(call) == pytest.approx(4000 * count, rel=0.05)
+    assert peak_bytes(call, torch.device("cpu")) == pytest.approx(4000 * count, rel=0.05)

@@ -11,7 +11,7 @@ import triton.language as tl
 from attnzoo.kernels.halo import triton_kernels as of_halos
 from attnzoo.kernels.halo.geometry import HaloAxis
 from attnzoo.kernels.intervals import triton_kernels as of_intervals
-from attnzoo.kernels.intervals.geometry import Intervals, Rule
+from attnzoo.kernels.intervals.geometry import AxisGeometry, Intervals
 from attnzoo.kernels.neighborhood import triton_halves
 from attnzoo.kernels.routed import triton_kernels as of_routes
 from attnzoo.kernels.routed.geometry import Regions
@@ -75,7 +75,9 @@ def of_ones(architecture: str) -> list[NamedLaunch]:
     q, table = torch.empty(1, 1, 1, 1, 32, dtype=torch.bfloat16, device="meta"), torch.empty(1, 1, 1, device="meta")
     weights = torch.empty(1, 1, 1, 1, 1, dtype=q.dtype, device="meta")
     routes = torch.empty(1, 1, 1, dtype=torch.int32, device="meta")
-    intervals, windows = (Intervals((rule, rule), (1, 1)) for rule in (Rule(1), Rule(1, is_window=True)))
+    intervals, windows = (
+        Intervals((axis, axis), (1, 1)) for axis in (AxisGeometry(1), AxisGeometry(1, is_window=True))
+    )
     problem = Problem.of(q, q, intervals)
     launches = [
         triton_halves.scores_launch(problem, q, q, table, weights, 1.0),
@@ -87,7 +89,7 @@ def of_ones(architecture: str) -> list[NamedLaunch]:
         (of_intervals, {"bias": table}, intervals),
         (of_windows, {"bias": table}, windows),
         (of_routes, {"routes": routes}, Regions((1, 1), (1, 1))),
-        (of_halos, {"of_rows": weights, "of_columns": weights}, (HaloAxis(1, 1, 0), HaloAxis(1, 1, 0))),
+        (of_halos, {"row_scores": weights, "column_scores": weights}, (HaloAxis(1, 1, 0), HaloAxis(1, 1, 0))),
     ):
         for direction in ("forward", "backward"):
             launches += launches_of(kernels, q, q, q, extras, geometry, architecture, direction)

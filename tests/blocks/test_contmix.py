@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnzoo.blocks import ContMix, FocusBlock, GlobalResponseNorm, SqueezeExcite
+from attnzoo.blocks.context_mixing import MixingWeights, mix
 
 from .norms import shaken
 
@@ -17,6 +18,11 @@ def mixer(kernel_size: int = 7, small: int = 3) -> ContMix:
     for table in (layer.rpb1, layer.rpb2):
         torch.nn.init.normal_(table)
     return layer
+
+
+def mixed(layer: ContMix, values: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    learned = MixingWeights(layer.weights.weight, layer.weights.bias, layer.rpb1, layer.rpb2)
+    return mix(values, queries, keys, learned, layer.scale)
 
 
 def dynamic(layer: ContMix, values: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
@@ -49,7 +55,7 @@ def test_every_position_has_its_own_kernel(size: tuple[int, int]) -> None:
         torch.randn(1, *shape, dtype=torch.float64) for shape in ((*size, 16), (*size, 8), (7, 7, 8))
     )
     with torch.no_grad():
-        torch.testing.assert_close(layer._mix(values, queries, keys), dynamic(layer, values, queries, keys))
+        torch.testing.assert_close(mixed(layer, values, queries, keys), dynamic(layer, values, queries, keys))
 
 
 @pytest.mark.parametrize("size", [(9, 12), (7, 7), (5, 9), (9, 5), (3, 3), (1, 2)], ids=str)
@@ -83,10 +89,10 @@ def test_the_softmax_survives_affinities_that_float16_does_not_hold() -> None:
     affinities = torch.einsum("bhwc,bijc->bhwij", queries, keys)
     assert affinities.half().isinf().any()
     with torch.no_grad(), torch.autocast("cpu", torch.float16):
-        out = layer._mix(values, queries.half(), keys.half())
+        out = mixed(layer, values, queries.half(), keys.half())
         assert out.dtype == torch.float16
     with torch.no_grad():
-        expected = layer._mix(values.half().float(), queries.half().float(), keys.half().float())
+        expected = mixed(layer, values.half().float(), queries.half().float(), keys.half().float())
     torch.testing.assert_close(out.float(), expected, atol=4e-3, rtol=4e-3)
 
 

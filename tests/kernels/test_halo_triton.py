@@ -59,8 +59,8 @@ PLAIN = Case("plain", (5, 6), 4, 1, stride=2, batch=2, heads=2, value_width=5)
 def arguments_of(inputs: dict[str, Tensor]) -> tuple[Any, ...]:
     """What the operator behind gets: relative scores in the place of tables."""
     q, k, v = (inputs[name] for name in "qkv")
-    of_rows, of_columns = (torch.randn(*q.shape[:4], 6, requires_grad=True) for _ in range(2))
-    return q, k, v, of_rows, of_columns, [4, 4], [1, 1], [2, 2], 0.3
+    row_scores, column_scores = (torch.randn(*q.shape[:4], 6, requires_grad=True) for _ in range(2))
+    return q, k, v, row_scores, column_scores, [4, 4], [1, 1], [2, 2], 0.3
 
 
 def test_opcheck() -> None:

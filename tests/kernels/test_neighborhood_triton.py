@@ -16,7 +16,7 @@ tl = pytest.importorskip("triton.language")
 
 from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk  # noqa: E402
 from attnzoo.kernels.intervals import triton_axis, triton_launches  # noqa: E402
-from attnzoo.kernels.intervals.geometry import Rule  # noqa: E402
+from attnzoo.kernels.intervals.geometry import AxisGeometry  # noqa: E402
 from attnzoo.kernels.intervals.triton_configurations import Budget  # noqa: E402
 from attnzoo.kernels.neighborhood.geometry import Axis  # noqa: E402
 
@@ -107,13 +107,13 @@ def test_many_random_shapes(operator: str, first: int, monkeypatch: pytest.Monke
 
 
 @triton.jit
-def intervals_kernel(length, segment, found, RULE: tl.constexpr, RANKS: tl.constexpr):
+def intervals_kernel(length, segment, found, AXIS: tl.constexpr, RANKS: tl.constexpr):
     """Of each rank as a query and as a key: first key, end of keys, first query, end of queries."""
     ranks = tl.arange(0, RANKS)
-    tl.store(found + ranks, triton_axis.first_key(ranks, segment, length, 0, RULE))
-    tl.store(found + RANKS + ranks, triton_axis.end_of_keys(ranks, segment, length, 0, RULE))
-    tl.store(found + 2 * RANKS + ranks, triton_axis.first_query(ranks, segment, length, 0, RULE))
-    tl.store(found + 3 * RANKS + ranks, triton_axis.end_of_queries(ranks + 1, segment, length, 0, RULE))
+    tl.store(found + ranks, triton_axis.first_key(ranks, segment, length, 0, AXIS))
+    tl.store(found + RANKS + ranks, triton_axis.end_of_keys(ranks, segment, length, 0, AXIS))
+    tl.store(found + 2 * RANKS + ranks, triton_axis.first_query(ranks, segment, length, 0, AXIS))
+    tl.store(found + 3 * RANKS + ranks, triton_axis.end_of_queries(ranks + 1, segment, length, 0, AXIS))
 
 
 @pytest.mark.usefixtures("quick_interpreter")
@@ -126,8 +126,8 @@ def test_intervals_are_the_geometry(dilation: int, is_causal: bool) -> None:
             for stride in range(1, kernel + 1):
                 axis = Axis(length, kernel, dilation, stride, is_causal)
                 for group in range(dilation):
-                    rule = Rule(kernel, dilation, stride, is_causal)
-                    intervals_kernel[(1,)](length, group, found, RULE=rule, RANKS=16)
+                    rule = AxisGeometry(kernel, dilation, stride, is_causal)
+                    intervals_kernel[(1,)](length, group, found, AXIS=rule, RANKS=16)
                     windows = [axis.window(group, rank) for rank in range(axis.group_length(group))]
                     for rank, window in enumerate(windows):
                         assert tuple(found[:2, rank].tolist()) == window, (axis, group, rank)

@@ -11,7 +11,7 @@ from comparison import assert_close
 triton = pytest.importorskip("triton")
 
 from attnzoo.kernels import neighborhood_attention, triton_launch  # noqa: E402
-from attnzoo.kernels.intervals.geometry import Rule  # noqa: E402
+from attnzoo.kernels.intervals.geometry import AxisGeometry  # noqa: E402
 from attnzoo.kernels.intervals.triton_configurations import Budget, configuration  # noqa: E402
 from attnzoo.kernels.triton_tables import FOLDER, read_table  # noqa: E402
 
@@ -110,7 +110,7 @@ def test_a_table_says_what_its_numbers_are_and_who_compiled_them(name: str) -> N
 @pytest.mark.parametrize("longest", [(1, 1), (1, 30), (5, 5), (7, 7), (56, 3), (200, 300)], ids=str)
 @pytest.mark.parametrize("sums_offsets", [False, True])
 def test_rectangles_keep_to_the_budget(kernel: int, longest: tuple[int, int], sums_offsets: bool) -> None:
-    rules = Rule(min(kernel, longest[0])), Rule(min(kernel, longest[1]))
+    rules = AxisGeometry(min(kernel, longest[0])), AxisGeometry(min(kernel, longest[1]))
     for tile, chunk in ((16, 16), (32, 32), (64, 16), (64, 128)):
         constants = configuration(rules, longest, Budget(tile, chunk, 4, 2), sums_offsets).constants
         rows, columns, chunk_rows, chunk_columns = constants.values()

@@ -8,7 +8,8 @@ from mmengine import Config
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from attnzoo.tools.data import Draw, open_detection
+from attnzoo.tools.data import Draw
+from attnzoo.tools.detection.data import open_detection
 from attnzoo.tools.detection.detectors import DetectorOptions, create_detector
 from attnzoo.tools.detection.files import open_detector
 from attnzoo.tools.train import train

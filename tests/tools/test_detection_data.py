@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from attnzoo.tools.data import Draw, open_detection
+from attnzoo.tools.data import Draw
+from attnzoo.tools.detection.data import open_detection
 from attnzoo.tools.images import UnreadableImageError
 
 WIDTH, HEIGHT = 40, 30

@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from attnzoo.tools.data import open_detection
 from attnzoo.tools.data.samples import collate
+from attnzoo.tools.detection.data import open_detection
+from attnzoo.tools.detection.drawing import draw_worst_cases, mistakes
 from attnzoo.tools.detection.metrics import DetectionJudge, JudgedPicture, class_table, judge_pictures
-from attnzoo.tools.drawing import draw_worst_cases, mistakes
 from attnzoo.tools.training.processes import Processes
 
 CLASSES = ("cat", "dog")

@@ -150,7 +150,7 @@ def test_batch_that_the_model_takes_for_granted_is_refused(tmp_path):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) * (2 if len(x) == 2 else 1)
 
-    with pytest.raises(ExportError, match="TwoOnly cannot be traced with batch free"):
+    with pytest.raises(ExportError, match="TwoOnly cannot be traced with dynamic batch"):
         export_onnx(TwoOnly(), tmp_path / "model.onnx", image_size=(8, 12))
     assert not list(tmp_path.iterdir())
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from torch.testing import assert_close
 
 from attnzoo.tools.cli import main
-from attnzoo.tools.data import open_detection
+from attnzoo.tools.detection.data import open_detection
 from attnzoo.tools.detection.detectors import HEADS, DetectorOptions, create_detector
 from attnzoo.tools.detection.files import open_detector, save_detector
 from attnzoo.tools.export import ExportError, checking, export_onnx, graphs, onnx_file, open_session

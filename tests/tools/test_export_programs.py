@@ -80,7 +80,7 @@ def test_program_says_what_it_is_and_nothing_of_the_machine(tmp_path):
     command = ["export", "test_vit", "--format", "pt2", "--output", str(tmp_path / "out" / "model.pt2")]
     run = CliRunner().invoke(main, command)
     assert run.exit_code == 0, run.output
-    assert "pt2, images 3x160x160, free: batch" in run.output
+    assert "pt2, images 3x160x160, dynamic: batch" in run.output
     _, notes = load_program(tmp_path / "out" / "model.pt2")
     assert notes["model"] == "test_vit"
     assert notes["weights"] == "random, seed 0"

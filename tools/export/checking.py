@@ -107,7 +107,7 @@ def _is_undecided(task: Task, images: Tensor, tolerance: float) -> bool:
 
 
 def cases_of(task: Task, dynamic: Sequence[str]) -> list[Tensor]:
-    """What a file is checked on: noise and pictures, of several batches and sizes where those are free."""
+    """What a file is checked on: noise and pictures, of several batches and sizes where those are dynamic."""
     batches = BATCHES if "batch" in dynamic else (2,)
     cases = []
     for height, width in sizes_of(task, dynamic):
@@ -118,7 +118,7 @@ def cases_of(task: Task, dynamic: Sequence[str]) -> list[Tensor]:
 
 
 def sizes_of(task: Task, dynamic: Sequence[str]) -> list[tuple[int, int]]:
-    """Three sizes that the model takes, where a side is free: its own, one that is not square, and a larger one.
+    """Three sizes that the model takes, where a side is dynamic: its own, one that is not square, and a larger one.
 
     Sides keep to multiples of the strides that most models have, 32, where the model's own does, and are odd where the
     model takes that.

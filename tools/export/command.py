@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
-from torch import nn
+from torch import Tensor, nn
 
 from ..models import is_detector, model_directory, open_model
 from .graphs import AXES, ExportError
@@ -84,7 +85,7 @@ def export_command(
     try:
         network, origin = _open(model, pretrained, size)
         if form == "onnx":
-            images = None if calibration is None else read_calibration(calibration, network, size)
+            images = None if calibration is None else _pictures(calibration, network, size)
             report = export_onnx(network, output, metadata=origin, calibration=images, **options)
         else:
             shape = {key: options[key] for key in ("task", "image_size", "dynamic")}
@@ -99,6 +100,11 @@ def export_command(
             f"{report.precision}: {report.fidelity}; takes {report.time_ratio:.2f} of its time here; "
             f"kept in float32: {', '.join(report.kept) or 'nothing'}"
         )
+
+
+def _pictures(folder: Path, network: nn.Module, image_size: tuple[int, int] | None) -> Iterator[Tensor]:
+    """The calibration pictures, read after the other choices have been checked."""
+    yield from read_calibration(folder, network, image_size)
 
 
 def _check_format(form: str, output: Path) -> None:

@@ -1,4 +1,4 @@
-"""What stands in a file for the operators that torch leaves as they are where the size of a map is free.
+"""What stands in a file for the operators that torch leaves as they are where the size of a map is dynamic.
 
 Shape legend: B batch, H W map, N = H * W, h heads, D E width of keys and values, C channels; per axis or for both: n
 tiles, T queries of a tile, R keys of its region, k keys of a window. Tiles are ordered (rows' tiles, columns' tiles).

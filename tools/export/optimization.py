@@ -64,10 +64,10 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     out, channels = weight.shape
     # (.., C) -> (N, C) -> (N, out)
     result = op.Gemm(op.Reshape(x, op.Constant(value_ints=[-1, channels])), weight, bias, transB=1)
-    free = [not isinstance(length, int) for length in rows]
-    if sum(free) <= 1:
+    dynamic = [not isinstance(length, int) for length in rows]
+    if sum(dynamic) <= 1:
         shape = op.Constant(
-            value_ints=[-1 if is_dynamic else length for is_dynamic, length in zip(free, rows, strict=True)] + [out]
+            value_ints=[-1 if is_dynamic else length for is_dynamic, length in zip(dynamic, rows, strict=True)] + [out]
         )
     else:
         shape = op.Concat(op.Shape(x, end=-1), op.Constant(value_ints=[out]), axis=0)

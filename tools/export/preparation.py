@@ -17,7 +17,7 @@ from . import checking
 from .options import ExportOptions
 from .tasks import Task, describe, make_task, run_network, task_of
 
-# a free side is traced at this many pixels at least: then no map is so small that it is taken for a special case
+# a dynamic side is traced at this many pixels at least: then no map is so small that it is taken for a special case
 _TRACED_SIDE = 600
 
 
@@ -27,7 +27,7 @@ class Export:
 
     Attributes:
         task: what the file is for, with the network.
-        dynamic: what is left free, of "batch", "height" and "width".
+        dynamic: the dynamic axes, of "batch", "height" and "width".
         notes: what the file is to say of itself.
         cases: batches of images (B, C, H, W) that it is checked on.
     """

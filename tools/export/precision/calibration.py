@@ -58,7 +58,7 @@ def batches_of(calibration: Iterable[Tensor], input_size: Sequence[int], dynamic
     Args:
         calibration: batches (B, C, H, W) or images (C, H, W), preprocessed.
         input_size: channels, height and width of the file's images.
-        dynamic: what is free of them.
+        dynamic: which of them are dynamic.
 
     Raises:
         ValueError: there are none, or some are of another size.
