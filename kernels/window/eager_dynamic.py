@@ -1,4 +1,4 @@
-"""Window attention on a map whose size an exporter leaves dynamic: pad, shift and cut, and nothing that asks for the size.
+"""Window attention where an exporter leaves the size of the map dynamic: pad, shift and cut, and no line asks for the size.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, n windows, w ranks of a window, of one axis; T =
 wh * ww tokens of a window.

@@ -1,6 +1,6 @@
 """What detectors need and a traced module cannot say: suppression, and the pooling of regions.
 
-torchvision gives as many boxes as are left, and what follows cannot be traced with a dynamic batch. These operators give
+torchvision gives as many boxes as are left, and what follows cannot be traced with a dynamic batch. These give
 something for every box that comes in. In eager they call torchvision; in a file they are standard nodes.
 
 Shapes: G groups that do not see each other, N boxes, C classes or channels, R regions, S side of a pooled map.
