@@ -23,10 +23,11 @@ lint: .venv/installed
 	$(BIN)/python -m pytest tests/test_layout.py
 
 bench: .venv/installed
-	$(BIN)/attnzoo bench kernels --device cpu
+	$(BIN)/python -m benchmarks kernels
 
 table: .venv/installed
-	$(BIN)/attnzoo list --readme README.md
+	$(BIN)/attnzoo list --readme docs/models.md
+	$(BIN)/python -m benchmarks families README.md
 
 # what examples/browser and its test need; without npm that test is skipped
 browser: examples/browser/node_modules/.installed

@@ -180,6 +180,15 @@ def table_command(file: Path) -> None:
     click.echo(table(json.loads(file.read_text())))
 
 
+@main.command("families")
+@click.argument("page", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def families_command(page: Path) -> None:
+    """Write the table of families into a PAGE, from the registry and the committed results."""
+    from .family_table import write_families
+
+    write_families(page, RESULTS)
+
+
 def _require(device: str) -> None:
     import torch
 

@@ -13,12 +13,14 @@ import timm
 
 import attnzoo
 from attnzoo.tools.listing import write_tables
+from benchmarks.__main__ import RESULTS
+from benchmarks.family_table import write_families
 from benchmarks.result_table import table
 
-from .zoo.models import ours
+from .zoo.models import families, ours
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README, MODELS = ((ROOT / page).read_text() for page in ("README.md", "docs/models.md"))
 
 
 def code_of(page: str) -> list[str]:
@@ -59,21 +61,37 @@ def test_the_code_of_a_page_runs(page: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_readme_tables_are_what_the_command_writes(tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    page.write_text(README)
-    write_tables(page)
-    assert page.read_text() == README, "the registry has changed: make table"
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("docs/models.md", write_tables), ("README.md", lambda page: write_families(page, RESULTS))],
+    ids=["models", "families"],
+)
+def test_tables_are_what_the_command_writes(tmp_path: Path, name: str, write) -> None:
+    page, committed = tmp_path / "page.md", (ROOT / name).read_text()
+    page.write_text(committed)
+    write(page)
+    assert page.read_text() == committed, "the registry or a result has changed: make table"
 
 
-def test_readme_tables_are_the_registry() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| (\d+) \| ([\d.]+|-) \| ([\d.]+|-) \|", README, re.MULTILINE)
+def test_every_family_has_a_line() -> None:
+    rows = dict(re.findall(r"^\| \[(\w+)\]\(zoo/\w+\.py\) \|.* \| ([^|]+) \|$", README, re.MULTILINE))
+    assert sorted(rows) == sorted(families())
+    # the smallest and the largest of the committed ratios, of one image
+    results = json.loads((RESULTS / "official-cpu-2026-11-21.json").read_text())["rows"]
+    measured = {row["name"]: row["ours_over"]["official"]["median"] for row in results}
+    ratios = [measured[f"{name} B1"] for name in timm.list_models(module="overlock") if f"{name} B1" in measured]
+    assert rows["overlock"] == f"{min(ratios):.2f}-{max(ratios):.2f} of official"
+    assert rows["van"] == "-"
+
+
+def test_tables_of_models_are_the_registry() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| (\d+) \| ([\d.]+|-) \| ([\d.]+|-) \|", MODELS, re.MULTILINE)
     assert sorted(name for name, *_ in rows) == sorted(ours())
     for name, size, gflops, top1 in rows:
         figures = attnzoo.published(name)
         assert timm.get_pretrained_cfg(name).input_size == (3, int(size), int(size))
         assert (gflops, top1) == (str(figures.get("gflops", "-")), str(figures.get("top1", "-")))
-        assert figures.get("source", "https://") in README
+        assert figures.get("source", "https://") in MODELS
 
 
 @pytest.mark.parametrize(

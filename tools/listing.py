@@ -130,18 +130,27 @@ def _label(source: str) -> str:
 
 
 def write_tables(page: Path) -> None:
-    """Puts the tables of all models between the two comments of a page, `OPENING` and `CLOSING`.
+    """Writes the tables of all models between the two comments of a page, `OPENING` and `CLOSING`.
 
     Raises:
         ValueError: the page does not have each of them once.
     """
+    write_between(page, OPENING, CLOSING, markdown(entries()))
+
+
+def write_between(page: Path, opening: str, closing: str, tables: str) -> None:
+    """Replaces what a page holds between two comments.
+
+    Raises:
+        ValueError: the page does not have each of them once, in this order.
+    """
     text = page.read_text(encoding="utf-8")
-    before, opening, rest = text.partition(OPENING)
-    _, closing, after = rest.partition(CLOSING)
-    if not opening or not closing or OPENING in rest or CLOSING in before + after:
-        raise ValueError(f"{page} must have {OPENING} and, after it, {CLOSING} once each, on lines of their own")
+    before, found, rest = text.partition(opening)
+    _, end, after = rest.partition(closing)
+    if not found or not end or opening in rest or closing in before + after:
+        raise ValueError(f"{page} must have {opening} and, after it, {closing} once each, on lines of their own")
     with replacing(page) as fresh:
-        fresh.write_text(f"{before}{opening}\n\n{markdown(entries())}\n\n{closing}{after}", encoding="utf-8")
+        fresh.write_text(f"{before}{opening}\n\n{tables}\n\n{closing}{after}", encoding="utf-8")
 
 
 @click.command("list")
@@ -163,7 +172,7 @@ def list_command(pattern: str, readme: Path | None) -> None:
     Examples:
       attnzoo list
       attnzoo list 'dinat_*'
-      attnzoo list --readme README.md
+      attnzoo list --readme docs/models.md
     """
     if readme is not None:
         if pattern:
