@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench table browser clean
+.PHONY: demo test test-all lint bench table browser clean
 
 demo: .venv/installed
 	$(BIN)/attnzoo demo
@@ -11,6 +11,10 @@ demo: .venv/installed
 # two processes, for a test has one thread
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# the cases that `make test` leaves out, too
+test-all: .venv/installed
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
 
 # mypy cannot follow the editable install's import hook: show it the package as a tree of links
 lint: .venv/installed

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 import torch
-from comparison import Run, assert_as_exact_as, assert_close, roundings, upstream
+from comparison import Run, assert_as_exact_as, assert_close, roundings
 from neighborhood_cases import CASES, OPERATORS, Case, random_case, run
 from test_geometry import natten_keys
-from torch import Tensor
 from torch.autograd.profiler import profile
 
 from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk
@@ -52,42 +50,6 @@ def test_chunks_make_no_difference(case: Case) -> None:
     check("attention", case, torch.float32)
 
 
-HALF_CASES = [
-    Case("plain", (13, 10), 5),
-    Case("dilation, stride", (14, 11), 5, dilation=2, stride=2),
-    Case("causal", (8, 9), 3, is_causal=True),
-    Case("one tile", (7, 7), 7, width=13),
-    Case("without bias, packed", (10, 15), 3, has_bias=False, layout="packed"),
-]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@operators
-@pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.name)
-def test_half_precision(case: Case, operator: str, dtype: torch.dtype) -> None:
-    check(operator, case, dtype)
-
-
-@operators
-@pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.name)
-def test_float64(case: Case, operator: str) -> None:
-    inputs = case.inputs(operator, torch.float64)
-    truth = run(operator, case, inputs, "reference")
-    ours = run(operator, case, inputs, "eager")
-    for name, true in truth.tensors.items():
-        assert_close(name, ours.tensors[name], true, 1e-13 * max(1, true[true.isfinite()].abs().max().item()))
-
-
-def test_forward_without_gradients_is_the_same() -> None:
-    case = Case("plain", (13, 10), 5)
-    inputs = case.inputs("attention", torch.float32)
-    with_gradients = neighborhood_attention(**inputs, **case.window)
-    with torch.no_grad():
-        assert_close("output", neighborhood_attention(**inputs, **case.window), with_gradients, 0)
-    with torch.inference_mode():
-        assert_close("output", neighborhood_attention(**inputs, **case.window), with_gradients, 0)
-
-
 @pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("size", [(7, 7), (7, 30), (30, 7), (14, 14), (33, 20)], ids=str)
 def test_inference_is_fused(size: tuple[int, int], has_bias: bool) -> None:
@@ -98,18 +60,6 @@ def test_inference_is_fused(size: tuple[int, int], has_bias: bool) -> None:
     names = {event.name for event in record.function_events}
     assert "aten::_scaled_dot_product_flash_attention_for_cpu" in names
     assert "aten::_scaled_dot_product_attention_math" not in names
-
-
-@pytest.mark.parametrize("name", ["q", "k", "v", "bias"])
-def test_gradient_of_one_input_alone(name: str) -> None:
-    case = Case("plain", (9, 13), 5)
-    inputs = case.inputs("attention", torch.float32)
-    every = run("attention", case, inputs, "eager").tensors[f"gradient of {name}"]
-    alone = {other: x.detach().requires_grad_(other == name) for other, x in inputs.items()}
-    out = neighborhood_attention(**alone, **case.window)
-    out.backward(upstream(out))
-    assert_close(f"gradient of {name}", alone[name].grad, every, 0)
-    assert all(x.grad is None for other, x in alone.items() if other != name)
 
 
 def test_the_halves_make_the_whole() -> None:
@@ -156,88 +106,6 @@ def axes_of(case: Case) -> list[Axis]:
     """The axes a case's arguments mean."""
     per_axis = [value if isinstance(value, tuple) else (value, value) for value in case.window.values()]
     return [Axis(case.size[n], *(value[n] for value in per_axis)) for n in range(2)]
-
-
-@pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.name)
-def test_autocast(case: Case) -> None:
-    inputs = case.inputs("attention", torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = neighborhood_attention(**inputs, **case.window)
-    halves = {name: x.detach().bfloat16().requires_grad_() for name, x in inputs.items()}
-    want = neighborhood_attention(**halves, **case.window)
-    assert out.dtype == torch.bfloat16
-    assert_close("output", out, want, 0)
-    out.sum().backward()
-    want.sum().backward()
-    for name, x in inputs.items():
-        assert x.grad.dtype == torch.float32
-        assert_close(f"gradient of {name}", x.grad, halves[name].grad, 0)
-
-
-def test_autocast_leaves_float64_alone() -> None:
-    case = Case("plain", (6, 7), 3)
-    inputs = case.inputs("attention", torch.float64)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = neighborhood_attention(**inputs, **case.window)
-        out.sum().backward()
-    assert out.dtype == torch.float64
-
-
-def test_a_float32_table_serves_half_precision_queries() -> None:
-    case = Case("plain", (7, 9), 3)
-    inputs = case.inputs("attention", torch.bfloat16)
-    table = inputs["bias"].detach().float().requires_grad_()
-    out = neighborhood_attention(**{**inputs, "bias": table}, **case.window)
-    assert_close("output", out, neighborhood_attention(**inputs, **case.window), 0)
-    out.sum().backward()
-    assert table.grad.dtype == torch.float32
-
-
-GRADCHECK_CASES = [
-    Case("plain", (4, 3), 3, batch=1, heads=1, width=2, value_width=3),
-    Case("dilation, stride", (4, 5), 2, dilation=2, stride=2, batch=1, heads=1, width=2, value_width=1),
-    Case("causal", (3, 4), (2, 3), is_causal=True, batch=1, heads=2, width=1, value_width=1),
-]
-
-
-def function_of(operator: str, case: Case, names: list[str], backend: str) -> Callable[..., Tensor]:
-    def call(*tensors: Tensor) -> Tensor:
-        out = OPERATORS[operator](**dict(zip(names, tensors, strict=True)), **case.window, backend=backend)
-        # a causal window's missing scores are constants
-        return out.masked_fill(out.isinf(), 0)
-
-    return call
-
-
-@pytest.mark.parametrize("backend", ["reference", "eager"])
-@operators
-@pytest.mark.parametrize("case", GRADCHECK_CASES, ids=lambda case: case.name)
-def test_gradcheck(case: Case, operator: str, backend: str) -> None:
-    inputs = case.inputs(operator, torch.float64)
-    assert torch.autograd.gradcheck(function_of(operator, case, list(inputs), backend), tuple(inputs.values()))
-
-
-@pytest.mark.parametrize("backend", ["reference", "eager"])
-@operators
-@pytest.mark.parametrize("case", GRADCHECK_CASES, ids=lambda case: case.name)
-def test_gradgradcheck(case: Case, operator: str, backend: str) -> None:
-    inputs = case.inputs(operator, torch.float64)
-    assert torch.autograd.gradgradcheck(function_of(operator, case, list(inputs), backend), tuple(inputs.values()))
-
-
-@operators
-def test_gradient_penalty_reaches_the_inputs(operator: str) -> None:
-    """A second derivative where the upstream gradient is a constant: it must not vanish in silence."""
-    case = Case("plain", (9, 7), 3)
-    inputs = case.inputs(operator, torch.float64)
-    penalties = {}
-    for backend in ("reference", "eager"):
-        out = function_of(operator, case, list(inputs), backend)(*inputs.values())
-        grads = torch.autograd.grad(out.sum(), list(inputs.values()), create_graph=True)
-        penalty = torch.stack([grad.square().sum() for grad in grads]).sum()
-        penalties[backend] = torch.autograd.grad(penalty, list(inputs.values()), materialize_grads=True)
-    for name, ours, true in zip(inputs, penalties["eager"], penalties["reference"], strict=True):
-        assert_close(f"second gradient of {name}", ours, true, 1e-10 * true.abs().max().item())
 
 
 def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comparison import assert_close, assert_draws, roundings, upstream
+from comparison import assert_close, assert_draws, roundings
 from neighborhood_cases import CASES, OPERATORS, Case, random_case, run
-from torch import Tensor
+
+from tests.tiers import fifth
 
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
-from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk  # noqa: E402
+from attnzoo.kernels import neighborhood_av, neighborhood_qk  # noqa: E402
 from attnzoo.kernels.intervals import triton_axis, triton_launches  # noqa: E402
 from attnzoo.kernels.intervals.geometry import AxisGeometry  # noqa: E402
 from attnzoo.kernels.intervals.triton_configurations import Budget  # noqa: E402
@@ -42,8 +43,7 @@ def check(operator: str, case: Case, dtype: torch.dtype = torch.float32) -> None
 
 
 @pytest.mark.usefixtures("quick_interpreter")
-@operators
-@pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "operator"), fifth(SMALL_CASES, OPERATORS))
 def test_triton_is_as_exact_as_plain_torch(case: Case, operator: str) -> None:
     check(operator, case)
 
@@ -62,9 +62,7 @@ HALF_CASES = [
 
 
 @pytest.mark.usefixtures("quick_interpreter")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@operators
-@pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("dtype", "operator", "case"), fifth([torch.bfloat16, torch.float16], OPERATORS, HALF_CASES))
 def test_half_precision(case: Case, operator: str, dtype: torch.dtype) -> None:
     check(operator, case, dtype)
 
@@ -81,7 +79,7 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
 
 
 @pytest.mark.usefixtures("quick_interpreter")
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", fifth(range(24)))
 def test_random_shapes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = draw(seed, 10, monkeypatch)
     for operator in OPERATORS:
@@ -137,106 +135,14 @@ def test_intervals_are_the_geometry(dilation: int, is_causal: bool) -> None:
                             assert queries == (seen_by[0], seen_by[-1] + 1), (axis, group, rank)
 
 
-def inputs_of(operator: str, dtype: torch.dtype = torch.float32) -> tuple[Case, dict[str, Tensor]]:
+@pytest.mark.usefixtures("quick_interpreter")
+@pytest.mark.parametrize("name", ["va", "table"])
+def test_opcheck_of_derivatives_of_the_halves(name: str) -> None:
     case = Case("plain", (5, 6), (3, 2), stride=(1, 2), is_causal=(True, False), batch=2, heads=2)
-    return case, case.inputs(operator, dtype)
-
-
-def arguments_of(operator: str) -> tuple[object, ...]:
-    _, inputs = inputs_of(operator)
+    weights, v = case.inputs("av", torch.float32).values()
     geometry = [3, 2], [1, 1], [1, 2], [True, False]
-    rest = {"attention": (0.3,), "qk": (0.3, 0.0), "av": (0.5,)}[operator]
-    return *inputs.values(), *geometry, *rest
-
-
-@pytest.mark.usefixtures("quick_interpreter")
-@pytest.mark.parametrize("name", ["attention", "qk", "av", "va", "table"])
-def test_opcheck(name: str) -> None:
-    arguments = arguments_of("av" if name in ("va", "table") else name)
-    if name == "table":
-        arguments = (arguments[0], *arguments[2:-1])
+    arguments = (weights, v, *geometry, 0.5) if name == "va" else (weights, *geometry)
     torch.library.opcheck(getattr(torch.ops.attnzoo, f"neighborhood_{name}").default, arguments)
-
-
-@pytest.mark.usefixtures("quick_interpreter")
-def test_opcheck_of_the_backward() -> None:
-    q, k, v, bias, *geometry, scale = arguments_of("attention")
-    out, logsumexp = torch.ops.attnzoo.neighborhood_attention(q, k, v, bias, *geometry, scale)
-    tensors = [x.detach() for x in (torch.randn_like(out), q, k, v, bias, out, logsumexp)]
-    operator = torch.ops.attnzoo.neighborhood_attention_backward.default
-    for needs_bias in (True, False):
-        torch.library.opcheck(operator, (*tensors, *geometry, scale, [True, True, True, needs_bias]))
-
-
-@pytest.mark.usefixtures("quick_interpreter")
-@operators
-def test_compiles_as_one_graph(operator: str) -> None:
-    case, inputs = inputs_of(operator)
-
-    def call(*tensors: Tensor) -> Tensor:
-        return OPERATORS[operator](**dict(zip(inputs, tensors, strict=True)), **case.window, backend="triton")
-
-    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    found = []
-    for function in (call, compiled):
-        out = function(*inputs.values())
-        found.append([out, *torch.autograd.grad(out, list(inputs.values()), upstream(out))])
-    for ours, true in zip(*found, strict=True):
-        assert_close("compiled", ours, true, 0)
-
-
-@pytest.mark.usefixtures("quick_interpreter")
-@pytest.mark.parametrize("names", [("q",), ("k",), ("v",), ("bias",), ("q", "bias")], ids="+".join)
-def test_gradients_of_some_inputs_alone(names: tuple[str, ...]) -> None:
-    case, inputs = inputs_of("attention")
-    every = run("attention", case, inputs, "triton")
-    some = {name: x.detach().requires_grad_(name in names) for name, x in inputs.items()}
-    out = neighborhood_attention(**some, **case.window, backend="triton")
-    out.backward(upstream(out))
-    for name, x in some.items():
-        if name in names:
-            assert_close(f"gradient of {name}", x.grad, every.tensors[f"gradient of {name}"], 0)
-        else:
-            assert x.grad is None
-
-
-@pytest.mark.usefixtures("quick_interpreter")
-def test_an_expanded_gradient_is_read() -> None:
-    case, inputs = inputs_of("attention")
-    found = []
-    for backend in ("triton", "reference"):
-        out = neighborhood_attention(**inputs, **case.window, backend=backend)
-        found.append(torch.autograd.grad(out.sum(), list(inputs.values())))
-    for ours, true in zip(*found, strict=True):
-        assert_close("gradient", ours, true, 1e-5)
-
-
-@pytest.mark.usefixtures("quick_interpreter")
-def test_every_run_is_the_same() -> None:
-    case = Case("plain", (9, 10), 5, batch=2, heads=2)
-    inputs = case.inputs("attention", torch.float32)
-    first, second = (run("attention", case, inputs, "triton") for _ in range(2))
-    assert all(torch.equal(x, second.tensors[name]) for name, x in first.tensors.items())
-
-
-@pytest.mark.usefixtures("quick_interpreter")
-def test_a_float32_table_serves_half_precision_queries() -> None:
-    case, inputs = inputs_of("attention", torch.bfloat16)
-    table = inputs["bias"].detach().float().requires_grad_()
-    out = neighborhood_attention(**{**inputs, "bias": table}, **case.window, backend="triton")
-    assert_close("output", out, neighborhood_attention(**inputs, **case.window, backend="triton"), 0)
-    out.sum().backward()
-    assert table.grad.dtype == torch.float32
-
-
-@pytest.mark.usefixtures("quick_interpreter")
-def test_autocast() -> None:
-    case, inputs = inputs_of("attention")
-    with torch.autocast("cpu", torch.bfloat16):
-        out = neighborhood_attention(**inputs, **case.window, backend="triton")
-    assert out.dtype == torch.bfloat16
-    out.sum().backward()
-    assert all(x.grad.dtype == torch.float32 for x in inputs.values())
 
 
 @pytest.mark.usefixtures("quick_interpreter")
@@ -251,27 +157,3 @@ def test_missing_weights_are_not_read() -> None:
     out.sum().backward()
     assert not poisoned.grad.isnan().any()
     assert not inputs["v"].grad.isnan().any()
-
-
-@pytest.mark.usefixtures("quick_interpreter")
-def test_second_derivative_of_the_whole_is_refused() -> None:
-    case, inputs = inputs_of("attention")
-    out = neighborhood_attention(**inputs, **case.window, backend="triton")
-    (gradient,) = torch.autograd.grad(out.square().sum(), inputs["q"], create_graph=True)
-    with pytest.raises(NotImplementedError, match="no second derivative: use backend='eager'"):
-        gradient.sum().backward()
-
-
-@pytest.mark.usefixtures("quick_interpreter")
-@pytest.mark.parametrize("operator", ["qk", "av"])
-def test_halves_have_second_derivatives(operator: str) -> None:
-    case, inputs = inputs_of(operator)
-    found = []
-    for backend in ("triton", "reference"):
-        out = OPERATORS[operator](**inputs, **case.window, backend=backend)
-        out = out.masked_fill(out.isinf(), 0).tanh()
-        grads = torch.autograd.grad(out.sum(), list(inputs.values()), create_graph=True)
-        penalty = torch.stack([grad.square().sum() for grad in grads]).sum()
-        found.append(torch.autograd.grad(penalty, list(inputs.values())))
-    for name, ours, true in zip(inputs, *found, strict=True):
-        assert_close(f"second gradient of {name}", ours, true, 1e-4 * true.abs().max().item())

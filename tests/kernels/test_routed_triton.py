@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comparison import assert_as_exact_as, assert_close, roundings, upstream
+from comparison import assert_as_exact_as, assert_close, roundings
 from routed_cases import CASES, Case, random_case, run, runs
 from torch import Tensor
 
+from tests.tiers import fifth
+
 triton = pytest.importorskip("triton")
 
-from attnzoo.kernels import routed_attention  # noqa: E402
 from attnzoo.kernels.routed import triton_kernels  # noqa: E402
 from attnzoo.kernels.routed.triton_kernels import sources_of  # noqa: E402
 from attnzoo.kernels.triton_launch import Configuration  # noqa: E402
@@ -35,7 +36,7 @@ def check(case: Case, dtype: torch.dtype = torch.float32) -> None:
     assert_as_exact_as(ours, plain, truth, dtype, more)
 
 
-@pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", fifth(SMALL_CASES))
 def test_triton_is_as_exact_as_plain_torch(case: Case) -> None:
     check(case)
 
@@ -47,8 +48,7 @@ HALF_CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("dtype", "case"), fifth([torch.bfloat16, torch.float16], HALF_CASES))
 def test_half_precision(case: Case, dtype: torch.dtype) -> None:
     check(case, dtype)
 
@@ -63,7 +63,7 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
     return replace(case, batch=min(case.batch, 2), heads=min(case.heads, 2))
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", fifth(range(25)))
 def test_random_shapes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check(draw(seed, 12, monkeypatch))
 
@@ -100,63 +100,6 @@ def drawn() -> tuple[dict[str, Tensor], Tensor]:
     return PLAIN.inputs(torch.float32), PLAIN.routes()
 
 
-def test_opcheck() -> None:
-    inputs, routes = drawn()
-    torch.library.opcheck(torch.ops.attnzoo.routed_attention.default, (*inputs.values(), routes, [2, 2], 0.3))
-
-
-def test_opcheck_of_the_derivative() -> None:
-    inputs, routes = drawn()
-    arguments = [*inputs.values(), routes, [2, 2], 0.3]
-    out, logsumexp = torch.ops.attnzoo.routed_attention(*arguments)
-    tensors = [x.detach() for x in (upstream(out), *inputs.values(), routes, out, logsumexp)]
-    torch.library.opcheck(torch.ops.attnzoo.routed_attention_backward.default, (*tensors, [2, 2], 0.3, [True] * 3))
-
-
-def test_compiles_as_one_graph() -> None:
-    inputs, routes = drawn()
-
-    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return routed_attention(q, k, v, routes, 2, backend="triton")
-
-    found = []
-    for function in (call, torch.compile(call, fullgraph=True, backend="aot_eager")):
-        out = function(*inputs.values())
-        found.append([out, *torch.autograd.grad(out, list(inputs.values()), upstream(out))])
-    for ours, true in zip(*found, strict=True):
-        assert_close("compiled", ours, true, 0)
-
-
-@pytest.mark.parametrize("names", ["q", "k", "v", "qv"])
-def test_gradients_of_some_inputs_alone(names: str) -> None:
-    inputs, routes = drawn()
-    every = run(PLAIN, inputs, routes, "triton")
-    some = {name: x.detach().requires_grad_(name in names) for name, x in inputs.items()}
-    out = routed_attention(**some, routes=routes, regions=2, backend="triton")
-    out.backward(upstream(out))
-    for name, x in some.items():
-        if name in names:
-            assert_close(f"gradient of {name}", x.grad, every.tensors[f"gradient of {name}"], 0)
-        else:
-            assert x.grad is None
-
-
-def test_an_expanded_gradient_is_read() -> None:
-    inputs, routes = drawn()
-    found = []
-    for backend in ("triton", "reference"):
-        out = routed_attention(**inputs, routes=routes, regions=2, backend=backend)
-        found.append(torch.autograd.grad(out.sum(), list(inputs.values())))
-    for ours, true in zip(*found, strict=True):
-        assert_close("gradient", ours, true, 1e-5)
-
-
-def test_every_run_is_the_same() -> None:
-    inputs, routes = drawn()
-    first, second = (run(PLAIN, inputs, routes, "triton") for _ in range(2))
-    assert all(torch.equal(x, second.tensors[name]) for name, x in first.tensors.items())
-
-
 def test_what_is_on_no_route_is_not_read() -> None:
     inputs, routes = drawn()
     routes = routes.clamp(min=1)
@@ -167,20 +110,3 @@ def test_what_is_on_no_route_is_not_read() -> None:
     found = run(PLAIN, inputs, routes, "triton")
     for name in ("output", "gradient of q"):
         assert_close(name, found.tensors[name], clean.tensors[name], 0)
-
-
-def test_autocast() -> None:
-    inputs, routes = drawn()
-    with torch.autocast("cpu", torch.bfloat16):
-        out = routed_attention(**inputs, routes=routes, regions=2, backend="triton")
-    assert out.dtype == torch.bfloat16
-    out.sum().backward()
-    assert all(x.grad.dtype == torch.float32 for x in inputs.values())
-
-
-def test_second_derivative_is_refused() -> None:
-    inputs, routes = drawn()
-    out = routed_attention(**inputs, routes=routes, regions=2, backend="triton")
-    (gradient,) = torch.autograd.grad(out.square().sum(), inputs["q"], create_graph=True)
-    with pytest.raises(NotImplementedError, match="no second derivative: use backend='eager'"):
-        gradient.sum().backward()

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from comparison import assert_close, assert_draws, roundings, upstream
-from torch import Tensor
+from comparison import assert_draws, roundings
 from window_cases import CASES, Case, random_case, run
+
+from tests.tiers import fifth
 
 pytest.importorskip("triton")
 
-from attnzoo.kernels import window_attention
 from attnzoo.kernels.intervals import triton_launches
 from attnzoo.kernels.intervals.triton_configurations import Budget
 from attnzoo.kernels.triton_tables import read_table
@@ -30,7 +30,10 @@ SMALL_CASES = [
 SMALL_CASES += [Case("three images", (6, 5), 3, shift=1, batch=3, heads=2)]
 
 
-@pytest.fixture(params=["whole", "in tiles"])
+KERNELS = "whole", "in tiles"
+
+
+@pytest.fixture(params=KERNELS)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which kernels run: those that hold a window whole, for every class of shapes, or those for intervals."""
     if request.param == "whole":
@@ -46,13 +49,14 @@ def check(case: Case, dtype: torch.dtype = torch.float32) -> None:
     assert_draws(lambda *arguments: run(case, *arguments), draws, dtype, case.windows == (1, 1))
 
 
-@pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(("case", "kernels"), fifth(SMALL_CASES, KERNELS), indirect=["kernels"])
 def test_triton_is_as_exact_as_plain_torch(case: Case, kernels: str) -> None:
     if kernels == "whole" and max(case.windows) > 8:
         pytest.skip("a window that no program holds whole")
     check(case)
 
 
+@pytest.mark.full
 def test_a_window_of_a_thousand_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_launches, "budget_of", lambda *_: Budget(128, 256, 4, 2))
     check(Case("window 32", (32, 20), 32, shift=16, batch=1, heads=1))
@@ -64,10 +68,10 @@ HALF_CASES = [
 ]
 
 
-@pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.name)
-def test_half_precision(case: Case, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "case", "kernels"), fifth([torch.bfloat16, torch.float16], HALF_CASES, KERNELS), indirect=["kernels"]
+)
+def test_half_precision(case: Case, dtype: torch.dtype, kernels: str) -> None:
     check(case, dtype)
 
 
@@ -82,7 +86,7 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
     return replace(case, batch=min(case.batch, 3), heads=min(case.heads, 2))
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize(("seed", "kernels"), fifth(range(24), KERNELS), indirect=["kernels"])
 def test_random_shapes(seed: int, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(draw(seed, 12, monkeypatch))
 
@@ -108,45 +112,7 @@ CASE = Case("plain", (5, 6), (3, 4), shift=(1, 2), batch=2, heads=2)
 
 
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
-def test_opcheck(has_bias: bool) -> None:
-    q, k, v, bias = CASE.inputs(torch.float32).values()
-    arguments = q, k, v, bias if has_bias else None, [3, 4], [1, 2], 0.3
-    operators = torch.ops.attnzoo
-    torch.library.opcheck(operators.window_attention.default, arguments)
-    out, logsumexp = operators.window_attention(*arguments)
-    tensors = [x if x is None else x.detach() for x in (torch.randn_like(out), *arguments[:4], out, logsumexp)]
-    for needs_bias in (True, False):
-        rest = [3, 4], [1, 2], 0.3, [True, True, True, needs_bias]
-        torch.library.opcheck(operators.window_attention_backward.default, (*tensors, *rest))
-
-
-@pytest.mark.usefixtures("kernels")
-def test_compiles_as_one_graph() -> None:
-    inputs = CASE.inputs(torch.float32)
-
-    def call(*tensors: Tensor) -> Tensor:
-        return window_attention(**dict(zip(inputs, tensors, strict=True)), **CASE.arguments, backend="triton")
-
-    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    found = []
-    for function in (call, compiled):
-        out = function(*inputs.values())
-        found.append([out, *torch.autograd.grad(out, list(inputs.values()), upstream(out))])
-    for ours, true in zip(*found, strict=True):
-        assert_close("compiled", ours, true, 0)
-
-
-@pytest.mark.usefixtures("kernels")
 def test_every_run_is_the_same() -> None:
     inputs = CASE.inputs(torch.float32)
     first, second = (run(CASE, inputs, "triton") for _ in range(2))
     assert all(torch.equal(x, second.tensors[name]) for name, x in first.tensors.items())
-
-
-def test_second_derivative_is_refused() -> None:
-    inputs = CASE.inputs(torch.float32)
-    out = window_attention(**inputs, **CASE.arguments, backend="triton")
-    (gradient,) = torch.autograd.grad(out.square().sum(), inputs["q"], create_graph=True)
-    with pytest.raises(NotImplementedError, match="window_attention have no second derivative: use backend='eager'"):
-        gradient.sum().backward()

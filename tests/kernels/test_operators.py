@@ -1,0 +1,204 @@
+"""The contract of the operators: derivatives, dtypes, autocast and torch.library, of every one in every execution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from comparison import assert_as_exact_as, assert_close, upstream
+from operator_examples import EXAMPLES, PLAIN, TINY, Example
+from torch import Tensor
+
+from tests.tiers import quick
+
+examples = pytest.mark.parametrize("example", EXAMPLES, ids=str)
+plain_examples = pytest.mark.parametrize("example", PLAIN, ids=str)
+kernels = pytest.mark.usefixtures("quick_interpreter")
+
+
+@pytest.fixture(params=["eager", "triton"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The executions that are compared with the reference."""
+    if request.param == "triton":
+        request.getfixturevalue("quick_interpreter")
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@examples
+def test_half_precision(example: Example, dtype: torch.dtype) -> None:
+    inputs, *others = (example.inputs(dtype) for _ in range(4))
+    (plain, truth), *more = (
+        (example.run(draw, "reference"), example.run(draw, "reference", torch.float64)) for draw in (inputs, *others)
+    )
+    assert_as_exact_as(example.run(inputs, "eager"), plain, truth, dtype, more)
+
+
+@examples
+def test_float64(example: Example) -> None:
+    inputs = example.inputs(torch.float64)
+    truth, ours = (example.run(inputs, backend) for backend in ("reference", "eager"))
+    for name, true in truth.tensors.items():
+        assert_close(name, ours.tensors[name], true, 1e-13 * max(1, true[true.isfinite()].abs().max().item()))
+
+
+@examples
+def test_forward_without_gradients_is_the_same(example: Example) -> None:
+    inputs = example.inputs(torch.float32)
+    with_gradients = example(inputs)
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            assert_close("output", example(inputs), with_gradients, 0)
+
+
+@examples
+def test_autocast(example: Example) -> None:
+    check_autocast(example, "eager")
+
+
+@kernels
+@plain_examples
+def test_autocast_of_kernels(example: Example) -> None:
+    check_autocast(example, "triton")
+
+
+def check_autocast(example: Example, backend: str) -> None:
+    inputs = example.inputs(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = example(inputs, backend)
+    halves = {name: x.detach().bfloat16().requires_grad_() for name, x in inputs.items()}
+    want = example(halves, backend)
+    assert out.dtype == torch.bfloat16
+    assert_close("output", out, want, 0)
+    gradient = upstream(out)
+    out.backward(gradient)
+    want.backward(gradient)
+    for name, x in inputs.items():
+        assert x.grad.dtype == torch.float32
+        assert_close(f"gradient of {name}", x.grad, halves[name].grad, 0)
+
+
+@plain_examples
+def test_autocast_leaves_float64_alone(example: Example) -> None:
+    inputs = example.inputs(torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = example(inputs)
+        out.sum().backward()
+    assert out.dtype == torch.float64
+
+
+@pytest.mark.parametrize("example", [x for x in PLAIN if x.tables], ids=str)
+def test_a_float32_table_serves_half_precision_queries(example: Example, backend: str) -> None:
+    inputs = example.inputs(torch.bfloat16)
+    tables = {name: inputs[name].detach().float().requires_grad_() for name in example.tables}
+    out = example({**inputs, **tables}, backend)
+    assert_close("output", out, example(inputs, backend), 0)
+    out.sum().backward()
+    assert all(table.grad.dtype == torch.float32 for table in tables.values())
+
+
+@plain_examples
+def test_gradients_of_some_inputs_alone(example: Example, backend: str) -> None:
+    inputs = example.inputs(torch.float32)
+    every = example.run(inputs, backend)
+    names = list(inputs)
+    for wanted in (*((name,) for name in names), (names[0], names[-1])):
+        some = {name: x.detach().requires_grad_(name in wanted) for name, x in inputs.items()}
+        out = example(some, backend)
+        out.backward(upstream(out))
+        for name, x in some.items():
+            if name in wanted:
+                assert_close(f"gradient of {name}", x.grad, every.tensors[f"gradient of {name}"], 0)
+            else:
+                assert x.grad is None
+
+
+@plain_examples
+def test_an_expanded_gradient_is_read(example: Example, backend: str) -> None:
+    inputs = example.inputs(torch.float32)
+    found = []
+    for execution in (backend, "reference"):
+        out = example(inputs, execution)
+        # a causal window's missing scores are constants
+        out = out.masked_fill(out.isinf(), 0)
+        found.append(torch.autograd.grad(out.sum(), list(inputs.values())))
+    for ours, true in zip(*found, strict=True):
+        assert_close("gradient", ours, true, 1e-5)
+
+
+@plain_examples
+def test_every_run_is_the_same(example: Example, backend: str) -> None:
+    inputs = example.inputs(torch.float32)
+    first, second = (example.run(inputs, backend) for _ in range(2))
+    assert all(torch.equal(x, second.tensors[name]) for name, x in first.tensors.items())
+
+
+def finite(example: Example, names: list[str], backend: str) -> Callable[..., Tensor]:
+    def call(*tensors: Tensor) -> Tensor:
+        out = example(dict(zip(names, tensors, strict=True)), backend)
+        return out.masked_fill(out.isinf(), 0)
+
+    return call
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+@pytest.mark.parametrize("example", TINY, ids=str)
+def test_gradcheck(example: Example, backend: str, check: Callable[..., bool]) -> None:
+    inputs = example.inputs(torch.float64)
+    assert check(finite(example, list(inputs), backend), tuple(inputs.values()))
+
+
+@examples
+def test_gradient_penalty_reaches_the_inputs(example: Example) -> None:
+    """A second derivative where the upstream gradient is a constant: it must not vanish in silence."""
+    inputs = example.inputs(torch.float64)
+    ours, truth = (_penalty_gradients(example, inputs, backend) for backend in ("eager", "reference"))
+    for name, found, true in zip(inputs, ours, truth, strict=True):
+        assert_close(f"second gradient of {name}", found, true, 1e-10 * true.abs().max().item())
+
+
+@kernels
+@pytest.mark.parametrize("example", [x for x in PLAIN if not x.is_half], ids=str)
+def test_kernels_have_no_second_derivative(example: Example) -> None:
+    inputs = example.inputs(torch.float32)
+    (gradient,) = torch.autograd.grad(example(inputs, "triton").square().sum(), inputs["q"], create_graph=True)
+    with pytest.raises(
+        NotImplementedError, match=f"{example.function.__name__} have no second derivative: use backend"
+    ):
+        gradient.sum().backward()
+
+
+@kernels
+@pytest.mark.parametrize("example", [x for x in PLAIN if x.is_half], ids=str)
+def test_halves_have_second_derivatives(example: Example) -> None:
+    inputs = example.inputs(torch.float32)
+    ours, truth = (_penalty_gradients(example, inputs, backend) for backend in ("triton", "reference"))
+    for name, found, true in zip(inputs, ours, truth, strict=True):
+        assert_close(f"second gradient of {name}", found, true, 1e-4 * true.abs().max().item())
+
+
+def _penalty_gradients(example: Example, inputs: dict[str, Tensor], backend: str) -> tuple[Tensor, ...]:
+    # bent, for the halves are linear in each input
+    out = finite(example, list(inputs), backend)(*inputs.values()).tanh()
+    gradients = torch.autograd.grad(out.sum(), list(inputs.values()), create_graph=True)
+    penalty = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
+    return torch.autograd.grad(penalty, list(inputs.values()), materialize_grads=True)
+
+
+@kernels
+@pytest.mark.parametrize("example", quick(PLAIN, PLAIN[-2:]))
+def test_opcheck(example: Example) -> None:
+    operator, arguments = example.library()
+    torch.library.opcheck(operator.default, arguments)
+    if example.is_half:
+        return
+    out, logsumexp = operator(*arguments)
+    tensors, rest = [x for x in arguments if isinstance(x, Tensor)], [x for x in arguments if not isinstance(x, Tensor)]
+    differentiable = [x for x in tensors if x.is_floating_point()]
+    given = [x.detach() for x in (upstream(out), *tensors, out, logsumexp)]
+    derivative = getattr(torch.ops.attnzoo, f"{example.function.__name__}_backward").default
+    for last in (True, False):
+        needs = [True] * (len(differentiable) - 1) + [last]
+        torch.library.opcheck(derivative, (*given, *rest, needs))
