@@ -1,9 +1,16 @@
-"""What every test runs under: one thread and a fixed seed."""
+"""What every test runs under: one thread and a fixed seed; and files that many tests read."""
 
+import fcntl
+import hashlib
 import os
+import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import timm
 import torch
+from torch import nn
 
 # kernels run on the CPU; Triton reads this when it is imported
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -15,3 +22,32 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[nn.Module, Any]]:
+    """A model and the report of its ONNX file, which is made once for all tests and processes.
+
+    `exported(name, arguments_of_the_model, **options_of_the_export)`; the file must be left as it is.
+    """
+    from attnzoo.tools.export import export_onnx
+
+    folder = tmp_path_factory.getbasetemp()
+    # the processes of pytest-xdist have folders of their own beside each other
+    shared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "exported"
+    shared.mkdir(exist_ok=True)
+
+    def export(name: str, arguments: dict[str, Any] | None = None, **options: Any) -> tuple[nn.Module, Any]:
+        key = hashlib.sha256(repr((name, arguments, sorted(options.items()))).encode()).hexdigest()[:16]
+        path, report = shared / f"{key}.onnx", shared / f"{key}.report"
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = timm.create_model(name, **(arguments or {})).train()
+        with open(shared / f"{key}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not report.exists():
+                report.write_bytes(pickle.dumps(export_onnx(model, path, **options)))
+        assert model.training, "the caller's model must stay as it was"
+        return model.eval(), pickle.loads(report.read_bytes())
+
+    return export

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .tiers import quick
+
 ROOT = Path(__file__).parent.parent
 
 OPTIONAL = [
@@ -38,7 +40,7 @@ model(torch.zeros(1, 3, 32, 32)).sum().backward()
 
 
 @pytest.mark.parametrize(
-    "module", ["triton", "mmengine", "sklearn", "onnx", "onnxruntime", "matplotlib", "torchmetrics"]
+    "module", quick(["triton", "mmengine", "sklearn", "onnx", "onnxruntime", "matplotlib", "torchmetrics"], ["triton"])
 )
 def test_loads_nothing_that_timm_does_not(module: str) -> None:
     loaded = f"print({module!r} in sys.modules)"
@@ -46,6 +48,7 @@ def test_loads_nothing_that_timm_does_not(module: str) -> None:
     assert before == after
 
 
+@pytest.mark.full
 def test_adds_little_to_the_import_of_timm() -> None:
     # both in one process, so that a slow machine slows both; the ratio of import attnzoo to import timm
     code = """

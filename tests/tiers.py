@@ -42,10 +42,9 @@ def _pairs(case: tuple[Any, ...]) -> set[Any]:
     values: list[tuple[Any, ...]] = []
     for axis, value in enumerate(case):
         if dataclasses.is_dataclass(value):
-            fields = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
-            values += [
-                (axis, field.name, repr(x)) for field, x in fields if field.name != "name" and x != field.default
-            ]
+            fields = [field for field in dataclasses.fields(value) if field.name != "name"]
+            found = ((field, getattr(value, field.name)) for field in fields)
+            values += [(axis, field.name, repr(x)) for field, x in found if x != field.default]
         else:
             values.append((axis, repr(value)))
     return {*values, *combinations(values, 2)}

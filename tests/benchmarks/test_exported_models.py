@@ -23,6 +23,7 @@ def rows_of(name: str, chosen: tuple[str, ...], batches: tuple[int, ...] = (1,),
     return list(export.measure(name, batches, side, ("eager", *chosen), rounds=2, seconds=0))
 
 
+@pytest.mark.full
 def test_the_command_writes_a_row_for_each_model(tmp_path: Path) -> None:
     command = ["export", "nat_pico", "test_resnet", "--image-size", "64", "--batch", "2", "--quick"]
     done = CliRunner().invoke(main, [*command, "--out", str(tmp_path)])

@@ -104,6 +104,7 @@ def compile_all(only: str) -> list[dict]:
     return list(static.rows(static.tasks(operators(), ARCHITECTURES, only), 2))
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_the_commonest_kernels_compile_without_spilling() -> None:
     commonest = "kernel 7 D32", "7 shift 3 D32", "16 shift 8 D32", "topk 1 D32", "halo 32x32 h8 B128 D32"
@@ -114,6 +115,14 @@ def test_the_commonest_kernels_compile_without_spilling() -> None:
     assert all(row["matrix_unit"] for row in found if row["dtype"] == "bfloat16")
 
 
+def test_a_kernel_of_every_operator_compiles() -> None:
+    found = list(static.rows([static.tasks([operator], ["sm90"], "")[0] for operator in operators()], 2))
+    assert len(found) == len(operators())
+    assert static.faults(found) == []
+    assert all(row["matrix_unit"] for row in found if row["dtype"] == "bfloat16")
+
+
+@pytest.mark.full
 def test_problems_of_ones_compile() -> None:
     ones = SimpleNamespace(name="ones", launches=tiny_launches.of_ones)
     found = list(static.rows(static.tasks([ones], ["sm90"], ""), 2))

@@ -89,7 +89,7 @@ def test_pictures_are_turned_upright(tmp_path, photograph):
     np.testing.assert_array_equal(given, expected(read_image(tmp_path / "turned.jpg"), notes))
 
 
-@pytest.mark.parametrize("size", ["its-own", "free"])
+@pytest.mark.parametrize("size", ["its-own", pytest.param("free", marks=pytest.mark.full)])
 def test_probabilities_are_those_of_attnzoo_predict(tmp_path, size, trained, file, free, photograph):
     folder, exported = free if size == "free" else (trained, file)
     photograph.save(tmp_path / "cat.png")

@@ -84,6 +84,7 @@ def test_network(path: Path, tmp_path: Path) -> None:
 
 
 # the only check that sees a wrong epsilon: in float64 the difference is the official network's own rounding
+@pytest.mark.full
 @pytest.mark.parametrize("path", NETWORKS, ids=readable)
 def test_network_in_float64(path: Path, tmp_path: Path) -> None:
     case = load_case(path)

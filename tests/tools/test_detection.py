@@ -60,6 +60,7 @@ class StopError(Exception):
     pass
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("head", ["retinanet", "faster_rcnn"])
 def test_a_run_that_died_continues_to_the_same_weights(runs, monkeypatch, head):
     """Proposals are drawn at random, and so are the sizes of pictures: both continue where they were."""
@@ -93,6 +94,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", OPTIONS)
 def test_the_recipes_other_keys_work_for_detectors(runs, case):
     # regions are read from features of whatever precision

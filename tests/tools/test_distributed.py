@@ -126,9 +126,9 @@ def signals_after(monkeypatch, step, on_rank):
     "overrides",
     [
         (),
-        ("accumulate=2",),
-        ("parallel=fsdp", "clip_grad=0.5"),
-        ("parallel=fsdp", "accumulate=2", "precision=bfloat16", "clip_grad=0.5"),
+        pytest.param(("accumulate=2",), marks=pytest.mark.full),
+        pytest.param(("parallel=fsdp", "clip_grad=0.5"), marks=pytest.mark.full),
+        pytest.param(("parallel=fsdp", "accumulate=2", "precision=bfloat16", "clip_grad=0.5"), marks=pytest.mark.full),
         pytest.param(("parallel=fsdp", "freeze=backbone"), marks=pytest.mark.slow),
         pytest.param(("parallel=fsdp", "grad_checkpointing=True"), marks=pytest.mark.slow),
     ],
@@ -157,6 +157,7 @@ def test_two_processes_have_the_loss_curve_of_one(overrides, runs):
     assert_close(dict(model.state_dict()), checkpoint(runs / "two")["state_dict"], rtol=0, atol=0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("overrides", [RESNET, (*VIT, "parallel=fsdp")], ids=["ddp", "fsdp"])
 def test_a_signal_to_any_process_stops_all_and_the_run_continues_bit_by_bit(overrides, runs, monkeypatch):
     train_on(2, overrides, runs / "whole")
@@ -171,6 +172,7 @@ def test_a_signal_to_any_process_stops_all_and_the_run_continues_bit_by_bit(over
     assert [key for key in whole if not is_same(stopped[key], whole[key])] == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("before", ["parallel=fsdp", "parallel=ddp"])
 def test_a_run_continues_on_another_number_of_processes(before, runs, monkeypatch, capfd):
     train_on(1, VIT, runs / "one")
@@ -232,6 +234,7 @@ def fails_with(monkeypatch, what):
         monkeypatch.setattr(learners.Classifier, "forward", has_defect)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("what", "first", "second"),
     [
@@ -289,6 +292,7 @@ def wait_for(path, seconds=90.0):
         time.sleep(0.1)
 
 
+@pytest.mark.full
 def test_torchrun_tells_a_mistake_once(runs):
     started = torchrun("model.name=nat_pica", "--work-dir", str(runs))
     _, said = started.communicate(timeout=120)
@@ -297,6 +301,7 @@ def test_torchrun_tells_a_mistake_once(runs):
     assert not runs.exists()
 
 
+@pytest.mark.full
 def test_a_killed_process_ends_the_job_and_a_signal_to_torchrun_stores_it(runs):
     arguments = (*VIT[:2], "epochs=1000", "save_interval=1", "val_interval=1000", "--work-dir", str(runs))
     started = torchrun(*arguments)

@@ -100,7 +100,7 @@ def test_classes_are_told_apart_as_torchvision_does_it_for_more_than_1000_candid
         pytest.param("faster_rcnn", "shvit_pico", id="faster_rcnn-shvit", marks=pytest.mark.slow),
         pytest.param("mask_rcnn", "nat_pico", id="mask_rcnn-nat", marks=pytest.mark.slow),
         # proposals, regions and masks in one file: the smallest that has every operator
-        pytest.param("mask_rcnn", "shvit_pico", id="mask_rcnn-shvit"),
+        pytest.param("mask_rcnn", "shvit_pico", id="mask_rcnn-shvit", marks=pytest.mark.full),
     ],
 )
 def test_file_finds_what_torchvision_finds_at_any_batch(head, backbone):
@@ -118,6 +118,7 @@ def test_file_finds_what_torchvision_finds_at_any_batch(head, backbone):
         assert task.difference(given, task.expected(images)) <= 1e-4
 
 
+@pytest.mark.full
 def test_run_directory_becomes_a_file_that_says_what_it_is(tmp_path):
     detector, options = make("fcos", "nat_pico", detections_per_image=7)
     run_directory, output = tmp_path / "run", tmp_path / "out" / "model.onnx"
@@ -139,6 +140,7 @@ def test_run_directory_becomes_a_file_that_says_what_it_is(tmp_path):
     assert str(tmp_path).encode() not in output.read_bytes()
 
 
+@pytest.mark.full
 def test_file_that_suppresses_too_little_is_refused(tmp_path, monkeypatch):
     def wrong(task, *arguments):
         changed = copy.deepcopy(task.network)

@@ -22,6 +22,7 @@ from attnzoo.blocks import (
 )
 from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_bias
 from attnzoo.tools.export import graphs, open_session, relative_difference
+from tests.tiers import fifth
 
 pytest.importorskip("onnx", reason="needs attnzoo[export]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
@@ -127,7 +128,11 @@ def mixers() -> dict[str, tuple[nn.Module, Sequence[tuple[int, int]]]]:
 
 # torch reasons for a minute about regions whose number depends on the size
 @pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=pytest.mark.slow if x == "routed-projected" else ()) for x in mixers()]
+    "name",
+    [
+        *fifth([name for name in mixers() if name != "routed-projected"]),
+        pytest.param("routed-projected", marks=pytest.mark.slow),
+    ],
 )
 def test_any_size_in_one_graph(name: str) -> None:
     mixer, sizes = mixers()[name]

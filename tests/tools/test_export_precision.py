@@ -140,6 +140,7 @@ def finished(traced, precision: str):
     return finish.apply(proto, task, checking.cases_of(task, ("batch",)), {}, 1e-4)
 
 
+@pytest.mark.full
 def test_half_precision_halves_the_file_and_stays_close(traced):
     done = finished(traced, "fp16")
     require_sound(done.content)

@@ -91,6 +91,7 @@ def test_program_says_what_it_is_and_nothing_of_the_machine(tmp_path):
         assert trace.encode() not in held
 
 
+@pytest.mark.full
 @needs_compiler
 def test_package_equals_eager_at_any_batch(tmp_path):
     model = Tiny().eval()

@@ -21,6 +21,7 @@ def kill(directory, count, seed):
     return json.loads(done.stdout)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("count", "seed"), [pytest.param(10, 0, id="10"), pytest.param(30, 1, id="30", marks=pytest.mark.slow)]
 )
@@ -34,7 +35,9 @@ def test_a_run_killed_anywhere_ends_in_the_same_weights(tmp_path, count, seed):
     assert any(point["step"] for point in report if point["killed"]), report
 
 
-@pytest.mark.parametrize(("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("received", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.full)]
+)
 def test_a_signal_stores_the_run_and_ends_it(tmp_path, received, code):
     options = ("model.name=test_resnet", "epochs=50", "batch_size=64", "save_interval=0")
     command = [sys.executable, "-m", "attnzoo.tools.train", "classification/digits", *options, "--work-dir", tmp_path]

@@ -17,8 +17,11 @@ from torch import nn
 from attnzoo import published
 from attnzoo.base import checkpoint_filter
 
+from ..tiers import fifth, quick
 from .models import ARGUMENTS, SMALL, ours
 
+# one for each operator, and the network whose stages pass on more than a map
+FULLGRAPH = ["nat_pico", "swin_pico", "biformer_pico", "halonet_pico", "overlock_pico"]
 small = pytest.mark.parametrize("name", SMALL)
 
 
@@ -43,7 +46,7 @@ def create(name: str, **kwargs: object) -> nn.Module:
     return timm.create_model(name, **ARGUMENTS.get(name, {}), **kwargs).eval()
 
 
-@pytest.mark.parametrize("name", ours())
+@pytest.mark.parametrize("name", fifth(ours()))
 def test_every_model_builds_and_counts_its_published_parameters(name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(name)
@@ -266,7 +269,7 @@ def test_channels_last_images(name: str) -> None:
         torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), model(x), atol=1e-5, rtol=1e-4)
 
 
-@small
+@pytest.mark.parametrize("name", quick(SMALL, FULLGRAPH))
 def test_compiles_without_graph_breaks(name: str) -> None:
     model, x = create(name, num_classes=4), images()
     torch.compiler.reset()

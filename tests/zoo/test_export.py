@@ -10,24 +10,15 @@ import timm
 
 from attnzoo.tools.export import export_onnx
 
+from ..tiers import quick
 from .models import ARGUMENTS, SMALL, ours
 
 pytest.importorskip("onnx", reason="needs attnzoo[export]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
 
 PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
-# more than 20 million parameters take a minute
-QUICK = [name for name in SMALL if name.endswith("_pico")]
-# so do graphs for any size of these, which are made of what others are made of, or of very many small operators
-LONG = [
-    "agent_cswin_pico",
-    "agent_swin_pico",
-    "biformer_pico",
-    "davit_pico",
-    "halonet_pico",
-    "moh_vit_pico",
-    "twins_svt_pico",
-]
+# one for each strategy that `attnzoo.kernels.tracing` names: arithmetic, another formulation, an opaque operator
+STRATEGIES = ["shvit_pico", "swin_pico", "nat_pico"]
 
 
 def documented() -> dict[str, str]:
@@ -35,13 +26,10 @@ def documented() -> dict[str, str]:
     return dict(re.findall(r"^\| [^|]+ \| `(\w+)` \| (dynamic|one size) \|", PAGE.read_text(), re.MULTILINE))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in {*QUICK} - {*LONG} else pytest.mark.slow) for name in SMALL],
-)
-def test_one_file_takes_any_size(tmp_path: Path, name: str) -> None:
-    model = timm.create_model(name, num_classes=7, **ARGUMENTS.get(name, {}))
-    report = export_onnx(model, tmp_path / "model.onnx", image_size=(64, 96), dynamic=("batch", "height", "width"))
+@pytest.mark.parametrize("name", quick(SMALL, STRATEGIES))
+def test_one_file_takes_any_size(exported, name: str) -> None:
+    arguments = {"num_classes": 7, **ARGUMENTS.get(name, {})}
+    _, report = exported(name, arguments, image_size=(64, 96), dynamic=("batch", "height", "width"))
     assert documented()[name] == "dynamic"
     assert report.max_difference <= 1e-4
     sizes = {shape[2:] for shape in report.checked}
@@ -50,10 +38,9 @@ def test_one_file_takes_any_size(tmp_path: Path, name: str) -> None:
     assert {shape[0] for shape in report.checked} == {1, 3}
 
 
-@pytest.mark.parametrize("name", LONG)
-def test_one_file_takes_any_batch(tmp_path: Path, name: str) -> None:
-    model = timm.create_model(name, num_classes=7, **ARGUMENTS.get(name, {}))
-    report = export_onnx(model, tmp_path / "model.onnx", image_size=(64, 96))
+@pytest.mark.parametrize("name", quick(SMALL, []))
+def test_one_file_takes_any_batch(exported, name: str) -> None:
+    _, report = exported(name, {"num_classes": 7, **ARGUMENTS.get(name, {})}, image_size=(64, 96))
     assert report.max_difference <= 1e-4
     assert {shape[0] for shape in report.checked} == {1, 3}
 
@@ -63,7 +50,7 @@ def test_the_page_knows_every_family() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(ours()) - set(QUICK)))
+@pytest.mark.parametrize("name", sorted(set(ours()) - set(SMALL)))
 def test_every_published_size_exports(tmp_path: Path, name: str) -> None:
     report = export_onnx(timm.create_model(name), tmp_path / "model.onnx")
     assert report.max_difference <= 1e-4
