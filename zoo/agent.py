@@ -59,11 +59,11 @@ class AgentTransformer(Pyramid):
             None for num_agents. The official detectors have 144, 256, 784, 784 in `pvt` and 81, 144, 196, 49 in `swin`.
         img_size: the image, one number or (rows, columns), that positions are learned at.
         window_size: side of windows, width of stripes.
-        mlp_ratios: per stage, hidden channels of an MLP over its input's.
+        mlp_ratios: per stage, hidden channels of an MLP divided by its input channels.
         layout: body, `pvt`, `swin` or `cswin`.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
 
@@ -147,7 +147,7 @@ class AgentTransformer(Pyramid):
 family = agent_family(__name__, AgentTransformer, first_conv="stem.proj", cfg={"crop_mode": "squash"})
 _agent = partial(variant, family)
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _PVT: dict[str, Any] = {
     "layout": "pvt",
     "embed_dims": (64, 128, 320, 512),
@@ -174,7 +174,7 @@ _CSWIN_BASE = {
     "num_heads": (4, 8, 16, 32),
     "drop_path_rate": 0.5,
 }
-# ours
+# variants of this project
 _PICO: dict[str, Any] = {
     "embed_dims": (24, 48, 96, 144),
     "depths": (1, 2, 2, 1),

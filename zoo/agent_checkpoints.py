@@ -45,7 +45,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return {name: _fit(name, tensor, wanted.get(name), model, sizes.get(name)) for name, tensor in result.items()}
 
 
-# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, Swin and CSWin after it.
+# Patterns of official parameter names, with our names. Ours downsamples before a stage, Swin and CSWin after it.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     # PVT, which counts from one

@@ -49,12 +49,12 @@ class BiFormer(Pyramid):
             (segmentation) and 16 (detection).
         auto_pad: whether maps that the regions do not divide are padded. Without it the sides of an image must be such
             that they divide every routed map, multiples of 112 for 7 regions; switch it on for detection and any size.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         layout: `biformer`, overlapping convolutions between stages and a convolution before each attention; `stl`, that
             of Swin, patches and neither; `stl_nchw`, the same after the authors' refactoring.
         qkv_bias: whether queries, keys and values of routed attention have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
 
@@ -152,7 +152,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return result
 
 
-# The official name of a parameter, as a pattern, and ours.
+# Patterns of official parameter names, with our names.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     # convolutions, each followed by its norm
@@ -171,7 +171,7 @@ _RENAMES: Renames = (
 
 
 def rename(name: str, layout: str = "biformer") -> str:
-    """This project's name of an official parameter; a name of ours stays."""
+    """Maps an official parameter name to ours; a name that is already ours stays as it is."""
     name = renamed(name, _RENAMES)
     if layout == "biformer":
         return name.replace(".downsample.0.", ".downsample.conv.").replace(".downsample.1.", ".downsample.norm.")
@@ -197,7 +197,7 @@ def _variant(summary: str, share: str, published: tuple[float, float, float], **
     return family.variant(summary, f"{_WEIGHTS}/{share}/root/content", published, **arguments)
 
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _TINY: dict[str, Any] = {"embed_dim": (64, 128, 256, 512), "depths": (2, 2, 8, 2), "drop_path_rate": 0.1}
 _SMALL = {**_TINY, "depths": (4, 4, 18, 4), "drop_path_rate": 0.15}
 _BASE = {**_SMALL, "embed_dim": (96, 192, 384, 768), "drop_path_rate": 0.1}

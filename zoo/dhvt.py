@@ -52,10 +52,10 @@ class HeadTokenTransformer(IsotropicTokens):
         depths: blocks per stage; stages differ in nothing but that their maps are features.
         num_heads: heads.
         patch_size: pixels per side of a patch: 2, 4 or 16.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         qkv_bias: whether queries, keys and values have a bias.
         proj_drop_rate: dropout after the projections of attentions.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` (`token` or as in `TokenHead`) and `drop_rate`, see `IsotropicTokens`.
 

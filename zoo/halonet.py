@@ -12,7 +12,7 @@ is that of the ResNet they are compared to. Their numbers of parameters are the 
 Shapes at 256 (zoo_halonet26t): image 3x256x256, stem 64x64x64, stages 256x64x64, 512x32x32, 1024x16x16, 2048x8x8.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -46,7 +46,7 @@ class HaloNet(Pyramid):
         stem_kernel: side of the stem's kernels.
         final_dim: channels of a 1x1 convolution before the classifier; None for none.
         act: activation, `relu` or `silu`.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
 

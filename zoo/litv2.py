@@ -10,7 +10,7 @@ the last row or column of an odd map; here it is padded, so that stages are half
 Shapes at 224 (litv2_s): image 3x224x224, stages 56x56x96, 28x28x192, 14x14x384, 7x7x768.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -34,9 +34,9 @@ class LITv2(Pyramid):
         window_sizes: per stage, side of the windows of high frequencies, which are the cells of low ones; 1 for
             attention to the whole map, 0 for a stage without attention.
         alpha: share of the heads for low frequencies.
-        mlp_ratio: hidden channels of an MLP over its input's.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -73,7 +73,7 @@ class LITv2(Pyramid):
         )
 
 
-# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, theirs after it.
+# Patterns of official parameter names, with our names. Our stages begin with a downsampler, theirs end with one.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed\.", "stem."),

@@ -12,7 +12,7 @@ configuration, under names that the code does not tell: download one and pass it
 Shapes at 224 (moh_vit_s_75): image 3x224x224, stages 56x56x72, 28x28x144, 14x14x288, 7x7x576.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -47,8 +47,8 @@ class MoHViT(Pyramid):
         pool_ratios: per stage, side of the map over side of the pooled map; 1 for attention to the whole map.
         img_size: the image, one number or (rows, columns), whose maps distances are measured in, for weights that are
             to be used at another size than they were trained at; None for the image at hand.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -100,7 +100,7 @@ class MoHViT(Pyramid):
         )
 
 
-# The official name of a parameter, as a pattern, and ours. Theirs counts from one.
+# Patterns of official parameter names, with our names. Theirs counts from one.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed1\.", "stem."),

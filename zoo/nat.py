@@ -42,12 +42,12 @@ class NeighborhoodTransformer(Pyramid):
         num_heads: heads per stage.
         kernel_size: side of the window, at least 1.
         dilations: per stage, the dilations that its blocks take in turn; the first block of a stage takes the first.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         layer_scale: initial value of the branches' learned scale; None for no scale.
         layout: `nat`, a stem and downsamplers of overlapping convolutions, or `swin`, patches and patch merging.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -110,7 +110,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return result
 
 
-# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, theirs after it.
+# Patterns of official parameter names, with our names. Our stages begin with a downsampler, theirs end with one.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed\.proj\.0\.", "stem.conv1."),
@@ -174,7 +174,7 @@ def _dinat(
 _DILATED = (1, 8), (1, 4), (1, 2), (1,)
 _DILATED_384 = (1, 13), (1, 6), (1, 3), (1,)
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _MINI: dict[str, Any] = {"embed_dim": 64, "depths": (3, 4, 6, 5), "num_heads": (2, 4, 8, 16), "drop_path_rate": 0.2}
 _TINY = {**_MINI, "depths": (3, 4, 18, 5)}
 _SMALL = {**_TINY, "embed_dim": 96, "num_heads": (3, 6, 12, 24), "mlp_ratio": 2, "drop_path_rate": 0.3}
@@ -192,7 +192,7 @@ _S_SMALL = {**_S_TINY, "depths": (2, 2, 18, 2), "drop_path_rate": 0.3}
 _S_BASE = {**_S_SMALL, "embed_dim": 128, "num_heads": (4, 8, 16, 32), "drop_path_rate": 0.5}
 _S_LARGE = {**_S_SMALL, "embed_dim": 192, "num_heads": (6, 12, 24, 48), "drop_path_rate": 0.35}
 
-# ours
+# variants of this project
 _PICO: dict[str, Any] = {
     "embed_dim": 32,
     "depths": (1, 1, 2, 1),

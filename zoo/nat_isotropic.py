@@ -36,10 +36,10 @@ class IsotropicNeighborhoodTransformer(Isotropic):
         num_heads: heads.
         kernel_size: side of the window, at least 1.
         dilations: dilations that the blocks take in turn, the first block the first.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -85,7 +85,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def rename(name: str, depths: Sequence[int]) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
+    """Maps an official parameter name to ours; a name that is already ours stays as it is."""
     return nat.rename(re.sub(r"^(?:module\.)?layers\.(\d+)\.", lambda m: f"{block_of(int(m[1]), depths)}.", name))
 
 

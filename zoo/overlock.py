@@ -12,7 +12,7 @@ Shapes at 224 (overlock_t): image 3x224x224, stem 56x56x64, stages 56x56x64, 28x
 overview of 7x7x512, 7x7x(512 + 128), and 7x7x1024 before pooling.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +53,7 @@ class OverLoCK(Pyramid):
         mlp_ratio, focus_mlp_ratio: hidden channels of MLPs over the map's.
         projection: channels before pooling.
         aux_head: whether there is a second classifier, which reads the overview.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0, the overview's before the focus.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0, the overview's before the focus.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """

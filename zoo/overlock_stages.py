@@ -3,7 +3,7 @@
 Shape legend: B batch, H W map, C channels of the map, S of the context behind it.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 
 import torch

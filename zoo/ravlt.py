@@ -11,7 +11,7 @@ its MLP; a 1x1 convolution to 1024 channels comes before pooling.
 Shapes at 224 (ravlt_t): image 3x224x224, stages 56x56x64, 28x28x128, 14x14x256, 7x7x512, and 7x7x1024 before pooling.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -42,10 +42,10 @@ class RAVLT(Pyramid):
         num_heads: heads per stage; each has a multiple of 4 channels.
         linear: per stage, whether its attention is linear.
         layer_scales: per stage, what the learned scales of branches start as.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         projection: channels before pooling.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -98,7 +98,7 @@ class RAVLT(Pyramid):
 # what stands in the official stem by turns, an activation after them
 _PARTS = ("conv", "norm")
 
-# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, theirs after it.
+# Patterns of official parameter names, with our names. Our stages begin with a downsampler, theirs end with one.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^norm\.(\w+)$", r"norm.0.norm.\1"),

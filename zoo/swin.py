@@ -35,10 +35,10 @@ class SwinTransformer(Pyramid):
         depths: blocks per stage.
         num_heads: heads per stage.
         window_size: side of windows.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -105,7 +105,7 @@ def table_by_head(table: Tensor) -> Tensor:
     return table.T.unflatten(1, (side, side)).flip(1, 2)
 
 
-# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage.
+# Patterns of official parameter names, with our names. Ours downsamples before a stage.
 RENAMES: Renames = (
     (r"^patch_embed\.", "stem."),
     (r"^layers\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample."),
@@ -150,7 +150,7 @@ def _swin(
     return family.variant(f"{summary}.", url, published, tag=tag, cfg=cfg, **arguments)
 
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _TINY: dict[str, Any] = {"embed_dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
 _SMALL = {**_TINY, "depths": (2, 2, 18, 2)}
 _BASE = {**_SMALL, "embed_dims": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32)}

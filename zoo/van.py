@@ -10,7 +10,7 @@ and deviation 0.5, the default of the timm it pins.
 Shapes at 224 (van_b0): image 3x224x224, stem 56x56x32, stages 56x56x32, 28x28x64, 14x14x160, 7x7x256.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -40,9 +40,9 @@ class VAN(Pyramid):
     Args:
         embed_dims: channels of the stages.
         depths: blocks per stage.
-        mlp_ratios: per stage, hidden channels of an MLP over its input's.
+        mlp_ratios: per stage, hidden channels of an MLP divided by its input channels.
         layer_scale: initial scale of a residual branch.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -97,7 +97,7 @@ def _init_convolution(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-# The official name of a parameter, as a pattern, and ours.
+# Patterns of official parameter names, with our names.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed1\.proj\.", "stem.0.conv."),

@@ -42,10 +42,10 @@ class DaViT(Pyramid):
         depths: pairs of blocks per stage.
         num_heads: heads per stage, of windows and of channels alike.
         window_size: side of windows.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -138,7 +138,7 @@ def _davit(summary: str, weights: str, published: tuple[float, float, float], **
     return family.variant(summary, url, published, **arguments, drop_path_rate=0.1)
 
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _TINY: dict[str, Any] = {"embed_dims": (96, 192, 384, 768), "depths": (1, 1, 3, 1), "num_heads": (3, 6, 12, 24)}
 _SMALL = {**_TINY, "depths": (1, 1, 9, 1)}
 _BASE = {**_SMALL, "embed_dims": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32)}

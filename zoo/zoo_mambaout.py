@@ -10,7 +10,7 @@ own; there is no layer scale.
 Shapes at 224 (zoo_mambaout_femto): image 3x224x224, stem 56x56x48, stages 56x56x48, 28x28x96, 14x14x192, 7x7x288.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ class MambaOut(Pyramid):
         depths: blocks per stage.
         expansion: gated channels of a block over those it gets.
         kernel_size: of the depthwise convolutions, odd.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -89,7 +89,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return result
 
 
-# The official name of a parameter, as a pattern, and ours. Within a stage timm has the names of the official code.
+# Patterns of official parameter names, with our names. Within a stage timm has the names of the official code.
 _RENAMES: Renames = (
     (r"^downsample_layers\.0\.", "stem."),
     (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),

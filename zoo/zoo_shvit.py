@@ -11,7 +11,7 @@ parameters, to which the official files do not map; here they load as they are.
 Shapes at 224 (zoo_shvit_s1): image 3x224x224, stem 128x14x14, stages 128x14x14, 224x7x7, 320x4x4.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -39,8 +39,8 @@ class SHViT(Pyramid):
         depths: blocks per stage.
         partial_dims: per stage, channels that are attended over; 0 for a stage without attention.
         qk_dim: channels of queries and keys.
-        mlp_ratio: hidden channels of an MLP over its input's.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -94,7 +94,7 @@ def _downsample(dim: int, out_dim: int, mlp_ratio: float) -> nn.Module:
     )
 
 
-# The official name of a parameter, as a pattern, and ours. Theirs has a downsampler's three parts, two of them pairs,
+# Patterns of official parameter names, with our names. Theirs has a downsampler's three parts, two of them pairs,
 # before the blocks of a stage.
 _RENAMES: Renames = (
     (r"^module\.", ""),

@@ -10,7 +10,7 @@ stochastic depth; two classifiers, one of them a teacher's, give their mean. Her
 Shapes at 224 (zoo_swiftformer_xs): image 3x224x224, stem 56x56x48, stages 56x56x48, 28x28x56, 14x14x112, 7x7x220.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -40,9 +40,9 @@ class SwiftFormer(Pyramid):
     Args:
         embed_dims: channels of the stages; the first is even.
         depths: blocks per stage, the last of which attends.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         layer_scale: initial scale of attention and of the MLP after it; that of convolutions starts as 1.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -95,7 +95,7 @@ class SwiftFormer(Pyramid):
         self.apply(init_convolution)
 
 
-# The official name of a parameter, as a pattern, and ours. Stages and downsamplers are one list there. timm has the
+# Patterns of official parameter names, with our names. Stages and downsamplers are one list there. timm has the
 # names of the official code within a block.
 _RENAMES: Renames = (
     (r"^module\.", ""),

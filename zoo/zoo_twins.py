@@ -42,12 +42,12 @@ class Twins(Pyramid):
         embed_dims: channels per stage.
         depths: blocks per stage.
         num_heads: heads per stage.
-        mlp_ratios: per stage, hidden channels of an MLP over its input's.
+        mlp_ratios: per stage, hidden channels of an MLP divided by its input channels.
         ratios: per stage, side of the squares that subsampling makes a pixel of.
         window_size: side of windows; None for no windows.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -101,7 +101,7 @@ def _block(match: re.Match[str]) -> str:
     return f"stages.{match[1]}.blocks.{index + 1 if index > 0 else 0}."
 
 
-# The official name of a parameter, as a pattern, and ours.
+# Patterns of official parameter names, with our names.
 _RENAMES: Renames = (
     (r"^patch_embeds\.0\.", "stem."),
     (r"^patch_embeds\.(\d)\.proj\.", r"stages.\1.downsample.reduction."),
@@ -132,7 +132,7 @@ def _twins(summary: str, weights: str, published: tuple[float, float, float], **
     return family.variant(summary, url, published, **arguments)
 
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _PCPVT: dict[str, Any] = {
     "embed_dims": (64, 128, 320, 512),
     "num_heads": (1, 2, 5, 8),
@@ -146,7 +146,7 @@ _SVT_SMALL: dict[str, Any] = {"embed_dims": (64, 128, 256, 512), "depths": (2, 2
 _SVT_BASE = {"embed_dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
 _SVT_LARGE = {"embed_dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
 
-# ours
+# variants of this project
 _PICO: dict[str, Any] = {
     "embed_dims": (32, 64, 96, 128),
     "depths": (2, 2, 2, 2),

@@ -173,8 +173,8 @@ def test_class_token_stays_out_of_pooling_and_convolution() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_agents": 10}, "their number must be 1, 4, 9, ..., got 10"),
-        ({"dense_agents": 0}, "their number must be 1, 4, 9, ..., got 0"),
+        ({"num_agents": 10}, r"number of agents must be a square number \(1, 4, 9, \.\.\.\), got 10"),
+        ({"dense_agents": 0}, r"number of agents must be a square number \(1, 4, 9, \.\.\.\), got 0"),
         ({"num_heads": 5}, "dim must be a multiple of num_heads, got 24 channels for 5 heads"),
     ],
     ids=str,

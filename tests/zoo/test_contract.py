@@ -244,7 +244,7 @@ def test_fused_computes_the_same(name: str) -> None:
         fused = model.fuse()
         assert fused is model
         torch.testing.assert_close(fused(x), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
-    with pytest.raises(ValueError, match=r"call \.eval\(\) before"):
+    with pytest.raises(ValueError, match=r"call \.eval\(\) first"):
         model.train().fuse()
 
 
