@@ -49,7 +49,7 @@ class HeadGates(nn.Module):
         others = num_heads - shared_heads
         if shared_heads < 1 or not min(others, 1) <= active_heads <= others:
             raise ValueError(
-                f"of {num_heads} heads at least one must be shared, and of the others, if any, at least one must be active, "
+                f"of {num_heads} heads at least one must be shared, and of the others, if any, at least one active, "
                 f"got {shared_heads} shared and {active_heads} active"
             )
         self.shared_heads = shared_heads

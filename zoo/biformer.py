@@ -3,11 +3,12 @@
 Paper: BiFormer: Vision Transformer with Bi-Level Routing Attention, arXiv 2303.08810. Official code:
 rayleizhu/BiFormer, MIT licence.
 
-What the official code does that the paper does not say: scores of routed attention are multiplied with C ** -0.5, the
-width of all heads together; the last stage is dense attention of eight heads, without a bias of queries, keys and
-values, and with a depthwise convolution of its input; a batch norm comes before the pooling; regions are counted per
-side (7), so they grow with the image. The refactored `biformer_stl_nchw` convolves the values in its last stage too,
-and pads what is projected, always, where the others refuse a map that regions do not divide.
+What the official code does that the paper does not say: scores of routed attention are multiplied with C ** -0.5, where
+C is the width of all heads together; the last stage is dense attention with eight heads, without a bias of queries,
+keys and values, and with a depthwise convolution of its input; a batch norm comes before the pooling; the number of
+regions per side is fixed (7), so regions grow with the image. The refactored `biformer_stl_nchw` convolves the values
+in its last stage too, and always pads the projected map, where the others raise an error for a map that regions do not
+divide.
 
 Shapes at 224 (biformer_tiny): image 3x224x224, stem 56x56x64, stages 56x56x64, 28x28x128, 14x14x256, 7x7x512.
 """
@@ -43,15 +44,16 @@ class BiFormer(Pyramid):
     Args:
         embed_dim: channels per stage.
         depths: blocks per stage.
-        topks: per stage, the regions that each region attends to; None for dense attention.
+        topks: per stage, the number of regions that each region attends to; None for dense attention.
         head_dim: channels of a head of routed attention; dense attention has 8 heads.
-        regions: regions of the map, one number per side or (rows, columns); the published dense tasks take 8
+        regions: regions of the map, one number for both sides or (rows, columns); the published dense tasks use 8
             (segmentation) and 16 (detection).
-        auto_pad: whether maps that the regions do not divide are padded. Without it the sides of an image must be such
-            that they divide every routed map, multiples of 112 for 7 regions; switch it on for detection and any size.
+        auto_pad: whether maps that the regions do not divide are padded. Without it the regions must divide every
+            routed map: for 7 regions, image sides must be multiples of 112. Enable it for detection and any size.
         mlp_ratio: hidden channels of an MLP divided by its input channels.
-        layout: `biformer`, overlapping convolutions between stages and a convolution before each attention; `stl`, that
-            of Swin, patches and neither; `stl_nchw`, the same after the authors' refactoring.
+        layout: `biformer`, with overlapping convolutions between stages and a convolution before each attention;
+            `stl`, the layout of Swin, with patches and neither of the two; `stl_nchw`, the same after the authors'
+            refactoring.
         qkv_bias: whether queries, keys and values of routed attention have a bias.
         proj_drop_rate: dropout rate after projections and in MLPs.
         drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
@@ -59,7 +61,7 @@ class BiFormer(Pyramid):
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
 
     Raises:
-        ValueError: an unknown layout, or sequences whose lengths differ.
+        ValueError: the layout is unknown, or the lengths of the sequences differ.
     """
 
     def __init__(
@@ -136,14 +138,14 @@ class BiFormer(Pyramid):
         )
         self.layout = layout
         if is_refactored:
-            # the official layers are convolutions there, which keep torch's own initial weights
+            # there the official layers are convolutions with torch's default initialization
             for module in self.stages.modules():
                 if isinstance(module, nn.Linear):
                     module.reset_parameters()
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Official checkpoints, or this project's own, to this project's names; 1x1 convolutions to linear layers."""
+    """Converts checkpoints, official or of this project, to our names, and 1x1 convolutions to linear layers."""
     result = {}
     for name, tensor in unwrapped(state_dict).items():
         name = rename(name, str(model.layout))
@@ -187,7 +189,7 @@ family = Family(
     license="mit",
     first_conv="stem.0.conv",
     source="/blob/public_release/README.md",
-    # without auto_pad; 7 regions of a pixel in the third stage
+    # without auto_pad: 7 regions of one pixel in the third stage
     cfg={"min_input_size": (3, 112, 112)},
 )
 _WEIGHTS = "https://api.onedrive.com/v1.0/shares"

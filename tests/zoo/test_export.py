@@ -1,4 +1,4 @@
-"""Every family as a file: one graph for all sizes where the page says so, and all that is published as it is."""
+"""ONNX export of every family: one graph for all sizes where documented, and every published size."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ pytest.importorskip("onnx", reason="needs attnzoo[export]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
 
 PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
-# more than 20 million parameters take a minute
+# models with more than 20 million parameters take a minute
 QUICK = [name for name in SMALL if name.endswith("_pico")]
-# so do graphs for any size of these, which are made of what others are made of, or of very many small operators
+# graphs for any size of these models take as long; others cover their layers, or they have many small operators
 LONG = [
     "agent_cswin_pico",
     "agent_swin_pico",
@@ -31,7 +31,7 @@ LONG = [
 
 
 def documented() -> dict[str, str]:
-    """What the page says of the height and width of each family's small member."""
+    """Returns the documented height and width (dynamic or one size) of each family's small variant."""
     return dict(re.findall(r"^\| [^|]+ \| `(\w+)` \| (dynamic|one size) \|", PAGE.read_text(), re.MULTILINE))
 
 

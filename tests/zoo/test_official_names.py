@@ -1,4 +1,4 @@
-"""Official names of parameters, and ours: one table for the families whose names have rules worth an example."""
+"""Official parameter names and ours: examples for the families with nontrivial rules."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class Tokens(NamedTuple):
     Attributes:
         x: (B, T, C), prefix tokens first.
         height, width: size of the map.
-        kept: (B, N) row-major indices of the map tokens that are kept; None if all are kept, in order. A block that drops
-            tokens sets it. Attention that needs the whole map cannot come after such a block.
+        kept: (B, N) row-major indices of the map tokens that are kept; None if all are kept, in order. A block that
+            drops tokens sets it. Attention that needs the whole map cannot come after such a block.
     """
 
     x: Tensor

@@ -100,8 +100,8 @@ class Family:
         Args:
             summary: one line that describes the variant.
             url: URL of the weights; empty if there are none or if their page does not give it.
-            published: top-1 accuracy in percent, parameters in millions and multiply-adds in 10^9; None for figures that
-                the authors do not give.
+            published: top-1 accuracy in percent, parameters in millions and multiply-adds in 10^9; None for figures
+                that the authors do not give.
             source: source of the figures; None for the family's.
             tag: tag of the weights; by default `in1k`, or `untrained` without a URL.
             cfg: fields of timm's `PretrainedCfg` that differ.
