@@ -115,7 +115,7 @@ class ContextDownsample(nn.Module):
     """Separate 3x3 convolutions of stride 2 with a norm for map and context: (B, H, W, C + S) -> (B, H', W', D + S).
 
     Args:
-        dim: input channels C.
+        dim: channels C of the map.
         out_dim: output channels D, without the context.
         context_dim: channels S of the context.
 

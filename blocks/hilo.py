@@ -80,7 +80,7 @@ class HiLoAttention(nn.Module):
         num_heads: heads h.
         window_size: side w of a window; with 1 every head attends to the whole map.
         alpha: share of the heads that attend to means, rounded down.
-        proj_drop: dropout after the output projections.
+        proj_drop: dropout rate after the output projections.
 
     Raises:
         ValueError: `dim` is not a multiple of `num_heads`, or `alpha` is out of range.

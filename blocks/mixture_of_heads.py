@@ -41,7 +41,7 @@ class HeadGates(nn.Module):
     Source: MoH, arXiv 2410.11842, section 3.2. The softmax over the shared heads is from the official code.
     """
 
-    # rounding decides between close scores: read by code that compares outputs
+    # rounding decides between close scores; code that compares outputs checks this flag
     chooses_by_rank = True
 
     def __init__(self, dim: int, num_heads: int, shared_heads: int, active_heads: int) -> None:

@@ -70,7 +70,7 @@ class FocusBlock(nn.Module):
     """ContMix and an MLP, guided by a context that every block updates: (B, H, W, C + S) -> (B, H, W, C + S).
 
     Args:
-        dim: input channels C.
+        dim: channels C of the map.
         context_dim: channels S of the context.
         num_heads: heads of ContMix.
         kernel_size: large kernel size of ContMix, odd, from 5 to 19.

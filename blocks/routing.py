@@ -46,7 +46,7 @@ class BiLevelRoutingAttention(SelfAttention):
     Source: BiFormer, arXiv 2303.08810, equations 1 to 7 and algorithm 1.
     """
 
-    # rounding decides between close scores: read by code that compares outputs
+    # rounding decides between close scores; code that compares outputs checks this flag
     chooses_by_rank = True
 
     def __init__(

@@ -44,7 +44,8 @@ class MoHViT(Pyramid):
         num_heads: heads per stage.
         shared_heads: per stage, number of heads that are active for every token.
         active_heads: per stage, number of the other heads that are active for a token.
-        mlp_ratios: per stage, hidden channels of an MLP over its input's, of which its two maps have a third each.
+        mlp_ratios: per stage, hidden channels of a plain MLP divided by its input channels; each of the two maps of the
+            gated MLP has two thirds of them.
         pool_ratios: per stage, side of the map divided by the side of the pooled map; 1 for attention to the whole map.
         img_size: image size, one number or (rows, columns), that distances are normalized by, to use weights at another
             size than they were trained at; None for the size of the input.

@@ -95,7 +95,7 @@ class NeighborhoodTransformer(Pyramid):
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Converts an official checkpoint of any release, or one of this project, to this project's names.
 
-    Relative position tables of another kernel size are interpolated as in the official code.
+    Relative position tables of another kernel size are interpolated like the official weights.
     """
     tables = {
         name: block.kernel_size for name, block in model.named_modules() if isinstance(block, NeighborhoodAttention)

@@ -1,4 +1,4 @@
-"""Isotropic NAT and DiNAT, with a single map size, and the ViT with relative positions from their comparison.
+"""Isotropic NAT and DiNAT, with a single map size, and the ViT with relative positions they are compared with.
 
 Paper: Dilated Neighborhood Attention Transformer, arXiv 2209.15001, section 4.4. Official code:
 SHI-Labs/Neighborhood-Attention-Transformer, MIT licence.

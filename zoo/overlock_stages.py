@@ -1,6 +1,6 @@
 """The stages of OverLoCK that use the overview.
 
-Shape legend: B batch, H W map, C channels of the map, S channels of the context, which follow those of the map.
+Shape legend: B batch, H W map, C channels of the map, S channels of the context, after those of the map.
 """
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations

@@ -4,7 +4,7 @@ Paper: Visual Attention Network, arXiv 2202.09741. Official code: Visual-Attenti
 Apache-2.0 licence.
 
 What the official code does that the paper does not say: the shortcut of the attention is its normalized input, inside
-of the layer scale; every stage ends with a layer norm, the last of which comes before pooling; images are normalized
+the layer scale; every stage ends with a layer norm, the last of which comes before pooling; images are normalized
 with mean and standard deviation 0.5, the default of the timm version that it requires.
 
 Shapes at 224 (van_b0): image 3x224x224, stem 56x56x32, stages 56x56x32, 28x28x64, 14x14x160, 7x7x256.

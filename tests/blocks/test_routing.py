@@ -121,9 +121,9 @@ def test_padding_after_the_projection_written_out() -> None:
 
 def test_a_map_that_regions_do_not_divide_is_refused_without_auto_pad() -> None:
     block = BiLevelRoutingAttention(8, 2, (3, 4), 2)
-    with pytest.raises(ValueError, match="regions must divide the map, got 8 rows and 3 regions.*auto_pad=True"):
+    with pytest.raises(ValueError, match=r"regions must divide the map, got 8 rows and 3 regions.*auto_pad=True"):
         block(torch.randn(1, 8, 8, 8))
-    with pytest.raises(ValueError, match="regions must divide the map, got 9 columns and 4 regions.*auto_pad=True"):
+    with pytest.raises(ValueError, match=r"regions must divide the map, got 9 columns and 4 regions.*auto_pad=True"):
         block(torch.randn(1, 6, 9, 8))
 
 

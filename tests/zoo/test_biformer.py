@@ -58,7 +58,7 @@ def test_other_sizes_are_refused_by_default(name: str) -> None:
     model = timm.create_model(name).eval()
     with (
         torch.no_grad(),
-        pytest.raises(ValueError, match="must divide the map, got 50 rows and 7 regions.*auto_pad=True"),
+        pytest.raises(ValueError, match=r"must divide the map, got 50 rows and 7 regions.*auto_pad=True"),
     ):
         model(torch.randn(1, 3, 200, 224))
 
