@@ -1,9 +1,10 @@
-"""The layers that families are assembled from. A token mixer maps (B, H, W, C) to (B, H, W, C), for any H, W.
+"""Layers that the model families are built from. A token mixer maps (B, H, W, C) to (B, H, W, C) for any H, W.
 
-What one paper brought stands here and not with its family, for others to take: a layer's source says which paper.
+Layers introduced by a single paper are also defined here and not in the file of its family, so that other families can
+use them. The "Source" entry of a layer names the paper.
 """
 
-# by its bare name, from the root of a clone, the folder is empty: there it may stand in for another package
+# imported as plain `blocks` from the root of a clone, the package stays empty: it may shadow another package
 if __name__ == "attnzoo.blocks":
     from .additive import AdditiveAttention
     from .agent import AgentAttention, resize_line

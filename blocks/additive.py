@@ -1,9 +1,9 @@
-"""Attention that is a sum: one query of the whole map, made of all, meets every key by itself.
+"""Additive attention: one global query, a weighted sum of all queries, is multiplied with each key.
 
 Shape legend: B batch, H W map, N = H * W, C channels.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,15 +12,16 @@ from .cpu import Linear
 
 
 class AdditiveAttention(nn.Module):
-    """A linear layer of q + projection of k * g, where g sums all q by weight: (B, H, W, C) -> (B, H, W, C).
+    """linear(q + projection(k * g)), where g is a weighted sum of all queries q: (B, H, W, C) -> (B, H, W, C).
 
-    Queries q and keys k have length 1. A query's weight is its product with a learned vector, over the length of all
-    such products of the map. There are no values, no softmax and one head; time and memory are linear in N.
+    Queries and keys are L2-normalized. The weight of a query is its product with a learned vector, divided by the L2
+    norm of all these products over the map. There are no values, no softmax and a single head. Time and memory are
+    linear in N.
 
     Args:
         dim: channels C.
 
-    Source: SwiftFormer, arXiv 2303.15446, section 3.2, equations 4 to 6; lengths of 1 are of the official code.
+    Source: SwiftFormer, arXiv 2303.15446, section 3.2, equations 4 to 6. The L2 norms are from the official code.
     """
 
     def __init__(self, dim: int) -> None:
@@ -38,7 +39,7 @@ class AdditiveAttention(nn.Module):
         x = x.flatten(1, 2)
         q = F.normalize(self.q(x), dim=2)
         k = F.normalize(self.k(x), dim=2)
-        # (B, N, 1); a factor for all of them would cancel
+        # (B, N, 1); a common factor would cancel
         weights = F.normalize(q @ self.score, dim=1)
         # (B, 1, N) with (B, N, C) -> (B, 1, C)
         query = weights.transpose(1, 2) @ q

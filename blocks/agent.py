@@ -1,10 +1,10 @@
-"""Agent attention: a few pooled queries, the agents, gather from all tokens and hand on to all tokens.
+"""Agent attention: a few pooled queries, the agents, attend to all tokens, and all tokens attend to the agents.
 
-Shape legend: B batch, H W map, C channels, h heads, D = C / h, a agents (a square number), T tokens: H * W, and one
-more where there is a class token.
+Shape legend: B batch, H W map, C channels, h heads, D = C / h, a agents (a square number), T tokens: H * W, plus one
+with a class token.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import math
 
 import torch
@@ -17,30 +17,30 @@ from .cache import Cache
 from .convolution import depthwise
 from .resizing import has_size, pool_to
 
-# side of the grids that the position biases of agents are learned on
+# side of the grids on which the position biases of agents are learned
 GRID = 7
 
 
 class AgentBiases(nn.Module):
-    """What position adds to the scores of agents and of the tokens that ask them.
+    """Position biases of the two attentions: from agents to tokens, and from tokens to agents.
 
-    A bias is the sum of a grid of 7x7 and of two lines of the size of the map that the network is trained on. The grid
-    is interpolated bilinearly to the map, and so is the sum of the lines where the map has another size, in dense
-    prediction. In evaluation without gradients that happens once for a size of map: the result is kept until a
-    parameter or the size changes.
+    A bias is the sum of a 7x7 grid and of two lines as long as the sides of the training map. The grid is interpolated
+    bilinearly to the map. The sum of the lines is interpolated too if the map has another size, as in dense
+    prediction. In evaluation mode without gradients the result is cached until a parameter or the map size changes.
 
     Args:
         num_heads: heads h.
-        num_agents: agents a, a square number, of which biases are learned.
+        num_agents: agents a with learned biases, a square number.
         map_size: the map (rows, columns) that the lines are learned on.
-        class_token: whether there is a class token, with biases of its own, before the tokens of the map.
-        dense_agents: agents that there are instead of num_agents, a square number, with biases interpolated between
-            those of num_agents; None for num_agents.
+        class_token: whether a class token, with its own biases, comes before the tokens of the map.
+        dense_agents: agents used instead of num_agents, a square number, with biases interpolated from those of
+            num_agents; None for num_agents.
 
     Raises:
         ValueError: a number of agents is not a square.
 
-    Source: Agent Attention, arXiv 2312.08874, section 3.3. Shapes and both rules of resizing are the official code's.
+    Source: Agent Attention, arXiv 2312.08874, section 3.3. The shapes and both resizing rules are from the official
+        code.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class AgentBiases(nn.Module):
         self.side = _side_of(num_agents)
         self.dense_side = self.side if dense_agents is None else _side_of(dense_agents)
         rows, columns = map_size
-        # of what agents gather (agent, then token) and of what they hand on (token, then agent)
+        # a* are biases of agents that attend to tokens, *a of tokens that attend to agents
         self.an_bias = _table(num_heads, num_agents, GRID, GRID)
         self.na_bias = _table(num_heads, num_agents, GRID, GRID)
         self.ah_bias = _table(1, num_heads, num_agents, rows, 1)
@@ -67,7 +67,7 @@ class AgentBiases(nn.Module):
         self._cache = Cache()
 
     def forward(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The size of a map and a dtype -> biases of agents, (1, h, a, T), and of tokens, (1, h, T, a)."""
+        """Returns the biases of agents, (1, h, a, T), and of tokens, (1, h, T, a), for a map size and a dtype."""
         if torch.jit.is_scripting():
             return self._interpolated(height, width, dtype)
         return self._cached(height, width, dtype)
@@ -87,11 +87,11 @@ class AgentBiases(nn.Module):
         to_tokens = self._on_map(self.na_bias, lines, height, width).transpose(1, 2)
         of_class, by_class = self.ac_bias, self.ca_bias
         if of_class is not None and by_class is not None:
-            # the token before those of the map: the first key of agents, the first that asks them
+            # the class token comes first: as a key of the agents and as a query
             to_agents = torch.cat([self._of_dense_agents(of_class[0]), to_agents], dim=2)
             asked = self._of_dense_agents(by_class[0].transpose(1, 2)).transpose(1, 2)
             to_tokens = torch.cat([asked, to_tokens], dim=1)
-        # contiguous, for the copy is made once and read often
+        # contiguous: the copy is made once and read often
         return to_agents.unsqueeze(0).to(dtype), to_tokens.contiguous().unsqueeze(0).to(dtype)
 
     def _on_map(self, grid: Tensor, lines: Tensor, height: int, width: int) -> Tensor:
@@ -108,7 +108,7 @@ class AgentBiases(nn.Module):
         return _resize(grid, self.dense_side, self.dense_side).flatten(2).transpose(1, 2)
 
     def train(self, mode: bool = True) -> "AgentBiases":
-        """Switches to training or evaluation, and forgets the interpolated biases."""
+        """Switches to training or evaluation mode, and clears the cached biases."""
         self._cache.clear()
         return super().train(mode)
 
@@ -117,18 +117,18 @@ class AgentBiases(nn.Module):
 class AgentAttention(SelfAttention):
     """Agent attention over a map, or over a class token and a map.
 
-    Queries of the map are pooled to agents. The agents attend to all tokens, and all tokens attend to the agents, both
-    under a bias of position; a depthwise convolution of the map's values is added. Maps of any size.
+    The queries of the map are pooled to agents. The agents attend to all tokens, and all tokens attend to the agents,
+    both with a position bias. A depthwise convolution of the map's values is added. The map can have any size.
 
     Args:
         dim: channels C, a multiple of num_heads.
         num_heads: heads h.
         num_agents: agents a, a square number.
-        map_size: the map (rows, columns) that positions are learned on.
+        map_size: the map (rows, columns) that position biases are learned on.
         qkv_bias: whether the projection to queries, keys and values has a bias.
-        proj_drop: dropout after the output projection.
-        dense_agents: agents that there are instead of num_agents, see `AgentBiases`.
-        class_token: whether a class token comes before those of the map: then `forward_tokens` is to be called.
+        proj_drop: dropout rate after the output projection.
+        dense_agents: agents used instead of num_agents, see `AgentBiases`.
+        class_token: whether a class token comes before the tokens of the map; then `forward_tokens` must be called.
 
     Raises:
         ValueError: `dim` is not a multiple of `num_heads`, or a number of agents is not a square.
@@ -164,13 +164,13 @@ class AgentAttention(SelfAttention):
         side = self.biases.dense_side
         # (B, H, W, C) -> (B, side, side, C) -> (B, a, C)
         pooled = pool_to(of_map, side, side).flatten(1, 2)
-        # for one image a compiler takes other strides for granted than pooling gives: attention must not read those
+        # for one image a compiler assumes other strides than pooling returns: attention must not depend on them
         agents = self._by_head(pooled.clone(memory_format=torch.contiguous_format))
         to_agents, to_tokens = self.biases(height, width, q.dtype)
         gathered = F.scaled_dot_product_attention(agents, self._by_head(k), self._by_head(v), to_agents)
         # (B, h, T, D) -> (B, T, C)
         out = attended(self._by_head(q), agents, gathered, to_tokens)
-        # (B, T, C) -> (B, H, W, C), around the class token
+        # (B, T, C) -> (B, H, W, C), without the class token
         local = self.dwc(v[:, self.class_tokens :].unflatten(1, [height, width])).flatten(1, 2)
         if self.class_tokens > 0:
             local = F.pad(local, [0, 0, self.class_tokens, 0])
@@ -181,14 +181,14 @@ class AgentAttention(SelfAttention):
         return x.unflatten(2, [self.num_heads, self.head_dim]).transpose(1, 2)
 
     def extra_repr(self) -> str:
-        """What the module's children do not show."""
+        """Returns the settings shown in the module's repr."""
         return f"num_heads={self.num_heads}, agents={self.biases.dense_side**2}"
 
 
 def _side_of(num_agents: int) -> int:
     side = math.isqrt(num_agents) if num_agents > 0 else 0
     if side < 1 or side**2 != num_agents:
-        raise ValueError(f"agents are pooled to a square grid: their number must be 1, 4, 9, ..., got {num_agents}")
+        raise ValueError(f"the number of agents must be a square number (1, 4, 9, ...), got {num_agents}")
     return side
 
 
@@ -197,22 +197,22 @@ def _table(*shape: int) -> nn.Parameter:
 
 
 def _resize(grid: Tensor, height: int, width: int) -> Tensor:
-    """(h, a, rows, columns) -> (h, a, height, width), bilinearly; itself where it has that size."""
+    """Resizes bilinearly: (h, a, rows, columns) -> (h, a, height, width); returns the input if it has that size."""
     if has_size(grid.shape[2], grid.shape[3], height, width):
         return grid
     return F.interpolate(grid, [height, width], mode="bilinear")
 
 
 def resize_line(line: Tensor, length: int, dim: int) -> Tensor:
-    """Interpolates a line of position biases linearly, as the official code does for fine-tuning at another size.
+    """Interpolates a line of position biases linearly, as the official code does to fine-tune at another size.
 
     Args:
         line: biases, of any shape (1, h, ..).
         length: the new length of the axis `dim`.
-        dim: the axis along which positions run.
+        dim: the axis of the positions.
 
     Returns:
-        The line with the new length, itself where it has it.
+        The line with the new length; the input itself if it already has that length.
     """
     if line.shape[dim] == length:
         return line

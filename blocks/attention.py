@@ -1,6 +1,6 @@
-"""The projections that mixers of self-attention share."""
+"""Projections shared by the self-attention mixers."""
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,10 +11,15 @@ from .cpu import Linear
 
 
 def head_width(dim: int, num_heads: int, name: str = "dim") -> int:
-    """Channels D of each of the heads that share `dim` channels.
+    """Returns the channels D of each head.
+
+    Args:
+        dim: channels of all heads.
+        num_heads: heads.
+        name: name of `dim` in the error message.
 
     Raises:
-        ValueError: `dim`, called `name`, is not a multiple of `num_heads`.
+        ValueError: `dim` is not a multiple of `num_heads`.
     """
     if num_heads < 1 or dim % num_heads:
         raise ValueError(f"{name} must be a multiple of num_heads, got {dim} channels for {num_heads} heads")
@@ -22,7 +27,7 @@ def head_width(dim: int, num_heads: int, name: str = "dim") -> int:
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(D) + bias) v with the heads side by side.
+    """Computes softmax(q k^T / sqrt(D) + bias) v and concatenates the heads.
 
     Args:
         q: queries (B, h, T, D).
@@ -35,20 +40,20 @@ def attended(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Ten
     """
     out = F.scaled_dot_product_attention(q, k, v, bias)
     if is_exporting():
-        # the operators that attention is decomposed into give other strides than attention itself
+        # the operators that the exporter decomposes attention into return other strides than attention itself
         out = out.clone(memory_format=torch.contiguous_format)
     return out.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
-    """Projections to queries, keys and values and of the result, around whatever attends.
+    """Base class of attention layers: the projection to queries, keys and values, and the output projection.
 
     Args:
         dim: channels C, a multiple of num_heads.
         num_heads: heads h.
         qkv_bias: whether the projection to queries, keys and values has a bias.
-        proj_drop: dropout after the output projection.
-        gated: whether the projection gives a fourth map after those three, of gates for the result.
+        proj_drop: dropout rate after the output projection.
+        gated: whether the projection has a fourth output, the gates of the result, after queries, keys and values.
 
     Raises:
         ValueError: `dim` is not a multiple of `num_heads`.

@@ -1,6 +1,6 @@
-"""The residual bottleneck of ResNets, around a 3x3 convolution or what takes its place. Maps are (B, C, H, W)."""
+"""The residual bottleneck of ResNets, around a 3x3 convolution or a replacement for it. Maps are (B, C, H, W)."""
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Callable
 
 from timm.layers import DropPath
@@ -10,19 +10,19 @@ from .convolution import ConvNorm
 
 
 class Bottleneck(nn.Module):
-    """act(shortcut(x) + narrow, mix, widen): (B, dim, H, W) -> (B, out_dim, ⌈H/stride⌉, ⌈W/stride⌉).
+    """act(shortcut(x) + widen(mixer(narrow(x)))): (B, dim, H, W) -> (B, out_dim, ⌈H/stride⌉, ⌈W/stride⌉).
 
-    The last norm of the branch starts as zero, so the block starts as its shortcut.
+    The last norm of the branch is initialized to zero, so the block starts as its shortcut.
 
     Args:
-        dim: channels of the map.
-        out_dim: channels of the result.
-        mixer: sees pixels together and takes the step of `stride`; a norm is its last layer.
-        hidden_dim: channels that it gets.
-        mixed_dim: channels that it gives.
-        stride: its step.
-        project: whether the shortcut is a 1x1 convolution with a norm; where not, the shapes must be the same.
-        act_layer: makes the activation.
+        dim: input channels.
+        out_dim: output channels.
+        mixer: the spatial layer, with the stride of the block; its last layer is a norm.
+        hidden_dim: input channels of the mixer.
+        mixed_dim: output channels of the mixer.
+        stride: stride of the mixer and the shortcut.
+        project: whether the shortcut is a 1x1 convolution with a norm; if not, the branch must keep the shape.
+        act_layer: builds the activation.
         drop_path: probability that a sample skips the branch in training.
 
     Source: Deep Residual Learning for Image Recognition, arXiv 1512.03385, figure 5, with the stride in the middle.

@@ -1,4 +1,4 @@
-"""A value that a module computes from its parameters alone, cached for inference."""
+"""A cache, for inference, of a value that a module computes from its parameters alone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 
 Value = TypeVar("Value")
 
-# larger values are computed at every call: of large maps they would fill the memory
+# larger values, of large maps, are computed at every call: they would fill the memory
 LARGEST = 2**22
 
 
 class Cache:
-    """The last value computed for a module, kept in evaluation without gradients until a parameter changes.
+    """Keeps the last value computed for a module, in evaluation mode without gradients, until a parameter changes.
 
     A copy of a module, or one read from a file, starts with an empty cache.
     """
@@ -27,19 +27,19 @@ class Cache:
         return {"_entry": None}
 
     def get(self, module: nn.Module, key: object, numbers: int, compute: Callable[[], Value]) -> Value:
-        """The value for a key, computed where it is not there.
+        """Returns the value for a key, and computes it if it is not cached.
 
         Args:
-            module: whose parameters it depends on.
-            key: what else it depends on, such as the size of a map.
-            numbers: how many numbers it has; a value of more than `LARGEST` is not cached.
-            compute: takes nothing.
+            module: the module whose parameters the value depends on.
+            key: everything else that the value depends on, such as the map size.
+            numbers: number of elements; a value with more than `LARGEST` is not cached.
+            compute: computes the value, without arguments.
         """
         parameters = list(module.parameters())
         is_constant = not (module.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
         if not is_constant or numbers > LARGEST or any(x.is_inference() for x in parameters):
             return compute()
-        # changes in place count a tensor's version up
+        # in-place changes increase the version of a tensor
         state = key, tuple((x.data_ptr(), x._version, x.device) for x in parameters)
         # read once: another thread may replace the entry
         entry = self._entry

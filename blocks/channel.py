@@ -1,16 +1,16 @@
 """Attention between channels. Shape legend: B batch, H W map, C channels, h heads, D = C / h, T = H * W."""
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from torch import Tensor
 
 from .attention import SelfAttention
 
 
 class ChannelAttention(SelfAttention):
-    """Self-attention whose tokens are the channels of a head, each the whole map: (B, H, W, C) -> (B, H, W, C).
+    """Self-attention whose tokens are the channels of a head, over the whole map: (B, H, W, C) -> (B, H, W, C).
 
-    As in the official code, k asks, v is asked and q is what is summed, and scores are scaled by D ** -0.5 although
-    their sums run over T. Its cost grows with T as a linear layer's does.
+    As in the official code, k acts as the queries, v as the keys and q as the values, and scores are scaled by
+    D ** -0.5 although the products are summed over T. The cost is linear in T.
 
     Args: as in `SelfAttention`.
 
@@ -22,7 +22,7 @@ class ChannelAttention(SelfAttention):
         # (B, H, W, 3C) -> (B, T, 3, h, D) -> three of (B, h, T, D)
         qkv = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.num_heads, self.head_dim))
         q, k, v = qkv.transpose(1, 3).unbind(2)
-        # (B, h, D, D), a row per channel of k
+        # (B, h, D, D), one row per channel of k
         weights = ((k * k.shape[3] ** -0.5).mT @ v).softmax(3)
         # (B, h, T, D) -> (B, T, h, D) -> (B, H, W, C)
         out = (q @ weights.mT).transpose(1, 2).reshape(x.shape)

@@ -1,9 +1,9 @@
-"""The arithmetic of ContMix: kernels from affinities, and neighborhoods summed with them.
+"""The arithmetic of ContMix: kernels from affinities, and weighted sums of neighborhoods.
 
 Shape legend: B batch, H W map, C channels of the map, g heads, d = C / 2g, K k sides of the kernels.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import contextlib
 from typing import NamedTuple
 
@@ -19,12 +19,12 @@ CELLS = 7
 
 
 class MixingWeights(NamedTuple):
-    """What ContMix has learned about mixing.
+    """The learned parameters of the mixing step of ContMix.
 
     Attributes:
-        weight: (k * k + K * K, 49) from affinities to the weights of neighborhoods.
-        shift: (k * k + K * K,) added to those.
-        small_table, large_table: (g, 2k-1, 2k-1) and (g, 2K-1, 2K-1), position tables.
+        weight: (k * k + K * K, 49), the linear map from affinities to the weights of neighborhoods.
+        shift: (k * k + K * K,), its bias.
+        small_table, large_table: (g, 2k-1, 2k-1) and (g, 2K-1, 2K-1), relative position tables.
     """
 
     weight: Tensor
@@ -33,7 +33,7 @@ class MixingWeights(NamedTuple):
     large_table: Tensor
 
 
-# TorchScript cannot read operators, and calls Python
+# TorchScript cannot compile the operators and calls Python
 @torch.jit.ignore
 def mix(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeights, scale: float) -> Tensor:
     """Sums each half of the values with the weights of its neighborhoods.
@@ -43,7 +43,7 @@ def mix(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeights, s
         queries: (B, H, W, C / 2).
         keys: (B, 7, 7, C / 2).
         learned: see `MixingWeights`.
-        scale: what affinities are multiplied with.
+        scale: factor of the affinities.
 
     Returns:
         (B, H, W, C).
@@ -66,9 +66,9 @@ def mix(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeights, s
         for kernel, shift, table in zip(
             kernels.split(places, -1), learned.shift.to(dtype).split(places), tables, strict=True
         ):
-            # (H, W, g, places) -> (g, HW, places)
+            # (H, W, g, k * k) -> (g, HW, k * k)
             bias = neighborhood_bias(table.to(dtype), (height, width)).permute(2, 0, 1, 3).flatten(1, 2)
-            # (B, g, HW, places) -> (B, H, W, g, places)
+            # (B, g, HW, k * k) -> (B, H, W, g, k * k)
             scores = queries @ kernel + (bias + shift)
             weights.append(scores.softmax(-1).transpose(1, 2).unflatten(1, (height, width)).to(values.dtype))
     mixed = [neighborhood_av(*pair) for pair in zip(weights, halves, sides, strict=True)]
@@ -76,10 +76,10 @@ def mix(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeights, s
 
 
 def enlarged(height: int, width: int, kernel_size: int) -> tuple[int, int]:
-    """The map that is mixed: the map itself, or one whose shorter side is the kernel's."""
+    """Returns the size of the map that is mixed: its own, or one whose shorter side is `kernel_size`."""
     if min(height, width) >= kernel_size:
         return height, width
-    # as the official code rounds, with the division first
+    # rounded as in the official code, with the division first
     rows = int(kernel_size / width * height) if width <= height else kernel_size
     columns = int(kernel_size / height * width) if height < width else kernel_size
     return rows, columns
@@ -87,15 +87,15 @@ def enlarged(height: int, width: int, kernel_size: int) -> tuple[int, int]:
 
 @torch.jit.ignore
 def mix_dynamic(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeights, scale: float) -> Tensor:
-    """`mix` on a map of any size, which an exporter may leave dynamic: one node of the graph.
+    """Runs `mix` on a map of any size, which may be dynamic during export, as one node of the graph.
 
-    In evaluation mode the layer that makes keys of the context may come before it is enlarged and pooled, so that what
-    depends on the size is in here.
+    In evaluation mode the layer that computes the keys may run before the context is enlarged and pooled, so everything
+    that depends on the size is in this function.
 
     Args:
         values: (B, H, W, C).
         queries: (B, H, W, C / 2).
-        keys: (B, H, W, C / 2), not pooled yet.
+        keys: (B, H, W, C / 2), before pooling.
         learned, scale: as in `mix`.
     """
     out: Tensor = _mix_dynamic(values, queries, keys, *learned, scale)
@@ -130,7 +130,7 @@ _mix_dynamic = define_dynamic(
 
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager[object]:
-    """Autocast off where it is on; nothing otherwise, which leaves nothing in an exported graph."""
+    """Disables autocast where it is on; otherwise does nothing, and leaves no trace in an exported graph."""
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return contextlib.nullcontext()

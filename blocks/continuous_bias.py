@@ -1,9 +1,9 @@
-"""Biases of attention that a small network computes from how far apart two places are, at any size of map.
+"""Attention biases that a small network computes from the distance of two positions, for any map size.
 
 Shape legend: H W map of the queries, P Q cells (down, across) whose means are the keys, h heads.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
@@ -16,18 +16,18 @@ from .resizing import at_least
 
 @register_notrace_module  # biases depend on the size of the map
 class ContinuousBias(nn.Module):
-    """Distances in rows and columns, on a logarithmic scale -> linear, ReLU, linear -> a bias per head.
+    """Log-spaced distances in rows and columns -> linear, ReLU, linear -> a bias per head.
 
-    The distances of a map lie on a lattice, so the network sees each of them once, not once a pair. In evaluation
-    without gradients that happens once for a size of map.
+    The distances of a map lie on a lattice, so the network computes each distinct distance once and not once per pair.
+    In evaluation mode without gradients the biases are cached for the last map size.
 
     Args:
         num_heads: heads h.
-        map_size: the map (rows, columns) whose sides, less one, are a distance of 8; None for the map at hand.
+        map_size: the map (rows, columns) whose sides, minus one, are scaled to a distance of 8; None for the input map.
         hidden_dim: channels between the two layers.
 
-    Source: log-spaced continuous position bias, Swin Transformer V2, arXiv 2111.09883, section 3.3; to means of cells:
-        TransNeXt, arXiv 2311.17132, official code.
+    Source: log-spaced continuous position bias, Swin Transformer V2, arXiv 2111.09883, section 3.3; distances to
+        means of cells: TransNeXt, arXiv 2311.17132, official code.
     """
 
     def __init__(self, num_heads: int, map_size: tuple[int, int] | None = None, hidden_dim: int = 512) -> None:
@@ -39,7 +39,7 @@ class ContinuousBias(nn.Module):
         self._cache = Cache()
 
     def forward(self, height: int, width: int, rows: int, columns: int) -> Tensor:
-        """Sizes of the map and of its grid of cells, as `pool_to` makes them -> (h, H * W, P * Q)."""
+        """Sizes of the map and of its grid of cells, as in `pool_to` -> (h, H * W, P * Q)."""
         if torch.jit.is_scripting():
             return self._computed(height, width, rows, columns)
         return self._cached(height, width, rows, columns)
@@ -62,15 +62,15 @@ class ContinuousBias(nn.Module):
         # (H, 1, P, 1) with (1, W, 1, Q) -> (H * W, P * Q)
         index = row_index[:, None, :, None] * lattice[1] + column_index[None, :, None, :]
         index = index.flatten(0, 1).flatten(1, 2)
-        # contiguous, for it is computed once and read often
+        # contiguous: it is computed once and read often
         return biases.contiguous()[:, index]
 
     def _axis(self, length: int, cells: int, side: int) -> tuple[Tensor, Tensor]:
-        """The distances there are from places of an axis to means of its cells, (U,), and which, (length, cells)."""
+        """Distances (U,) from the positions of an axis to the means of its cells, and their indices (length, cells)."""
         weight = self.fc1.weight
         device, exact = weight.device, torch.float64 if weight.dtype == torch.float64 else torch.float32
         cell = torch.arange(cells, device=device)
-        # twice the mean of a cell's places: the sum of its first and last
+        # twice the mean position of a cell: the sum of its first and last position
         twice = cell * length // cells + ((cell + 1) * length + cells - 1) // cells - 1
         step, largest = _lattice(length, cells)
         index = (2 * torch.arange(length, device=device).unsqueeze(1) - twice + largest) // step
@@ -79,14 +79,14 @@ class ContinuousBias(nn.Module):
         return (distances.sign() * (distances.abs() + 1).log2() / 3).to(weight.dtype), index
 
     def train(self, mode: bool = True) -> "ContinuousBias":
-        """Switches to training or evaluation, and forgets the biases."""
+        """Switches to training or evaluation mode, and clears the cached biases."""
         self._cache.clear()
         return super().train(mode)
 
 
 def _lattice(length: int, cells: int) -> tuple[int, int]:
-    """How far apart twice the distances are, and twice the largest of them, or more where the sizes are dynamic."""
+    """Returns twice the spacing of the distances, and twice the largest (an upper bound for dynamic sizes)."""
     if is_dynamic([length, cells]):
         return 1, 2 * (length - 1)
-    # cells of one size have means that are whole numbers apart; the first place is the farthest from the last cell
+    # means of equal cells differ by whole numbers; the first position is the farthest from the last cell
     return 2 if length % cells == 0 else 1, 2 * (length - 1) - (length + cells - 1) // cells + 1

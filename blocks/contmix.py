@@ -1,9 +1,9 @@
-"""ContMix: convolution whose kernels are made, position by position, of what the map has in common with its context.
+"""ContMix: convolution with a separate kernel per position, computed from affinities of the map and its context.
 
 Shape legend: B batch, H W map, C channels of the map, S of its context, g heads, d = C / 2g, K k sides of the kernels.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
@@ -21,16 +21,16 @@ from .squeeze_excite import SqueezeExcite
 
 @register_notrace_module  # whether to enlarge depends on the size of the map
 class ContMix(nn.Module):
-    """Context-mixing dynamic convolution, gated, beside a static one: (B, H, W, C + S) -> (B, H, W, C + S).
+    """Gated sum of a context-mixing dynamic convolution and a static one: (B, H, W, C + S) -> (B, H, W, C + S).
 
-    Queries come from the map and keys from its context, pooled to 7 x 7 cells. A position's affinities to the cells
-    become, by one linear map, the weights of its neighborhoods: k x k for the first half of the channels, K x K for
-    the second; a relative position table is added and a softmax taken, as in neighborhood attention. A map with a side
+    Queries come from the map, and keys from its context, pooled to 7 x 7 cells. A linear map turns the affinities of a
+    position to the cells into the weights of its neighborhoods: k x k for the first half of the channels, K x K for the
+    second. A relative position table is added and a softmax taken, as in neighborhood attention. A map with a side
     shorter than K is enlarged for this, and the result is pooled back.
 
-    The affinities are raw dot products, which no norm bounds, and the official code takes them, and their linear map,
-    in 16 bits where autocast is on: past 65504 they are infinite in float16, and the softmax of that is NaN. Here they
-    are float32 from queries and keys to the softmax.
+    The affinities are unnormalized dot products. With autocast the official code computes them and their linear map in
+    16 bits: above 65504 they are infinite in float16, and the softmax returns NaN. Here everything from queries and
+    keys to the softmax is float32.
 
     Args:
         dim: channels C of the map, a multiple of 2 * num_heads.
@@ -42,8 +42,8 @@ class ContMix(nn.Module):
     Raises:
         ValueError: `dim` is not a multiple of 2 * num_heads, or the kernel sizes are not allowed.
 
-    Source: OverLoCK, arXiv 2502.20087, section 3.3. The code scales queries by (C / g) ** -0.5, the paper by the root
-    of the width of a head, which is d.
+    Source: OverLoCK, arXiv 2502.20087, section 3.3. The code scales queries by (C / g) ** -0.5, the paper by
+    d ** -0.5, where d is the width of a head.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ContMix(nn.Module):
         self.proj = NormLinear(dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C + S) -> (B, H, W, C + S), the context behind the map."""
+        """(B, H, W, C + S) -> (B, H, W, C + S), with the channels of the context after those of the map."""
         height, width = x.shape[1], x.shape[2]
         values = self.fusion(x)
         gate, static = self.gate(values), self.static(values)
@@ -93,5 +93,5 @@ class ContMix(nn.Module):
         return self.proj(gate * self.se(self.dynamic_proj(mixed) + static))
 
     def extra_repr(self) -> str:
-        """What the module's children do not show."""
+        """Returns the settings shown in the module's repr."""
         return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, small={self.small_kernel_size}"

@@ -1,12 +1,12 @@
-"""Convolutions of channel-last maps, convolutions with a norm, and residual ones, which fuse into plain convolutions.
+"""Channel-last convolutions, and convolutions with a norm or a shortcut, which fuse into plain convolutions.
 
-On a CPU a large depthwise kernel over a channel-last map takes a small part of the time it takes over a channel-first
-one, so families whose maps could be either keep them channel-last.
+On a CPU a large depthwise kernel is much faster on a channel-last map than on a channel-first one, so families that
+could use either layout keep their maps channel-last.
 
 Shape legend: B batch, H W map, C channels.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
@@ -18,7 +18,7 @@ from .norm import as_affine
 from .resizing import multiple_of, pad_to
 
 
-@register_notrace_module  # what is fastest depends on the size of the map
+@register_notrace_module  # the fastest path depends on the size of the map
 class ChannelsLastConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` of a map (B, H, W, C), padded with zeros."""
 
@@ -29,15 +29,15 @@ class ChannelsLastConv2d(nn.Conv2d):
         x = input.permute(0, 3, 1, 2)
         if self.kernel_size == (1, 1) and self.stride == (1, 1) and self.groups == 1:
             return pointwise_conv2d(x, self.weight, self.bias).permute(0, 2, 3, 1)
-        # torch copies the kernel to the layout of the map on every call: of half a million numbers and more, that takes
-        # longer than to copy most maps
+        # torch copies the kernel to the layout of the map on every call: from half a million elements on, that takes
+        # longer than copying most maps
         if self.in_channels // self.groups * self.out_channels * self.kernel_size[0] * self.kernel_size[1] > 2**19:
             x = x.contiguous()
         return self._conv_forward(x, self.weight, self.bias).permute(0, 2, 3, 1).contiguous()
 
     @torch.jit.unused
     def _is_dilated_depthwise(self) -> bool:
-        """Whether each channel is convolved alone, dilated, to a map of its size."""
+        """Returns whether this is a dilated depthwise convolution that keeps the map size."""
         (rows, columns), (step, other) = self.kernel_size, self.dilation
         return (
             1 < step == other
@@ -48,7 +48,7 @@ class ChannelsLastConv2d(nn.Conv2d):
 
     @torch.jit.unused
     def _interleaved(self, x: Tensor) -> Tensor:
-        """The same, of every d-th pixel without dilation d: oneDNN gets a plain depthwise convolution."""
+        """Convolves every d-th pixel without dilation instead of with dilation d: a plain depthwise convolution."""
         batch, height, width, channels = x.shape
         step = self.dilation[0]
         rows, columns = multiple_of(height, step) // step, multiple_of(width, step) // step
@@ -66,14 +66,14 @@ class ChannelsLastConv2d(nn.Conv2d):
 def depthwise(
     dim: int, kernel_size: int, bias: bool = True, channels_last: bool = True, dilation: int = 1
 ) -> nn.Conv2d:
-    """A depthwise convolution that keeps the size of the map.
+    """Returns a depthwise convolution that keeps the size of the map.
 
     Args:
         dim: channels C.
-        kernel_size: odd side of the kernel.
+        kernel_size: odd kernel size.
         bias: whether it has a bias.
-        channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
-        dilation: distance between the places that neighboring entries of the kernel see.
+        channels_last: whether maps are (B, H, W, C) instead of (B, C, H, W).
+        dilation: spacing between kernel elements.
     """
     layer = ChannelsLastConv2d if channels_last else nn.Conv2d
     padding = dilation * (kernel_size // 2)
@@ -81,18 +81,18 @@ def depthwise(
 
 
 class ConvNorm(nn.Module):
-    """A convolution and a batch norm; `fuse` makes one convolution of them.
+    """A convolution and a batch norm; `fuse` merges them into one convolution.
 
     Args:
-        dim: channels of the map.
-        out_dim: channels of the result.
-        kernel_size: side of the kernel.
-        stride: step of the kernel.
-        groups: of channels that see each other only.
-        bias: whether the convolution has a bias beside the norm's.
-        channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
-        dilation: distance between the places that neighboring entries of the kernel see.
-        padding: zeros around the map; None for as many as keep its size at stride 1.
+        dim: input channels.
+        out_dim: output channels.
+        kernel_size: kernel size.
+        stride: stride of the convolution.
+        groups: groups of channels.
+        bias: whether the convolution has a bias in addition to the norm's.
+        channels_last: whether maps are (B, H, W, C) instead of (B, C, H, W).
+        dilation: spacing between kernel elements.
+        padding: zeros around the map; None for the padding that keeps its size at stride 1.
     """
 
     def __init__(
@@ -119,17 +119,17 @@ class ConvNorm(nn.Module):
         self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, out_dim) with the usual padding, or the same channel-first."""
+        """(B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, out_dim) with default padding, or the same channel-first."""
         return self.normed(self.conv(x))
 
     def normed(self, x: Tensor) -> Tensor:
-        """The norm alone, of what the convolution gave."""
+        """Applies the norm alone, to the output of the convolution."""
         if self.channels_last:
             return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.norm(x)
 
     def fuse(self) -> nn.Conv2d | Linear:
-        """One layer that computes the same in evaluation mode: a convolution, a linear one for channel-last pixels."""
+        """Returns one layer for evaluation mode: a linear layer for 1x1 on channel-last maps, else a convolution."""
         conv = fuse_conv_bn_eval(self.conv, self.norm)
         if isinstance(conv, PointwiseConv2d):
             return conv.fuse()
@@ -141,13 +141,13 @@ class ConvNorm(nn.Module):
 
 
 class ResidualConv(nn.Module):
-    """x + depthwise convolution of x: (B, H, W, C) -> (B, H, W, C); `fuse` makes one convolution of them.
+    """x + depthwise convolution of x: (B, H, W, C) -> (B, H, W, C); `fuse` merges them.
 
     Args:
         dim: channels C.
-        kernel_size: odd side of the kernel.
-        norm: whether a batch norm follows the convolution, which then has no bias of its own.
-        channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
+        kernel_size: odd kernel size.
+        norm: whether a batch norm follows the convolution, which then has no bias.
+        channels_last: whether maps are (B, H, W, C) instead of (B, C, H, W).
     """
 
     def __init__(self, dim: int, kernel_size: int = 3, norm: bool = False, channels_last: bool = True) -> None:
@@ -159,12 +159,12 @@ class ResidualConv(nn.Module):
             self.conv = depthwise(dim, kernel_size, channels_last=channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """A map -> a map of its shape."""
+        """A map -> a map of the same shape."""
         return x + self.conv(x)
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        """One convolution that computes the same: the center of the kernel adds the input itself."""
+        """Returns one convolution that computes the same: the center of the kernel adds the input itself."""
         conv = self.conv.fuse() if isinstance(self.conv, ConvNorm) else self.conv
         assert isinstance(conv, nn.Conv2d)
         rows, columns = conv.kernel_size
@@ -173,11 +173,11 @@ class ResidualConv(nn.Module):
 
 
 class NormLinear(nn.Module):
-    """A batch norm and a linear layer: (B, H, W, C) -> (B, H, W, out_dim); `fuse` makes one linear layer of them.
+    """A batch norm and a linear layer: (B, H, W, C) -> (B, H, W, out_dim); `fuse` merges them.
 
     Args:
         dim: channels C.
-        out_dim: channels of the result.
+        out_dim: output channels.
     """
 
     def __init__(self, dim: int, out_dim: int) -> None:
@@ -191,7 +191,7 @@ class NormLinear(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Linear:
-        """One linear layer that computes the same in evaluation mode."""
+        """Returns one linear layer that computes the same in evaluation mode."""
         norm = self.norm
         scale, shift = as_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
         weight = self.fc.weight.to(scale.dtype)

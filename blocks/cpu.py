@@ -1,14 +1,15 @@
-"""What exists for a CPU's sake: the faster of two ways for linear layers and 1x1 convolutions, and recomputation.
+"""CPU optimizations: faster linear layers and 1x1 convolutions, and recomputation of activations.
 
-torch multiplies matrices with the library it was built with, and convolves with oneDNN. For float32 on x86 the first is
-often MKL, which does not use AVX512 on processors of every maker; there a linear layer takes about half the time as a
-1x1 convolution. A 1x1 convolution itself is left to the first library, too, where there is one thread and a small
-batch, unless it is dilated: dilation changes nothing in a kernel of one entry but that choice.
+torch multiplies matrices with the BLAS library it was built with, and runs convolutions with oneDNN. For float32 on x86
+the BLAS library is often MKL, which does not use AVX512 on the processors of every vendor; on those, a linear layer
+takes about half the time if it is run as a 1x1 convolution. With one thread and a small batch, torch runs a 1x1
+convolution with the BLAS library too, unless it is dilated. For a kernel of one element, dilation changes only that
+choice.
 
 Shape legend: C channels, N rows of a matrix.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Callable
 
 import torch
@@ -19,14 +20,14 @@ from torch.utils.checkpoint import checkpoint
 
 
 def prefers_convolution(x: Tensor, rows: int) -> bool:
-    """Whether x (of `rows` rows, see `is_plain_cpu`) times a matrix is faster as a convolution."""
-    # with fewer rows, packing the weights for oneDNN costs more than it gains; for a single image of fewer numbers
-    # torch does not take oneDNN
+    """Returns whether x (with `rows` rows, see `is_plain_cpu`) times a matrix is faster as a convolution."""
+    # with fewer rows, packing the weights for oneDNN costs more than it saves; for a single image with fewer elements
+    # torch does not use oneDNN
     return rows >= 128 and x.numel() > 20480
 
 
 def is_plain_cpu(x: Tensor) -> bool:
-    """Whether x is float32 on an x86 CPU with oneDNN, without autocast, compiler or exporter; not in TorchScript."""
+    """Returns whether x is float32 on an x86 CPU with oneDNN, outside of autocast, compiler, exporter and script."""
     if torch.jit.is_scripting():
         return False
     return _is_plain_cpu(x)
@@ -46,9 +47,9 @@ def _is_plain_cpu(x: Tensor) -> bool:
 
 
 class Packed:
-    """Weights of a fused layer in oneDNN's own layout, made once for a shape of input instead of on every call.
+    """Weights of a fused layer in the layout of oneDNN, packed once per input shape instead of on every call.
 
-    They are kept beside the parameter until it changes, so a fused network takes twice its size on a CPU.
+    They are stored in addition to the parameter until it changes, so a fused network takes twice its memory on a CPU.
     """
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class Packed:
         self._weights: Tensor | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        # what is packed belongs to this process and machine
+        # packed weights are only valid in this process
         return {"_key": None, "_weights": None}
 
     def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -69,7 +70,7 @@ class Packed:
 
 
 def can_pack(x: Tensor, weight: Tensor) -> bool:
-    """Whether packed weights serve a fused layer on an input of `is_plain_cpu`: without gradients."""
+    """Returns whether packed weights can be used for an input that is `is_plain_cpu`: without gradients."""
     return (
         not torch.is_grad_enabled()
         and x.numel() > 0
@@ -78,7 +79,7 @@ def can_pack(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-@register_notrace_module  # the way depends on the size of the input
+@register_notrace_module  # the path depends on the size of the input
 class Linear(nn.Linear):
     """`torch.nn.Linear`, faster on a CPU: (.., in_features) -> (.., out_features). `fuse` packs its weights."""
 
@@ -105,13 +106,13 @@ class Linear(nn.Linear):
         return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
     def fuse(self) -> "Linear":
-        """Itself, which from now on keeps packed weights for inference on a CPU."""
+        """Returns the layer itself, which keeps packed weights for inference on a CPU from then on."""
         self.packed = Packed()
         return self
 
 
 def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 1x1 convolution of stride 1, of (B, C, H, W) with (out_channels, C, 1, 1) and (out_channels,)."""
+    """Runs a 1x1 convolution of stride 1: (B, C, H, W) with (out_channels, C, 1, 1) and (out_channels,)."""
     is_dilated = is_plain_cpu(x) and prefers_convolution(x, x.shape[0] * x.shape[2] * x.shape[3])
     return F.conv2d(x, weight, bias, dilation=2 if is_dilated else 1)
 
@@ -123,8 +124,8 @@ class PointwiseConv2d(nn.Conv2d):
     `fuse` packs its weights.
 
     Args:
-        in_channels: channels C.
-        out_channels: of the result.
+        in_channels: input channels C.
+        out_channels: output channels.
         bias: whether there is a bias.
     """
 
@@ -148,20 +149,20 @@ class PointwiseConv2d(nn.Conv2d):
         return out.reshape(x.shape[0], x.shape[2], x.shape[3], -1).permute(0, 3, 1, 2)
 
     def fuse(self) -> "PointwiseConv2d":
-        """Itself, which from now on keeps packed weights for inference on a CPU."""
+        """Returns the layer itself, which keeps packed weights for inference on a CPU from then on."""
         self.packed = Packed()
         return self
 
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, is_random: bool = False) -> Tensor:
-    """function(x), which stores x alone for the backward pass and recomputes what is between.
+    """Returns function(x), storing only x for the backward pass and recomputing the intermediate tensors.
 
     Args:
-        function: an activation and a layer, say; it changes nothing but its result.
+        function: a function without side effects, for example an activation and a layer.
         x: its input.
         is_random: whether it draws random numbers.
     """
-    # compilers choose themselves what to recompute, and function transforms know no such choice
+    # compilers choose what to recompute themselves, and function transforms do not support checkpointing
     is_kept = x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if not is_kept or torch._C._are_functorch_transforms_active():
         return function(x)

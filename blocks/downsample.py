@@ -1,6 +1,6 @@
-"""From one level of a pyramid to the next: half the size, other channels. Maps are (B, H, W, C), or as a class says."""
+"""Downsamplers between stages of a pyramid. Maps are (B, H, W, C) unless a class documents another layout."""
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Callable
 
 import torch
@@ -16,18 +16,18 @@ from .resizing import multiple_of, pad_to
 class ConvDownsample(nn.Module):
     """A convolution of stride 2 and a norm: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim).
 
-    Kernels of 3x3 overlap. Kernels of 2x2 do not, and an odd side is padded with zeros at the bottom or right.
+    3x3 kernels overlap. 2x2 kernels do not; for them an odd side is padded with zeros at the bottom or right.
 
     Args:
-        dim: channels C of the map.
-        out_dim: channels of the result.
-        norm_layer: makes a norm over channels.
-        kernel_size: side of the kernel, 2 or 3.
+        dim: input channels C.
+        out_dim: output channels.
+        norm_layer: builds a norm over the channels.
+        kernel_size: kernel size, 2 or 3.
         bias: whether the convolution has a bias.
-        norm_first: whether the norm comes before the convolution, and before the padding.
+        norm_first: whether the norm comes before the padding and the convolution.
 
     Source: Neighborhood Attention Transformer, arXiv 2204.07143, section 3.3, for 3x3; Pyramid Vision Transformer,
-    arXiv 2102.12122, section 3.2, for 2x2; DaViT, arXiv 2204.03645, official code, for the norm first.
+    arXiv 2102.12122, section 3.2, for 2x2; DaViT, arXiv 2204.03645, official code, for `norm_first`.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class ConvDownsample(nn.Module):
 
 @register_notrace_module  # whether to pad depends on the size of the map
 class PatchMerging(nn.Module):
-    """Joins the pixels of each 2x2 square and projects them: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim).
+    """Concatenates the pixels of each 2x2 square and projects them: (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim).
 
     An odd side is padded with zeros at the bottom or right.
 
     Args:
-        dim: channels C of the map.
-        out_dim: channels of the result.
-        norm_layer: makes a norm over channels.
+        dim: input channels C.
+        out_dim: output channels.
+        norm_layer: builds a norm over the channels.
 
     Source: Swin Transformer, arXiv 2103.14030, section 3.1.
     """
@@ -78,18 +78,19 @@ class PatchMerging(nn.Module):
         """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim)."""
         x = pad_to(x, multiple_of(x.shape[1], 2), multiple_of(x.shape[2], 2))
         batch, height, width, channels = x.shape
-        # (B, H/2, 2, W/2, 2, C) -> (B, H/2, W/2, 4C), the column of the square before its row
+        # (B, H/2, 2, W/2, 2, C) -> (B, H/2, W/2, 4C), ordered by the column of the square, then by its row
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
         return self.reduction(self.norm(x))
 
 
 class InvertedDownsample(nn.Module):
-    """Widens, takes a depthwise step of 2, gates channels, narrows: (B, C, H, W) -> (B, out_dim, ⌈H/2⌉, ⌈W/2⌉).
+    """Inverted bottleneck of stride 2 with squeeze-and-excitation: (B, C, H, W) -> (B, out_dim, ⌈H/2⌉, ⌈W/2⌉).
 
     Args:
-        dim: channels C of the map.
-        out_dim: channels of the result.
-        expansion: channels in between, over C. A quarter of them, rounded to a multiple of 8, decide the gates.
+        dim: input channels C.
+        out_dim: output channels.
+        expansion: hidden channels divided by C. The squeeze-and-excitation has a quarter of them, rounded to a multiple
+            of 8.
 
     Source: SHViT, arXiv 2401.16456, figure 4.
     """
@@ -111,11 +112,11 @@ class InvertedDownsample(nn.Module):
 
 
 class ContextDownsample(nn.Module):
-    """3x3 convolutions of stride 2 with a norm, of a map and of its context: (B, H, W, C + S) -> (B, H', W', D + S).
+    """Separate 3x3 convolutions of stride 2 with a norm for map and context: (B, H, W, C + S) -> (B, H', W', D + S).
 
     Args:
         dim: channels C of the map.
-        out_dim: channels D of the result, without the context.
+        out_dim: output channels D, without the context.
         context_dim: channels S of the context.
 
     Source: OverLoCK, arXiv 2502.20087, official code.

@@ -1,9 +1,9 @@
-"""Attention with rotary positions whose result is gated: softmax attention, and linear attention of augmented rank.
+"""Gated attention with rotary positions: softmax attention, and linear attention with augmented rank.
 
 Shape legend: B batch, H W map, C channels, h heads, D = C / h, T tokens: H * W.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor
@@ -17,18 +17,18 @@ from .rotary import rotary_angles, rotate
 class GatedAttention(SelfAttention):
     """Multi-head self-attention with rotary positions: (B, H, W, C) -> (B, H, W, C).
 
-    A depthwise convolution of the values is added to what is attended to, and the sum is multiplied with a linear
-    function of the input.
+    A depthwise convolution of the values is added to the result of attention. The sum is multiplied with a gate, a
+    linear function of the input.
 
     Args:
         dim: channels C, a multiple of 4 * num_heads.
         num_heads: heads h.
-        lepe_kernel: odd side of the convolution.
+        lepe_kernel: odd kernel size of the convolution.
         qkv_bias: whether the projection to queries, keys, values and gates has a bias.
-        proj_drop: dropout after the output projection.
+        proj_drop: dropout rate after the output projection.
 
     Raises:
-        ValueError: `dim` is not a multiple of `num_heads`, or the channels of a head not one of 4.
+        ValueError: `dim` is not a multiple of `num_heads`, or the channels of a head are not a multiple of 4.
 
     Source: RALA, arXiv 2411.07635, official code.
     """
@@ -39,8 +39,8 @@ class GatedAttention(SelfAttention):
         super().__init__(dim, num_heads, qkv_bias, proj_drop, gated=True)
         if self.head_dim % 4:
             raise ValueError(
-                f"rotary positions of two axes need heads of a multiple of 4 channels, got {dim} channels for "
-                f"{num_heads} heads, {self.head_dim} each"
+                f"rotary positions need heads with a multiple of 4 channels, got {dim} channels for {num_heads} heads, "
+                f"{self.head_dim} each"
             )
         self.lepe = depthwise(dim, lepe_kernel)
 
@@ -60,28 +60,28 @@ class GatedAttention(SelfAttention):
         return x.unflatten(3, [self.num_heads, self.head_dim]).flatten(1, 2).transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        """Three of (B, h, T, D), and the angles of positions -> (B, T, C)."""
+        """q, k and v (B, h, T, D), and the rotary angles -> (B, T, C)."""
         return attended(rotate(q, cosines, sines), rotate(k, cosines, sines), v)
 
     def extra_repr(self) -> str:
-        """What the module's children do not show."""
+        """Returns the settings shown in the module's repr."""
         return f"num_heads={self.num_heads}"
 
 
 @register_notrace_module
 class RankAugmentedAttention(GatedAttention):
-    """The same with linear attention, in time that grows with the number of tokens, not with its square.
+    """`GatedAttention` with linear attention, in time linear in the number of tokens.
 
-    Keys are weighted by how well they suit the mean query, which keeps the sum of all key-value products from low
-    rank; the gate does that for the result. Positions turn the numerator of attention alone.
+    Keys are weighted by their similarity to the mean query, which raises the rank of the sum of all key-value products;
+    the gate raises the rank of the result. Rotary positions are applied in the numerator of attention only.
 
     Source: RALA, arXiv 2411.07635, section 3.
     """
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        """Three of (B, h, T, D), and the angles of positions -> (B, T, C)."""
+        """q, k and v (B, h, T, D), and the rotary angles -> (B, T, C)."""
         q, k = F.elu(q) + 1, F.elu(k) + 1
-        # (B, h, 1, D) with (B, h, D, T) -> (B, h, T, 1): the shares of all tokens sum to one
+        # (B, h, 1, D) with (B, h, D, T) -> (B, h, T, 1): the weights of all tokens sum to one
         scores = q.mean(2, keepdim=True) @ k.transpose(2, 3) * self.head_dim**-0.5
         k = k * scores.softmax(3).transpose(2, 3)
         # (B, h, T, D) with (B, h, D, 1) -> (B, h, T, 1)

@@ -1,9 +1,9 @@
-"""A gate and a convolution of a part of the channels between linear layers.
+"""Gated convolution: linear layers around a gate and a depthwise convolution of part of the channels.
 
 Shape legend: B batch, H W map, C channels, D hidden channels.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module
@@ -13,14 +13,14 @@ from .convolution import depthwise
 from .cpu import Linear, is_plain_cpu
 
 
-@register_notrace_module  # it runs another way where gradients are wanted
+@register_notrace_module  # takes another path where gradients are enabled
 class GatedConv(nn.Module):
-    """GELU of a gate times values, the last C of which a depthwise convolution mixes: (B, H, W, C) -> (B, H, W, C).
+    """GELU(gate) * values, with a depthwise convolution of the last C values: (B, H, W, C) -> (B, H, W, C).
 
     Args:
         dim: channels C.
-        expansion: D over C, at least 1.
-        kernel_size: of the convolution, odd.
+        expansion: D divided by C, at least 1.
+        kernel_size: odd kernel size of the convolution.
 
     Source: MambaOut, arXiv 2405.07992, section 4.1, after Gated CNN, arXiv 1612.08083.
     """
@@ -29,7 +29,7 @@ class GatedConv(nn.Module):
         super().__init__()
         hidden_dim = int(expansion * dim)
         self.widths = [hidden_dim - dim, dim]
-        # two layers: halves of one would be strided
+        # two layers: the halves of one layer's output would be strided
         self.gate = Linear(dim, hidden_dim)
         self.value = Linear(dim, hidden_dim)
         self.conv = depthwise(dim, kernel_size)
@@ -47,7 +47,7 @@ class GatedConv(nn.Module):
 
     @torch.jit.unused
     def _gated_in_place(self, gate: Tensor, passing: Tensor, x: Tensor) -> Tensor:
-        # no copies where nothing is stored for the backward pass
+        # nothing is stored for the backward pass, so no copies are needed
         for part, values in zip(gate.split(self.widths, dim=3), (passing, x), strict=True):
             part.mul_(values)
         return gate

@@ -1,9 +1,9 @@
-"""Halo attention as the middle of a bottleneck.
+"""Halo attention, the spatial layer of a bottleneck.
 
 Shape legend: B batch, H W map, C channels, h heads, D = C / h, E channels of a head's values, s stride.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
@@ -15,22 +15,22 @@ from .operators import attend_halo
 
 @register_notrace_module  # blocks depend on the size of the map
 class HaloAttention(nn.Module):
-    """Attention of blocks to themselves and a halo around them: (B, C, H, W) -> (B, h * E, ⌈H/s⌉, ⌈W/s⌉).
+    """Attention of each block to itself and a halo around it: (B, C, H, W) -> (B, h * E, ⌈H/s⌉, ⌈W/s⌉).
 
-    Scores depend on where a key lies relative to a query, through vectors that heads share. There is no projection
-    after it. A map that blocks do not divide is padded with zeros at the bottom and right, as every map is around
-    itself: padding is attended to.
+    Learned relative position vectors, shared by all heads, add to the scores. There is no output projection. A map that
+    is not a multiple of the block size is padded with zeros at the bottom and right, and every map is padded with zeros
+    by the halo on all sides. The padding is attended to.
 
     Args:
         dim: channels C, a multiple of num_heads.
         num_heads: heads h.
-        block_size: side of a block on the map of keys.
-        halo: pixels around a block that it sees.
-        stride: s, pixels from one query to the next, a divisor of block_size.
-        value_dim: channels h * E of the result; None for C.
+        block_size: side of a block on the key map.
+        halo: pixels around a block that it also attends to.
+        stride: s, spacing of the queries in pixels, a divisor of block_size.
+        value_dim: output channels h * E; None for C.
 
     Raises:
-        ValueError: channels that the heads do not divide, or a block that the stride does not divide.
+        ValueError: channels are not a multiple of `num_heads`, or `block_size` is not a multiple of `stride`.
 
     Source: Scaling Local Self-Attention for Parameter Efficient Visual Backbones, arXiv 2103.12731, section 2.2.
     """
@@ -50,7 +50,7 @@ class HaloAttention(nn.Module):
         if stride < 1 or block_size % stride:
             raise ValueError(f"block_size must be a multiple of stride, got {block_size} for a stride of {stride}")
         self.num_heads = num_heads
-        # of keys and of values
+        # channels of keys and of values
         self.widths = [head_dim, head_width(value_dim, num_heads, "value_dim")]
         self.block_size = block_size
         self.halo = halo
@@ -77,5 +77,5 @@ class HaloAttention(nn.Module):
         return out.flatten(3).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
-        """What the module's children do not show."""
+        """Returns the settings shown in the module's repr."""
         return f"num_heads={self.num_heads}, block_size={self.block_size}, halo={self.halo}, stride={self.stride}"

@@ -1,6 +1,6 @@
-"""From the last map to logits. Shape legend: B batch, C channels, H W map."""
+"""Classifier heads, from the last map to logits. Shape legend: B batch, C channels, H W map."""
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections import OrderedDict
 
 import torch
@@ -12,15 +12,15 @@ from .norm import as_affine
 
 
 class BatchNormHead(NormMlpClassifierHead):
-    """Pools a map, norms what is left over the batch, and classifies: (B, C, H, W) -> (B, num_classes).
+    """Pooling, batch norm and a linear classifier: (B, C, H, W) -> (B, num_classes).
 
-    With neither pooling nor classes the map passes as it is, not normed.
+    With neither pooling nor classes the map is returned unchanged, without the norm.
 
     Args:
         dim: channels C.
         num_classes: classes; 0 for none.
-        pool_type: how to pool, `avg`, `max`, ..., or an empty string for not at all.
-        drop_rate: dropout before the linear layer.
+        pool_type: pooling, `avg`, `max`, ..., or an empty string for none.
+        drop_rate: dropout rate before the linear layer.
     """
 
     def __init__(self, dim: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0) -> None:
@@ -41,11 +41,11 @@ class BatchNormHead(NormMlpClassifierHead):
 
     @torch.no_grad()
     def fuse(self) -> "BatchNormHead":
-        """Folds the norm into the classifier, in place, if there is one; computes the same in evaluation mode."""
+        """Folds the norm into the classifier, if there is one, in place; evaluation results stay the same."""
         if isinstance(self.norm, nn.BatchNorm2d) and not isinstance(self.fc, nn.Identity):
             norm = self.norm
             scale, shift = as_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
-            # a linear layer, or a 1x1 convolution where nothing is pooled
+            # a linear layer, or a 1x1 convolution without pooling
             weight = self.fc.weight.flatten(1).to(scale.dtype)
             self.fc.bias.add_(weight @ shift)
             self.fc.weight.copy_((weight * scale).view_as(self.fc.weight))
@@ -54,15 +54,15 @@ class BatchNormHead(NormMlpClassifierHead):
 
 
 class LayerNormHead(ClassifierHead):
-    """Pools a map, norms what is left over its channels, and classifies: (B, H, W, C) -> (B, num_classes).
+    """Pooling, layer norm and a linear classifier: (B, H, W, C) -> (B, num_classes).
 
-    With neither pooling nor classes the map passes as it is, not normed.
+    With neither pooling nor classes the map is returned unchanged, without the norm.
 
     Args:
         dim: channels C.
         num_classes: classes; 0 for none.
-        pool_type: how to pool, `avg`, `max`, ..., or an empty string for not at all.
-        drop_rate: dropout before the linear layer.
+        pool_type: pooling, `avg`, `max`, ..., or an empty string for none.
+        drop_rate: dropout rate before the linear layer.
 
     Source: A ConvNet for the 2020s, arXiv 2201.03545, official code; DaViT, arXiv 2204.03645, official code.
     """
@@ -81,17 +81,17 @@ class LayerNormHead(ClassifierHead):
         if isinstance(self.fc, nn.Identity) and self.global_pool.is_identity():
             self.norm = nn.Identity()
         elif not isinstance(self.norm, nn.LayerNorm) or self.norm.normalized_shape != (self.num_features,):
-            # some ways of pooling have twice the features
+            # some kinds of pooling double the features
             self.norm = nn.LayerNorm(self.num_features, **get_device_dtype(self))
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, H, W, C) -> (B, num_classes), or what the linear layer would get."""
+        """(B, H, W, C) -> (B, num_classes), or the input of the linear layer."""
         x = self.drop(self.norm(self.global_pool(x)))
         return x if pre_logits else self.fc(x)
 
 
 class DistilledLinear(nn.Linear):
-    """The mean of two linear classifiers, of which a teacher trained `dist`; `fuse` makes one of them.
+    """The mean of two linear classifiers, one of them (`dist`) trained by a teacher; `fuse` merges them.
 
     Args:
         dim: channels.
@@ -110,7 +110,7 @@ class DistilledLinear(nn.Linear):
 
     @torch.no_grad()
     def fuse(self) -> nn.Linear:
-        """One linear layer that computes the same."""
+        """Returns one linear layer that computes the same."""
         fused = nn.Linear(self.in_features, self.out_features).to(self.weight)
         fused.weight.copy_((self.weight + self.dist.weight) / 2)
         fused.bias.copy_((self.bias + self.dist.bias) / 2)
@@ -118,13 +118,13 @@ class DistilledLinear(nn.Linear):
 
 
 class DistilledHead(ClassifierHead):
-    """Pools a map and classifies it twice, with the mean of both: (B, H, W, C) -> (B, num_classes).
+    """Pooling and the mean of two linear classifiers: (B, H, W, C) -> (B, num_classes).
 
     Args:
         dim: channels C.
         num_classes: classes; 0 for none.
-        pool_type: how to pool, `avg`, `max`, ..., or an empty string for not at all.
-        drop_rate: dropout before the linear layers.
+        pool_type: pooling, `avg`, `max`, ..., or an empty string for none.
+        drop_rate: dropout rate before the linear layers.
 
     Source: Data-efficient Image Transformers, arXiv 2012.12877, section 3.
     """
@@ -146,19 +146,19 @@ class DistilledHead(ClassifierHead):
 
 
 class MlpHead(nn.Module):
-    """Pools a map, norms, and classifies by linear, GELU, norm, linear: (B, H, W, C) -> (B, num_classes).
+    """Pooling, norm and an MLP (linear, GELU, norm, linear): (B, H, W, C) -> (B, num_classes).
 
-    Without classes the last linear layer is left out, and with neither pooling nor classes the map passes as it is.
+    Without classes the last linear layer is left out. With neither pooling nor classes the map is returned unchanged.
 
     Args:
         dim: channels C.
         num_classes: classes; 0 for none.
-        pool_type: how to pool, `avg`, `max`, ..., or an empty string for not at all.
-        drop_rate: dropout before the last linear layer.
-        mlp_ratio: hidden channels over C.
+        pool_type: pooling, `avg`, `max`, ..., or an empty string for none.
+        drop_rate: dropout rate before the last linear layer.
+        mlp_ratio: hidden channels divided by C.
 
     Raises:
-        ValueError: `pool_type` gives more channels than the map has.
+        ValueError: `pool_type` changes the number of channels.
 
     Source: MambaOut, arXiv 2405.07992, official code.
     """
@@ -179,7 +179,7 @@ class MlpHead(nn.Module):
             self.global_pool = SelectAdaptivePool2d(pool_type=pool_type, flatten=bool(pool_type), input_fmt="NHWC")
             if self.global_pool.feat_mult() > 1:
                 raise ValueError(
-                    f"pool_type must keep the number of channels, as avg, max and avgmax do: {pool_type!r}"
+                    f"pool_type must keep the number of channels, like avg, max and avgmax, got {pool_type!r}"
                 )
         place = get_device_dtype(self)
         if num_classes == 0 and self.global_pool.is_identity():
@@ -198,13 +198,13 @@ class MlpHead(nn.Module):
         self.train(self.training)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, H, W, C) -> (B, num_classes), or what the last linear layer would get."""
+        """(B, H, W, C) -> (B, num_classes), or the input of the last linear layer."""
         x = self.drop(self.pre_logits(self.norm(self.global_pool(x))))
         return x if pre_logits else self.fc(x)
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier, of the overview: norm, mean, linear.
+    """The auxiliary classifier of the overview: norm, mean, linear.
 
     Args:
         dim: channels C.
@@ -219,7 +219,7 @@ class AuxiliaryHead(nn.Module):
         self.reset(num_classes)
 
     def reset(self, num_classes: int) -> None:
-        """A new linear layer, the norm stays."""
+        """Replaces the linear layer and keeps the norm."""
         self.fc = nn.Linear(len(self.norm.weight), num_classes)
         trunc_normal_(self.fc.weight, std=0.02)
         nn.init.zeros_(self.fc.bias)

@@ -1,9 +1,9 @@
-"""Attention with a token for each head, over a class token and those of a map.
+"""Attention with an additional token per head, over a class token and the tokens of a map.
 
 Shape legend: B batch, H W map, C channels, T tokens: 1 + H * W, h heads, D = C / h.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
@@ -12,16 +12,16 @@ from .attention import SelfAttention, attended
 
 
 class HeadTokenAttention(SelfAttention):
-    """Multi-head self-attention over all tokens and one more for each head, which say to all what their head sees.
+    """Multi-head self-attention over all tokens and one additional token per head.
 
-    A head's token comes from the mean of all tokens, of its own channels. After the attention the head tokens' mean is
-    added to the class token.
+    The token of a head is computed from the mean of all tokens in the channels of that head. After attention, the mean
+    of the head tokens is added to the class token.
 
     Args:
         dim: channels C, a multiple of num_heads.
         num_heads: heads h.
         qkv_bias: whether the projection to queries, keys and values has a bias.
-        proj_drop: dropout after the output projection.
+        proj_drop: dropout rate after the output projection.
 
     Raises:
         ValueError: `dim` is not a multiple of `num_heads`.
@@ -48,7 +48,7 @@ class HeadTokenAttention(SelfAttention):
 
     def _head_tokens(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, h, C)."""
-        # (B, C) -> (B, h, D) -> (B, h, C), whose channels are normed in groups of D
+        # (B, C) -> (B, h, D) -> (B, h, C), normalized in groups of D channels
         tokens = self.ht_proj(x.mean(1).unflatten(1, (self.num_heads, self.head_dim)))
         tokens = self.ht_norm(tokens.unflatten(2, (self.num_heads, self.head_dim)))
         return self.act(tokens).flatten(2) + self.position

@@ -1,9 +1,9 @@
-"""HiLo attention as a token mixer: heads for high frequencies look near, heads for low frequencies at means.
+"""HiLo attention: high-frequency heads attend within windows, low-frequency heads attend to window means.
 
 Shape legend: B batch, H W map, C channels, h heads, D = C / h, w window.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from .resizing import multiple_of, pad_to, pool_cells
 
 
 class HighFrequencies(nn.Module):
-    """Attention within windows that divide the map: (B, H, W, C) -> (B, H, W, h * D).
+    """Attention within windows, for a map that is a multiple of the window: (B, H, W, C) -> (B, H, W, h * D).
 
     Args:
         dim: channels C.
@@ -39,7 +39,7 @@ class HighFrequencies(nn.Module):
 
 
 class LowFrequencies(nn.Module):
-    """Attention to the means of windows that divide a map: (B, H, W, C) -> (B, H, W, h * D).
+    """Attention to the means of windows, for a map that is a multiple of the window: (B, H, W, C) -> (B, H, W, h * D).
 
     Args:
         dim: channels C.
@@ -57,11 +57,11 @@ class LowFrequencies(nn.Module):
         self.proj = Linear(num_heads * head_dim, num_heads * head_dim)
 
     def forward(self, x: Tensor, padded: Tensor) -> Tensor:
-        """Pixels that ask (B, H, W, C), and the map of the windows (B, H', W', C) -> (B, H, W, h * D)."""
+        """The map of the queries (B, H, W, C), and the padded map (B, H', W', C) -> (B, H, W, h * D)."""
         means = pool_cells(padded, self.window_size, self.window_size) if self.window_size > 1 else padded
         # (B, H, W, hD) -> (B, h, H * W, D)
         q = self.q(x).unflatten(3, [self.num_heads, -1]).flatten(1, 2).transpose(1, 2)
-        # (B, windows down, across, 2hD) -> two of (B, h, windows, D)
+        # (B, window rows, window columns, 2hD) -> two of (B, h, windows, D)
         k, v = self.kv(means).unflatten(3, [2, self.num_heads, -1]).flatten(1, 2).transpose(1, 3).unbind(2)
         # (B, H * W, hD) -> (B, H, W, hD)
         return self.proj(attended(q, k, v).unflatten(1, [x.shape[1], x.shape[2]]))
@@ -69,23 +69,24 @@ class LowFrequencies(nn.Module):
 
 @register_notrace_module  # whether to pad depends on the size of the map
 class HiLoAttention(nn.Module):
-    """Some heads attend within windows, the others to the means of all windows; their channels stand side by side.
+    """Some heads attend within windows, the others to the means of all windows; the results are concatenated.
 
-    A map that windows do not divide is padded with zeros at the bottom and right, before the projections, and cropped
-    again: the padding is attended to and counts in the means, as in the official code for dense prediction.
+    A map that is not a multiple of the window is padded with zeros at the bottom and right, before the projections, and
+    cropped afterwards. The padding is attended to and included in the means, as in the official code for dense
+    prediction.
 
     Args:
         dim: channels C, a multiple of num_heads.
         num_heads: heads h.
         window_size: side w of a window; with 1 every head attends to the whole map.
         alpha: share of the heads that attend to means, rounded down.
-        proj_drop: dropout after the output projections.
+        proj_drop: dropout rate after the output projections.
 
     Raises:
-        ValueError: `dim` is not a multiple of `num_heads`, or `alpha` is not a share.
+        ValueError: `dim` is not a multiple of `num_heads`, or `alpha` is out of range.
 
-    Source: Fast Vision Transformers with HiLo Attention, arXiv 2205.13213, section 4. That the two groups of heads are
-        projected apart is the official code's.
+    Source: Fast Vision Transformers with HiLo Attention, arXiv 2205.13213, section 4. The separate output projections
+        of the two groups of heads are from the official code.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class HiLoAttention(nn.Module):
         super().__init__()
         head_dim = head_width(dim, num_heads)
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is the share of heads for low frequencies and must be 0 .. 1, got {alpha}")
+            raise ValueError(f"alpha, the share of low-frequency heads, must be from 0 to 1, got {alpha}")
         self.window_size = window_size
         low_heads = num_heads if window_size == 1 else int(num_heads * alpha)
         high_heads = num_heads - low_heads

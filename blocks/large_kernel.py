@@ -1,9 +1,9 @@
-"""Attention whose weights a large convolution gives, taken apart into small ones.
+"""Large-kernel attention, with the large convolution decomposed into small ones.
 
 Shape legend: B batch, H W map, C channels.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from torch import Tensor, nn
 
 from .convolution import depthwise
@@ -11,10 +11,10 @@ from .cpu import Linear
 
 
 class LargeKernelAttention(nn.Module):
-    """x + projection of u * weights(u), u a projection of x: (B, H, W, C) -> (B, H, W, C).
+    """x + projection of u * weights(u), where u is a projection of x: (B, H, W, C) -> (B, H, W, C).
 
-    The weights, one per pixel and channel, are a depthwise 5x5 convolution, a depthwise 7x7 one dilated by 3 and a 1x1
-    one, in place of one convolution of 21x21. Nothing normalizes them.
+    The weights, one per pixel and channel, are computed by a depthwise 5x5 convolution, a depthwise 7x7 convolution
+    with dilation 3 and a 1x1 convolution, instead of one 21x21 convolution. They are not normalized.
 
     Args:
         dim: channels C.

@@ -1,12 +1,12 @@
-"""Attention whose heads are experts: every token weighs them, and may leave some of them out.
+"""Mixture-of-head attention: every token weights the heads, and may skip some of them.
 
-Around it is the attention of TransNeXt: queries and keys of length one, a learned temperature, and, where maps are
-large, keys that are the neighbors of a pixel and the means of a grid of cells.
+The attention itself is that of TransNeXt: L2-normalized queries and keys, a learned temperature and, for large maps,
+keys from the neighbors of a pixel and from the means of a grid of cells.
 
 Shape legend: B batch, H W map, C channels, h heads, D = C / h, T tokens: H * W, S cells of a grid.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module, trunc_normal_
@@ -18,30 +18,30 @@ from .cpu import Linear
 from .resizing import at_least, pool_to
 from .shifts import neighbor_scores, neighbor_sums, neighbors_inside
 
-# what the inverse of the temperature starts as
+# initial value of the inverse temperature
 SHARPNESS = 1 / 0.24
 
 
 class HeadGates(nn.Module):
-    """How much each head counts for each token: (B, H, W, C) -> (B, H, W, h).
+    """Computes the weight of each head for each token: (B, H, W, C) -> (B, H, W, h).
 
-    Shared heads come first and count for every token; of the others, a token takes those it scores highest. The
-    weights of either group sum to the number of heads in it that count, and a pair of weights balances the groups.
+    Shared heads come first and are active for every token. Of the other heads, those with the highest scores are active
+    for a token. The weights of each group sum to its number of active heads, and a pair of weights balances the two
+    groups.
 
     Args:
         dim: channels C.
         num_heads: heads h.
-        shared_heads: of them, from 1.
-        active_heads: how many of the others a token takes; 0 where all heads are shared.
+        shared_heads: number of shared heads, at least 1.
+        active_heads: number of the other heads that are active for a token; 0 if all heads are shared.
 
     Raises:
-        ValueError: numbers of heads that do not fit.
+        ValueError: the numbers of heads are not consistent.
 
-    Source: MoH, arXiv 2410.11842, section 3.2. That the shared heads are weighed against each other is the official
-        code's.
+    Source: MoH, arXiv 2410.11842, section 3.2. The softmax over the shared heads is from the official code.
     """
 
-    # of scores that are close, rounding decides: read where answers are compared
+    # rounding decides between close scores; code that compares outputs checks this flag
     chooses_by_rank = True
 
     def __init__(self, dim: int, num_heads: int, shared_heads: int, active_heads: int) -> None:
@@ -49,8 +49,8 @@ class HeadGates(nn.Module):
         others = num_heads - shared_heads
         if shared_heads < 1 or not min(others, 1) <= active_heads <= others:
             raise ValueError(
-                f"of {num_heads} heads, at least one must be shared, and of the others at least one active, if there "
-                f"are others: got {shared_heads} shared and {active_heads} active"
+                f"of {num_heads} heads at least one must be shared, and of the others, if any, at least one active, "
+                f"got {shared_heads} shared and {active_heads} active"
             )
         self.shared_heads = shared_heads
         self.active_heads = active_heads
@@ -67,7 +67,7 @@ class HeadGates(nn.Module):
             return shared
         shares = self.routed(x).softmax(3)
         best, chosen = shares.topk(self.active_heads, 3)
-        # the best share is never small, so nothing keeps the sum from zero
+        # the largest weight is never small, so the sum cannot be zero
         best = best / best.sum(3, keepdim=True) * self.active_heads
         routed = torch.zeros_like(shares).scatter(3, chosen, best)
         balance = self.balance(x).softmax(3) * 2
@@ -75,17 +75,17 @@ class HeadGates(nn.Module):
 
 
 class MixtureAttention(nn.Module):
-    """What both kinds of attention below share: queries of length one, biases, gates, the projection of the result.
+    """Base class of the attention layers below: normalized queries, biases, gates, output projection.
 
     Args:
         dim: channels C, a multiple of num_heads.
         num_heads: heads h.
         shared_heads, active_heads: as in `HeadGates`.
         map_size: as in `ContinuousBias`.
-        proj_drop: dropout after the output projection.
+        proj_drop: dropout rate after the output projection.
 
     Raises:
-        ValueError: `dim` is not a multiple of `num_heads`, or numbers of heads do not fit.
+        ValueError: `dim` is not a multiple of `num_heads`, or the numbers of heads are not consistent.
 
     Source: TransNeXt, arXiv 2311.17132, section 3.
     """
@@ -110,18 +110,18 @@ class MixtureAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def _sharpened(self, q: Tensor, keys: Tensor) -> Tensor:
-        """Queries (.., h, D) of length one, and how many keys each has, (.., 1, 1) -> what keys are multiplied with."""
+        """Scales normalized queries (.., h, D) by the temperature and the number of their keys (.., 1, 1)."""
         return (q + self.query_embedding) * (F.softplus(self.temperature) * keys.log().to(q.dtype))
 
     def _gated(self, out: Tensor, x: Tensor) -> Tensor:
-        """What heads attended to, (B, H, W, h, D), and the input (B, H, W, C) -> (B, H, W, C)."""
+        """The results of the heads (B, H, W, h, D) and the input (B, H, W, C) -> (B, H, W, C)."""
         out = out * self.gates(x).unsqueeze(4)
         return self.proj_drop(self.proj(out.flatten(3)))
 
 
 @register_notrace_module  # positions depend on the size of the map
 class CosineAttention(MixtureAttention):
-    """Attention to the whole map by the cosine of queries and keys: (B, H, W, C) -> (B, H, W, C)."""
+    """Attention to the whole map, with the cosine similarity of queries and keys: (B, H, W, C) -> (B, H, W, C)."""
 
     def __init__(
         self,
@@ -154,11 +154,11 @@ class CosineAttention(MixtureAttention):
 class AggregatedAttention(MixtureAttention):
     """Attention to the 3x3 neighbors of a pixel and to a pooled map: (B, H, W, C) -> (B, H, W, C).
 
-    One softmax is over both. To the weights of the neighbors a function of the query is added, after the softmax.
+    A single softmax covers both. After the softmax, a function of the query is added to the weights of the neighbors.
 
     Args:
         dim, num_heads, shared_heads, active_heads, map_size, proj_drop: as in `MixtureAttention`.
-        pool_ratio: side of the map over side of the pooled map, which is at least one pixel.
+        pool_ratio: side of the map divided by the side of the pooled map, which has at least one pixel.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class AggregatedAttention(MixtureAttention):
         return self._gated(neighbor_sums(near, v) + far, x)
 
     def _keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, W, C) -> keys of length one and values, (B, H, W, h, D) each."""
+        """(B, H, W, C) -> normalized keys and values, each (B, H, W, h, D)."""
         k, v = self.kv(x).chunk(2, 3)
         return F.normalize(self._heads(k), dim=4), self._heads(v)
 
@@ -222,5 +222,5 @@ class AggregatedAttention(MixtureAttention):
         return x.flatten(1, 2).transpose(1, 2)
 
     def extra_repr(self) -> str:
-        """What the module's children do not show."""
+        """Returns the settings shown in the module's repr."""
         return f"num_heads={self.num_heads}, pool_ratio={self.pool_ratio}"

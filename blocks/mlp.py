@@ -1,9 +1,9 @@
-"""The MLPs of blocks: plain, with a convolution, with a gate, with norms and scales that fold into linear layers.
+"""MLPs: plain, with a convolution, with a gate, and with norms and scales that fold into linear layers.
 
 Shape legend: B batch, H W map, C channels, T tokens: 1 + H * W.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 from timm.layers import LayerScale, register_notrace_module
 from torch import Tensor, nn
@@ -13,17 +13,17 @@ from .cpu import Linear, is_plain_cpu, recomputed
 from .norm import GlobalResponseNorm
 
 
-@register_notrace_module  # it runs another way where gradients are wanted
+@register_notrace_module  # takes another path where gradients are enabled
 class Mlp(nn.Module):
     """Linear, GELU, linear: (.., dim) -> (.., dim).
 
-    In training the output of GELU is recomputed in the backward pass instead of stored: it is quick to compute, and
-    large.
+    In training the output of GELU is recomputed in the backward pass instead of stored, because it is large and cheap
+    to compute.
 
     Args:
-        dim: channels.
-        hidden_dim: channels in between.
-        drop: dropout after GELU and at the end.
+        dim: input and output channels.
+        hidden_dim: hidden channels.
+        drop: dropout rate after GELU and at the end.
     """
 
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
@@ -40,7 +40,7 @@ class Mlp(nn.Module):
             return self._activate_and_contract(x)
         return self._lean(x)
 
-    # what is before GELU, and after it
+    # the layers before and after GELU
     def _expand(self, x: Tensor) -> Tensor:
         return self.fc1(x)
 
@@ -53,20 +53,20 @@ class Mlp(nn.Module):
     @torch.jit.unused
     def _lean(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and is_plain_cpu(x):
-            # in place: no other map of this size is allocated
+            # in place: no second map of this size is allocated
             return self._contract(torch.ops.aten.gelu_(x))
         return recomputed(self._activate_and_contract, x, is_random=self.drop.p > 0)
 
 
-@register_notrace_module  # it runs another way where gradients are wanted
+@register_notrace_module  # takes another path where gradients are enabled
 class LocalMlp(Mlp):
     """Linear, 3x3 depthwise convolution, GELU, linear: (B, H, W, C) -> (B, H, W, C).
 
     Args:
         dim: channels C.
-        hidden_dim: channels in between.
-        drop: dropout before the last linear layer and at the end.
-        residual: whether the convolution comes after GELU and is added to its input.
+        hidden_dim: hidden channels.
+        drop: dropout rate before the last linear layer and at the end.
+        residual: whether the convolution comes after GELU and has a shortcut.
 
     Source: PVT v2, arXiv 2106.13797, section 3.2; residual: RALA, arXiv 2411.07635, official code.
     """
@@ -87,12 +87,12 @@ class LocalMlp(Mlp):
 
 
 class GatedLocalMlp(nn.Module):
-    """Linear to two maps, GELU of a 3x3 depthwise convolution of one times the other, linear: (B, H, W, C) to the same.
+    """Linear to two maps, linear of GELU(3x3 depthwise(first)) * second: (B, H, W, C) -> (B, H, W, C).
 
     Args:
         dim: channels C.
-        hidden_dim: channels of either map.
-        drop: dropout before the last linear layer and at the end.
+        hidden_dim: channels of each map.
+        drop: dropout rate before the last linear layer and at the end.
 
     Source: convolutional GLU of TransNeXt, arXiv 2311.17132, section 3.4.
     """
@@ -112,11 +112,11 @@ class GatedLocalMlp(nn.Module):
 
 
 class ScaledLinear(nn.Module):
-    """A linear layer and a learned scale per channel: (.., dim) -> (.., out_dim); `fuse` makes one layer of them.
+    """A linear layer and a learned scale per channel: (.., dim) -> (.., out_dim); `fuse` merges them.
 
     Args:
-        dim: channels.
-        out_dim: channels of the result.
+        dim: input channels.
+        out_dim: output channels.
         layer_scale: initial value of the scale.
 
     Source: Going deeper with Image Transformers, arXiv 2103.17239, section 2, for the scale.
@@ -133,22 +133,22 @@ class ScaledLinear(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> Linear:
-        """One linear layer that computes the same."""
+        """Returns one linear layer that computes the same."""
         self.fc.weight.mul_(self.scale.gamma.unsqueeze(1))
         self.fc.bias.mul_(self.scale.gamma)
         return self.fc.fuse()
 
 
-@register_notrace_module  # it runs another way where gradients are wanted
+@register_notrace_module  # takes another path where gradients are enabled
 class ScaledMlp(Mlp):
     """Batch norm, linear, depthwise convolution, GELU, linear, layer scale: (B, H, W, C) -> (B, H, W, C).
 
     Args:
         dim: channels C.
-        hidden_dim: channels in between.
+        hidden_dim: hidden channels.
         layer_scale: initial value of the scale.
         norm: whether there is a batch norm.
-        kernel_size: of the convolution, odd; None for no convolution.
+        kernel_size: odd kernel size of the convolution; None for no convolution.
 
     Source: Visual Attention Network, arXiv 2202.09741, section 3.2, with the convolution of Pyramid Vision
     Transformer v2, arXiv 2106.13797, section 3.3; without it: SwiftFormer, arXiv 2303.15446, section 3.3.
@@ -168,11 +168,11 @@ class ScaledMlp(Mlp):
 
 
 class ResponseMlp(nn.Module):
-    """Linear, GELU, 3x3 depthwise convolution, global response norm, linear: (B, H, W, C) -> (B, H, W, out_dim).
+    """Linear, GELU, 3x3 depthwise convolution, global response norm, linear: (B, H, W, C) -> (B, H, W, C).
 
     Args:
         dim: channels C.
-        hidden_dim: channels in between.
+        hidden_dim: hidden channels.
 
     Source: OverLoCK, arXiv 2502.20087, section 3.2.
     """
@@ -193,11 +193,11 @@ class ResponseMlp(nn.Module):
 class ConvNormMlp(nn.Module):
     """Two 1x1 convolutions with a batch norm each, and ReLU between them: (B, C, H, W) -> (B, C, H, W).
 
-    The second norm starts as zero, so a residual branch of it starts as nothing.
+    The second norm is initialized to zero, so a residual branch of this layer starts as zero.
 
     Args:
         dim: channels C.
-        hidden_dim: channels between the two.
+        hidden_dim: channels between the two convolutions.
     """
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
@@ -213,12 +213,12 @@ class ConvNormMlp(nn.Module):
 
 
 class AggregatingMlp(nn.Module):
-    """1x1 convolution, a residual 3x3 depthwise one, 1x1 convolution, of the map; the mean gates the class token.
+    """1x1, residual 3x3 depthwise and 1x1 convolutions of the map; their mean gates the class token.
 
     Args:
         dim: channels C.
-        hidden_dim: channels in between.
-        reduction: C over the channels between the mean and the gates.
+        hidden_dim: hidden channels.
+        reduction: C divided by the hidden channels of the gates.
 
     Source: dynamic aggregation feed-forward, DHVT, arXiv 2210.05958, section 3.2.
     """

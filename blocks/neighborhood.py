@@ -1,9 +1,9 @@
-"""Neighborhood attention as a token mixer, with the relative position bias that published weights have.
+"""Neighborhood attention as a token mixer, with the relative position bias of the published weights.
 
 Shape legend: B batch, H W map, C channels, h heads, D = C / h, kh kw kernel.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module, to_2tuple, trunc_normal_
@@ -21,19 +21,19 @@ class NeighborhoodAttention(SelfAttention):
     """Multi-head self-attention in which every pixel attends to a window around it.
 
     A map smaller than kernel_size * dilation is padded with zeros at the bottom and right, before the projection to
-    queries, keys and values, and cropped again: the padding is attended to. That is what the official package did
-    when the published weights were trained (NATTEN before 0.17).
+    queries, keys and values, and cropped afterwards. The padding is attended to, as in the version of the official
+    package that the published weights were trained with (NATTEN before 0.17).
 
     Args:
         dim: channels C, a multiple of num_heads.
         num_heads: heads h.
-        kernel_size: window, one number or (rows, columns), at least 1.
-        dilation: distance between keys of a window, one number or (rows, columns), at least 1.
-        stride: queries that share a window, at most kernel_size.
-        is_causal: whether a pixel sees only itself and what comes before, per axis or for both.
-        bias: whether scores get a learned table (h, 2kh-1, 2kw-1), named `rpb` as in the published weights.
+        kernel_size: window size, one number or (rows, columns), at least 1.
+        dilation: spacing of the keys of a window, one number or (rows, columns), at least 1.
+        stride: number of queries that share a window, at most kernel_size.
+        is_causal: whether a pixel attends only to itself and to pixels before it, per axis or for both.
+        bias: whether a learned table (h, 2kh-1, 2kw-1), `rpb` as in the published weights, is added to scores.
         qkv_bias: whether the projection to queries, keys and values has a bias.
-        proj_drop: dropout after the output projection.
+        proj_drop: dropout rate after the output projection.
 
     Raises:
         ValueError: `dim` is not a multiple of `num_heads`.
@@ -80,7 +80,7 @@ class NeighborhoodAttention(SelfAttention):
 
     @torch.jit.ignore
     def weights(self, x: Tensor) -> Tensor:
-        """What each pixel attends to: (B, H, W, C) -> (B, H, W, h, kh * kw), rows sum to 1, windows row-major."""
+        """Returns the attention weights, (B, H, W, C) -> (B, H, W, h, kh * kw), each window in row-major order."""
         height, width = x.shape[1:3]
         least = [kernel * dilation for kernel, dilation in zip(self.kernel_size, self.dilation, strict=True)]
         queries, keys, _ = self._project(pad_to(x, max(height, least[0]), max(width, least[1])))
@@ -96,14 +96,14 @@ class NeighborhoodAttention(SelfAttention):
         return scores.softmax(-1)[:, :height, :width]
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, H, W, h, D)."""
+        """Returns queries, keys and values, each (B, H, W, h, D)."""
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
         qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], x.shape[2], 3, self.num_heads, -1)
         queries, keys, values = qkv.unbind(3)
         return queries, keys, values
 
     def padding(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The key and the value (h, D) beyond a map smaller than its window: the projection of zeros."""
+        """Returns the key and value (h, D) of the padding of a map smaller than its window: projections of zeros."""
         bias = self.qkv.bias
         if bias is None:
             bias = self.qkv.weight.new_zeros(self.qkv.weight.shape[0])
@@ -112,19 +112,19 @@ class NeighborhoodAttention(SelfAttention):
         return key, value
 
     def extra_repr(self) -> str:
-        """What the module's children do not show."""
+        """Returns the settings shown in the module's repr."""
         return f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, dilation={self.dilation}"
 
 
 def resize_bias_table(table: Tensor, kernel_size: tuple[int, int]) -> Tensor:
-    """Interpolates a relative position table to another kernel size, bicubically, as the official weights were.
+    """Interpolates a relative position table bicubically to another kernel size, like the official weights.
 
     Args:
         table: (h, 2a-1, 2b-1), learned with an a x b kernel.
         kernel_size: the new kernel (rows, columns).
 
     Returns:
-        (h, 2 * rows - 1, 2 * columns - 1), the table itself when it has that size.
+        (h, 2 * rows - 1, 2 * columns - 1); the table itself if it already has that size.
     """
     size = 2 * kernel_size[0] - 1, 2 * kernel_size[1] - 1
     if tuple(table.shape[1:]) == size:

@@ -1,13 +1,13 @@
-"""Norms and scales of channels. Shape legend: B batch, H W map, C channels."""
+"""Norms and channel scales. Shape legend: B batch, H W map, C channels."""
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 
 class ChannelsLastBatchNorm2d(nn.Module):
-    """`torch.nn.BatchNorm2d`, inside as `norm`, of a map (B, H, W, C).
+    """`torch.nn.BatchNorm2d`, as the submodule `norm`, for maps (B, H, W, C).
 
     Args:
         dim: channels C.
@@ -23,11 +23,11 @@ class ChannelsLastBatchNorm2d(nn.Module):
 
 
 class Affine(nn.Module):
-    """A scale and a shift of every channel: (B, H, W, C) -> (B, H, W, C), or of maps that are (B, C, H, W).
+    """A scale and a shift per channel: (B, H, W, C) -> (B, H, W, C), or for maps (B, C, H, W).
 
     Args:
         dim: channels C.
-        channels_last: whether maps are (B, H, W, C), or (B, C, H, W).
+        channels_last: whether maps are (B, H, W, C) instead of (B, C, H, W).
     """
 
     def __init__(self, dim: int, channels_last: bool = True) -> None:
@@ -37,7 +37,7 @@ class Affine(nn.Module):
         self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """A map -> a map of its shape."""
+        """A map -> a map of the same shape."""
         if self.channels_last:
             return x * self.weight + self.bias
         return x * self.weight[:, None, None] + self.bias[:, None, None]
@@ -45,10 +45,10 @@ class Affine(nn.Module):
 
 @register_notrace_module  # the arithmetic depends on the dtype of the map
 class GlobalResponseNorm(nn.Module):
-    """x * (1 + gamma * N) + beta, where N is a channel's norm over the map, relative to the mean of all channels'.
+    """x * (1 + gamma * N) + beta, where N is the norm of a channel over the map, divided by the mean of all norms.
 
-    The norms are computed in float32 at least: the squares of a map overflow float16, and its smallest number is
-    larger than epsilon.
+    The norms are computed in float32 at least: the squares of a map overflow float16, and epsilon is smaller than the
+    smallest float16 number.
 
     Args:
         dim: channels C.
@@ -64,7 +64,7 @@ class GlobalResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         exact = x if x.dtype == torch.float64 else x.float()
-        # several times faster than the norm of torch; the least number keeps the gradient of a map of zeros finite
+        # several times faster than torch's norm; the minimum keeps the gradient of a map of zeros finite
         norms = exact.square().sum((1, 2), keepdim=True).clamp(min=1e-37).sqrt()
         scale = 1 + self.gamma * (norms / (norms.mean(-1, keepdim=True) + 1e-6))
         return (x * scale + self.beta).to(x.dtype)
@@ -73,12 +73,12 @@ class GlobalResponseNorm(nn.Module):
 def as_affine(
     weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """A batch norm's tensors, each (C,) -> scale and shift, each (C,), of "x * scale + shift", in float32 at least.
+    """Returns scale and shift (C,) such that a batch norm is "x * scale + shift", in float32 at least.
 
     Args:
-        weight, bias: what it learned.
-        mean, variance: its running statistics; it must have them.
-        eps: what it adds to the variance.
+        weight, bias: learned parameters (C,).
+        mean, variance: running statistics (C,); they must not be None.
+        eps: the epsilon added to the variance.
     """
     assert mean is not None
     assert variance is not None

@@ -1,9 +1,9 @@
-"""The operators of `attnzoo.kernels` as layers call them: TorchScript cannot read an operator, and calls Python.
+"""Wrappers of the operators of `attnzoo.kernels` for layers: TorchScript cannot compile them and calls Python.
 
 Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, P regions.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 from torch import Tensor
 
@@ -22,7 +22,7 @@ def attend_neighborhood(
     bias: Tensor | None,
     padding: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """`neighborhood_attention`: three of (B, H, W, h, D) -> (B, H, W, h, D)."""
+    """`neighborhood_attention`: q, k and v (B, H, W, h, D) -> (B, H, W, h, D)."""
     return neighborhood_attention(
         q, k, v, kernel_size, dilation=dilation, stride=stride, is_causal=is_causal, bias=bias, padding=padding
     )
@@ -32,13 +32,13 @@ def attend_neighborhood(
 def attend_windows(
     q: Tensor, k: Tensor, v: Tensor, window_size: tuple[int, int], shift: int, bias: Tensor | None
 ) -> Tensor:
-    """`window_attention`: three of (B, H, W, h, D) -> (B, H, W, h, D)."""
+    """`window_attention`: q, k and v (B, H, W, h, D) -> (B, H, W, h, D)."""
     return window_attention(q, k, v, window_size, shift=shift, bias=bias)
 
 
 @torch.jit.ignore
 def attend_regions(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: tuple[int, int], scale: float) -> Tensor:
-    """`routed_attention`: three of (B, H, W, h, D), routes (B, P, topk) -> (B, H, W, h, D)."""
+    """`routed_attention`: q, k and v (B, H, W, h, D), routes (B, P, topk) -> (B, H, W, h, D)."""
     return routed_attention(q, k, v, routes, regions, scale=scale)
 
 
@@ -46,5 +46,5 @@ def attend_regions(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: tup
 def attend_halo(
     q: Tensor, k: Tensor, v: Tensor, block_size: int, halo: int, stride: int, rel_rows: Tensor, rel_columns: Tensor
 ) -> Tensor:
-    """`halo_attention`: (B, H', W', h, D), (B, H, W, h, D) and (B, H, W, h, E) -> (B, H', W', h, E)."""
+    """`halo_attention`: q (B, H', W', h, D), k (B, H, W, h, D) and v (B, H, W, h, E) -> (B, H', W', h, E)."""
     return halo_attention(q, k, v, block_size, halo, stride=stride, rel_rows=rel_rows, rel_columns=rel_columns)

@@ -1,12 +1,12 @@
-"""The residual blocks of OverLoCK: a static one for the overview, and one that looks again with the overview in mind.
+"""The residual blocks of OverLoCK: a static block for the overview, and a block guided by the overview.
 
-Both scale the shortcut and leave the branch as it is: "x * scale + branch(x)". The scale is a product here, which
-keeps the shortcut in float32 where autocast is on; as a 1x1 convolution it would be rounded to 16 bits in every block.
+Both scale the shortcut and not the branch: "x * scale + branch(x)". The scale is implemented as a product, which keeps
+the shortcut in float32 under autocast; a 1x1 convolution would round it to 16 bits in every block.
 
 Shape legend: B batch, H W map, C channels of the map, S of its context.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -40,8 +40,8 @@ class ReparamConvBlock(nn.Module):
 
     Args:
         dim: channels C.
-        kernel_size: of the large convolution, odd, from 5 to 19.
-        mlp_ratio: hidden channels of the MLP over C.
+        kernel_size: kernel size of the large convolution, odd, from 5 to 19.
+        mlp_ratio: hidden channels of the MLP divided by C.
         scaled: whether the shortcut has a learned scale.
         drop_path: probability that a sample skips the branch in training.
 
@@ -67,16 +67,16 @@ class ReparamConvBlock(nn.Module):
 
 
 class FocusBlock(nn.Module):
-    """ContMix and an MLP, guided by a context that is refreshed: (B, H, W, C + S) -> (B, H, W, C + S).
+    """ContMix and an MLP, guided by a context that every block updates: (B, H, W, C + S) -> (B, H, W, C + S).
 
     Args:
         dim: channels C of the map.
-        context_dim: channels S of its context.
+        context_dim: channels S of the context.
         num_heads: heads of ContMix.
-        kernel_size: its large kernel, odd, from 5 to 19.
-        small_kernel_size: its small kernel.
-        mlp_ratio: hidden channels of the MLP over C, without S.
-        refreshed: whether the context is mixed with the prior before; the first block's is the prior itself.
+        kernel_size: large kernel size of ContMix, odd, from 5 to 19.
+        small_kernel_size: small kernel size of ContMix.
+        mlp_ratio: hidden channels of the MLP divided by C, without S.
+        refreshed: whether the prior is added to the context first; the context of the first block is the prior itself.
         drop_path: probability that a sample skips a branch in training.
 
     Source: OverLoCK, arXiv 2502.20087, section 3.2, "dynamic block".
@@ -109,7 +109,7 @@ class FocusBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
-        """(B, H, W, C + S), the context behind the map, and its prior (B, H, W, S) -> (B, H, W, C + S)."""
+        """The map and its context (B, H, W, C + S), and the prior (B, H, W, S) -> (B, H, W, C + S)."""
         if self.refreshed:
             context = self.context_scale(x[..., self.dim :]) + self.prior_scale(prior)
             x = torch.cat([x[..., : self.dim], context], -1)

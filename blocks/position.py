@@ -1,6 +1,6 @@
-"""Learned absolute positions."""
+"""Learned absolute position embeddings."""
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 import torch.nn.functional as F
 from timm.layers import register_notrace_module, resample_abs_pos_embed, trunc_normal_
@@ -15,9 +15,9 @@ class PositionEmbedding(nn.Module):
 
     Args:
         dim: channels C.
-        map_size: the map (rows, columns) that the vectors are learned on; they are interpolated to others.
+        map_size: the map (rows, columns) that the vectors are learned on; they are interpolated to other sizes.
         interpolation: `bilinear` or `bicubic`.
-        class_tokens: tokens before those of the map that have a vector, too.
+        class_tokens: tokens before those of the map, which also have position vectors.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class PositionEmbedding(nn.Module):
         return x + self.at(x.shape[1], x.shape[2]).reshape(1, x.shape[1], x.shape[2], -1)
 
     def at(self, height: int, width: int) -> Tensor:
-        """The vectors of a map, (1, class_tokens + H * W, C)."""
+        """Returns the position vectors for a map size, (1, class_tokens + H * W, C)."""
         if is_dynamic([height, width]):
             return self._at_dynamic(height, width)
         return resample_abs_pos_embed(
@@ -50,7 +50,7 @@ class PositionEmbedding(nn.Module):
 
     @torch.jit.unused
     def _at_dynamic(self, height: int, width: int) -> Tensor:
-        """The same without a branch on whether the map is the one of the table."""
+        """Computes the same as `at`, without a branch on whether the map has the size of the table."""
         prefix, of_map = self.table.split([self.class_tokens, self.map_size[0] * self.map_size[1]], 1)
         # (1, rows * columns, C) -> (1, C, rows, columns) -> (1, H * W, C)
         grid = of_map.unflatten(1, self.map_size).permute(0, 3, 1, 2)

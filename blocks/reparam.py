@@ -1,9 +1,9 @@
-"""A large depthwise convolution with smaller, dilated ones beside it, which fuse into one.
+"""A large depthwise convolution with parallel smaller, dilated ones, which fuse into one.
 
 Shape legend: B batch, H W map, C channels, K side of the large kernel, k side and r dilation of a smaller one.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .convolution import ConvNorm, depthwise
 from .norm import as_affine
 
-# (k, r) of the branches beside a K x K kernel: published choices, there is no rule
+# (k, r) of the branches parallel to a K x K kernel: the published choices, which follow no rule
 _BRANCHES = {
     5: ((3, 1), (3, 2)),
     7: ((5, 1), (3, 1), (3, 2), (3, 3)),
@@ -31,9 +31,9 @@ _BRANCHES = {
 class DilatedReparamConv(nn.Module):
     """norm(sum of depthwise convolutions, each with a norm): (B, H, W, C) -> (B, H, W, C).
 
-    One convolution is K x K, the others are smaller and reach as far by dilation. They are computed one by one in
-    training only: in evaluation mode the norms are constants, the kernels are added up and one convolution is left.
-    `fuse` keeps that one and drops the branches.
+    One convolution is K x K. The others are smaller, and dilation gives them a larger extent. They are computed one by
+    one only in training: in evaluation mode the norms are constant, and the kernels are summed to a single convolution.
+    `fuse` keeps that convolution and drops the branches.
 
     Args:
         dim: channels C.
@@ -42,7 +42,7 @@ class DilatedReparamConv(nn.Module):
     Raises:
         ValueError: there are no branches for `kernel_size`.
 
-    Source: UniRepLKNet, arXiv 2311.15599, section 3.1, figure 2; the norm after the sum is OverLoCK's.
+    Source: UniRepLKNet, arXiv 2311.15599, section 3.1, figure 2; the norm after the sum is from OverLoCK.
     """
 
     def __init__(self, dim: int, kernel_size: int) -> None:
@@ -52,7 +52,7 @@ class DilatedReparamConv(nn.Module):
         self.kernel_size = kernel_size
         self.large = ConvNorm(dim, dim, kernel_size, groups=dim)
         self.dilations = [r for _, r in _BRANCHES[kernel_size]]
-        # the values of a ModuleDict have no type
+        # the values of a ModuleDict are untyped
         self.dilated: Any = nn.ModuleDict(
             {f"k{k}_{r}": ConvNorm(dim, dim, k, groups=dim, dilation=r) for k, r in _BRANCHES[kernel_size]}
         )
@@ -72,7 +72,7 @@ class DilatedReparamConv(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        """One depthwise convolution that computes the same in evaluation mode."""
+        """Returns one depthwise convolution that computes the same in evaluation mode."""
         weight, bias = self._as_one()
         conv = depthwise(len(bias), self.kernel_size).to(weight.device, self.large.conv.weight.dtype)
         conv.weight.copy_(weight)
@@ -82,7 +82,7 @@ class DilatedReparamConv(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> ConvNorm:
-        """The layer that re-parameterised checkpoints are of: the branches one convolution, the norm after it kept."""
+        """Returns the layer of re-parameterised checkpoints: one convolution for all branches, and the last norm."""
         weight, bias = self._branches_as_one()
         merged = ConvNorm(len(bias), len(bias), self.kernel_size, groups=len(bias), bias=True)
         merged.to(weight.device, self.large.conv.weight.dtype).train(self.training)
@@ -93,14 +93,14 @@ class DilatedReparamConv(nn.Module):
         return merged
 
     def _as_one(self) -> tuple[Tensor, Tensor]:
-        """Kernel (C, 1, K, K) and bias (C) of the whole layer in evaluation mode, in float32 at least."""
+        """Returns kernel (C, 1, K, K) and bias (C) of the whole layer in evaluation mode, in float32 at least."""
         weight, bias = self._branches_as_one()
         norm = self.norm
         scale, shift = as_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
         return weight * scale[:, None, None, None], bias * scale + shift
 
     def _branches_as_one(self) -> tuple[Tensor, Tensor]:
-        """Kernel (C, 1, K, K) and bias (C) of all branches together, in float32 at least."""
+        """Returns kernel (C, 1, K, K) and bias (C) of the sum of all branches, in float32 at least."""
         norm = self.large.norm
         scale, bias = as_affine(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)
         weight = self.large.conv.weight * scale[:, None, None, None]

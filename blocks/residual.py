@@ -1,9 +1,9 @@
-"""Residual branches: the block that most transformers share, around any token mixer, and a branch of anything.
+"""Residual blocks: the transformer block around any token mixer, and a generic residual branch.
 
 Shape legend: B batch, H W map, C channels.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Callable
 
 from timm.layers import DropPath, LayerScale
@@ -17,15 +17,15 @@ class TransformerBlock(nn.Module):
 
     Args:
         dim: channels C.
-        mixer: a token mixer, (B, H, W, C) -> (B, H, W, C); None for a block of the MLP alone.
-        mlp_ratio: hidden channels of the MLP over C.
-        layer_scale: initial value of the learned scale of both branches; None for no scale.
+        mixer: a token mixer, (B, H, W, C) -> (B, H, W, C); None for a block with the MLP alone.
+        mlp_ratio: hidden channels of the MLP divided by C.
+        layer_scale: initial value of the layer scale of both branches; None for no layer scale.
         drop_path: probability that a sample skips a branch in training.
-        proj_drop: dropout inside the MLP.
-        norm_layer: makes a norm over channels.
-        pos_embed: what the map goes through first, such as a `ResidualConv` that tells borders from the middle.
-        pos_embed2: what it goes through before the MLP's branch.
-        mlp: another MLP, (B, H, W, C) -> (B, H, W, C); None for that of `mlp_ratio` and `proj_drop`.
+        proj_drop: dropout rate inside the MLP.
+        norm_layer: builds a norm over the channels.
+        pos_embed: layer before the mixer's branch, such as a `ResidualConv` that encodes positions by its padding.
+        pos_embed2: layer before the MLP's branch.
+        mlp: custom MLP, (B, H, W, C) -> (B, H, W, C); None for an `Mlp` with `mlp_ratio` and `proj_drop`.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class TransformerBlock(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + branch(x). A block is a sequence of these where its norms and scales belong to the branches.
+    """x + branch(x). Blocks whose norms and scales are part of the branches are sequences of these.
 
     Args:
-        branch: keeps the shape of its input.
+        branch: a module that keeps the shape of its input.
         drop_path: probability that a sample skips the branch in training.
     """
 
@@ -76,5 +76,5 @@ class Residual(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """A tensor -> a tensor of its shape."""
+        """A tensor -> a tensor of the same shape."""
         return x + self.drop_path(self.branch(x))

@@ -1,9 +1,9 @@
-"""Bi-level routing attention as a token mixer, and the dense attention that follows it where maps are small.
+"""Bi-level routing attention as a token mixer, and the dense attention used for small maps.
 
-Shape legend: B batch, H W map, C channels, h heads, D = C / h, P = Pr * Pc regions, Pr down and Pc across.
+Shape legend: B batch, H W map, C channels, h heads, D = C / h, P = Pr * Pc regions, in Pr rows and Pc columns.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from timm.layers import register_notrace_module, to_2tuple
 from torch import Tensor
 
@@ -17,37 +17,36 @@ from .resizing import at_least, at_most, pad_to, pool_cells
 
 @register_notrace_module  # whether to pad depends on the size of the map
 class BiLevelRoutingAttention(SelfAttention):
-    """Multi-head self-attention of every pixel to the regions that suit its own region best.
+    """Multi-head self-attention of every pixel to the regions with the highest affinity to its own region.
 
-    The map is cut into a fixed number of regions, whatever its size. The mean query of a region and the mean keys of
-    all say which `topk` regions its pixels attend to; all heads share that choice, and no gradient goes through it.
-    A depthwise convolution of the values is added to what is attended to. Scores are multiplied with C ** -0.5, not
-    D ** -0.5: the official code does so, and the published weights were trained with it.
+    The map is split into a fixed number of regions, whatever its size. The products of the mean query of a region and
+    the mean keys of all regions select the `topk` regions that its pixels attend to. All heads share that selection,
+    and it has no gradient. A depthwise convolution of the values is added to the result. Scores are multiplied with
+    C ** -0.5, not D ** -0.5, as in the official code that the published weights were trained with.
 
     Args:
         dim: channels C, a multiple of num_heads.
         num_heads: heads h.
-        regions: regions of the map, one number per side or (rows, columns).
+        regions: regions of the map, one number for both sides or (rows, columns).
         topk: regions that each region attends to, 1 .. P.
         auto_pad: whether a map that the regions do not divide is padded with zeros at the bottom and right, and cropped
-            again. The padding is attended to.
-        pad_projected: where the padding goes. False: the input is padded, so that padding has the keys and values that
-            the projection's bias gives it, and counts in the means of regions. True: queries, keys and values are
-            padded, and padding does not count in the means; regions then have ⌊H/Pr⌋ x ⌊W/Pc⌋ pixels, and more of them
-            are added until they cover the map. The first is what the published dense tasks use, the second what
-            `biformer_stl_nchw` does.
-        lepe_kernel: odd side of the depthwise convolution.
+            afterwards. The padding is attended to.
+        pad_projected: what is padded. False: the input is padded, so the keys and values of the padding are the bias of
+            the projection, and the padding is included in the means of regions. True: queries, keys and values are
+            padded, and the padding is not included in the means; regions then have ⌊H/Pr⌋ x ⌊W/Pc⌋ pixels, and regions
+            are added until they cover the map. The published dense tasks use False, `biformer_stl_nchw` uses True.
+        lepe_kernel: odd kernel size of the depthwise convolution.
         qkv_bias: whether the projection to queries, keys and values has a bias.
-        proj_drop: dropout after the output projection.
+        proj_drop: dropout rate after the output projection.
 
     Raises:
-        ValueError: `dim` is not a multiple of `num_heads`, or there are fewer regions than `topk`. On a call: the
-            regions do not divide the map, and `auto_pad` is off.
+        ValueError: `dim` is not a multiple of `num_heads`, or there are fewer regions than `topk`. In the forward
+            pass: the regions do not divide the map, and `auto_pad` is off.
 
     Source: BiFormer, arXiv 2303.08810, equations 1 to 7 and algorithm 1.
     """
 
-    # of scores that are close, rounding decides: read where answers are compared
+    # rounding decides between close scores; code that compares outputs checks this flag
     chooses_by_rank = True
 
     def __init__(
@@ -97,12 +96,12 @@ class BiLevelRoutingAttention(SelfAttention):
         return self.proj_drop(self.proj(x))
 
     def _cut(self, length: int, axis: int) -> tuple[int, int]:
-        """Regions along an axis of the map, and how many pixels each has there, the padding's among them."""
+        """Returns the number of regions along an axis of the map, and their length including padding."""
         count = self.regions[axis]
         if not self.auto_pad and self._is_cut_off(length, count):
             side = "rows" if axis == 0 else "columns"
             raise ValueError(
-                f"regions must divide the map: {length} {side} of it, {count} regions. Choose another size or other "
+                f"regions must divide the map, got {length} {side} and {count} regions: choose another size or other "
                 f"regions, or pass auto_pad=True to pad the map"
             )
         if self.pad_projected:
@@ -111,9 +110,9 @@ class BiLevelRoutingAttention(SelfAttention):
         return count, (length + count - 1) // count
 
     def _route(self, qkv: Tensor, region_height: int, region_width: int, is_whole: bool = False) -> Tensor:
-        """(B, H, W, 3C) -> (B, P, topk), the regions on the route of each region."""
-        # all of qkv: to leave out the values would copy the rest. In ceiling mode a region that the map cuts off is
-        # averaged over what is there.
+        """(B, H, W, 3C) -> (B, P, topk), the indices of the regions that each region attends to."""
+        # the mean of all of qkv: leaving out the values would copy the rest. A region that the map cuts off is averaged
+        # over its existing pixels.
         means = pool_cells(qkv, region_height, region_width)
         # (B, Pr, Pc, 3C) -> three of (B, P, C)
         queries, keys, _ = means.flatten(1, 2).chunk(3, 2)
@@ -121,31 +120,31 @@ class BiLevelRoutingAttention(SelfAttention):
         return scores.topk(at_most(self.topk, scores.shape[2]), sorted=False)[1]
 
     def _is_cut_off(self, length: int, count: int) -> bool:
-        """Whether the map ends within a region; False where an exporter leaves the size dynamic."""
+        """Returns whether the map ends within a region; False if the size is dynamic."""
         return not is_dynamic([length]) and length % count != 0
 
     def extra_repr(self) -> str:
-        """What the module's children do not show."""
+        """Returns the settings shown in the module's repr."""
         return f"num_heads={self.num_heads}, regions={self.regions}, topk={self.topk}, auto_pad={self.auto_pad}"
 
 
 class LepeAttention(SelfAttention):
-    """Multi-head self-attention of every pixel to all others, with a depthwise convolution added to it.
+    """Multi-head self-attention to all pixels, plus a depthwise convolution.
 
     Args:
         dim: channels C, a multiple of num_heads.
         num_heads: heads h.
-        lepe_of_values: whether the convolution is of the values; of the input where not, as in the published
-            BiFormers, `biformer_stl_nchw` excepted.
-        lepe_kernel: odd side of the convolution.
+        lepe_of_values: whether the convolution takes the values instead of the input. Of the published BiFormers only
+            `biformer_stl_nchw` takes the values.
+        lepe_kernel: odd kernel size of the convolution.
         qkv_bias: whether the projection to queries, keys and values has a bias.
-        proj_drop: dropout after the output projection.
+        proj_drop: dropout rate after the output projection.
 
     Raises:
         ValueError: `dim` is not a multiple of `num_heads`.
 
-    Source: the last stage of BiFormer, arXiv 2303.08810, section 4.2; the convolution is of CSWin Transformer
-        (arXiv 2107.00652, equation 9).
+    Source: the last stage of BiFormer, arXiv 2303.08810, section 4.2; the convolution is from CSWin
+        Transformer, arXiv 2107.00652, equation 9.
     """
 
     def __init__(
@@ -159,7 +158,7 @@ class LepeAttention(SelfAttention):
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, proj_drop)
         self.lepe_of_values = lepe_of_values
-        # of the few pixels and many channels of a last stage, oneDNN takes long and 12 MiB for the gradient of a
+        # for the few pixels and many channels of a last stage, oneDNN is slow and needs 12 MiB for the gradient of a
         # channel-last 5x5 kernel
         self.lepe = depthwise(dim, lepe_kernel, channels_last=False)
 
@@ -177,5 +176,5 @@ class LepeAttention(SelfAttention):
         return self.proj_drop(self.proj(out + lepe))
 
     def extra_repr(self) -> str:
-        """What the module's children do not show."""
+        """Returns the settings shown in the module's repr."""
         return f"num_heads={self.num_heads}, lepe_of_values={self.lepe_of_values}"

@@ -1,9 +1,9 @@
-"""Attention of one head over a part of the channels, and the block of convolutions around it.
+"""Single-head attention over part of the channels, and the block of convolutions around it.
 
-Shape legend: B batch, C channels, P part of them, D channels of a query, H W map, N = H * W.
+Shape legend: B batch, C channels, P channels with attention, D channels of a query, H W map, N = H * W.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
@@ -14,13 +14,13 @@ from .mlp import ConvNormMlp
 
 
 class SingleHeadAttention(nn.Module):
-    """One head over the first channels, every pixel to every pixel; then all channels mix: (B, C, H, W) -> the same.
+    """Single-head attention over the first P channels, then a projection of all: (B, C, H, W) -> (B, C, H, W).
 
-    The last norm starts as zero, so a residual branch of it starts as nothing.
+    The last norm is initialized to zero, so a residual branch of this layer starts as zero.
 
     Args:
         dim: channels C.
-        partial_dim: channels P that are attended over, 1 .. C; the others pass by, not normed.
+        partial_dim: channels P with attention, 1 .. C; the others go to the projection without a norm.
         qk_dim: channels D of queries and keys.
 
     Raises:
@@ -54,14 +54,14 @@ class SingleHeadAttention(nn.Module):
 
 
 class SingleHeadBlock(nn.Module):
-    """x + depthwise 3x3, then attention and an MLP of convolutions, residual each: (B, C, H, W) -> (B, C, H, W).
+    """Residual 3x3 depthwise convolution, attention and MLP of 1x1 convolutions: (B, C, H, W) -> (B, C, H, W).
 
     Args:
         dim: channels C.
-        mixer: of tokens, (B, C, H, W) -> (B, C, H, W); None for none.
-        mlp_ratio: hidden channels of the MLP over C.
-        drop_path: probability that a sample skips the mixer, or the MLP, in training.
-        zero_conv: whether the norm of the depthwise convolution starts as zero, so that it starts as nothing.
+        mixer: a token mixer, (B, C, H, W) -> (B, C, H, W); None for none.
+        mlp_ratio: hidden channels of the MLP divided by C.
+        drop_path: probability that a sample skips the mixer or the MLP in training.
+        zero_conv: whether the norm of the depthwise convolution is initialized to zero.
 
     Source: SHViT, arXiv 2401.16456, figure 4.
     """

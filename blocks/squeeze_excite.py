@@ -1,12 +1,12 @@
-"""A gate of channels by their means over the map. Shape legend: B batch, H W map, C channels."""
+"""Squeeze-and-excitation. Shape legend: B batch, H W map, C channels."""
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from timm.layers.squeeze_excite import SqueezeExciteCl
 from torch import Tensor, nn
 
 
 class SqueezeExcite(SqueezeExciteCl):
-    """timm's layer of the name with OverLoCK's widths, in a form that TorchScript reads: (B, H, W, C) to the same.
+    """timm's `SqueezeExciteCl` with OverLoCK's widths, for TorchScript: (B, H, W, C) -> (B, H, W, C).
 
     Args:
         dim: channels C.

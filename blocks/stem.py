@@ -1,6 +1,6 @@
-"""From images to the first map. Shape legend: B batch, P channels of the image, H W its size, C channels of the map."""
+"""Stems, from images to the first map. Shape legend: B batch, P image channels, H W image size, C map channels."""
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,8 +18,8 @@ class ConvStem(nn.Module):
     Args:
         in_chans: channels P of the image.
         dim: channels C, even.
-        norm_layer: makes a norm over channels.
-        act_layer: makes an activation between the convolutions, after a norm; None for neither.
+        norm_layer: builds a norm over the channels.
+        act_layer: builds the activation between the convolutions, after a norm; None for neither.
 
     Source: Neighborhood Attention Transformer, arXiv 2204.07143, section 3.3; with an activation: InternImage, arXiv
     2211.05778, section 3.2.
@@ -48,15 +48,15 @@ class ConvStem(nn.Module):
 class PatchStem(nn.Module):
     """One convolution with the stride of a patch, and a norm: (B, P, H, W) -> (B, ⌈H/p⌉, ⌈W/p⌉, C).
 
-    An image that patches do not divide is padded with zeros at the bottom and right.
+    An image whose sides are not multiples of the patch size is padded with zeros at the bottom and right.
 
     Args:
         in_chans: channels P of the image.
         dim: channels C.
         patch_size: p, pixels per side of a patch.
-        norm_layer: makes a norm over channels.
-        kernel_size: side of the kernel, at least patch_size; patches overlap where it is larger.
-        padding: zeros around the padded image; None for half of what patches overlap by, rounded up.
+        norm_layer: builds a norm over the channels.
+        kernel_size: kernel size, at least patch_size; patches overlap if it is larger.
+        padding: additional zeros around the image; None for half of the overlap of patches, rounded up.
 
     Source: Swin Transformer, arXiv 2103.14030, section 3.1; overlapping: CSWin Transformer, arXiv 2107.00652, 3.1.
     """
@@ -84,19 +84,19 @@ class PatchStem(nn.Module):
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
-@register_notrace_module  # it runs another way where gradients are wanted
+@register_notrace_module  # takes another path where gradients are enabled
 class ConvNormStem(nn.Sequential):
-    """Convolutions, each with a batch norm, and an activation between them: (B, P, H, W) -> (B, H', W', C).
+    """Convolutions with batch norms, and activations between them: (B, P, H, W) -> (B, H', W', C).
 
     Args:
         in_chans: channels P of the image.
-        dims: channels after each convolution, C the last of them.
-        strides: of the convolutions, 2 each where not given; a side is divided by each in turn and rounded up.
-        kernel_size: side of their kernels.
-        padding: zeros around their inputs; None for half a kernel.
-        bias: whether the convolutions have a bias beside the norm's.
-        act_layer: makes the activation.
-        channels_last: whether the map is (B, H', W', C), or (B, C, H', W').
+        dims: channels after each convolution; the last is C.
+        strides: strides of the convolutions, by default 2 each; a side is divided by each of them and rounded up.
+        kernel_size: kernel size of the convolutions.
+        padding: zeros around their inputs; None for half the kernel size, rounded down.
+        bias: whether the convolutions have a bias in addition to the norm's.
+        act_layer: builds the activation.
+        channels_last: whether the output is (B, H', W', C) instead of (B, C, H', W').
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ConvNormStem(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, P, H, W) -> (B, H', W', C), or (B, C, H', W')."""
-        # channel-last in memory from here on, whatever the shape: large depthwise kernels are fast for such maps only
+        # channel-last in memory from here on, whatever the shape: large depthwise kernels are only fast for such maps
         x = x.contiguous(memory_format=torch.channels_last)
         if self.channels_last:
             x = x.permute(0, 2, 3, 1)
@@ -134,7 +134,7 @@ class ConvNormStem(nn.Sequential):
 
     @torch.jit.unused
     def _lean(self, x: Tensor) -> Tensor:
-        """The layers; what an activation gives, the largest maps of a network, is not kept for the way back."""
+        """Runs the layers without storing the activations, the largest maps of a network, for the backward pass."""
         first, *others = self
         x = first(x)
         for act, layer in zip(others[::2], others[1::2], strict=True):

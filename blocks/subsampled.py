@@ -3,7 +3,7 @@
 Shape legend: B batch, H W map, C channels, h heads, D = C / h, r ratio, T = H * W, S = ⌊H/r⌋ * ⌊W/r⌋.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
@@ -17,21 +17,21 @@ from .resizing import at_least, pad_to
 class SubsampledAttention(nn.Module):
     """Multi-head attention of all pixels to keys and values of a smaller map: (B, H, W, C) -> (B, H, W, C).
 
-    Each square of r x r pixels becomes one, by a convolution and a norm. What is left at the bottom and right, less
-    than a square, has no key of its own, as in the official code; a map smaller than a square is padded with zeros.
+    A convolution and a norm reduce each square of r x r pixels to one pixel. Incomplete squares at the bottom and right
+    are dropped, as in the official code; a map smaller than a square is padded with zeros.
 
     Args:
         dim: channels C, a multiple of num_heads.
         num_heads: heads h.
-        ratio: side r of the squares; 1 for attention to the map itself.
+        ratio: side r of the squares; 1 for attention to the full map.
         qkv_bias: whether the projections to queries, keys and values have a bias.
-        proj_drop: dropout after the output projection.
+        proj_drop: dropout rate after the output projection.
 
     Raises:
         ValueError: `dim` is not a multiple of `num_heads`.
 
-    Source: Pyramid Vision Transformer, arXiv 2102.12122, section 3.3; as "global sub-sampled attention", Twins, arXiv
-    2104.13840, section 3.2.
+    Source: Pyramid Vision Transformer, arXiv 2102.12122, section 3.3; "global sub-sampled attention" of Twins,
+    arXiv 2104.13840, section 3.2.
     """
 
     def __init__(self, dim: int, num_heads: int, ratio: int = 1, qkv_bias: bool = True, proj_drop: float = 0.0) -> None:
@@ -59,5 +59,5 @@ class SubsampledAttention(nn.Module):
         return self.proj_drop(self.proj(out))
 
     def extra_repr(self) -> str:
-        """What the module's children do not show."""
+        """Returns the settings shown in the module's repr."""
         return f"num_heads={self.num_heads}, ratio={self.ratio}"

@@ -3,7 +3,7 @@
 Shape legend: B batch, H W map, C channels, h heads, D = C / h, w window.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
@@ -20,9 +20,9 @@ from .resizing import at_most, has_size, multiple_of, pad_to
 class WindowAttention(SelfAttention):
     """Multi-head self-attention within square windows, which may be shifted by half a window.
 
-    A map that windows do not divide is padded with zeros at the bottom and right, before the projection to queries,
-    keys and values, and cropped again: the padding is attended to, as in the official code for dense prediction. A map
-    that fits one window is not shifted.
+    A map that is not a multiple of the window is padded with zeros at the bottom and right, before the projection to
+    queries, keys and values, and cropped afterwards. The padding is attended to, as in the official code for dense
+    prediction. Windows are not shifted for a map that fits into one window.
 
     Args:
         dim: channels C, a multiple of num_heads.
@@ -30,7 +30,7 @@ class WindowAttention(SelfAttention):
         window_size: side w of a window.
         shifted: whether windows are shifted by w // 2.
         qkv_bias: whether the projection to queries, keys and values has a bias.
-        proj_drop: dropout after the output projection.
+        proj_drop: dropout rate after the output projection.
         position_bias: whether a learned table of relative positions is added to the scores.
 
     Raises:
@@ -76,28 +76,29 @@ class WindowAttention(SelfAttention):
         return shift if max(height, width) > self.window_size else 0
 
     def extra_repr(self) -> str:
-        """What the module's children do not show."""
+        """Returns the settings shown in the module's repr."""
         return f"num_heads={self.num_heads}, window_size={self.window_size}, shifted={self.shifted}"
 
 
-@register_notrace_module  # stripes run the length of the map
+@register_notrace_module  # the length of stripes depends on the size of the map
 class CrossShapedAttention(SelfAttention):
-    """Multi-head self-attention within stripes: half of the heads in upright ones, half in level ones.
+    """Multi-head self-attention within stripes: vertical for half of the heads, horizontal for the other half.
 
-    A depthwise convolution of the values, within each stripe, is added. A map that stripes do not divide is padded with
-    zeros at the bottom and right, before the projection to queries, keys and values, and cropped again.
+    A depthwise convolution of the values, within each stripe, is added. A map that is not a multiple of the stripe
+    width is padded with zeros at the bottom and right, before the projection to queries, keys and values, and cropped
+    afterwards.
 
     Args:
         dim: channels C, a multiple of num_heads.
-        num_heads: heads h, even where there are stripes.
-        stripe_width: width of the stripes, which are as long as the map; None for one stripe, the whole map.
+        num_heads: heads h, even unless `stripe_width` is None.
+        stripe_width: width of the stripes, which are as long as the map; None for a single stripe, the whole map.
         qkv_bias: whether the projection to queries, keys and values has a bias.
-        proj_drop: dropout after the output projection.
+        proj_drop: dropout rate after the output projection.
 
     Raises:
-        ValueError: `dim` is not a multiple of `num_heads`, or heads cannot be halved.
+        ValueError: `dim` is not a multiple of `num_heads`, or `num_heads` is odd with stripes in two directions.
 
-    Source: CSWin Transformer, arXiv 2107.00652, section 3.2 and 3.3.
+    Source: CSWin Transformer, arXiv 2107.00652, sections 3.2 and 3.3.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class CrossShapedAttention(SelfAttention):
         height, width = x.shape[1], x.shape[2]
         if self.stripe_width is not None:
             x = pad_to(x, multiple_of(height, self.stripe_width), multiple_of(width, self.stripe_width))
-        # (B, H, W, 3C) -> three of (B, H, W, h, D), a list of them for every direction
+        # (B, H, W, 3C) -> (B, H, W, 3, h, D), split by heads into one tensor per direction
         qkv = self.qkv(x).unflatten(3, (3, self.num_heads, self.head_dim)).chunk(len(self.dwc), dim=4)
         out = []
         for i, dwc in enumerate(self.dwc):
@@ -133,18 +134,18 @@ class CrossShapedAttention(SelfAttention):
         return self.proj_drop(self.proj(torch.cat(out, 3)[:, :height, :width]))
 
     def _stripe(self, direction: int, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the stripes of a map: upright, then level."""
+        """Returns rows and columns of the stripes of a map: direction 0 is vertical, 1 horizontal."""
         if self.stripe_width is None:
             return height, width
         return (height, self.stripe_width) if direction == 0 else (self.stripe_width, width)
 
     def extra_repr(self) -> str:
-        """What the module's children do not show."""
+        """Returns the settings shown in the module's repr."""
         return f"num_heads={self.num_heads}, stripe_width={self.stripe_width}"
 
 
 def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
-    """A map (B, H, W, C) -> its windows (windows, rows, columns, C)."""
+    """Splits a map (B, H, W, C) into its windows (windows, rows, columns, C)."""
     batch, height, width, channels = x.shape
     if has_size(rows, columns, height, width):
         return x
@@ -153,7 +154,7 @@ def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _join(x: Tensor, height: int, width: int) -> Tensor:
-    """Windows (windows, rows, columns, C) -> the map (B, H, W, C) they were cut from."""
+    """Joins windows (windows, rows, columns, C) to the map (B, H, W, C) that they were split from."""
     rows, columns, channels = x.shape[1], x.shape[2], x.shape[3]
     if has_size(rows, columns, height, width):
         return x

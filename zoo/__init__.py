@@ -1,11 +1,11 @@
-"""attnzoo: attention-based vision backbones, created through timm. `import attnzoo` registers them all.
+"""attnzoo: attention-based vision backbones for timm. `import attnzoo` registers all models.
 
 Example:
     >>> import attnzoo, timm
     >>> model = timm.create_model("nat_tiny", pretrained=True)
 """
 
-# by its bare name, from the root of a clone, the folder is empty
+# imported as plain `zoo` from the root of a clone, the package stays empty
 if __name__ == "attnzoo":
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as _version

@@ -1,13 +1,13 @@
-"""Agent Attention in the bodies of PVT, Swin and CSWin.
+"""Agent Attention: the pyramids of PVT, Swin and CSWin with agent attention in their first blocks.
 
 Paper: Agent Attention: On the Integration of Softmax and Linear Attention, arXiv 2312.08874. Official code:
 LeapLabTHU/Agent-Attention, which states no licence for the weights. Agent-DeiT, with its class token, is in
 `agent_deit.py`.
 
-What the official code does that the paper does not say: the grid that position biases are learned on is 7x7 whatever
-the number of agents; agents keep to the first stages, or the first blocks of a stage, and the rest is the body's own
-attention; PVT's keys are not reduced, it has no last norm, and the norms of its blocks, but not of its stages, have an
-epsilon of 1e-6; images are scaled to a square whatever their shape.
+What the official code does that the paper does not say: position biases are learned on a 7x7 grid for any number of
+agents; agent attention is used in the first stages, or the first blocks of a stage, and the other blocks use the
+attention of the base architecture; PVT's keys are not subsampled, it has no last norm, and the norms of its blocks, but
+not of its stages, have an epsilon of 1e-6; images are resized to a square whatever their shape.
 
 Shapes at 224 (agent_swin_tiny): image 3x224x224, stages 56x56x96, 28x28x192, 14x14x384, 7x7x768.
 """
@@ -41,34 +41,34 @@ LAYOUTS = ("pvt", "swin", "cswin")
 
 
 class AgentTransformer(Pyramid):
-    """A pyramid whose first blocks are agent attention.
+    """A pyramid whose first blocks use agent attention.
 
-    It takes images of any size. Two rules carry position biases to a size they were not learned at. With another
-    `img_size`, the biases of a checkpoint are interpolated when it is loaded, lines linearly and tables bicubically,
-    for fine-tuning. With the `img_size` of the checkpoint, they are interpolated bilinearly to every image, for dense
-    prediction, where `dense_agents` may ask for more agents, too.
+    It takes images of any size. There are two ways to adapt position biases to another size. For fine-tuning, pass
+    another `img_size`: the biases of a checkpoint are interpolated when it is loaded, lines linearly and tables
+    bicubically. For dense prediction, keep the `img_size` of the checkpoint: the biases are interpolated bilinearly to
+    every image, and `dense_agents` can increase the number of agents.
 
     Args:
         embed_dims: channels per stage.
         depths: blocks per stage.
         num_heads: heads per stage.
-        agent_depths: per stage, how many of its first blocks are agent attention; None for all. The others are
-            shifted windows in `swin`, and stripes in `cswin`, where the last stage attends to the whole map.
+        agent_depths: per stage, the number of blocks, from its first, with agent attention; None for all. The other
+            blocks have shifted windows in `swin`, and stripes in `cswin`, whose last stage attends to the whole map.
         num_agents: agents per stage, square numbers.
-        dense_agents: agents per stage that there are instead, with biases interpolated between those of num_agents;
-            None for num_agents. The official detectors have 144, 256, 784, 784 in `pvt` and 81, 144, 196, 49 in `swin`.
-        img_size: the image, one number or (rows, columns), that positions are learned at.
+        dense_agents: agents per stage used instead, with biases interpolated from those of num_agents; None for
+            num_agents. The official detectors have 144, 256, 784, 784 in `pvt` and 81, 144, 196, 49 in `swin`.
+        img_size: image size that positions are learned at, one number or (rows, columns).
         window_size: side of windows, width of stripes.
-        mlp_ratios: per stage, hidden channels of an MLP over its input's.
-        layout: body, `pvt`, `swin` or `cswin`.
+        mlp_ratios: per stage, hidden channels of an MLP divided by its input channels.
+        layout: base architecture, `pvt`, `swin` or `cswin`.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
 
     Raises:
-        ValueError: an unknown layout, or other attention in a `pvt`.
+        ValueError: the layout is unknown, or `agent_depths` is not `depths` for `pvt`.
     """
 
     undecayed = (".rpb", ".position.table")
@@ -95,7 +95,9 @@ class AgentTransformer(Pyramid):
             raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
         agent_depths = depths if agent_depths is None else agent_depths
         if layout == "pvt" and tuple(agent_depths) != tuple(depths):
-            raise ValueError(f"in a pvt all blocks are agent attention: leave agent_depths out, got {agent_depths}")
+            raise ValueError(
+                f"layout 'pvt' has agent attention in all blocks: leave agent_depths out, got {agent_depths}"
+            )
         rows, columns = to_2tuple(img_size)
         reductions = [4 * 2**i for i in range(len(depths))]
         map_sizes = [(-(-rows // r), -(-columns // r)) for r in reductions]
@@ -143,11 +145,11 @@ class AgentTransformer(Pyramid):
         )
 
 
-# both sides of an image are scaled, whatever its shape
+# both sides of an image are resized, whatever its shape
 family = agent_family(__name__, AgentTransformer, first_conv="stem.proj", cfg={"crop_mode": "squash"})
 _agent = partial(variant, family)
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _PVT: dict[str, Any] = {
     "layout": "pvt",
     "embed_dims": (64, 128, 320, 512),
@@ -174,7 +176,7 @@ _CSWIN_BASE = {
     "num_heads": (4, 8, 16, 32),
     "drop_path_rate": 0.5,
 }
-# ours
+# variants of this project
 _PICO: dict[str, Any] = {
     "embed_dims": (24, 48, 96, 144),
     "depths": (1, 2, 2, 1),

@@ -1,4 +1,4 @@
-"""What the bodies of Agent Attention share beside layers: official checkpoints, and what timm must know of them."""
+"""Official checkpoints of Agent Attention and their timm configurations, shared by all its architectures."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .swin import table_by_head
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Official checkpoints, or this project's own, to this project's names.
+    """Converts an official checkpoint, or one of this project, to this project's names.
 
-    Positions that were learned at another size of image than the model's `img_size` are interpolated as the official
-    code does it for fine-tuning: the lines of agents linearly, tables of windows and absolute positions bicubically.
+    Positions that were learned at another image size than the model's `img_size` are interpolated as in the official
+    code for fine-tuning: the lines of agents linearly, tables of windows and absolute positions bicubically.
     """
     state_dict, depths = unwrapped(state_dict), depths_of(model)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -45,10 +45,11 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return {name: _fit(name, tensor, wanted.get(name), model, sizes.get(name)) for name, tensor in result.items()}
 
 
-# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, Swin and CSWin after it.
+# Patterns of official parameter names, with our names. Our stages begin with a downsampler.
+# Those of Swin and CSWin end with one.
 _RENAMES: Renames = (
     (r"^module\.", ""),
-    # PVT, which counts from one
+    # PVT, whose indices start at one
     (r"^patch_embed1\.", "stem."),
     (r"^patch_embed(\d)\.proj\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.reduction."),
     (r"^patch_embed(\d)\.norm\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.norm."),
@@ -57,7 +58,7 @@ _RENAMES: Renames = (
     (r"\.attn\.q\.", ".attn.qkv."),
     # Swin and the classifier
     *SWIN_RENAMES,
-    # CSWin, whose projections stand beside the attention
+    # CSWin, whose projections are outside of the attention
     (r"^stage1_conv_embed\.0\.", "stem.proj."),
     (r"^stage1_conv_embed\.2\.", "stem.norm."),
     (r"^merge(\d)\.conv\.", r"stages.\1.downsample.reduction."),
@@ -67,30 +68,30 @@ _RENAMES: Renames = (
     (r"\.attns\.(\d)\.get_v\.", r".attn.dwc.\1."),
     (r"\.attns\.0\.", ".attn."),
     (r"\.attn\.([achnw]{2}_bias)$", r".attn.biases.\1"),
-    # DeiT, whose blocks are one list
+    # DeiT, whose blocks are in a single list
     (r"^cls_token$", "stem.class_token"),
     (r"^pos_embed$", "stem.position.table"),
 )
 
-# official names that mean one thing in one body and another in another
+# official names with different meanings in different architectures
 _SYNONYMS = (".attn.dwc.0.", ".attn.dwc."), ("stem.proj.", "stem.patches.proj.")
 
 
 def rename(name: str, depths: Sequence[int]) -> str:
-    """This project's name of an official parameter, in a network of so many blocks per stage; a name of ours stays."""
+    """Maps an official parameter name to ours, given the blocks per stage; a name that is already ours stays."""
     name = renamed(name, _RENAMES)
     return re.sub(r"^blocks\.(\d+)\.", lambda match: f"{block_of(int(match[1]), depths)}.", name)
 
 
 def _learned_size(name: str, weights: dict[str, Tensor]) -> list[int] | None:
-    """The map that absolute positions were learned on, which the lines of the stage's first agents tell; or None."""
+    """Returns the map size of absolute positions, read from the biases of the stage's first block; or None."""
     stage = name.removesuffix(".position.table").replace("stem", "stages.0")
     rows, columns = (weights.get(f"{stage}.blocks.0.attn.biases.{line}_bias") for line in ("ah", "aw"))
     return None if rows is None or columns is None else [rows.shape[3], columns.shape[4]]
 
 
 def _fit(name: str, tensor: Tensor, shape: torch.Size | None, model: nn.Module, old_size: list[int] | None) -> Tensor:
-    """Interpolates positions to the shape that the model wants; what is no position stays."""
+    """Interpolates a position tensor to the shape of the model; other tensors are returned unchanged."""
     if shape is None or tensor.shape == shape or tensor.ndim != len(shape):
         return tensor
     if name.endswith(".rpb"):
@@ -107,7 +108,7 @@ def _fit(name: str, tensor: Tensor, shape: torch.Size | None, model: nn.Module, 
     return tensor
 
 
-# the family of a body: its module, class, `first_conv` and `cfg`
+# takes the module, class, `first_conv` and `cfg` of an architecture
 agent_family = partial(
     Family,
     checkpoint_filter_fn=checkpoint_filter_fn,
@@ -128,16 +129,16 @@ def variant(
     cfg: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Variant:
-    """A row of a table of variants.
+    """Returns a row of a table of variants.
 
     Args:
-        family: that it is of.
-        summary: a line that says what is special about it.
+        family: the family of the variant.
+        summary: one line that describes the variant.
         weights: name of the file on the authors' server.
         published: top-1 accuracy in percent, parameters in millions and multiply-adds in 10^9.
-        size: side of the image, of which positions are learned.
-        cfg: fields of timm's configuration that are others.
-        arguments: of the family's class.
+        size: side of the image that positions are learned at.
+        cfg: fields of timm's configuration that differ.
+        arguments: arguments of the family's class.
     """
     cfg = {"input_size": (3, size, size), "pool_size": (size // 32, size // 32), **family.cfg, **(cfg or {})}
     url = f"https://cloud.tsinghua.edu.cn/f/{weights}/?dl=1"

@@ -1,14 +1,14 @@
-"""Agent-DeiT: a plain vision transformer with a class token, whose attention goes through agents.
+"""Agent-DeiT: a plain vision transformer with a class token and agent attention.
 
 Paper: Agent Attention: On the Integration of Softmax and Linear Attention, arXiv 2312.08874. Official code:
 LeapLabTHU/Agent-Attention, which states no licence for the weights.
 
 What the official code does that the paper does not say: agents are pooled from the tokens of the map only, but the
-class token asks them and is gathered by them, with biases of its own; the convolution of the values passes it by; the
-base model has 81 agents in its first four blocks, and plain attention in the others.
+class token attends to them and they attend to it, with separate biases; the convolution of the values leaves out the
+class token; the base model has 81 agents in its first four blocks, and plain attention in the others.
 
 Shapes at 224 (agent_deit_tiny): image 3x224x224, then a class token and 14x14 tokens of 192 channels everywhere. The
-twelve blocks are four stages of three, and their maps are the features.
+twelve blocks are grouped into four stages of three, whose maps are the features.
 """
 
 from __future__ import annotations
@@ -31,23 +31,22 @@ __all__ = ["AgentVisionTransformer"]
 class AgentVisionTransformer(IsotropicTokens):
     """Blocks of agent attention over a class token and one map.
 
-    It takes images of any size; the two rules that carry positions to other sizes are those of `AgentTransformer`.
-    `forward_features` gives tokens (B, 1 + H * W, C), the class token first.
+    It takes images of any size, and adapts positions to other sizes in the same two ways as `AgentTransformer`.
+    `forward_features` returns tokens (B, 1 + H * W, C), the class token first.
 
     Args:
         embed_dim: channels.
-        depths: blocks per stage; stages differ in nothing but that their maps are features.
+        depths: blocks per stage; stages only determine which maps are the features.
         num_heads: heads.
-        agent_depths: per stage, how many of its first blocks are agent attention; None for all.
+        agent_depths: per stage, the number of blocks, from its first, with agent attention; None for all.
         num_agents: agents, a square number.
-        dense_agents: agents that there are instead, with biases interpolated between those of num_agents; None for
-            num_agents.
-        img_size: the image, one number or (rows, columns), that positions are learned at.
+        dense_agents: agents used instead, with biases interpolated from those of num_agents; None for num_agents.
+        img_size: image size that positions are learned at, one number or (rows, columns).
         patch_size: pixels per side of a patch.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` (`token` or as in `TokenHead`) and `drop_rate`, see `IsotropicTokens`.
     """
@@ -112,7 +111,7 @@ _BASE = {
     "drop_path_rate": 0.3,
 }
 
-# tokens have no map to pool
+# tokens have no pooled map
 family = agent_family(
     __name__,
     AgentVisionTransformer,

@@ -3,11 +3,12 @@
 Paper: BiFormer: Vision Transformer with Bi-Level Routing Attention, arXiv 2303.08810. Official code:
 rayleizhu/BiFormer, MIT licence.
 
-What the official code does that the paper does not say: scores of routed attention are multiplied with C ** -0.5, the
-width of all heads together; the last stage is dense attention of eight heads, without a bias of queries, keys and
-values, and with a depthwise convolution of its input; a batch norm comes before the pooling; regions are counted per
-side (7), so they grow with the image. The refactored `biformer_stl_nchw` convolves the values in its last stage too,
-and pads what is projected, always, where the others refuse a map that regions do not divide.
+What the official code does that the paper does not say: scores of routed attention are multiplied with C ** -0.5, where
+C is the width of all heads together; the last stage is dense attention with eight heads, without a bias of queries,
+keys and values, and with a depthwise convolution of its input; a batch norm comes before the pooling; the number of
+regions per side is fixed (7), so regions grow with the image. The refactored `biformer_stl_nchw` convolves the values
+in its last stage too, and always pads the projected map, where the others raise an error for a map that regions do not
+divide.
 
 Shapes at 224 (biformer_tiny): image 3x224x224, stem 56x56x64, stages 56x56x64, 28x28x128, 14x14x256, 7x7x512.
 """
@@ -43,23 +44,24 @@ class BiFormer(Pyramid):
     Args:
         embed_dim: channels per stage.
         depths: blocks per stage.
-        topks: per stage, the regions that each region attends to; None for dense attention.
+        topks: per stage, the number of regions that each region attends to; None for dense attention.
         head_dim: channels of a head of routed attention; dense attention has 8 heads.
-        regions: regions of the map, one number per side or (rows, columns); the published dense tasks take 8
+        regions: regions of the map, one number for both sides or (rows, columns); the published dense tasks use 8
             (segmentation) and 16 (detection).
-        auto_pad: whether maps that the regions do not divide are padded. Without it the sides of an image must be such
-            that they divide every routed map, multiples of 112 for 7 regions; switch it on for detection and any size.
-        mlp_ratio: hidden channels of an MLP over its input's.
-        layout: `biformer`, overlapping convolutions between stages and a convolution before each attention; `stl`, that
-            of Swin, patches and neither; `stl_nchw`, the same after the authors' refactoring.
+        auto_pad: whether maps that the regions do not divide are padded. Without it the regions must divide every
+            routed map: for 7 regions, image sides must be multiples of 112. Enable it for detection and any size.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
+        layout: `biformer`, with overlapping convolutions between stages and a convolution before each attention;
+            `stl`, the layout of Swin, with patches and neither of the two; `stl_nchw`, the same after the authors'
+            refactoring.
         qkv_bias: whether queries, keys and values of routed attention have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
 
     Raises:
-        ValueError: an unknown layout, or sequences whose lengths differ.
+        ValueError: the layout is unknown, or the lengths of the sequences differ.
     """
 
     def __init__(
@@ -136,14 +138,14 @@ class BiFormer(Pyramid):
         )
         self.layout = layout
         if is_refactored:
-            # the official layers are convolutions there, which keep torch's own initial weights
+            # there the official layers are convolutions with torch's default initialization
             for module in self.stages.modules():
                 if isinstance(module, nn.Linear):
                     module.reset_parameters()
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Official checkpoints, or this project's own, to this project's names; 1x1 convolutions to linear layers."""
+    """Converts checkpoints, official or of this project, to our names, and 1x1 convolutions to linear layers."""
     result = {}
     for name, tensor in unwrapped(state_dict).items():
         name = rename(name, str(model.layout))
@@ -152,7 +154,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return result
 
 
-# The official name of a parameter, as a pattern, and ours.
+# Patterns of official parameter names, with our names.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     # convolutions, each followed by its norm
@@ -171,7 +173,7 @@ _RENAMES: Renames = (
 
 
 def rename(name: str, layout: str = "biformer") -> str:
-    """This project's name of an official parameter; a name of ours stays."""
+    """Maps an official parameter name to ours; a name that is already ours stays as it is."""
     name = renamed(name, _RENAMES)
     if layout == "biformer":
         return name.replace(".downsample.0.", ".downsample.conv.").replace(".downsample.1.", ".downsample.norm.")
@@ -187,7 +189,7 @@ family = Family(
     license="mit",
     first_conv="stem.0.conv",
     source="/blob/public_release/README.md",
-    # without auto_pad; 7 regions of a pixel in the third stage
+    # without auto_pad: 7 regions of one pixel in the third stage
     cfg={"min_input_size": (3, 112, 112)},
 )
 _WEIGHTS = "https://api.onedrive.com/v1.0/shares"
@@ -197,7 +199,7 @@ def _variant(summary: str, share: str, published: tuple[float, float, float], **
     return family.variant(summary, f"{_WEIGHTS}/{share}/root/content", published, **arguments)
 
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _TINY: dict[str, Any] = {"embed_dim": (64, 128, 256, 512), "depths": (2, 2, 8, 2), "drop_path_rate": 0.1}
 _SMALL = {**_TINY, "depths": (4, 4, 18, 4), "drop_path_rate": 0.15}
 _BASE = {**_SMALL, "embed_dim": (96, 192, 384, 768), "drop_path_rate": 0.1}

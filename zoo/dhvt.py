@@ -1,14 +1,14 @@
-"""DHVT: a plain vision transformer for small data, with a token for each head and convolutions in its MLPs.
+"""DHVT: a plain vision transformer for small datasets, with a token per head and convolutions in its MLPs.
 
 Paper: Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on Small Datasets, arXiv
 2210.05958. Official code: ArieSeirack/DHVT, Apache 2.0.
 
-What the official code does that the paper does not say: there are no absolute positions, the padding of convolutions
-tells them; the gates of the class token are not squashed, and scale it after its norm; a head token's channels are
-normed head by head; the stem of patches of 2 ends with GELU, the others do not. No weights were released.
+What the official code does that the paper does not say: there are no absolute positions, only the padding of the
+convolutions; the gates of the class token have no activation, and scale it after its norm; the channels of a head token
+are normalized per head; the stem for 2x2 patches ends with GELU, the others do not. No weights were released.
 
 Shapes at 224 (dhvt_tiny): image 3x224x224, then a class token and 14x14 tokens of 192 channels everywhere. The twelve
-blocks are four stages of three, and their maps are the features.
+blocks are grouped into four stages of three, whose maps are the features.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .base import (
 
 __all__ = ["HeadTokenTransformer"]
 
-# convolutions of stride 2 that make a patch
+# number of stride-2 convolutions of the stem, by patch size
 STEPS = {2: 1, 4: 2, 16: 4}
 
 
@@ -49,18 +49,18 @@ class HeadTokenTransformer(IsotropicTokens):
 
     Args:
         embed_dim: channels, a multiple of 8 for patches of 16, of 2 for patches of 4.
-        depths: blocks per stage; stages differ in nothing but that their maps are features.
+        depths: blocks per stage; stages only determine which maps are the features.
         num_heads: heads.
         patch_size: pixels per side of a patch: 2, 4 or 16.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after the projections of attentions.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after the projections of attention.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` (`token` or as in `TokenHead`) and `drop_rate`, see `IsotropicTokens`.
 
     Raises:
-        ValueError: another size of patch.
+        ValueError: another patch size.
     """
 
     undecayed = (".class_token", ".attn.position")
@@ -99,7 +99,7 @@ class HeadTokenTransformer(IsotropicTokens):
 
 
 def _patches(in_chans: int, dim: int, steps: int) -> nn.Module:
-    """Convolutions of stride 2 between two scales and shifts: (B, in_chans, H, W) -> (B, H', W', dim)."""
+    """Builds stride-2 convolutions between two affine layers: (B, in_chans, H, W) -> (B, H', W', dim)."""
     dims = [dim // 2**step for step in reversed(range(steps))]
     return nn.Sequential(
         OrderedDict(
@@ -112,13 +112,13 @@ def _patches(in_chans: int, dim: int, steps: int) -> nn.Module:
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official checkpoint, or this project's own, to this project's names."""
+    """Converts an official checkpoint, or one of this project, to this project's names."""
     depths = depths_of(model)
     result = {rename(name, depths): tensor for name, tensor in unwrapped(state_dict).items()}
     return {name: tensor.flatten() if "_affine." in name else tensor for name, tensor in result.items()}
 
 
-# the official name of a parameter, as a pattern, and ours
+# Patterns of official parameter names, with our names.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^cls_token$", "stem.class_token"),
@@ -134,7 +134,7 @@ _RENAMES: Renames = (
 
 
 def rename(name: str, depths: Sequence[int]) -> str:
-    """This project's name of an official parameter, whose blocks are counted through all stages; ours stays."""
+    """Maps an official parameter name, with one index for all blocks, to ours; a name that is already ours stays."""
     name = renamed(name, _RENAMES)
     return re.sub(r"^blocks\.(\d+)\.", lambda match: f"{block_of(int(match[1]), depths)}.", name)
 

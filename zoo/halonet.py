@@ -1,18 +1,19 @@
-"""HaloNet: a ResNet whose bottlenecks attend to blocks with a halo around them, all of them or some of the last.
+"""HaloNet: a ResNet with halo attention in all of its bottlenecks or in some of the last.
 
 Paper: Scaling Local Self-Attention for Parameter Efficient Visual Backbones, arXiv 2103.12731. There is no official
-code; timm's networks of the name, Apache 2.0, are the ones with weights.
+code; the weights are those of timm's HaloNets, Apache 2.0.
 
 What the code does that the paper does not say: relative positions are counted from the corner of the window, not of
-the block, and by queries after the stride; their scores are of the unscaled query; zeros around the map are attended
-to; an attention has no output projection, but a norm. timm's networks keep most bottlenecks convolutional, after a stem
-of three convolutions. The paper does not name the activation of its H0 to H7, and nobody has weights of them: here it
-is that of the ResNet they are compared to. Their numbers of parameters are the published ones.
+the block, with query indices after the stride; their scores use the unscaled query; zeros around the map are attended
+to; attention has a norm but no output projection. timm's networks keep most bottlenecks convolutional, after a stem of
+three convolutions. The paper does not name the activation of its H0 to H7, and there are no public weights for them:
+here it is the activation of the ResNet that the paper compares them with. The parameter counts of H0 to H7 match the
+published ones.
 
 Shapes at 256 (zoo_halonet26t): image 3x256x256, stem 64x64x64, stages 256x64x64, 512x32x32, 1024x16x16, 2048x8x8.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,24 +35,24 @@ class HaloNet(Pyramid):
     """Bottlenecks with 3x3 convolutions or halo attention on maps of strides 4, 8, 16 and 32.
 
     Args:
-        hidden_dims: per stage, channels inside of a bottleneck.
-        expansion: channels of a bottleneck's result over those inside.
-        value_ratio: channels of an attention's values over those of its queries.
+        hidden_dims: per stage, channels inside a bottleneck.
+        expansion: output channels of a bottleneck divided by its hidden channels.
+        value_ratio: channels of the values divided by the channels of the queries.
         depths: blocks per stage.
-        attention: per stage, numbers of the blocks that attend; the others convolve.
+        attention: per stage, indices of the blocks with attention; the others have a 3x3 convolution.
         num_heads: heads per stage.
-        block_size: side of the blocks of an attention.
-        halo: pixels that it sees around a block.
-        stem_dims: channels after each convolution of the stem, the first of stride 2; a pooling of stride 2 follows.
-        stem_kernel: side of the stem's kernels.
+        block_size: side of the attention blocks.
+        halo: pixels around a block that it also attends to.
+        stem_dims: channels after each convolution of the stem; the first has stride 2. A pooling of stride 2 follows.
+        stem_kernel: kernel size of the stem.
         final_dim: channels of a 1x1 convolution before the classifier; None for none.
         act: activation, `relu` or `silu`.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
 
     Raises:
-        ValueError: an unknown activation.
+        ValueError: the activation is unknown.
     """
 
     undecayed = (".rel_rows", ".rel_columns")
@@ -112,7 +113,7 @@ class HaloNet(Pyramid):
         )
 
 
-# timm's name of a parameter, as a pattern, and ours
+# Patterns of timm's parameter names, with our names.
 _RENAMES: Renames = (
     (r"^stem\.conv(\d)\.", lambda match: f"stem.0.{2 * int(match[1]) - 2}."),
     (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
@@ -145,7 +146,7 @@ family = Family(
 
 
 def _size(side: int) -> dict[str, Any]:
-    """Fields of a configuration for square images."""
+    """Returns the fields of a configuration for square images."""
     return {"input_size": (3, side, side), "pool_size": (-(-side // 32), -(-side // 32))}
 
 
@@ -157,10 +158,10 @@ def _timms(
 
 
 def _papers(row: tuple[int, int, int, float, float, int, int | None], millions: float) -> Variant:
-    """A row of the paper's table: image, block, halo, values, expansion, depth of the third stage, final channels."""
+    """Returns the variant of a row of the paper's table."""
     size, block_size, halo, value_ratio, expansion, depth, final_dim = row
     return family.variant(
-        f"A network of the paper for images of {size}x{size}, attention in every block. No weights are published.",
+        f"A network of the paper for {size}x{size} images, with attention in every block. No weights are published.",
         published=(None, millions, None),
         source=_PAPER,
         cfg={**_size(size), "license": None, "origin_url": None},

@@ -1,16 +1,17 @@
-"""LITv2: MLPs alone where maps are large, HiLo attention where they are small, deformable merging in between.
+"""LITv2: MLP blocks in the first stages, HiLo attention in the last, and deformable downsampling.
 
 Paper: Fast Vision Transformers with HiLo Attention, arXiv 2205.13213. Official code: ziplab/LITv2, Apache-2.0 licence.
 
-What the official code does that the paper does not say: of 3 heads in 10 or 24, alpha takes the whole number below for
-low frequencies; the two groups of heads are projected apart, and not mixed afterwards; the last stage, with windows of
-one pixel, is plain attention; offsets are trained at a hundredth of the learning rate. Its deformable convolution drops
-the last row or column of an odd map; here it is padded, so that stages are half the size of the one before, rounded up.
+What the official code does that the paper does not say: the number of low-frequency heads, alpha times all heads, is
+rounded down; the two groups of heads have separate output projections and are not mixed afterwards; the last stage,
+with windows of one pixel, is plain attention; offsets are trained with a hundredth of the learning rate. The official
+deformable convolution drops the last row or column of an odd map; here the map is padded, so each stage has half the
+size of the previous one, rounded up.
 
 Shapes at 224 (litv2_s): image 3x224x224, stages 56x56x96, 28x28x192, 14x14x384, 7x7x768.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -25,18 +26,18 @@ __all__ = ["LITv2"]
 
 
 class LITv2(Pyramid):
-    """A pyramid that attends in its last stages only. It takes images of any size.
+    """A pyramid with attention in its last stages only. It takes images of any size.
 
     Args:
         embed_dims: channels per stage.
         depths: blocks per stage.
         num_heads: heads per stage.
-        window_sizes: per stage, side of the windows of high frequencies, which are the cells of low ones; 1 for
-            attention to the whole map, 0 for a stage without attention.
-        alpha: share of the heads for low frequencies.
-        mlp_ratio: hidden channels of an MLP over its input's.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        window_sizes: per stage, side of the windows; high-frequency heads attend within them, low-frequency heads to
+            their means; 1 for attention to the whole map, 0 for a stage without attention.
+        alpha: share of the low-frequency heads.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -73,7 +74,7 @@ class LITv2(Pyramid):
         )
 
 
-# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, theirs after it.
+# Patterns of official parameter names, with our names. Our stages begin with a downsampler, theirs end with one.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed\.", "stem."),
@@ -109,7 +110,7 @@ def _litv2(name: str, published: tuple[float, float, float], cfg: dict[str, Any]
     return family.variant(summary, url, published, cfg=cfg, **arguments)
 
 
-# whole images are scaled to a square
+# whole images are resized to a square
 _AT_384 = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0, "crop_mode": "squash"}
 _BASE: dict[str, Any] = {
     "embed_dims": (128, 256, 512, 1024),

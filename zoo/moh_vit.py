@@ -1,18 +1,19 @@
-"""MoH-ViT: TransNeXt with mixture-of-head attention, where every token weighs heads and leaves some of them out.
+"""MoH-ViT: TransNeXt with mixture-of-head attention, where every token weights the heads and skips some.
 
-Paper: MoH: Multi-Head Attention as Mixture-of-Head Attention, arXiv 2410.11842; the body: TransNeXt, arXiv 2311.17132.
-Official code: SkyworkAI/MoH, Apache-2.0 licence.
+Paper: MoH: Multi-Head Attention as Mixture-of-Head Attention, arXiv 2410.11842; architecture: TransNeXt, arXiv
+2311.17132. Official code: SkyworkAI/MoH, Apache-2.0 licence.
 
-What the official code does that the paper does not say: heads are weighed even where all are shared, and shared heads
-against each other; distances are relative to the map at hand, unless `img_size` says otherwise; neighbors outside of
-the map are left out of the softmax, and count as zero in what is added to it. Its training adds a loss that keeps
-tokens from choosing the same heads, which is not here. Its files are on the page of each model, `origin_url` of the
-configuration, under names that the code does not tell: download one and pass it in `pretrained_cfg_overlay`.
+What the official code does that the paper does not say: heads are weighted even if all are shared, and shared heads
+are weighted by a softmax over them; distances are relative to the input map, unless `img_size` is given; neighbors
+outside of the map are left out of the softmax, and contribute zero to the term added after it. The official training
+has an additional loss that balances the choice of heads, which is not implemented here. The weights are on the page of
+each model (`origin_url` of the configuration), and their URLs are not in the official code: download a file and pass it
+in `pretrained_cfg_overlay`.
 
 Shapes at 224 (moh_vit_s_75): image 3x224x224, stages 56x56x72, 28x28x144, 14x14x288, 7x7x576.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -35,20 +36,21 @@ __all__ = ["MoHViT"]
 
 
 class MoHViT(Pyramid):
-    """Three stages of attention to neighbors and a pooled map, one to all. It takes images of any size.
+    """Three stages of attention to neighbors and a pooled map, one of full attention. It takes images of any size.
 
     Args:
         embed_dims: channels per stage.
         depths: blocks per stage.
         num_heads: heads per stage.
-        shared_heads: per stage, heads that count for every token.
-        active_heads: per stage, how many of the others a token takes.
-        mlp_ratios: per stage, hidden channels of an MLP over its input's, of which its two maps have a third each.
-        pool_ratios: per stage, side of the map over side of the pooled map; 1 for attention to the whole map.
-        img_size: the image, one number or (rows, columns), whose maps distances are measured in, for weights that are
-            to be used at another size than they were trained at; None for the image at hand.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        shared_heads: per stage, number of heads that are active for every token.
+        active_heads: per stage, number of the other heads that are active for a token.
+        mlp_ratios: per stage, hidden channels of a plain MLP divided by its input channels; each of the two maps of the
+            gated MLP has two thirds of them.
+        pool_ratios: per stage, side of the map divided by the side of the pooled map; 1 for attention to the whole map.
+        img_size: image size, one number or (rows, columns), that distances are normalized by, to use weights at another
+            size than they were trained at; None for the size of the input.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -100,7 +102,7 @@ class MoHViT(Pyramid):
         )
 
 
-# The official name of a parameter, as a pattern, and ours. Theirs counts from one.
+# Patterns of official parameter names, with our names. Official indices start at one.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed1\.", "stem."),

@@ -3,9 +3,10 @@
 Papers: Neighborhood Attention Transformer (NAT), arXiv 2204.07143; Dilated Neighborhood Attention Transformer
 (DiNAT, DiNAT-s), arXiv 2209.15001. Official code: SHI-Labs/Neighborhood-Attention-Transformer, MIT licence.
 
-What the official code does that the papers do not say: dilations are constants of a model, whatever the size of the
-input; a map smaller than kernel * dilation is padded with zeros that are attended to (see the block); layer scale is
-on in nat_small, nat_base and dinat_base only; there is no activation between the convolutions of the stem.
+What the official code does that the papers do not say: dilations are constants of a model and do not depend on the
+input size; a map smaller than kernel * dilation is padded with zeros that are attended to (see
+`NeighborhoodAttention`); only nat_small, nat_base and dinat_base have layer scale; there is no activation between the
+convolutions of the stem.
 
 Shapes at 224 (nat_tiny): image 3x224x224, stem 56x56x64, stages 56x56x64, 28x28x128, 14x14x256, 7x7x512.
 """
@@ -41,13 +42,13 @@ class NeighborhoodTransformer(Pyramid):
         depths: blocks per stage.
         num_heads: heads per stage.
         kernel_size: side of the window, at least 1.
-        dilations: per stage, the dilations that its blocks take in turn; the first block of a stage takes the first.
-        mlp_ratio: hidden channels of an MLP over its input's.
-        layer_scale: initial value of the branches' learned scale; None for no scale.
-        layout: `nat`, a stem and downsamplers of overlapping convolutions, or `swin`, patches and patch merging.
+        dilations: per stage, the dilations of its blocks, repeated cyclically from the first block on.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
+        layer_scale: initial value of the layer scale of the branches; None for no layer scale.
+        layout: `nat`, with overlapping convolutions as stem and downsamplers, or `swin`, with patches and merging.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -92,9 +93,9 @@ class NeighborhoodTransformer(Pyramid):
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Official checkpoints of every era, or this project's own, to this project's names.
+    """Converts an official checkpoint of any release, or one of this project, to this project's names.
 
-    Relative position tables of another kernel size are interpolated as the official ones were.
+    Relative position tables of another kernel size are interpolated like the official weights.
     """
     tables = {
         name: block.kernel_size for name, block in model.named_modules() if isinstance(block, NeighborhoodAttention)
@@ -110,7 +111,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return result
 
 
-# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, theirs after it.
+# Patterns of official parameter names, with our names. Our stages begin with a downsampler, theirs end with one.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed\.proj\.0\.", "stem.conv1."),
@@ -119,7 +120,7 @@ _RENAMES: Renames = (
     (r"^(?:levels|layers)\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample."),
     (r"^(?:levels|layers)\.(\d+)\.blocks\.", r"stages.\1.blocks."),
     (r"\.gamma([12])$", r".ls\1.gamma"),
-    # the table was `rpb` at first; later releases of the operator's package renamed it
+    # the table is `rpb` in the first release of the official package, and has other names in later releases
     (r"\.attn\.(?:rel_pos_bias|bias)$", ".attn.rpb"),
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
@@ -170,11 +171,11 @@ def _dinat(
     return family.variant(summary, f"{weights}/{file}.pth", published, tag=tag, cfg=cfg, **arguments)
 
 
-# Dilations of the four stages, for inputs around 224 and around 384.
+# Dilations of the four stages, for input sizes around 224 and around 384.
 _DILATED = (1, 8), (1, 4), (1, 2), (1,)
 _DILATED_384 = (1, 13), (1, 6), (1, 3), (1,)
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _MINI: dict[str, Any] = {"embed_dim": 64, "depths": (3, 4, 6, 5), "num_heads": (2, 4, 8, 16), "drop_path_rate": 0.2}
 _TINY = {**_MINI, "depths": (3, 4, 18, 5)}
 _SMALL = {**_TINY, "embed_dim": 96, "num_heads": (3, 6, 12, 24), "mlp_ratio": 2, "drop_path_rate": 0.3}
@@ -192,7 +193,7 @@ _S_SMALL = {**_S_TINY, "depths": (2, 2, 18, 2), "drop_path_rate": 0.3}
 _S_BASE = {**_S_SMALL, "embed_dim": 128, "num_heads": (4, 8, 16, 32), "drop_path_rate": 0.5}
 _S_LARGE = {**_S_SMALL, "embed_dim": 192, "num_heads": (6, 12, 24, 48), "drop_path_rate": 0.35}
 
-# ours
+# variants of this project
 _PICO: dict[str, Any] = {
     "embed_dim": 32,
     "depths": (1, 1, 2, 1),

@@ -1,14 +1,14 @@
-"""Isotropic NAT and DiNAT, and the ViT with relative positions they were compared with: one map size throughout.
+"""Isotropic NAT and DiNAT, with a single map size, and the ViT with relative positions they are compared with.
 
 Paper: Dilated Neighborhood Attention Transformer, arXiv 2209.15001, section 4.4. Official code:
 SHI-Labs/Neighborhood-Attention-Transformer, MIT licence.
 
-What the official code does that the paper does not say: dilated blocks are every second one, with dilation 2; the
-ViT attends to a fixed 14x14 map and refuses any other. Full attention with a table of relative positions is
-neighborhood attention whose window is the map, so here the ViT takes any map and attends to a 14x14 window of it.
+What the official code does that the paper does not say: every second block is dilated, with dilation 2; the ViT takes
+only maps of 14x14. Full attention with a relative position table is neighborhood attention with a window as large as
+the map, so here the ViT takes a map of any size and attends to 14x14 windows.
 
-Shapes at 224 (nat_isotropic_small): image 3x224x224, then 14x14x384 everywhere. The twelve blocks are four stages of
-three, and their outputs are the features.
+Shapes at 224 (nat_isotropic_small): image 3x224x224, then 14x14x384 everywhere. The twelve blocks are grouped into
+four stages of three, whose outputs are the features.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class IsotropicNeighborhoodTransformer(Isotropic):
 
     Args:
         embed_dim: channels.
-        depths: blocks per stage; stages differ in nothing but that their outputs are features.
+        depths: blocks per stage; stages only determine which outputs are the features.
         num_heads: heads.
         kernel_size: side of the window, at least 1.
-        dilations: dilations that the blocks take in turn, the first block the first.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        dilations: dilations of the blocks, repeated cyclically from the first block on.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -78,14 +78,14 @@ class IsotropicNeighborhoodTransformer(Isotropic):
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Official checkpoints, or this project's own, to this project's names; theirs have one list of blocks."""
+    """Converts a checkpoint, official (with a single list of blocks) or of this project, to this project's names."""
     depths = depths_of(model)
     weights = {rename(name, depths): tensor for name, tensor in unwrapped(state_dict).items()}
     return nat.checkpoint_filter_fn(weights, model)
 
 
 def rename(name: str, depths: Sequence[int]) -> str:
-    """This project's name of an official parameter; a name of ours stays."""
+    """Maps an official parameter name to ours; a name that is already ours stays as it is."""
     return nat.rename(re.sub(r"^(?:module\.)?layers\.(\d+)\.", lambda m: f"{block_of(int(m[1]), depths)}.", name))
 
 

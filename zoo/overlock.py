@@ -1,18 +1,19 @@
-"""OverLoCK: an overview first, then a closer look with the overview in mind; a pyramid of dynamic convolutions.
+"""OverLoCK: a pyramid of dynamic convolutions that are guided by an overview computed first.
 
 Paper: OverLoCK: An Overview-first-Look-Closely-next ConvNet with Context-Mixing Dynamic Kernels, arXiv 2502.20087.
 Official code: LMMMEng/OverLoCK, Apache-2.0 licence.
 
 What the official code does that the paper does not say: layer scale multiplies the shortcut; ContMix scales queries by
-twice the width of a head; the MLP of a focus block is as wide as the map alone demands, without the context; there are
-twice as many heads as its configurations say; position tables decay like all that has several axes. Published counts
-of parameters are of the inference network: without auxiliary head, and with the branches of large convolutions folded.
+twice the width of a head; the hidden channels of the MLP of a focus block depend on the channels of the map without the
+context; there are twice as many heads as in its configurations; position tables have weight decay, like all tensors
+with more than one axis. Published parameter counts are those of the inference network: without the auxiliary head, and
+with the branches of large convolutions merged.
 
-Shapes at 224 (overlock_t): image 3x224x224, stem 56x56x64, stages 56x56x64, 28x28x128, 14x14x(256 + 128) after an
-overview of 7x7x512, 7x7x(512 + 128), and 7x7x1024 before pooling.
+Shapes at 224 (overlock_t): image 3x224x224, stem 56x56x64, stages 56x56x64, 28x28x128, 14x14x(256 + 128) after the
+7x7x512 overview, 7x7x(512 + 128), and 7x7x1024 before pooling.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,22 +39,24 @@ __all__ = ["OverLoCK"]
 
 
 class OverLoCK(Pyramid):
-    """Two static stages, a third that holds the overview, and a fourth; each later map carries its context behind it.
+    """Two static stages, then two focus stages; the third stage computes the overview.
 
-    In training the answer is a pair, logits and the logits of the auxiliary head; in evaluation mode, or without that
-    head or without classes, it is the logits alone.
+    The maps of the focus stages have additional channels for their context. In training mode the network returns a
+    pair, the logits and those of the auxiliary head. In evaluation mode, without that head or without classes, it
+    returns the logits alone.
 
     Args:
-        embed_dims: channels of the four sizes; the context has a quarter of the last.
-        depths: static blocks of the four sizes; the last is the overview's.
-        focus_depths: focus blocks of the third and fourth stage.
-        num_heads: heads of the focus blocks, in the third and fourth stage.
-        kernel_sizes: large kernels of the four sizes, odd, from 5 to 19.
-        small_kernel_size: of ContMix.
-        mlp_ratio, focus_mlp_ratio: hidden channels of MLPs over the map's.
+        embed_dims: channels at the four map sizes; the context has a quarter of the last.
+        depths: static blocks at the four map sizes; the last are those of the overview.
+        focus_depths: focus blocks of the third and fourth stages.
+        num_heads: heads of the focus blocks in the third and fourth stages.
+        kernel_sizes: large kernel sizes at the four map sizes, odd, from 5 to 19.
+        small_kernel_size: small kernel size of ContMix.
+        mlp_ratio, focus_mlp_ratio: hidden channels of MLPs divided by the channels of the map.
         projection: channels before pooling.
-        aux_head: whether there is a second classifier, which reads the overview.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0, the overview's before the focus.
+        aux_head: whether there is an auxiliary classifier of the overview.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0, in the order of the
+            stages, with the overview before the focus blocks.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -127,7 +130,7 @@ class OverLoCK(Pyramid):
         self.apply(init_convolution)
 
     def forward(self, x: Tensor) -> Any:
-        """Images (B, in_chans, H, W) -> logits (B, num_classes); in training also the auxiliary head's."""
+        """Images (B, in_chans, H, W) -> logits (B, num_classes); in training also those of the auxiliary head."""
         x = self.stages(self.stem(x))
         logits = self.forward_head(self._finish(x))
         if self.training and self.aux_head is not None:
@@ -155,7 +158,7 @@ class OverLoCK(Pyramid):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that group parameters by depth; the overview comes before the focus of its stage."""
+        """Returns patterns that group parameters by depth; the overview comes before the focus blocks of its stage."""
         if coarse:
             return super().group_matcher(coarse)
         return {

@@ -1,4 +1,4 @@
-"""Official checkpoints of OverLoCK: their names, and their re-parameterised form."""
+"""Conversion of official OverLoCK checkpoints, plain and re-parameterised."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from .base import Renames, like, renamed, unwrapped
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Official checkpoints, plain or re-parameterised, or this project's own, to this project's names.
+    """Converts a checkpoint, official (plain or re-parameterised) or of this project, to this project's names.
 
-    A re-parameterised file has one convolution where the model has branches: the branches of the model are replaced by
-    it before it is loaded. Such a file need not have the auxiliary head, which then keeps its initial values.
+    A re-parameterised checkpoint has one convolution where the model has branches. The branches of the model are
+    replaced by a convolution before loading. Such a checkpoint can lack the auxiliary head, which then keeps its
+    initial values.
     """
     result = {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
     if any(name.endswith(".large.conv.bias") for name in result):
@@ -37,7 +38,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     }
 
 
-# The official name of a part, as a pattern, and ours. A convolution and its norm are numbers 0 and 1 there.
+# Patterns of official parameter names, with our names. Official convolutions and their norms have indices 0 and 1.
 _NETWORK: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed1\.(\d+)\.", lambda match: f"stem.{int(match[1]) // 3 * 2}.{int(match[1]) % 3}."),
@@ -52,7 +53,7 @@ _NETWORK: Renames = (
     (r"^aux_head\.2\.", "aux_head.fc."),
     (r"^(stem\.\d|stages.*|norm\.0)\.0\.(\w+)$", r"\1.conv.\2"),
     (r"^(stem\.\d|stages.*|norm\.0)\.1\.(\w+)$", r"\1.norm.\2"),
-    # blocks, and what is in them
+    # blocks and their layers
     (r"^blocks([12])\.", lambda match: f"stages.{int(match[1]) - 1}.blocks."),
     (r"^blocks3\.", "stages.2.base."),
     (r"^blocks4\.(\d+)\.", lambda match: f"stages.2.overview.{int(match[1]) + 1}."),
@@ -106,5 +107,5 @@ rename = partial(renamed, renames=_NETWORK)
 
 
 def rename_in_focus(name: str) -> str:
-    """The same for a parameter of a focus block, from the block down."""
+    """Maps the official name of a parameter within a focus block to ours."""
     return renamed(name, _FOCUS_BLOCK)

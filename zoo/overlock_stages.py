@@ -1,9 +1,9 @@
-"""The stages of OverLoCK that have an overview in mind, and pass it on.
+"""The stages of OverLoCK that use the overview.
 
-Shape legend: B batch, H W map, C channels of the map, S of the context behind it.
+Shape legend: B batch, H W map, C channels of the map, S channels of the context, after those of the map.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +16,7 @@ from .base import Stage
 
 
 class FocusStage(Stage):
-    """Looks again, with the overview in mind: its map has a context behind it.
+    """A stage of focus blocks, whose maps contain the channels of the context.
 
     Args:
         downsample: maps the previous stage's output to this stage's input, context included.
@@ -25,7 +25,7 @@ class FocusStage(Stage):
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]) -> None:
         super().__init__(downsample, ())
-        # no Sequential: a block takes two maps, and TorchScript would not have it
+        # no Sequential: a block takes two maps, which TorchScript does not support
         self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
 
     def forward(self, x: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
@@ -34,7 +34,7 @@ class FocusStage(Stage):
         return self.look(self.downsample(x[0]), prior), prior, x[2]
 
     def look(self, x: Tensor, prior: Tensor) -> Tensor:
-        """The blocks, all with one prior."""
+        """Runs all blocks with the same prior."""
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = checkpoint(block, x, prior)
@@ -44,12 +44,12 @@ class FocusStage(Stage):
 
 
 class OverviewStage(FocusStage):
-    """Goes down to an overview of the image, comes back and looks again: (B, 2H, 2W, C') to three of the next stage.
+    """The stage that computes the overview and its context, and then runs focus blocks.
 
     Args:
         downsample: maps the previous stage's output to this stage's size.
-        base: blocks at this size, on the way down.
-        overview: a downsampler and blocks at half this size.
+        base: blocks before the overview, at the size of this stage.
+        overview: a downsampler and blocks, at half the size.
         context: maps the overview to a context.
         blocks: `FocusBlock`s.
     """
@@ -68,7 +68,7 @@ class OverviewStage(FocusStage):
         self.context = context
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """The map (B, H, W, C + S), the context (B, H/2, W/2, S) and the overview that it is a summary of."""
+        """(B, 2H, 2W, C') -> map (B, H, W, C + S), context (B, H/2, W/2, S) and the overview it comes from."""
         x = self.downsample(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             x = checkpoint_seq(self.base, x)

@@ -1,17 +1,17 @@
-"""RAVLT: a pyramid of rank-augmented linear attention, and of softmax attention where maps are small.
+"""RAVLT: a pyramid of rank-augmented linear attention in the first stages and softmax attention in the last.
 
 Paper: Breaking the Low-Rank Dilemma of Linear Attention, arXiv 2411.07635. Official code: qhfan/RALA, which states no
 licence.
 
-What the official code does that the paper does not say: both kinds of attention turn queries and keys by rotary
-positions, add a 5x5 depthwise convolution of the values and gate the sum without an activation; positions turn the
-numerator of linear attention alone; a 3x3 depthwise convolution comes before every block, and another one is inside
-its MLP; a 1x1 convolution to 1024 channels comes before pooling.
+What the official code does that the paper does not say: both kinds of attention have rotary positions, add a 5x5
+depthwise convolution of the values and gate the sum without an activation; in linear attention rotary positions are
+applied in the numerator only; a 3x3 depthwise convolution comes before every block, and another one is inside its MLP;
+a 1x1 convolution to 1024 channels comes before pooling.
 
 Shapes at 224 (ravlt_t): image 3x224x224, stages 56x56x64, 28x28x128, 14x14x256, 7x7x512, and 7x7x1024 before pooling.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -39,13 +39,13 @@ class RAVLT(Pyramid):
     Args:
         embed_dims: channels per stage.
         depths: blocks per stage.
-        num_heads: heads per stage; each has a multiple of 4 channels.
+        num_heads: heads per stage; each must have a multiple of 4 channels.
         linear: per stage, whether its attention is linear.
-        layer_scales: per stage, what the learned scales of branches start as.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        layer_scales: per stage, initial value of the layer scale of the branches.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         projection: channels before pooling.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -95,10 +95,10 @@ class RAVLT(Pyramid):
         )
 
 
-# what stands in the official stem by turns, an activation after them
+# the repeating layers of the official stem, followed by an activation
 _PARTS = ("conv", "norm")
 
-# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage, theirs after it.
+# Patterns of official parameter names, with our names. Our stages begin with a downsampler, theirs end with one.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^norm\.(\w+)$", r"norm.0.norm.\1"),

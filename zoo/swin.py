@@ -1,12 +1,12 @@
-"""Swin: a pyramid of windows, which every second block shifts by half a window.
+"""Swin: a pyramid of window attention, with windows shifted by half their size in every second block.
 
 Paper: Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, arXiv 2103.14030. Official code:
 microsoft/Swin-Transformer, MIT licence.
 
-What the official code does that the paper does not say: a map that is no larger than a window is not shifted; position
-tables are of query minus key; for another window they are interpolated bicubically when they are loaded; maps are
-padded, and the padding attended to, in the authors' detectors. At 384 pixels images are scaled to a square whatever
-their shape.
+What the official code does that the paper does not say: windows are not shifted for a map that fits into one window;
+position tables are indexed by query minus key; for another window size they are interpolated bicubically when they are
+loaded; in the authors' detectors maps are padded, and the padding is attended to. At 384 pixels images are resized to a
+square whatever their shape.
 
 Shapes at 224 (zoo_swin_tiny_patch4_window7_224): image 3x224x224, stages 56x56x96, 28x28x192, 14x14x384, 7x7x768.
 """
@@ -35,10 +35,10 @@ class SwinTransformer(Pyramid):
         depths: blocks per stage.
         num_heads: heads per stage.
         window_size: side of windows.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -75,13 +75,13 @@ class SwinTransformer(Pyramid):
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of the authors, of timm or of this project to this project's names.
+    """Converts a checkpoint of the authors, of timm or of this project to this project's names.
 
-    Tables of another window are interpolated.
+    Position tables of another window size are interpolated.
     """
     state_dict = unwrapped(state_dict)
     wanted = model.state_dict()
-    # a stage of the authors ends with a downsampler, a stage of timm begins with it
+    # stages of the official code end with a downsampler, stages of timm begin with one
     begins_with_it = not any(name.startswith("layers.0.downsample.") for name in state_dict)
     result = {}
     for name, tensor in state_dict.items():
@@ -100,12 +100,12 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def table_by_head(table: Tensor) -> Tensor:
-    """(positions, h) -> (h, rows, columns), of key minus query where the official table is of query minus key."""
+    """(positions, h) -> (h, rows, columns), indexed by key minus query; the official one is query minus key."""
     side = round(table.shape[0] ** 0.5)
     return table.T.unflatten(1, (side, side)).flip(1, 2)
 
 
-# The official name of a parameter, as a pattern, and ours. Ours downsamples before a stage.
+# Patterns of official parameter names, with our names. Our stages begin with a downsampler.
 RENAMES: Renames = (
     (r"^patch_embed\.", "stem."),
     (r"^layers\.(\d+)\.downsample\.", lambda match: f"stages.{int(match[1]) + 1}.downsample."),
@@ -137,7 +137,7 @@ def _swin(
     arguments = {**arguments, "drop_path_rate": drop_path_rate}
     summary, tag = f"Swin-{file.partition('_')[0].title()}", "in1k"
     if "384" in file:
-        # both sides are scaled, whatever the shape of the image
+        # both sides are resized, whatever the shape of the image
         cfg = {"input_size": (3, 384, 384), "pool_size": (12, 12), "crop_pct": 1.0, "crop_mode": "squash"}
         arguments["window_size"] = 12
         summary += " at 384x384, with larger windows"
@@ -150,13 +150,13 @@ def _swin(
     return family.variant(f"{summary}.", url, published, tag=tag, cfg=cfg, **arguments)
 
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _TINY: dict[str, Any] = {"embed_dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
 _SMALL = {**_TINY, "depths": (2, 2, 18, 2)}
 _BASE = {**_SMALL, "embed_dims": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32)}
 _LARGE = {**_SMALL, "embed_dims": (192, 384, 768, 1536), "num_heads": (6, 12, 24, 48)}
 
-# Weights of 22kto1k were trained on ImageNet-22k and fine-tuned on ImageNet-1k, as are all of Swin-Large.
+# The weights of 22kto1k were trained on ImageNet-22k and fine-tuned on ImageNet-1k, like all of Swin-Large.
 _PUBLISHED: dict[str, Variant] = {
     "zoo_swin_tiny_patch4_window7_224": _swin(_TINY, "v1.0.0/tiny_patch4_window7_224", (81.2, 28, 4.5), 0.2),
     "zoo_swin_tiny_patch4_window7_224_22kto1k": _swin(

@@ -1,16 +1,16 @@
-"""VAN: four stages of attention whose weights are a large convolution's, taken apart into small ones.
+"""VAN: four stages of large-kernel attention, decomposed into small convolutions.
 
 Paper: Visual Attention Network, arXiv 2202.09741. Official code: Visual-Attention-Network/VAN-Classification,
 Apache-2.0 licence.
 
-What the official code does that the paper does not say: the shortcut of the attention is its normed input, inside the
-layer scale; a layer norm closes every stage, and the last one stands before pooling; images are normalized with mean
-and deviation 0.5, the default of the timm it pins.
+What the official code does that the paper does not say: the shortcut of the attention is its normalized input, inside
+the layer scale; every stage ends with a layer norm, the last of which comes before pooling; images are normalized
+with mean and standard deviation 0.5, the default of the timm version that it requires.
 
 Shapes at 224 (van_b0): image 3x224x224, stem 56x56x32, stages 56x56x32, 28x28x64, 14x14x160, 7x7x256.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -38,11 +38,11 @@ class VAN(Pyramid):
     """Large-kernel attention on maps of strides 4, 8, 16 and 32.
 
     Args:
-        embed_dims: channels of the stages.
+        embed_dims: channels per stage.
         depths: blocks per stage.
-        mlp_ratios: per stage, hidden channels of an MLP over its input's.
-        layer_scale: initial scale of a residual branch.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        mlp_ratios: per stage, hidden channels of an MLP divided by its input channels.
+        layer_scale: initial value of the layer scale of the branches.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -88,7 +88,7 @@ def _init_convolution(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
     elif isinstance(module, nn.Linear):
-        # of pixels: a 1x1 convolution
+        # a 1x1 convolution
         fan_out = module.out_features
     else:
         return
@@ -97,7 +97,7 @@ def _init_convolution(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-# The official name of a parameter, as a pattern, and ours.
+# Patterns of official parameter names, with our names.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed1\.proj\.", "stem.0.conv."),
@@ -184,7 +184,7 @@ family.register(
             drop_path_rate=0.2,
         ),
         "van_b4": _unreleased("B4", (84.2, 60.3, 12.2), depths=(3, 6, 40, 3)),
-        # the paper's accuracies of these two are of networks that saw ImageNet-22k before
+        # the paper reports accuracies of these two only after pretraining on ImageNet-22k
         "van_b5": _unreleased(
             "B5",
             (None, 90.0, 17.2),

@@ -1,11 +1,12 @@
-"""DaViT: attention within windows, then attention between channels, which sees the whole map.
+"""DaViT: alternating window attention and channel attention.
 
 Paper: DaViT: Dual Attention Vision Transformers, arXiv 2204.03645. Official code: dingmyu/davit, MIT licence.
 
-What the official code does that the paper does not say: a convolution stands before each of the four branches of a pair
-of blocks; windows are not shifted and have no position bias; channel attention is scaled by the channels of a head, not
-by the pixels, and its queries and values have changed places; features are pooled before the last norm; downsamplers
-norm first, and pad after it. timm has these networks under other names of parameters; here both files load.
+What the official code does that the paper does not say: a convolution comes before each of the four branches of a pair
+of blocks; windows are not shifted and have no position bias; the scale of channel attention depends on the channels of
+a head, not on the pixels, and its queries and values are exchanged; features are pooled before the last norm;
+downsamplers apply the norm first and then pad. timm has these networks with other parameter names; checkpoints of both
+load here.
 
 Shapes at 224 (zoo_davit_tiny): image 3x224x224, stages 56x56x96, 28x28x192, 14x14x384, 7x7x768.
 """
@@ -35,17 +36,17 @@ __all__ = ["DaViT"]
 
 
 class DaViT(Pyramid):
-    """Pairs of blocks: windows, then channels. It takes images of any size.
+    """A pyramid of pairs of window and channel attention blocks. It takes images of any size.
 
     Args:
         embed_dims: channels per stage.
         depths: pairs of blocks per stage.
-        num_heads: heads per stage, of windows and of channels alike.
+        num_heads: heads per stage, for window and channel attention alike.
         window_size: side of windows.
-        mlp_ratio: hidden channels of an MLP over its input's.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -98,11 +99,11 @@ class DaViT(Pyramid):
 
 
 def _block(match: re.Match[str]) -> str:
-    """The name of a block, which the others count in pairs."""
+    """Returns our name of a block; official and timm names count blocks in pairs."""
     return f"stages.{match[1]}.blocks.{2 * int(match[2]) + (match[3] in ('1', 'channel_block'))}."
 
 
-# The name of a parameter of the authors or of timm, as a pattern, and ours.
+# Patterns of parameter names of the official code and timm, with our names.
 _RENAMES: Renames = (
     (r"^patch_embeds\.0\.", "stem."),
     (r"^patch_embeds\.(\d)\.", r"stages.\1.downsample."),
@@ -138,7 +139,7 @@ def _davit(summary: str, weights: str, published: tuple[float, float, float], **
     return family.variant(summary, url, published, **arguments, drop_path_rate=0.1)
 
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _TINY: dict[str, Any] = {"embed_dims": (96, 192, 384, 768), "depths": (1, 1, 3, 1), "num_heads": (3, 6, 12, 24)}
 _SMALL = {**_TINY, "depths": (1, 1, 9, 1)}
 _BASE = {**_SMALL, "embed_dims": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32)}

@@ -1,16 +1,16 @@
-"""MambaOut: four stages of gated convolutions, Mamba's block without its state space.
+"""MambaOut: four stages of gated convolutions, Mamba's block without the state space model.
 
 Paper: MambaOut: Do We Really Need Mamba for Vision?, arXiv 2405.07992. Official code: yuweihao/MambaOut, Apache-2.0
 licence.
 
-What the official code does that the paper does not say: the convolution sees as many channels as the block gets, the
-last ones of those that are gated; a map is pooled before the last norm; the classifier is an MLP with a norm of its
-own; there is no layer scale.
+What the official code does that the paper does not say: the convolution has as many channels as the input of the block,
+the last of the gated channels; the map is pooled before the last norm; the classifier is an MLP with its own norm;
+there is no layer scale.
 
 Shapes at 224 (zoo_mambaout_femto): image 3x224x224, stem 56x56x48, stages 56x56x48, 28x28x96, 14x14x192, 7x7x288.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -28,11 +28,11 @@ class MambaOut(Pyramid):
     """Gated convolutions on maps of strides 4, 8, 16 and 32.
 
     Args:
-        embed_dims: channels of the stages; the first is even.
+        embed_dims: channels per stage; the first must be even.
         depths: blocks per stage.
-        expansion: gated channels of a block over those it gets.
-        kernel_size: of the depthwise convolutions, odd.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        expansion: gated channels of a block divided by its input channels.
+        kernel_size: odd kernel size of the depthwise convolutions.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -71,15 +71,15 @@ class MambaOut(Pyramid):
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """An official checkpoint, timm's or this project's own, to this project's names."""
+    """Converts a checkpoint of the authors, of timm or of this project to this project's names."""
     checkpoint = unwrapped(state_dict)
-    # the norm of the classifier's MLP has the name there that the norm before it has in other files
+    # the official name of the norm inside the classifier's MLP is that of the norm before the MLP in other files
     is_official = "head.fc1.weight" in checkpoint
     result: dict[str, Tensor] = {}
     for name, tensor in checkpoint.items():
         name = rename(name, is_official)
         if ".gate_value." in name:
-            # one layer there: (2D, ..) -> two of (D, ..)
+            # a single layer in official checkpoints: (2D, ..) -> two of (D, ..)
             halves = tensor.chunk(2)
             result |= {
                 name.replace("gate_value", part): half for part, half in zip(("gate", "value"), halves, strict=True)
@@ -89,7 +89,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return result
 
 
-# The official name of a parameter, as a pattern, and ours. Within a stage timm has the names of the official code.
+# Patterns of official parameter names, with our names. Within a stage timm has the official names.
 _RENAMES: Renames = (
     (r"^downsample_layers\.0\.", "stem."),
     (r"^downsample_layers\.(\d)\.", r"stages.\1.downsample."),
@@ -111,7 +111,7 @@ _HEAD_RENAMES: Renames = (
 
 
 def rename(name: str, is_official: bool) -> str:
-    """This project's name of a parameter of the official code, or else of timm's; a name of ours stays."""
+    """Maps a parameter name of the official code, or else of timm, to ours; a name that is already ours stays."""
     return renamed(name, (*_RENAMES, *_HEAD_RENAMES) if is_official else _RENAMES)
 
 

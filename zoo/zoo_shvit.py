@@ -1,17 +1,17 @@
-"""SHViT: three stages of convolutions and attention of a single head.
+"""SHViT: three stages of convolutions and single-head attention.
 
 Paper: SHViT: Single-Head Vision Transformer with Memory Efficient Macro Design, arXiv 2401.16456. Official code:
 ysj9909/SHViT, MIT licence.
 
-What the official code does that the paper does not say: the attention's input is normed, the channels that pass by are
-not; a batch norm stands before the classifier; the last norm of every branch starts as zero, except that of the
-depthwise convolutions around a downsampler; there is no stochastic depth. timm has these networks under other names of
-parameters, to which the official files do not map; here they load as they are.
+What the official code does that the paper does not say: the input of attention is normalized, the channels without
+attention are not; a batch norm comes before the classifier; the last norm of every branch is initialized to zero,
+except for the depthwise convolutions around a downsampler; there is no stochastic depth. timm has these networks with
+other parameter names, which the official files do not match; here the official files load as they are.
 
 Shapes at 224 (zoo_shvit_s1): image 3x224x224, stem 128x14x14, stages 128x14x14, 224x7x7, 320x4x4.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -35,12 +35,12 @@ class SHViT(Pyramid):
     """Single-head attention on maps of strides 16, 32 and 64.
 
     Args:
-        embed_dims: channels of the stages; the first is a multiple of 8.
+        embed_dims: channels per stage; the first must be a multiple of 8.
         depths: blocks per stage.
-        partial_dims: per stage, channels that are attended over; 0 for a stage without attention.
+        partial_dims: per stage, channels with attention; 0 for a stage without attention.
         qk_dim: channels of queries and keys.
-        mlp_ratio: hidden channels of an MLP over its input's.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -86,7 +86,7 @@ class SHViT(Pyramid):
 
 
 def _downsample(dim: int, out_dim: int, mlp_ratio: float) -> nn.Module:
-    """(B, dim, H, W) -> (B, out_dim, ⌈H/2⌉, ⌈W/2⌉), with a block without attention before and after."""
+    """Builds a downsampler between two blocks without attention: (B, dim, H, W) -> (B, out_dim, ⌈H/2⌉, ⌈W/2⌉)."""
     return nn.Sequential(
         SingleHeadBlock(dim, mlp_ratio=mlp_ratio),
         InvertedDownsample(dim, out_dim),
@@ -94,8 +94,8 @@ def _downsample(dim: int, out_dim: int, mlp_ratio: float) -> nn.Module:
     )
 
 
-# The official name of a parameter, as a pattern, and ours. Theirs has a downsampler's three parts, two of them pairs,
-# before the blocks of a stage.
+# Patterns of official parameter names, with our names. Official stages begin with the three parts of a
+# downsampler, two of which are pairs.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed\.", "stem."),

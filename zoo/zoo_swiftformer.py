@@ -1,16 +1,16 @@
-"""SwiftFormer: four stages of convolutions, each closed by a block of additive attention.
+"""SwiftFormer: four stages of convolutional blocks, each ending with a block of additive attention.
 
 Paper: SwiftFormer: Efficient Additive Attention for Transformer-based Real-time Mobile Vision Applications, arXiv
 2303.15446. Official code: Amshaker/SwiftFormer, Apache-2.0 licence.
 
-What the official code does that the paper does not say: queries, keys and the weights of queries are divided by their
-length, so nothing is scaled; the attention's input is not normed; the local convolutions before it take no part in
-stochastic depth; two classifiers, one of them a teacher's, give their mean. Here they give it in training, too.
+What the official code does that the paper does not say: queries, keys and the weights of queries are L2-normalized, so
+there is no scale; the input of attention has no norm; the local convolutions before it have no stochastic depth; the
+logits are the mean of two classifiers, one of them trained by a teacher. Here they are the mean in training, too.
 
 Shapes at 224 (zoo_swiftformer_xs): image 3x224x224, stem 56x56x48, stages 56x56x48, 28x28x56, 14x14x112, 7x7x220.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -38,11 +38,11 @@ class SwiftFormer(Pyramid):
     """Convolutions and additive attention on maps of strides 4, 8, 16 and 32.
 
     Args:
-        embed_dims: channels of the stages; the first is even.
-        depths: blocks per stage, the last of which attends.
-        mlp_ratio: hidden channels of an MLP over its input's.
-        layer_scale: initial scale of attention and of the MLP after it; that of convolutions starts as 1.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        embed_dims: channels per stage; the first must be even.
+        depths: blocks per stage; the last block of a stage has attention.
+        mlp_ratio: hidden channels of an MLP divided by its input channels.
+        layer_scale: initial layer scale of attention and of the MLP after it; convolutional blocks start with 1.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -95,8 +95,8 @@ class SwiftFormer(Pyramid):
         self.apply(init_convolution)
 
 
-# The official name of a parameter, as a pattern, and ours. Stages and downsamplers are one list there. timm has the
-# names of the official code within a block.
+# Patterns of official parameter names, with our names. In the official code stages and
+# downsamplers are one list. Within a block timm has the official names.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^(?:patch_embed|stem)\.([03])\.(weight|bias)$", lambda match: f"stem.0.{_layer(match[1])}.conv.{match[2]}"),
@@ -126,7 +126,7 @@ _RENAMES: Renames = (
 
 
 def _layer(position: str) -> int:
-    """A convolution or norm of the official stem -> the place of both in ours."""
+    """Maps the index of a convolution or norm of the official stem to the index of both in ours."""
     return int(position) // 3 * 2
 
 

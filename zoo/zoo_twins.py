@@ -1,11 +1,11 @@
-"""Twins: windows for what is near, a subsampled map for what is far; and PVT with conditional positions.
+"""Twins: alternating window attention and subsampled attention (SVT), and PVT with conditional positions (PCPVT).
 
 Paper: Twins: Revisiting the Design of Spatial Attention in Vision Transformers, arXiv 2104.13840. Official code:
 Meituan-AutoML/Twins, Apache-2.0 licence.
 
 What the official code does that the paper does not say: windows have no position bias, and are 7x7 in every stage; the
-norms of blocks and the last one have an epsilon of 1e-6, others of 1e-5; maps that windows do not divide are padded,
-and the padding is attended to in the authors' detectors, as here, and masked in their segmentation.
+norms of blocks and the last norm have an epsilon of 1e-6, the others of 1e-5; maps that windows do not divide are
+padded, and the padding is attended to in the authors' detectors, as here, and masked in their segmentation.
 
 Shapes at 224 (zoo_twins_svt_small): image 3x224x224, stages 56x56x64, 28x28x128, 14x14x256, 7x7x512.
 """
@@ -34,20 +34,20 @@ __all__ = ["Twins"]
 
 
 class Twins(Pyramid):
-    """Subsampled attention in all blocks, or windows in the first, third, ... block of a stage. Images have any size.
+    """Subsampled attention in every block or, with windows, in every second block of a stage. Images have any size.
 
-    A convolution after the first block of a stage tells the others where pixels are.
+    A convolution after the first block of a stage encodes positions by its padding.
 
     Args:
         embed_dims: channels per stage.
         depths: blocks per stage.
         num_heads: heads per stage.
-        mlp_ratios: per stage, hidden channels of an MLP over its input's.
-        ratios: per stage, side of the squares that subsampling makes a pixel of.
+        mlp_ratios: per stage, hidden channels of an MLP divided by its input channels.
+        ratios: per stage, side of the squares that subsampling reduces to a pixel.
         window_size: side of windows; None for no windows.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_drop_rate: dropout after projections and in MLPs.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0.
+        proj_drop_rate: dropout rate after projections and in MLPs.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
     """
@@ -96,12 +96,12 @@ class Twins(Pyramid):
 
 
 def _block(match: re.Match[str]) -> str:
-    """The name of a block: the convolution stands second among ours."""
+    """Returns our name of a block; the position convolution is our second block."""
     index = int(match[2])
     return f"stages.{match[1]}.blocks.{index + 1 if index > 0 else 0}."
 
 
-# The official name of a parameter, as a pattern, and ours.
+# Patterns of official parameter names, with our names.
 _RENAMES: Renames = (
     (r"^patch_embeds\.0\.", "stem."),
     (r"^patch_embeds\.(\d)\.proj\.", r"stages.\1.downsample.reduction."),
@@ -132,7 +132,7 @@ def _twins(summary: str, weights: str, published: tuple[float, float, float], **
     return family.variant(summary, url, published, **arguments)
 
 
-# What the variants of a size share.
+# Arguments that the variants of a size share.
 _PCPVT: dict[str, Any] = {
     "embed_dims": (64, 128, 320, 512),
     "num_heads": (1, 2, 5, 8),
@@ -146,7 +146,7 @@ _SVT_SMALL: dict[str, Any] = {"embed_dims": (64, 128, 256, 512), "depths": (2, 2
 _SVT_BASE = {"embed_dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
 _SVT_LARGE = {"embed_dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
 
-# ours
+# variants of this project
 _PICO: dict[str, Any] = {
     "embed_dims": (32, 64, 96, 128),
     "depths": (2, 2, 2, 2),

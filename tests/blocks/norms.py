@@ -1,4 +1,4 @@
-"""Batch norms that are not the identity."""
+"""Random statistics for batch norms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def shaken(module: nn.Module) -> nn.Module:
-    """The module in evaluation mode, with batch norms that do something."""
+    """Returns the module in evaluation mode, with random parameters and statistics of its batch norms."""
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):
             nn.init.uniform_(child.running_var, 0.5, 1.5)

@@ -1,4 +1,4 @@
-"""Agent attention: the written-out formula, biases at any size, and when they are interpolated."""
+"""Agent attention: an explicit implementation, biases at any size, and when they are interpolated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mixer(**kwargs: object) -> AgentAttention:
 
 
 def tables(biases: AgentBiases, height: int, width: int, agents: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Both biases, (h, a, T) and (h, T, a), as the official code for dense prediction makes them, step by step."""
+    """Computes both biases, (h, a, T) and (h, T, a), step by step as in the official code for dense prediction."""
     side, tokens = biases.side, height * width
 
     def to_size(grid: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def tables(biases: AgentBiases, height: int, width: int, agents: tuple[int, int]
 
 
 def formula(module: AgentAttention, x: Tensor, agents: tuple[int, int]) -> Tensor:
-    """Agent attention of a map, head by head, without biases' shortcuts."""
+    """Computes agent attention of a map head by head, without the optimizations of biases."""
     _, height, width, channels = x.shape
     q, k, v = module.qkv(x.flatten(1, 2)).split(channels, -1)
     pooled = F.adaptive_avg_pool2d(q.transpose(1, 2).reshape(-1, channels, height, width), agents)
@@ -165,7 +165,7 @@ def test_class_token_stays_out_of_pooling_and_convolution() -> None:
         hidden = module.forward_tokens(x, 4, 5)
         x[:, 0] += 1
         changed = module.forward_tokens(x, 4, 5)
-    # no agent listens to the class token any more, so the map does not see it
+    # the bias masks the class token for all agents, so the map does not depend on it
     assert torch.equal(hidden[:, 1:], changed[:, 1:])
     assert not torch.equal(hidden[:, 0], changed[:, 0])
 
@@ -173,8 +173,8 @@ def test_class_token_stays_out_of_pooling_and_convolution() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_agents": 10}, "their number must be 1, 4, 9, ..., got 10"),
-        ({"dense_agents": 0}, "their number must be 1, 4, 9, ..., got 0"),
+        ({"num_agents": 10}, r"number of agents must be a square number \(1, 4, 9, \.\.\.\), got 10"),
+        ({"dense_agents": 0}, r"number of agents must be a square number \(1, 4, 9, \.\.\.\), got 0"),
         ({"num_heads": 5}, "dim must be a multiple of num_heads, got 24 channels for 5 heads"),
     ],
     ids=str,

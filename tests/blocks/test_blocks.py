@@ -1,4 +1,4 @@
-"""Blocks keep their shapes at every size, and say what is wrong."""
+"""Output shapes of blocks at every size, and their error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ContMix against its definition, written out; small maps; numbers that 16 bits do not hold."""
+"""ContMix: an explicit implementation, small maps, and values that overflow 16 bits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mixed(layer: ContMix, values: Tensor, queries: Tensor, keys: Tensor) -> Tens
 
 
 def dynamic(layer: ContMix, values: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """The dynamic convolution, position by position, for one image."""
+    """Computes the dynamic convolution position by position, for one image."""
     (height, width), heads = values.shape[1:3], layer.num_heads
     out = torch.zeros_like(values[0])
     halves = values[0].unflatten(-1, (2, heads, -1))
@@ -104,7 +104,7 @@ def test_the_response_norm_survives_squares_that_float16_does_not_hold() -> None
     with torch.no_grad():
         expected = norm(x.float())
         torch.testing.assert_close(norm(x).float(), expected, rtol=2e-3, atol=1)
-        # and a map so faint that epsilon, rounded to float16, would be all there is
+        # a map with values so small that epsilon, rounded to float16, would dominate
         faint = (1e-6 * torch.randn(2, 5, 7, 6)).half()
         torch.testing.assert_close(norm(faint).float(), norm(faint.float()), rtol=2e-3, atol=1e-7)
 

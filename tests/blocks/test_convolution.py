@@ -1,4 +1,4 @@
-"""Convolutions of both layouts, and what becomes of them when they are fused."""
+"""Convolutions of both layouts, and their fused forms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ layouts = pytest.mark.parametrize("channels_last", [True, False], ids=["NHWC", "
 
 
 def with_statistics(module: nn.Module) -> nn.Module:
-    """The module in evaluation mode, with norms that do something."""
+    """Returns the module in evaluation mode, with random parameters and statistics of its norms."""
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.normal_(norm.running_mean)
@@ -38,7 +38,7 @@ def with_statistics(module: nn.Module) -> nn.Module:
 
 
 def image(dim: int, channels_last: bool) -> Tensor:
-    """A map of 7x10, (B, C, H, W) or (B, H, W, C)."""
+    """Returns a 7x10 map, (B, C, H, W) or (B, H, W, C)."""
     x = torch.randn(2, dim, 7, 10, dtype=torch.float64)
     return x.permute(0, 2, 3, 1) if channels_last else x
 
@@ -137,7 +137,7 @@ def test_inverted_downsample_rounds_sizes_up_and_gates_to_eights(dim: int, gate:
 
 
 def network() -> nn.Module:
-    """Layers that fuse at every depth, and ones that do not."""
+    """Returns a network with layers that fuse, at several levels of nesting, and layers that do not."""
     inner = nn.Sequential(ResidualConv(4, 3, norm=True, channels_last=False), nn.ReLU(), ConvNormMlp(4, 6))
     return nn.Sequential(ConvNorm(4, 4, 3, channels_last=False), inner, InvertedDownsample(4, 5)).double()
 
@@ -153,7 +153,7 @@ def test_fuse_leaves_no_norm_and_the_same_result() -> None:
     torch.testing.assert_close(model(x), expected)
     assert reparameterized.state_dict().keys() == model.state_dict().keys()
     assert torch.equal(reparameterized(x), model(x))
-    # what is fused already stays
+    # layers that are already fused stay unchanged
     again = copy.deepcopy(model.state_dict())
     fuse(model)
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
@@ -162,7 +162,7 @@ def test_fuse_leaves_no_norm_and_the_same_result() -> None:
 def test_fuse_refuses_training_mode_and_changes_nothing() -> None:
     model = network().train()
     names = list(model.state_dict())
-    with pytest.raises(ValueError, match=r"evaluation mode can be fused: call \.eval\(\)"):
+    with pytest.raises(ValueError, match=r"evaluation mode can be fused: call \.eval\(\) first"):
         fuse(model)
     assert list(model.state_dict()) == names
 

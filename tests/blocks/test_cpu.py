@@ -1,4 +1,4 @@
-"""Linear layers and 1x1 convolutions take several ways to one result."""
+"""All CPU paths of linear layers and 1x1 convolutions have the same result."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from attnzoo.blocks import Linear, Mlp, PointwiseConv2d, fuse
 from attnzoo.blocks.cpu import is_plain_cpu, prefers_convolution
 
-# rows and channels: a convolution, a product of matrices
+# a size that runs as a convolution, one that runs as a matrix product, and an empty one
 SIZES = [(2, 17, 19, 48), (1, 3, 5, 48), (0, 4, 4, 48)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=["large", "small", "empty"])
 
 
 def plain(layer: nn.Module) -> nn.Module:
-    """torch's own layer with the same parameters."""
+    """Returns torch's own layer with the same parameters."""
     layer = copy.deepcopy(layer)
     layer.__class__ = nn.Linear if isinstance(layer, Linear) else nn.Conv2d
     return layer
@@ -45,7 +45,7 @@ def convolved(x: Tensor) -> bool:
 
 
 @pytest.mark.skipif(
-    not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="other processors keep torch's way"
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="other processors use torch's own path"
 )
 def test_only_large_inputs_in_float32_are_convolved() -> None:
     assert convolved(torch.empty(512, 64))
@@ -68,7 +68,7 @@ def test_fused_computes_the_same(size: tuple[int, ...], kind: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(network(x), plain(layer)(x))
         assert network(x[:1]).shape == plain(layer)(x[:1]).shape
-    # with gradients as before
+    # with gradients the layer works as before
     network(x).sum().backward()
     assert layer.weight.grad is not None
 
@@ -106,7 +106,7 @@ def test_a_fused_layer_is_copied_stored_and_moved() -> None:
 
 
 def kept(module: nn.Module, x: Tensor) -> int:
-    """Numbers kept for the way back, parameters aside."""
+    """Returns the number of elements stored for the backward pass, without parameters."""
     parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
     sizes: dict[int, int] = {}
 
@@ -115,7 +115,7 @@ def kept(module: nn.Module, x: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        # the result lives as long as what it kept, so that no address is used twice
+        # the result keeps the stored tensors alive, so no address is used twice
         result = module(x)
     assert result.requires_grad
     return sum(size for address, size in sizes.items() if address not in parameters)

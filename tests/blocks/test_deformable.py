@@ -1,4 +1,4 @@
-"""Deformable merging is torchvision's deformable convolution, and a plain one where nothing moves."""
+"""Deformable merging equals torchvision's deformable convolution, and a plain one with zero offsets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attnzoo.blocks import DeformableMerging
 
 
 def moving(dim: int, out_dim: int, reach: float) -> DeformableMerging:
-    """A downsampler in evaluation mode that looks up to a few pixels away, also out of the map."""
+    """Returns a downsampler in evaluation mode with offsets of up to a few pixels, also out of the map."""
     block = DeformableMerging(dim, out_dim).eval()
     nn.init.normal_(block.offset.weight, std=reach)
     nn.init.normal_(block.offset.bias, std=reach)
@@ -44,7 +44,7 @@ def test_it_starts_as_a_plain_convolution() -> None:
 
 
 def test_places_keep_their_precision_in_half() -> None:
-    """At column 300 bfloat16 knows only every second pixel."""
+    """At column 300 bfloat16 represents only every second pixel."""
     block, x = moving(4, 4, 0.3).double(), torch.randn(1, 2, 300, 4).bfloat16()
     with torch.no_grad():
         expected, found = block(x.double()), block.bfloat16()(x)

@@ -1,4 +1,4 @@
-"""Rotary positions and the attention that they turn, against the formulas as the paper has them."""
+"""Rotary positions and gated attention, compared with the formulas of the paper."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attnzoo.blocks.rotary import rotary_angles, rotate
 def test_scores_depend_on_the_distance_alone() -> None:
     q, k = torch.randn(2, 1, 12, dtype=torch.float64).unbind(0)
     angles = rotary_angles(5, 7, 12, q)
-    # the same query and key at every place
+    # the same query and key at every position
     scores = rotate(q.expand(35, 12), *angles) @ rotate(k.expand(35, 12), *angles).T
     scores = scores.unflatten(1, (5, 7)).unflatten(0, (5, 7))
     torch.testing.assert_close(scores[0, 0, 1, 2], scores[3, 4, 4, 6])
@@ -36,7 +36,7 @@ def rotation(angle: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [(6, 5), (1, 3)], ids=str)
 def test_linear_attention_is_the_weights_of_all_pairs(size: tuple[int, int]) -> None:
-    """Equations 6 to 8 of the paper with the weights of pairs written out, and the official order of positions."""
+    """Equations 6 to 8 of the paper with explicit weights of all pairs, and rotation as in the official code."""
     block, tokens = RankAugmentedAttention(24, 3).double(), size[0] * size[1]
     q, k, v = torch.randn(3, 2, 3, tokens, 8, dtype=torch.float64).unbind(0)
     angles = rotary_angles(*size, 8, q)

@@ -1,4 +1,4 @@
-"""Halo attention as a block: any size, strides, what it refuses, and how it is scripted."""
+"""The halo attention layer: any size, strides, invalid arguments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_block_sees_its_halo_and_nothing_else() -> None:
 
 
 def test_zeros_around_the_map_are_attended_to() -> None:
-    """All keys the same and no positions: a corner's result is diluted by the zeros in its window."""
+    """With equal keys and no positions, the output at a corner is scaled down by the zeros in its window."""
     layer = HaloAttention(8, 2, block_size=4, halo=1).eval()
     for p in (layer.q.weight, layer.rel_rows, layer.rel_columns):
         torch.nn.init.zeros_(p)

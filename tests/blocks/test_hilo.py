@@ -1,4 +1,4 @@
-"""HiLo attention: what its groups of heads see."""
+"""HiLo attention: what its groups of heads attend to."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from attnzoo.blocks import HiLoAttention
 
 
 def heads_of(block: HiLoAttention) -> tuple[int, int]:
-    """How many heads are for high frequencies, and for low ones."""
+    """Returns the numbers of high-frequency and low-frequency heads."""
     return block.high.num_heads if block.high else 0, block.low.num_heads if block.low else 0
 
 
 def depends(block: HiLoAttention, x: Tensor, row: int, column: int, channels: slice) -> Tensor:
-    """Which pixels a pixel of the result depends on, (H, W)."""
+    """Returns which pixels of the input a pixel of the output depends on, (H, W)."""
     x = x.clone().requires_grad_()
     block(x)[0, row, column, channels].square().sum().backward()
     return x.grad[0].abs().sum(-1) > 0
@@ -45,5 +45,5 @@ def test_every_share_of_heads(alpha: float, window_size: int, heads: tuple[int, 
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ValueError, match="dim must be a multiple of num_heads, got 10 channels for 4 heads"):
         HiLoAttention(10, 4)
-    with pytest.raises(ValueError, match=r"alpha .* must be 0 \.\. 1, got 2"):
+    with pytest.raises(ValueError, match="alpha, the share of low-frequency heads, must be from 0 to 1, got 2"):
         HiLoAttention(12, 4, alpha=2)

@@ -1,4 +1,4 @@
-"""Gates of heads, neighbors in shifts, and biases of a lattice, against their definitions."""
+"""Head gates, shifted neighbors and continuous biases, compared with their definitions."""
 
 from __future__ import annotations
 

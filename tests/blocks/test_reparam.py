@@ -1,4 +1,4 @@
-"""Parallel convolutions and the one that they become."""
+"""Parallel convolutions and the single convolution that they merge into."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attnzoo.blocks import ConvNorm, DilatedReparamConv, NormLinear, fuse
 
 from .norms import shaken
 
-# every published choice of branches
+# all published choices of branches
 SIZES = (5, 7, 9, 11, 13, 15, 17, 19)
 
 
@@ -57,7 +57,7 @@ def test_the_kernels_are_added_up_in_float32(dtype: torch.dtype) -> None:
     layer = shaken(DilatedReparamConv(8, 13))
     x = torch.randn(1, 14, 14, 8)
     with torch.no_grad():
-        # what only the rounding of the parameters and of the input costs
+        # includes only the rounding of the parameters and of the input
         layer = layer.to(dtype).float()
         exact = layer(x.to(dtype).float())
         half = layer.to(dtype)(x.to(dtype)).float()

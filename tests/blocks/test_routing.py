@@ -1,4 +1,4 @@
-"""Bi-level routing and its dense companion: against attention written out, at sizes that regions do not divide."""
+"""Bi-level routing and dense attention: explicit implementations, and sizes that regions do not divide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attnzoo.blocks import BiLevelRoutingAttention, LepeAttention
 
 
 def written_out(block: BiLevelRoutingAttention, x: Tensor) -> Tensor:
-    """Routing and attention as loops over regions, of a map that regions divide."""
+    """Computes routing and attention with loops over regions, for a map that the regions divide."""
     batch, height, width, dim = x.shape
     q, k, v = block.qkv(x).chunk(3, -1)
     rows, columns = block.regions
@@ -88,10 +88,10 @@ def test_auto_pad_takes_any_map(size: tuple[int, int], pad_projected: bool) -> N
 
 def test_padding_after_the_projection_counts_for_no_mean_and_adds_regions() -> None:
     block = BiLevelRoutingAttention(4, 1, 3, 1, auto_pad=True, pad_projected=True)
-    # regions of 8 // 3 = 2 pixels, so four of them down; 7 // 3 = 2, so four across, the last of one column
+    # regions of 8 // 3 = 2 rows, so four of them; 7 // 3 = 2 columns, so four of them, the last with one column
     assert (block._cut(8, 0), block._cut(7, 1)) == ((4, 2), (4, 2))
     qkv = torch.zeros(1, 8, 7, 12)
-    # queries of the region at the right are like the keys of the first, if no zeros dilute them
+    # queries of the rightmost region match the keys of the first one, unless zeros are included in their mean
     qkv[0, :, 6, 0] = 1
     qkv[0, :2, :2, 4] = 1
     qkv[0, :2, 2:4, 4] = 0.9
@@ -104,7 +104,7 @@ def test_padding_after_the_projection_written_out() -> None:
     block = BiLevelRoutingAttention(8, 2, 3, 2, auto_pad=True, pad_projected=True).double()
     x = torch.randn(1, 7, 9, 8, dtype=torch.double)
     q, k, v = (F.pad(part, (0, 0, 0, 0, 0, 1)) for part in block.qkv(x).chunk(3, -1))
-    # regions of 2 x 3: four down, of which the last has one row of the map, and three across
+    # regions of 2 x 3: four rows of regions, the last with one row of the map, and three columns
     means = []
     for part in (q, k):
         sums = part.unflatten(2, (3, 3)).unflatten(1, (4, 2)).sum((2, 4)).flatten(1, 2)
@@ -121,9 +121,9 @@ def test_padding_after_the_projection_written_out() -> None:
 
 def test_a_map_that_regions_do_not_divide_is_refused_without_auto_pad() -> None:
     block = BiLevelRoutingAttention(8, 2, (3, 4), 2)
-    with pytest.raises(ValueError, match=r"regions must divide the map: 8 rows of it, 3 regions.*auto_pad=True"):
+    with pytest.raises(ValueError, match=r"regions must divide the map, got 8 rows and 3 regions.*auto_pad=True"):
         block(torch.randn(1, 8, 8, 8))
-    with pytest.raises(ValueError, match=r"regions must divide the map: 9 columns of it, 4 regions.*auto_pad=True"):
+    with pytest.raises(ValueError, match=r"regions must divide the map, got 9 columns and 4 regions.*auto_pad=True"):
         block(torch.randn(1, 6, 9, 8))
 
 

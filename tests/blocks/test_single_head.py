@@ -1,4 +1,4 @@
-"""Single-head attention, its block, and the head with a norm."""
+"""Single-head attention, its block, and the classifier with a batch norm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_attention_is_the_papers(size: tuple[int, int], format: torch.memory_for
     layer = with_statistics(SingleHeadAttention(10, 6, 4).double())
     nn.init.normal_(layer.norm.weight)
     x = torch.randn(2, 10, *size, dtype=torch.float64).contiguous(memory_format=format)
-    # pixel by pixel and head by hand: (N, C) for each image
+    # explicit attention for each image: (N, C)
     expected = []
     qkv, proj = layer.qkv.fuse(), layer.proj.fuse()
     for picture in x:
@@ -62,7 +62,7 @@ def test_block_drops_branches_of_samples_in_training() -> None:
     block = SingleHeadBlock(4, nn.Identity(), drop_path=0.5, zero_conv=True).train()
     torch.manual_seed(0)
     x = torch.ones(64, 4, 2, 2)
-    # the depthwise convolution and the MLP start as nothing, a kept branch of the mixer counts twice
+    # the depthwise convolution and the MLP start as zero; a kept branch of the mixer is scaled by two
     values, counts = block(x).unique(return_counts=True)
     assert values.tolist() == [1, 3]
     assert counts.min() > 64 * 16 * 0.25

@@ -1,4 +1,4 @@
-"""Window attention and stripes as layers: padding, shifts, and convolutions that stay within a stripe."""
+"""Window and stripe attention layers: padding, shifts, and convolutions within stripes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIM, HEADS = 16, 2
 
 
 def pixels_that_matter(module: torch.nn.Module, size: tuple[int, int], pixel: tuple[int, int]) -> Tensor:
-    """Which pixels of a map change the output at one pixel, (H, W)."""
+    """Returns which pixels of a map change the output at one pixel, (H, W)."""
     x = torch.randn(1, *size, DIM, requires_grad=True)
     module(x)[0, pixel[0], pixel[1]].sum().backward()
     assert x.grad is not None
@@ -64,7 +64,7 @@ def test_convolutions_stay_within_stripes() -> None:
     torch.manual_seed(0)
     module = CrossShapedAttention(DIM, HEADS, 3).eval()
     with torch.no_grad():
-        # values and their convolution only: everything attends alike
+        # zero queries and keys: only values and their convolution matter
         module.qkv.weight[: 2 * DIM].zero_()
         x = torch.randn(1, 6, 9, DIM)
         values = module.qkv(x)[..., 2 * DIM :]

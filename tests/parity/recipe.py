@@ -1,7 +1,7 @@
-"""What a parity case holds, and how to fill a checkpoint for it.
+"""The contents of a parity case, and how its checkpoint is filled.
 
-A case is a manifest of an official checkpoint (names, shapes) and what the official network answers when each tensor
-is filled from its name alone: a normal draw, seeded by the name's SHA-256, scaled by what the tensor is for.
+A case is a manifest of an official checkpoint (names, shapes) and the outputs of the official network when each tensor
+is filled from its name alone: normal samples, seeded by the SHA-256 of the name and scaled by the kind of the tensor.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-# in `cases_unit` position tables are drawn at full size: under the plain recipe a dropped one hardly moves the logits
+# in `cases_unit` position tables have unit variance: otherwise a missing table would hardly change the logits
 FOLDERS = [Path(__file__).parent / name for name in ("cases", "cases_unit")]
 PATHS = sorted(path for folder in FOLDERS for path in folder.glob("*.json"))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One official network or module: its checkpoint, an input, and what it answers."""
+    """One official network or module: its checkpoint, an input, and its outputs."""
 
     name: str
     facts: dict[str, Any]
@@ -38,7 +38,7 @@ class Case:
 
 
 def load_case(path: Path) -> Case:
-    """Reads a case, its `.json` and the `.safetensors` beside it, and fills its checkpoint."""
+    """Reads a case, its `.json` and `.safetensors` files, and fills its checkpoint."""
     manifest = json.loads(path.read_text())
     undivided = [re.compile(pattern) for pattern in manifest.get("unit_normal", [])]
     checkpoint = {}
@@ -62,7 +62,7 @@ def load_case(path: Path) -> Case:
 
 
 def fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The float32 values of a tensor of the official checkpoint."""
+    """Returns the float32 values of a tensor of the official checkpoint."""
     draw = _draw(name, shape)
     leaf = name.split(".")[-1]
     if leaf == "running_var":
@@ -82,11 +82,11 @@ def _draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def readable(path: Path) -> str:
-    """The name of a case for a report."""
+    """Returns the name of a case for reports."""
     return f"{path.parent.name}/{path.stem}"
 
 
 def relative_error(ours: Tensor, official: Tensor) -> float:
-    """The largest difference over the largest official value."""
+    """Returns the largest difference divided by the largest official value."""
     official = official.view_as(ours)
     return ((ours - official).abs().max() / official.abs().max()).item()

@@ -1,4 +1,4 @@
-"""Layers with the weights of official layers give what the official ones give."""
+"""Layers with official weights have the same outputs as the official layers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def neighborhood(case: Case, arguments: Arguments) -> nn.Module:
 
 
 class Tokens(nn.Module):
-    """A module of maps or of a class token and a map, on tokens (B, N, C, 1) of a square map."""
+    """Runs agent attention, with or without a class token, on tokens (B, N, C, 1) of a square map."""
 
     def __init__(self, module: AgentAttention) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def load_routing(module: nn.Module, case: Case) -> nn.Module:
 
 
 class ChannelFirstFocusBlock(nn.Module):
-    """A focus block whose map, context and prior come as one channel-first map."""
+    """A focus block that takes map, context and prior as one channel-first map."""
 
     def __init__(self, dim: int, context_dim: int, **arguments: int) -> None:
         super().__init__()
@@ -88,21 +88,21 @@ class ChannelFirstFocusBlock(nn.Module):
 def focus_block(case: Case, arguments: Arguments) -> nn.Module:
     module = ChannelFirstFocusBlock(
         arguments["dim"],
-        # the official block takes a quarter of this for the context, and twice as many heads
+        # the official block uses a quarter of this for the context, and twice as many heads
         arguments["ctx_dim"] // 4,
         num_heads=2 * arguments["num_heads"],
         kernel_size=arguments["kernel_size"],
         small_kernel_size=arguments["smk_size"],
         mlp_ratio=arguments["mlp_ratio"],
     )
-    # the filter of the network finds the layer where the network has it
+    # the filter of the network expects the layer at its position in the network
     network = nn.ModuleDict({"stages": nn.ModuleList([nn.Module(), nn.Module(), module])})
     checkpoint = {f"sub_blocks3.0.{name}": tensor for name, tensor in case.checkpoint.items()}
     network.load_state_dict(overlock_filter(checkpoint, network))
     return module
 
 
-# by the end of the official constructor's name: makes our layer, with the weights, from the numbers it was given
+# builders of our layers with official weights, by the last part of the official constructor's name
 BUILDERS: dict[str, Callable[[Case, Arguments], nn.Module]] = {
     "AgentAttention": agent,
     "AttentionLePE": dense,

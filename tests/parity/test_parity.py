@@ -1,4 +1,4 @@
-"""Official checkpoints, loaded as a user loads them, give the official logits."""
+"""Official checkpoints, loaded through timm, give the official logits."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from .recipe import PATHS, Case, load_case, readable, relative_error
 
 NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
 
-# where a case holds other stages than a network passes on, which of them those are, and None for one it lacks
+# indices of the recorded stages that match ours, where they differ; None for a stage that was not recorded
 RECORDED: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5)),
     "dhvt_tiny": (None, 2, None, 3),
 }
 
-# cases whose stages end with the downsampler that begins the next one here
+# cases whose stages end with the downsampler that is part of our next stage
 AFTER_MERGING = ("litv2_s", "ravlt_t")
 
 
 def create(case: Case, folder: Path) -> nn.Module:
     path = folder / "official.pth"
-    # `model (and a remark)`, or nothing for a bare file
+    # `model (and a remark)`, or nothing for weights without a key
     key = (case.facts["checkpoint_key"] or "bare").split()[0]
     torch.save({key: case.checkpoint} if key in ("model", "state_dict") else case.checkpoint, path)
     return timm.create_model(name_of(case), pretrained=True, pretrained_cfg_overlay={"file": str(path)}).eval()
 
 
 def name_of(case: Case) -> str:
-    """The model of a case: its name, or `zoo_` and it where timm has the name."""
+    """Returns the model of a case: its name, with the prefix `zoo_` if timm has the same name."""
     return case.name if timm.is_model(case.name) and not in_timm(case.name) else f"zoo_{case.name}"
 
 
 def sampled(stage: Tensor, shape: list[int]) -> Tensor:
-    """Every k-th value of a stage in the official layout; not a number where the feature has no class token."""
+    """Returns every k-th value of a stage in the official layout, with NaN for a missing class token."""
     if len(shape) == 3:
         tokens = stage.flatten(2).transpose(1, 2)
         missing = torch.full_like(tokens[:, : shape[1] - tokens.shape[1]], torch.nan)
@@ -51,7 +51,7 @@ def sampled(stage: Tensor, shape: list[int]) -> Tensor:
 
 
 def as_recorded(model: nn.Module, name: str, stages: list[Tensor]) -> list[Tensor]:
-    """Stages of (B, C, H, W), each as far as the case counts it."""
+    """Returns stages (B, C, H, W) that end like those of the case."""
     if name not in AFTER_MERGING:
         return stages
     ends = [*(stage.downsample for stage in model.stages[1:]), nn.Identity()]
@@ -83,7 +83,7 @@ def test_network(path: Path, tmp_path: Path) -> None:
     assert sum(p.numel() for p in model.parameters()) == case.parameters
 
 
-# the only check that sees a wrong epsilon: in float64 the difference is the official network's own rounding
+# the only check that detects a wrong epsilon: the float64 difference is the official network's rounding error
 @pytest.mark.full
 @pytest.mark.parametrize("path", NETWORKS, ids=readable)
 def test_network_in_float64(path: Path, tmp_path: Path) -> None:
@@ -95,5 +95,5 @@ def test_network_in_float64(path: Path, tmp_path: Path) -> None:
     if "float64_rel_diff" in case.facts:
         assert error == pytest.approx(case.facts["float64_rel_diff"], rel=1e-3)
     else:
-        # that rounding was not recorded; a wrong epsilon in all norms of a kind mostly gives more than 3e-6
+        # the rounding error was not recorded; a wrong epsilon in all norms of one kind mostly gives more than 3e-6
         assert error < 2e-6

@@ -1,4 +1,4 @@
-"""The models that tests speak of."""
+"""The models used by the tests."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import timm
 
 import attnzoo  # noqa: F401  registers
 
-# what small members need to take images of any size
+# arguments that small variants need to take images of any size
 ARGUMENTS: dict[str, dict[str, object]] = {"biformer_pico": {"auto_pad": True}}
 
 
 def families() -> list[str]:
-    """Modules of this package that register models."""
+    """Returns the modules of this package that register models."""
     names = [
         name for name, module in sys.modules.items() if name.startswith("attnzoo.") and hasattr(module, "default_cfgs")
     ]
@@ -21,9 +21,9 @@ def families() -> list[str]:
 
 
 def ours() -> list[str]:
-    """Every model this package registers."""
+    """Returns all models that this package registers."""
     return [name for family in families() for name in timm.list_models(module=family)]
 
 
-# every family's members that are quick enough for every test
+# the variants of every family that are fast enough for every test
 SMALL = [name for name in ours() if name.endswith("_pico")]

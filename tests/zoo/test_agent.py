@@ -1,4 +1,4 @@
-"""What is particular to Agent Attention: four bodies, positions at other sizes, checkpoints, constants."""
+"""Tests specific to Agent Attention: four architectures, positions at other sizes, checkpoints, constants."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_absolute_positions_of_an_image_that_is_not_square(name: str, tmp_path: 
     weights[key][0, -len(ramp) :] = ramp[:, None]
     model = load(name, weights, tmp_path, img_size=(128, 128))
     table = model.get_parameter(key)[0, -(columns**2) :, 0].reshape(columns, columns)
-    # twice the rows, each as it was
+    # the columns are unchanged, the rows are interpolated
     torch.testing.assert_close(table, ramp[:columns].expand(columns, columns), atol=1e-4, rtol=1e-4)
 
 
@@ -58,7 +58,7 @@ def test_dense_rule_at_run_time(name: str) -> None:
     torch.manual_seed(0)
     plain = timm.create_model(name, num_classes=3).eval()
     for key, parameter in plain.named_parameters():
-        # at their initial size positions hardly matter
+        # with their initial values positions have almost no effect
         if key.endswith(("_bias", "qkv.weight")):
             nn.init.normal_(parameter)
     agents = 25 if "deit" in name else (9, 16, 25, 25)
@@ -66,7 +66,7 @@ def test_dense_rule_at_run_time(name: str) -> None:
     dense.load_state_dict(plain.state_dict())
     x = torch.randn(1, 3, 160, 224)
     with torch.no_grad():
-        # the two have the same parameters and other agents
+        # both models have the same parameters, but different numbers of agents
         assert (plain(x) - dense(x)).abs().max() > 1e-3
 
 
@@ -136,7 +136,7 @@ def test_deit_pools_as_asked(pool: str) -> None:
     ("arguments", "message"),
     [
         ({"layout": "vit"}, "layout must be one of pvt, swin, cswin, got 'vit'"),
-        ({"layout": "pvt", "agent_depths": (1, 1, 0, 0)}, "in a pvt all blocks are agent attention"),
+        ({"layout": "pvt", "agent_depths": (1, 1, 0, 0)}, "layout 'pvt' has agent attention in all blocks"),
     ],
     ids=["layout", "pvt"],
 )

@@ -1,4 +1,4 @@
-"""What is particular to BiFormer: checkpoints, regions and padding, the networks' constants, memory."""
+"""Tests specific to BiFormer: checkpoints, regions and padding, the networks' constants, memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PUBLISHED = ["biformer_tiny", "biformer_small", "biformer_base", "biformer_stl",
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """The model with norms that do something."""
+    """Returns the model with random parameters and statistics of its norms."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)
@@ -58,7 +58,7 @@ def test_other_sizes_are_refused_by_default(name: str) -> None:
     model = timm.create_model(name).eval()
     with (
         torch.no_grad(),
-        pytest.raises(ValueError, match=r"must divide the map: 50 rows of it, 7 regions.*auto_pad=True"),
+        pytest.raises(ValueError, match=r"must divide the map, got 50 rows and 7 regions.*auto_pad=True"),
     ):
         model(torch.randn(1, 3, 200, 224))
 
@@ -80,7 +80,7 @@ def test_features_of_any_size(name: str, size: tuple[int, int]) -> None:
     with torch.no_grad():
         maps = model(torch.randn(1, 3, *size))
     for found, channels, reduction in zip(maps, model.feature_info.channels(), [4, 8, 16, 32], strict=True):
-        # patches that do not fit in are cut off, as in the official code; overlapping convolutions round up
+        # incomplete patches are dropped, as in the official code; overlapping convolutions round up
         sides = [side // reduction if "stl" in name else -(-side // reduction) for side in size]
         assert found.shape == (1, channels, *sides)
 
@@ -112,7 +112,7 @@ def test_fused_is_the_same(layout: str) -> None:
         assert (fused(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert len(list(fused.parameters())) < len(list(model.parameters()))
     if layout == "biformer":
-        # all but the last, which is before the pooling
+        # all norms but the last, which comes before the pooling, are fused
         assert sum(isinstance(module, nn.BatchNorm2d) for module in fused.modules()) == 1
 
 
@@ -133,7 +133,7 @@ def test_initial_weights_are_the_official_ones() -> None:
     layers = [model.stages[3].blocks[0].mlp.fc1 for model in (plain, refactored)]
     assert layers[0].weight.std().item() == pytest.approx(0.02, rel=0.01)
     assert layers[0].bias.abs().max() == 0
-    # torch's own, uniform within the root of one over the inputs
+    # torch's default: uniform, bounded by one over the square root of the input channels
     assert layers[1].weight.std().item() == pytest.approx((3 * 768) ** -0.5, rel=0.01)
     assert layers[1].bias.abs().max() > 0
     assert refactored.head.fc.weight.std().item() == pytest.approx(0.02, rel=0.01)
@@ -160,7 +160,7 @@ def test_only_a_biformer_has_an_official_formulation() -> None:
 
 
 def peaks_of_a_training_step(name: str, size: int) -> list[int]:
-    """Of ours, and of the official formulation."""
+    """Returns the peak memory of our model and of the official formulation."""
     model = timm.create_model(name)
     networks = [model, official(model.eval())]
     x = torch.randn(1, 3, size, size)
@@ -181,11 +181,11 @@ def peaks_of_a_training_step(name: str, size: int) -> list[int]:
 @pytest.mark.parametrize(
     ("name", "size", "share"),
     [
-        # where maps are small, the parameters' gradients, the same in both, are more of the whole
+        # for small maps the gradients of parameters, equal in both, are a larger share of the memory
         pytest.param("biformer_tiny", 224, 0.5, id="tiny 224"),
         pytest.param("biformer_tiny", 448, 1 / 3, id="tiny 448", marks=pytest.mark.slow),
     ],
 )
 def test_memory_of_a_training_step(name: str, size: int, share: float) -> None:
     ours, theirs = peaks_of_a_training_step(name, size)
-    assert ours <= share * theirs, f"{ours / MIB:.1f} of {theirs / MIB:.1f} MiB, allowed {share:.2f} of it"
+    assert ours <= share * theirs, f"{ours / MIB:.1f} of {theirs / MIB:.1f} MiB, allowed ratio {share:.2f}"

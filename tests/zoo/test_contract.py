@@ -1,4 +1,4 @@
-"""The timm contract, held by every family's small member: the ground that timm's own model tests cover, and more."""
+"""The timm model interface, tested for a small variant of every family: timm's own model tests and more."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def images(height: int = 64, width: int = 64, batch: int = 1, channels: int = 3)
 
 
 def channels_first(model: nn.Module, x: torch.Tensor, size: tuple[int, int] = (64, 64)) -> torch.Tensor:
-    """Features of an image, channels first and without a class token."""
+    """Converts the features of an image to channel-first, without a class token."""
     if x.ndim == 3:
         rows, columns = (math.ceil(side / model.feature_info[-1]["reduction"]) for side in size)
         x = x[:, model.num_prefix_tokens :].unflatten(1, (rows, columns))
@@ -38,7 +38,7 @@ def channels_first(model: nn.Module, x: torch.Tensor, size: tuple[int, int] = (6
 
 
 def logits(answer: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """What a network answers in training, auxiliary heads included."""
+    """Concatenates the outputs of a network in training, including auxiliary heads."""
     return torch.cat(answer) if isinstance(answer, tuple) else answer
 
 
@@ -51,9 +51,9 @@ def test_every_model_builds_and_counts_its_published_parameters(name: str) -> No
     with torch.device("meta"):
         model = timm.create_model(name)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    # an auxiliary head is not counted by authors: such a family's own test knows what they counted
+    # published counts do not include an auxiliary head: the test of such a family checks them
     if "params_m" in published(name) and not hasattr(model, "aux_head"):
-        # authors round as they like: agent_cswin_tiny has 20.5 million and is published with 21
+        # published counts are rounded: agent_cswin_tiny has 20.5 million and is published with 21
         assert millions == pytest.approx(published(name)["params_m"], rel=0.03)
 
 
@@ -177,7 +177,7 @@ def test_gradient_checkpointing_changes_nothing(name: str) -> None:
     model, x = create(name, num_classes=4), images(batch=2)
     plain = logits(model(x))
     plain.sum().backward()
-    # in evaluation mode nothing reads an auxiliary head
+    # in evaluation mode an auxiliary head is not used
     grads = {key: p.grad.clone() for key, p in model.named_parameters() if not key.startswith("aux_head.")}
     model.zero_grad()
     model.set_grad_checkpointing()
@@ -215,7 +215,7 @@ def test_other_channels_and_dropout(name: str) -> None:
 @small
 def test_projections_drop_out(name: str) -> None:
     if "proj_drop_rate" not in inspect.signature(type(create(name)).__init__).parameters:
-        pytest.skip("a convolutional family has no projections")
+        pytest.skip("convolutional families have no projections")
     torch.manual_seed(0)
     model = create(name, num_classes=2, proj_drop_rate=0.5).train()
     x = images(batch=2)
@@ -247,7 +247,7 @@ def test_fused_computes_the_same(name: str) -> None:
         fused = model.fuse()
         assert fused is model
         torch.testing.assert_close(fused(x), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
-    with pytest.raises(ValueError, match=r"call \.eval\(\) before"):
+    with pytest.raises(ValueError, match=r"call \.eval\(\) first"):
         model.train().fuse()
 
 
@@ -285,7 +285,7 @@ def test_scripts(name: str) -> None:
         model = create(name, num_classes=4)
     x = images()
     with torch.no_grad():
-        # a script takes plain linear layers where a module may take faster ones
+        # a scripted model runs plain linear layers where a module may use faster paths
         torch.testing.assert_close(torch.jit.script(model)(x), model(x), atol=1e-5, rtol=1e-4)
 
 

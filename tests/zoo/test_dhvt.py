@@ -1,4 +1,4 @@
-"""What is particular to DHVT: its stems, what head tokens and gates do, official names."""
+"""Tests specific to DHVT: stems, head tokens and gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every family as a file: one graph for all sizes where the page says so, and all that is published as it is."""
+"""ONNX export of every family: one graph for all sizes where documented, and every published size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STRATEGIES = ["shvit_pico", "swin_pico", "nat_pico"]
 
 
 def documented() -> dict[str, str]:
-    """What the page says of the height and width of each family's small member."""
+    """Returns the documented height and width (dynamic or one size) of each family's small variant."""
     return dict(re.findall(r"^\| [^|]+ \| `(\w+)` \| (dynamic|one size) \|", PAGE.read_text(), re.MULTILINE))
 
 

@@ -1,4 +1,4 @@
-"""What is particular to HaloNet: where it attends, and timm's network of the name."""
+"""Tests specific to HaloNet: which blocks have attention, and equality with timm's network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is particular to LITv2: stages without attention, heads by frequency, merging at offsets."""
+"""Tests specific to LITv2: stages without attention, heads by frequency, deformable merging."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_constants_of_the_networks(
     mixers = [stage.blocks[0].attn for stage in model.stages[2:]]
     assert tuple(mixer.low.num_heads for mixer in mixers) == low_heads
     assert mixers[0].high.num_heads == widths[2] // 32 - low_heads[0]
-    # a window of one pixel leaves nothing to high frequencies
+    # windows of one pixel have no high-frequency heads
     assert mixers[1].high is None
     assert model.stages[-1].blocks[-1].drop_path2.drop_prob == pytest.approx(drop_path)
 

@@ -1,4 +1,4 @@
-"""What is particular to MoH-ViT: heads that are shared and routed, and the image that distances are measured in."""
+"""Tests specific to MoH-ViT: shared and routed heads, and the image size that distances are normalized by."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_distances_are_of_the_image_at_hand_or_of_another() -> None:
 def test_weights_on_a_page_are_asked_for_and_taken(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"download them from https://\S+/MoH-ViT-S-75 and pass"):
         timm.create_model("moh_vit_s_75", pretrained=True)
-    # a network as small as it can be, under the name
+    # a minimal network under the same name
     shape = {"embed_dims": (24, 48, 96, 192), "depths": (1, 1, 1, 1), "num_classes": 3}
     model = timm.create_model("moh_vit_s_75", **shape)
     torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")

@@ -1,4 +1,4 @@
-"""Names: nothing of timm's is taken over, every row is complete."""
+"""Model names do not collide with timm's, and every configuration is complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .models import families, ours
 
 
 def _of_timm(code: str) -> set[str]:
-    """What a timm without this package prints."""
+    """Returns the words that code prints with timm but without this package."""
     out = subprocess.run([sys.executable, "-c", f"import timm\n{code}"], capture_output=True, text=True, check=True)
     return set(out.stdout.split())
 
@@ -28,7 +28,7 @@ def test_no_module_name_is_timms() -> None:
     assert not set(families()) & _of_timm(code)
 
 
-# published on a page that names no file
+# weights published on a page without a known file URL
 ON_A_PAGE = ("moh_vit_s_75", "moh_vit_s_80", "moh_vit_b_75", "moh_vit_b_50")
 
 

@@ -1,4 +1,4 @@
-"""What is particular to NAT and DiNAT: checkpoints of every era, other kernels, the networks' constants."""
+"""Tests specific to NAT and DiNAT: checkpoints of every official release, other kernels, constants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load(name: str, state_dict: dict[str, object], folder: Path, **kwargs: objec
 
 
 def official(name: str) -> dict[str, torch.Tensor]:
-    """A state dict of ours under the names of the first official release."""
+    """Returns our state dict under the names of the first official release."""
     back = {}
     for key, value in timm.create_model(name).state_dict().items():
         key = key.replace("stem.conv1.", "patch_embed.proj.0.").replace("stem.conv2.", "patch_embed.proj.1.")

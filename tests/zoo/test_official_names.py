@@ -1,4 +1,4 @@
-"""Official names of parameters, and ours: one table for the families whose names have rules worth an example."""
+"""Official parameter names and ours: examples for the families with nontrivial rules."""
 
 from __future__ import annotations
 
@@ -108,5 +108,5 @@ def test_names_of_ours_stay(name: str) -> None:
 
 def test_more_blocks_than_the_model_has_are_refused() -> None:
     assert block_of(3, (1, 1, 2, 2)) == "stages.2.blocks.1"
-    with pytest.raises(ValueError, match="the checkpoint has a block 6, and the model only 6 blocks"):
+    with pytest.raises(ValueError, match="the checkpoint has a block 6, but the model has only 6 blocks"):
         block_of(6, (1, 1, 2, 2))

@@ -1,4 +1,4 @@
-"""What is particular to OverLoCK: the auxiliary head, folding, re-parameterised files, small images, 16 bits."""
+"""Tests specific to OverLoCK: the auxiliary head, fusing, re-parameterised files, small images, 16 bits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..blocks.norms import shaken
 
 
 def create(name: str = "overlock_pico", **kwargs: object) -> OverLoCK:
-    """A network in which no branch is without effect."""
+    """Returns a network in which every branch has an effect."""
     model = timm.create_model(name, **kwargs)
     for name, p in model.named_parameters():
         if p.ndim > 1:
@@ -31,7 +31,7 @@ def create(name: str = "overlock_pico", **kwargs: object) -> OverLoCK:
         nn.init.normal_(p)
     shaken(model)
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
-        # around 1, or a deep sum of branches grows without bound
+        # below 1, because deep sums of branches would grow too large
         nn.init.uniform_(norm.weight, 0.5, 1)
     return model
 
@@ -52,7 +52,7 @@ def error(ours: Tensor, expected: Tensor) -> float:
 
 
 def merged(model: OverLoCK) -> dict[str, Tensor]:
-    """A state dict in which every sum of branches is one convolution, and nothing else changed."""
+    """Returns the state dict with every sum of branches merged into one convolution, and nothing else changed."""
     result = dict(model.state_dict())
     for name, module in model.named_modules():
         if isinstance(module, DilatedReparamConv):
@@ -140,7 +140,7 @@ def test_both_classifiers_are_replaced() -> None:
     mean = model.aux_head.norm.running_mean
     model.reset_classifier(3)
     assert [logits.shape for logits in model(x)] == [(2, 3), (2, 3)]
-    # what is not of the classes stays
+    # layers that do not depend on the classes are kept
     assert model.aux_head.norm.running_mean is mean
     model.reset_classifier(0)
     assert isinstance(model(x), Tensor)
@@ -153,7 +153,7 @@ def test_features_have_no_heads_and_every_parameter_learns() -> None:
     model = timm.create_model("overlock_pico", features_only=True)
     assert not any("head" in name for name in model.state_dict())
     sum(x.square().mean() for x in model(torch.randn(2, 3, 64, 64))).backward()
-    # the last norm is kept by timm, and nothing reads it
+    # timm keeps the last norm, which is not used
     missing = [name for name, p in model.named_parameters() if p.grad is None]
     assert all(name.startswith("model.norm.") for name in missing)
 
@@ -191,7 +191,7 @@ def test_the_official_formulation_agrees(size: tuple[int, int], is_merged: bool)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     expected = answer(model, x)
     assert error(answer(official_formulation(model, is_merged), x), expected) < 1e-11
-    # and nothing of the model was touched
+    # the model itself is unchanged
     assert torch.equal(answer(model, x), expected)
 
 
@@ -205,7 +205,7 @@ def test_training_in_16_bits_stays_finite(dtype: torch.dtype) -> None:
     torch.manual_seed(1)
     model = timm.create_model("overlock_pico", num_classes=4).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    # stripes of four directions, easily told apart
+    # four classes of images with different means
     x, labels = torch.randn(8, 3, 64, 64), torch.arange(8) % 4
     x = x + labels[:, None, None, None]
     losses = []
@@ -213,7 +213,7 @@ def test_training_in_16_bits_stays_finite(dtype: torch.dtype) -> None:
         with torch.autocast("cpu", dtype):
             main, auxiliary = model(x)
             loss = F.cross_entropy(main.float(), labels) + 0.4 * F.cross_entropy(auxiliary.float(), labels)
-        # what a gradient scaler does, or small gradients of float16 are lost
+        # loss scaling, because small gradients underflow in float16
         (loss * 1024).backward()
         for name, p in model.named_parameters():
             assert p.grad.isfinite().all(), name
@@ -245,7 +245,7 @@ def test_own_state_dicts_load(is_merged: bool, wrap: str | None, tmp_path: Path)
     again = load({wrap: weights} if wrap else weights, tmp_path)
     assert any(isinstance(module, DilatedReparamConv) for module in again.modules()) != is_merged
     assert error(answer(again, x), answer(model, x)) < 1e-5
-    # a merged model trains on, and folds further
+    # a merged model can be trained and fused
     again.train()(torch.randn(2, 3, 64, 64))
     again = load({wrap: weights} if wrap else weights, tmp_path).fuse()
     assert error(answer(again, x), answer(model, x)) < 1e-5
@@ -303,7 +303,7 @@ def test_the_overview_comes_before_the_focus_in_depth() -> None:
     assert depths == sorted(depths)
     assert len(set(depths)) == len(depths)
     assert depth["stages.2.context.weight"] == depth["stages.2.overview.1.norm.weight"]
-    # a downsampler goes with the block after it
+    # a downsampler has the depth of the block after it
     assert depth["stages.3.downsample.map.conv.weight"] == depth["stages.3.blocks.0.norm1.weight"]
 
 

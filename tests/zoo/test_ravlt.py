@@ -1,4 +1,4 @@
-"""What is particular to RAVLT: which stages are linear, where the scales start, the angles in official files."""
+"""Tests specific to RAVLT: linear stages, initial layer scales, and the angles in official files."""
 
 from __future__ import annotations
 

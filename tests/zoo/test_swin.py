@@ -1,4 +1,4 @@
-"""What is particular to Swin: checkpoints of the authors and of timm, and the same answers as timm's rendering."""
+"""Tests specific to Swin: checkpoints of the authors and of timm, and the same outputs as timm's implementation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from attnzoo.blocks import resize_bias_table
 from attnzoo.swin import SwinTransformer, checkpoint_filter_fn
 
 SHAPE = {"depths": (2, 2, 2), "num_heads": (2, 4, 8), "window_size": 4, "num_classes": 5}
-# timm shifts before it pads, and not an axis of one window: where windows divide the map there is no difference
+# timm shifts before it pads, but not axes with one window: no difference if windows divide the map
 SIZES = [(64, 64), (128, 192)]
 
 
 def timms(size: tuple[int, int] = (64, 64)) -> nn.Module:
-    """A small network of timm's whose norms, biases and tables do something."""
+    """Returns a small network of timm with random norms, biases and tables."""
     torch.manual_seed(0)
     model = TimmSwin(img_size=size, embed_dim=32, **SHAPE).eval()
     for parameter in model.parameters():
@@ -30,7 +30,7 @@ def timms(size: tuple[int, int] = (64, 64)) -> nn.Module:
 
 
 def official_names(model: nn.Module) -> dict[str, torch.Tensor]:
-    """timm's weights under the names of the authors: downsamplers end a stage, masks and indices are stored."""
+    """Returns timm's weights under official names: downsamplers end a stage, masks and indices are stored."""
     names = {}
     for name, tensor in model.state_dict().items():
         name = re.sub(r"^layers\.(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name)

@@ -1,4 +1,4 @@
-"""What is particular to VAN: official files of four sizes, its norms, fusing."""
+"""Tests specific to VAN: official files of four sizes, its norms, fusing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is particular to DaViT: timm's checkpoints, the order of things, pooling before the norm."""
+"""Tests specific to DaViT: timm's checkpoints, the order of blocks, pooling before the norm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is particular to MambaOut: official files and timm's, the MLP that classifies, the gate."""
+"""Tests specific to MambaOut: checkpoints of timm, the MLP classifier, the gate."""
 
 from __future__ import annotations
 

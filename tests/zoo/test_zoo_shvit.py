@@ -1,4 +1,4 @@
-"""What is particular to SHViT: official files, constants of the networks, fusing, memory order."""
+"""Tests specific to SHViT: official files, constants of the networks, fusing, memory order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PUBLISHED = ["zoo_shvit_s1", "zoo_shvit_s2", "zoo_shvit_s3", "zoo_shvit_s4"]
 
 
 def create(name: str = "shvit_pico", **kwargs: object) -> nn.Module:
-    """A network in evaluation mode whose norms do something, and whose branches are not zero."""
+    """Returns a network in evaluation mode with random norms, so that no branch is zero."""
     model = timm.create_model(name, **kwargs).eval()
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -36,7 +36,7 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def official_names(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict under the names of the official code."""
+    """Returns the state dict under the names of the official code."""
     names = {}
     for key, value in model.state_dict().items():
         old, is_block = key, not key.startswith(("stem.", "head."))
@@ -65,7 +65,7 @@ def load(weights: dict[str, object], folder: Path, **kwargs: object) -> nn.Modul
 
 
 def test_the_names_of_the_test_are_the_official_ones() -> None:
-    """The cases of the parity tests hold the official names of s1."""
+    """The cases of the parity tests contain the official names of s1."""
     import json
 
     case = json.loads((Path(__file__).parents[1] / "parity/cases/shvit_s1.json").read_text())
@@ -164,7 +164,7 @@ def test_fused_is_the_same_with_less(name: str, num_classes: int) -> None:
         assert relative_error(fused(x), expected) < 1e-5
         assert torch.equal(reparameterized(x), fused(x))
     left = [key for key, module in fused.named_modules() if isinstance(module, nn.BatchNorm2d | ResidualConv)]
-    # without a classifier there is nothing to fold its norm into
+    # without a classifier its norm cannot be folded
     assert left == ([] if num_classes else ["head.norm"])
     assert sum(isinstance(module, nn.GroupNorm) for module in fused.modules()) == sum(
         isinstance(module, SingleHeadAttention) for module in model.modules()

@@ -1,4 +1,4 @@
-"""What is particular to SwiftFormer: official files and timm's, two classifiers, additive attention."""
+"""Tests specific to SwiftFormer: checkpoints of timm, two classifiers, additive attention."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_constants_of_the_networks(name: str, widths: tuple[int, ...], depths: t
         model = timm.create_model(name)
     assert tuple(info["num_chs"] for info in model.feature_info) == widths
     assert tuple(len(stage.blocks) for stage in model.stages) == depths
-    # the last block of every stage attends, and no other
+    # only the last block of every stage has attention
     attends = [[hasattr(block, "attn") for block in stage.blocks] for stage in model.stages]
     assert attends == [[False] * (depth - 1) + [True] for depth in depths]
 
@@ -66,7 +66,7 @@ def test_two_classifiers_give_their_mean_and_fuse_into_one() -> None:
         fused = copy.deepcopy(model).fuse()
         torch.testing.assert_close(fused(x), model(x), atol=1e-5, rtol=1e-4)
     assert not any(isinstance(module, DistilledLinear) for module in fused.modules())
-    # the norm of the features stands alone
+    # only the norm of the features remains
     norms = [name for name, module in fused.named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms == ["norm.norm"]
 

@@ -1,4 +1,4 @@
-"""What is particular to Twins: timm's checkpoints, which blocks have windows, small maps."""
+"""Tests specific to Twins: timm's checkpoints, which blocks have windows, small maps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHAPE = {"depths": (3, 2), "num_heads": (2, 4), "embed_dims": (32, 64), "mlp_rat
 @pytest.mark.parametrize("window_size", [None, 7], ids=["pcpvt", "svt"])
 def test_answers_are_those_of_timm(window_size: int | None) -> None:
     torch.manual_seed(0)
-    # the windows of timm have a side of 1 for none
+    # timm uses windows with a side of 1 for no windows
     theirs = TimmTwins(img_size=56, sr_ratios=(2, 1), wss=window_size and (7, 7), **SHAPE).eval().double()
     ours = Twins(ratios=(2, 1), window_size=window_size, **SHAPE).eval().double()
     for parameter in theirs.parameters():

@@ -1,4 +1,4 @@
-"""The skeletons that families are built on, and how their tables of variants become models of timm."""
+"""Base classes of the model families, and the registration of their variants with timm."""
 
 from .backbone import Backbone, init_convolution
 from .checkpoints import Filter, Renames, block_of, depths_of, filter_by, like, renamed, unwrapped

@@ -1,6 +1,6 @@
-"""What timm asks of every network, whatever its features look like: a classifier, parameter groups, recomputation."""
+"""The timm model interface that needs no feature maps: classifier, parameter groups, gradient checkpointing."""
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from typing import Any
 
 import torch
@@ -11,19 +11,19 @@ from attnzoo.blocks import fuse
 
 
 class Backbone(nn.Module):
-    """Features and a classifier: the part of timm's contract that needs no feature maps.
+    """Base class of all networks: the part of timm's model interface that needs no feature maps.
 
-    A subclass makes its layers, then calls `_add_head`; it implements `forward_features` and `group_matcher`. Networks
-    whose stages give maps are a `Pyramid`.
+    A subclass creates its layers and then calls `_add_head`; it implements `forward_features` and `group_matcher`.
+    Networks whose stages output feature maps are a `Pyramid`.
 
     Args:
         num_features: channels of the features.
         in_chans: channels of the image.
         num_classes: classes; 0 for no classifier.
-        drop_rate: dropout before the classifier.
+        drop_rate: dropout rate before the classifier.
     """
 
-    # endings of the names of parameters, beside biases and norms, that the published recipes do not decay
+    # suffixes of parameter names without weight decay in the published recipes, in addition to biases and norms
     undecayed: tuple[str, ...] = (".rpb",)
 
     def __init__(self, num_features: int, in_chans: int = 3, num_classes: int = 1000, drop_rate: float = 0.0) -> None:
@@ -34,24 +34,24 @@ class Backbone(nn.Module):
         self.drop_rate = drop_rate
 
     def _add_head(self, head: Any) -> None:
-        """Adds the classifier, with the `fc`, `num_features` and `reset` of timm's, and initializes linear layers."""
+        """Adds the classifier, with `fc`, `num_features` and `reset` as in timm, and initializes linear layers."""
         self.head = head
         self.head_hidden_size = head.num_features
         self.apply(_init_weights)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters, such as position tables, that the published recipes do not decay."""
+        """Returns the names of parameters without weight decay in the published recipes, such as position tables."""
         return {name for name, _ in self.named_parameters() if name.endswith(self.undecayed)}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that group parameters by depth, for layer-wise learning rates."""
+        """Returns patterns that group parameters by depth, for layer-wise learning rates."""
         raise NotImplementedError
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the activations of blocks in the backward pass instead of storing them."""
+        """Enables gradient checkpointing: activations of blocks are recomputed in the backward pass."""
         module: Any
         for module in self.modules():
             if hasattr(module, "grad_checkpointing"):
@@ -71,15 +71,15 @@ class Backbone(nn.Module):
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
+        """Returns the last linear layer."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the classifier.
 
         Args:
-            num_classes: classes of the new one; 0 for none.
-            global_pool: how it pools; None leaves that as it is.
+            num_classes: number of classes; 0 for no classifier.
+            global_pool: pooling of the classifier; None keeps it unchanged.
         """
         self.num_classes = num_classes
         self.head.reset(num_classes, pool_type=global_pool)
@@ -106,7 +106,7 @@ def _init_weights(module: nn.Module) -> None:
 
 
 def init_convolution(module: nn.Module) -> None:
-    """Initializes a convolution as `Backbone` does a linear layer: for `apply`, where the authors do so."""
+    """Initializes convolutions like linear layers, for `apply`, in families whose official code does so."""
     if isinstance(module, nn.Conv2d):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

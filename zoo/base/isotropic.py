@@ -1,14 +1,14 @@
-"""Plain networks: blocks over one map size and one width throughout, with or without prefix tokens.
+"""Isotropic networks: the same map size and width in all blocks, with or without prefix tokens.
 
-Without a map of features at several sizes there is nothing to call a stage, so runs of `depths` blocks are stages, and
-their outputs are the features. `Isotropic` passes maps (B, H, W, C) on; `IsotropicTokens` passes `Tokens` on, prefix
-tokens such as a class token before those of the map. Attention and MLP of tokens are called by `forward_tokens(x,
-height, width)`, with all tokens and the size of the map, which some must know.
+There are no stages of different map sizes. Instead, the blocks are grouped into stages by `depths`, and the outputs of
+these stages are the features. Stages of `Isotropic` exchange maps (B, H, W, C). Stages of `IsotropicTokens` exchange
+`Tokens`, with prefix tokens such as a class token before the tokens of the map. Attention and MLP of tokens are called
+with `forward_tokens(x, height, width)`, because some of them need the size of the map.
 
 Shape legend: B batch, H W map, C channels, P prefix tokens, N tokens of the map that are kept, T = P + N.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
 
@@ -23,15 +23,15 @@ from .pyramid import Pyramid, Stage
 
 
 class Isotropic(Pyramid):
-    """Blocks over maps of one size.
+    """A network whose blocks all have the same map size.
 
     Args:
-        stem: maps images to the map, or to tokens.
-        stages: without downsamplers.
+        stem: maps images to the first map, or to tokens.
+        stages: stages without downsamplers.
         dim: channels C.
         patch_size: pixels per side of a patch.
         norm: applied to the last stage's output.
-        kwargs: `in_chans`, `num_classes`, `global_pool`, `drop_rate` and the others of `Pyramid`.
+        kwargs: `in_chans`, `num_classes`, `global_pool`, `drop_rate` and the other arguments of `Pyramid`.
     """
 
     def __init__(
@@ -42,29 +42,29 @@ class Isotropic(Pyramid):
 
 
 class Tokens(NamedTuple):
-    """Tokens and the map that they come from.
+    """Tokens and the size of their map.
 
     Attributes:
         x: (B, T, C), prefix tokens first.
-        height, width: of the map.
-        kept: (B, N) numbers of the tokens of the map that are there, row by row from 0; None where all are, in order.
-            A block that leaves tokens out sets it, and attention that must see the whole map cannot follow.
+        height, width: size of the map.
+        kept: (B, N) row-major indices of the map tokens that are kept; None if all are kept, in order. A block that
+            drops tokens sets it. Attention that needs the whole map cannot come after such a block.
     """
 
     x: Tensor
     height: int
     width: int
-    kept: Optional[Tensor] = None  # noqa: UP045  (TorchScript reads no other union in a named tuple)
+    kept: Optional[Tensor] = None  # noqa: UP045  (TorchScript supports no other union in a named tuple)
 
 
 @register_notrace_module  # positions depend on the size of the map
 class TokenStem(nn.Module):
-    """Patches, prefix tokens before them, and positions: images (B, channels, H, W) -> tokens.
+    """Patch embedding, prefix tokens and positions: images (B, channels, H, W) -> tokens.
 
     Args:
         patches: maps images to the first map (B, H', W', C).
         dim: channels C.
-        position: adds positions to all tokens; None for none.
+        position: position embedding of all tokens; None for none.
         num_prefix_tokens: learned tokens P before those of the map.
     """
 
@@ -91,7 +91,7 @@ class TokenStem(nn.Module):
 
 
 class PlainAttention(SelfAttention):
-    """Attention over all tokens, called like attention that must know the size of the map."""
+    """Attention over all tokens, with the interface of attention that needs the size of the map."""
 
     def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -101,7 +101,7 @@ class PlainAttention(SelfAttention):
 
 
 class PlainMlp(Mlp):
-    """The MLP of every token, called like one that must know the size of the map."""
+    """The MLP of every token, with the interface of an MLP that needs the size of the map."""
 
     def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
@@ -110,7 +110,7 @@ class PlainMlp(Mlp):
 
 @register_notrace_module  # the layers inside depend on the size of the map
 class TokenBlock(TransformerBlock):
-    """The residual block around attention and an MLP that may know the size of the map."""
+    """The residual block around attention and an MLP that get the size of the map."""
 
     def forward(self, tokens: Tokens) -> Tokens:  # type: ignore[override]
         """Tokens -> tokens."""
@@ -123,16 +123,16 @@ class TokenBlock(TransformerBlock):
 
 
 class TokenStage(Stage):
-    """Blocks of tokens; nothing comes before them.
+    """A stage of token blocks, without a downsampler.
 
     Args:
         downsample: None.
-        blocks: map tokens to tokens.
+        blocks: modules that map tokens to tokens.
     """
 
     def __init__(self, downsample: None, blocks: Sequence[nn.Module]) -> None:
         super().__init__(downsample, blocks)
-        # a `Sequential` takes nothing but tensors in TorchScript
+        # in TorchScript a `Sequential` takes tensors only
         self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
 
     def forward(self, tokens: Tokens) -> Tokens:  # type: ignore[override]
@@ -150,13 +150,13 @@ class TokenHead(nn.Module):
     Args:
         dim: channels C.
         num_classes: classes; 0 for no layer.
-        pool_type: `token` for the first prefix token, `avg`, `max`, `avgmax` of the map's tokens, or an empty string
-            for not at all.
-        drop_rate: dropout before the layer.
-        num_prefix_tokens: P.
+        pool_type: `token` for the first prefix token, `avg`, `max` or `avgmax` of the map's tokens, or an empty string
+            for no pooling.
+        drop_rate: dropout rate before the layer.
+        num_prefix_tokens: number of prefix tokens P.
 
     Raises:
-        ValueError: `token` without a prefix token.
+        ValueError: `pool_type` is `token` without prefix tokens.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class TokenHead(nn.Module):
         self.reset(num_classes, pool_type)
 
     def reset(self, num_classes: int, pool_type: str | None = None) -> None:
-        """Replaces the layer, and the pooling unless None."""
+        """Replaces the layer, and the pooling unless `pool_type` is None."""
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
         if pool_type == "token" and self.num_prefix_tokens == 0:
             raise ValueError("global_pool must be avg, max, avgmax or an empty string: there is no prefix token")
@@ -183,14 +183,14 @@ class TokenHead(nn.Module):
 
 
 class IsotropicTokens(Isotropic):
-    """Prefix tokens and one map through all stages; `forward_features` gives tokens (B, P + H * W, C).
+    """An isotropic network with prefix tokens; `forward_features` returns tokens (B, P + H * W, C).
 
     Args:
         stem: a `TokenStem`.
-        stages: of tokens.
-        num_prefix_tokens: P, as many as the stem adds.
-        global_pool: as in `TokenHead`; None for its `token`, or `avg` without prefix tokens.
-        kwargs: of `Isotropic`.
+        stages: stages of tokens.
+        num_prefix_tokens: number P of prefix tokens that the stem adds.
+        global_pool: `pool_type` of `TokenHead`; None for `token`, or `avg` without prefix tokens.
+        kwargs: arguments of `Isotropic`.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class IsotropicTokens(Isotropic):
         return self._finish(tokens)
 
     def _map(self, x: Tokens) -> Tensor:  # type: ignore[override]
-        """The map of tokens (B, H, W, C), zeros where a token was left out."""
+        """Returns the map of the tokens (B, H, W, C), with zeros for dropped tokens."""
         of_map, kept = x.x[:, self.num_prefix_tokens :], x.kept
         if kept is not None:
             whole = of_map.new_zeros(of_map.shape[0], x.height * x.width, of_map.shape[2])

@@ -1,11 +1,11 @@
-"""Stem, stages of blocks, a norm, a classifier; and timm's whole contract for networks with feature maps.
+"""Pyramids: stem, stages of blocks, norm and classifier, with timm's full interface for networks with feature maps.
 
-A family subclasses `Pyramid` and says only which stem, which blocks and which downsamplers. The maps between stages
-are (B, H, W, C), or (B, C, H, W) for a family whose blocks are convolutional. A network whose stages pass on more than
-a map, such as a class token, says in `_map` where the map is and in `_finish` what the classifier gets.
+A family subclasses `Pyramid` and defines only its stem, blocks and downsamplers. The maps between stages are
+(B, H, W, C), or (B, C, H, W) for a family whose blocks are convolutional. If the stages of a network exchange more than
+a map, such as a class token, `_map` extracts the map and `_finish` the input of the classifier.
 """
 
-# no `from __future__ import annotations`: TorchScript needs the types themselves
+# no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,13 +19,13 @@ from .backbone import Backbone
 
 
 class Stage(nn.Module):
-    """A downsampler, or none, and blocks.
+    """An optional downsampler and a sequence of blocks.
 
     Args:
-        downsample: maps the previous stage's output to this stage's input; None to take it as it is.
+        downsample: maps the previous stage's output to this stage's input; None for no downsampler.
         blocks: modules that keep the shape of the map.
-        position: adds learned positions before the blocks; None for none.
-        norm: after the blocks; None for none.
+        position: learned position embedding before the blocks; None for none.
+        norm: norm after the blocks; None for none.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ def stages_of(
     norm: Callable[[int], nn.Module] | None = None,
     stage: Callable[..., Stage] = Stage,
 ) -> list[Stage]:
-    """The stages of a network.
+    """Builds the stages of a network.
 
     Args:
         depths: blocks per stage.
-        drop_path_rate: stochastic depth of the last block; it rises linearly from 0 over all blocks.
-        block: makes a block from its stage, its number there and its stochastic depth.
-        downsample: makes what begins a stage, all but the first, from the stage's number; None for none.
-        position: makes learned positions of a stage; None for none.
-        norm: makes the norm that ends a stage; None for none.
-        stage: makes the stage of these parts.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0 over all blocks.
+        block: builds a block from its stage index, its index in the stage and its stochastic depth rate.
+        downsample: builds the downsampler of a stage, other than the first, from the stage index; None for none.
+        position: builds the position embedding of a stage from the stage index; None for none.
+        norm: builds the norm at the end of a stage from the stage index; None for none.
+        stage: builds the stage from these parts.
     """
     stages = []
     for i, rates in enumerate(calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)):
@@ -81,22 +81,22 @@ def stages_of(
 
 
 class Pyramid(Backbone):
-    """Stem, stages, norm, classifier.
+    """A network with stem, stages, norm and classifier.
 
     Args:
         stem: maps images (B, in_chans, H, W) to the first map.
-        stages: one or more `Stage`.
+        stages: one or more instances of `Stage`.
         widths: channels of each stage's output.
-        reductions: size of the image over size of each stage's output; None for 4, 8, 16, ...
+        reductions: image size divided by the size of each stage's output; None for 4, 8, 16, ...
         norm: applied to the last stage's output before the classifier.
         output_fmt: `NHWC` or `NCHW`, the layout of the maps between stages.
-        num_features: channels after the norm, where it changes them.
-        head_layer: makes the classifier from channels, classes, pooling and dropout; None for timm's, pooling and a
-            linear layer.
+        num_features: channels after the norm; None for the width of the last stage.
+        head_layer: builds the classifier from channels, classes, pooling and dropout rate; None for timm's
+            `ClassifierHead`.
         in_chans: channels of the image.
         num_classes: classes; 0 for no classifier.
-        global_pool: how the classifier pools, `avg`, `max`, ..., or an empty string for not at all.
-        drop_rate: dropout before the classifier.
+        global_pool: pooling of the classifier, `avg`, `max`, ..., or an empty string for none.
+        drop_rate: dropout rate before the classifier.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Pyramid(Backbone):
     ) -> None:
         super().__init__(num_features or widths[-1], in_chans, num_classes, drop_rate)
         self.output_fmt = output_fmt
-        # the axis of channels, which timm's tests ask of networks whose names it takes for those of token networks
+        # the channel axis, which timm's tests read from models whose names match those of token networks
         self.feature_dim = -1 if output_fmt == "NHWC" else 1
         self.stem = stem
         self.stages = nn.Sequential(*stages)
@@ -133,7 +133,7 @@ class Pyramid(Backbone):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns that group parameters by depth, for layer-wise learning rates."""
+        """Returns patterns that group parameters by depth, for layer-wise learning rates."""
         if coarse:
             return {"stem": r"^stem", "blocks": [(r"^stages\.(\d+)", None), (r"^norm", (99999,))]}
         return {
@@ -155,18 +155,18 @@ class Pyramid(Backbone):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The outputs of stages.
+        """Returns the outputs of stages.
 
         Args:
             x: images (B, in_chans, H, W).
-            indices: the stages to return; a number for the last so many, None for all.
+            indices: the stages to return; a number n for the last n stages, None for all.
             norm: whether the last stage's output is normalized.
-            stop_early: whether to stop at the last stage that is returned.
-            output_fmt: `NCHW` or `NHWC`, the layout of the maps returned.
+            stop_early: whether to stop after the last returned stage.
+            output_fmt: `NCHW` or `NHWC`, the layout of the returned maps.
             intermediates_only: whether to return only the list.
 
         Returns:
-            The maps, one per index; with the final features before them unless `intermediates_only`.
+            The maps, one per index; preceded by the final features unless `intermediates_only`.
 
         Raises:
             ValueError: an unknown `output_fmt`.
@@ -187,13 +187,13 @@ class Pyramid(Backbone):
         is_whole = not stop_early or last == len(self.stages) - 1
         return self._finish(x) if is_whole else self._map(x), intermediates
 
-    # TorchScript compiles these for what a family's stages pass on
+    # TorchScript compiles these methods for the type that the stages of a family exchange
     def _map(self, x: Tensor) -> Tensor:
-        """The map in what a stage passes on."""
+        """Returns the map of the output of a stage."""
         return x
 
     def _finish(self, x: Tensor) -> Tensor:
-        """What the last stage passes on -> features for the classifier."""
+        """Converts the output of the last stage to the features for the classifier."""
         return self.norm(self._map(x))
 
     def _convert(self, x: Tensor, output_fmt: str) -> Tensor:
@@ -204,15 +204,15 @@ class Pyramid(Backbone):
     def prune_intermediate_layers(
         self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops what `forward_intermediates` does not need for these stages.
+        """Removes layers that `forward_intermediates` does not need for these stages.
 
         Args:
-            indices: the stages to keep; a number for the last so many, None for all.
-            prune_norm: whether to drop the final norm.
-            prune_head: whether to drop the classifier.
+            indices: the stages to keep; a number n for the last n stages, None for all.
+            prune_norm: whether to remove the final norm.
+            prune_head: whether to remove the classifier.
 
         Returns:
-            The stages kept, as non-negative indices.
+            The indices of the kept stages, non-negative.
         """
         take, last = feature_take_indices(len(self.stages), indices)
         shorter = last < len(self.stages) - 1

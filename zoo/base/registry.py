@@ -1,4 +1,4 @@
-"""From a family's table of variants to models that timm creates by name."""
+"""Registration of a family's table of variants as models that timm creates by name."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .checkpoints import Filter
 
 # top-1 accuracy in percent, parameters in millions, multiply-adds in 10^9
 Figures = tuple[float | None, float | None, float | None]
-# fields of a configuration that say where weights are
+# fields of a configuration that locate weights
 _SOURCES = {"file", "url", "state_dict", "hf_hub_id"}
 # tag of variants without published weights
 UNTRAINED = "untrained"
 
 
 class Published(TypedDict, total=False):
-    """What the authors of a model published about it; never measured by this project.
+    """Figures that the authors of a model published; never measured by this project.
 
     Attributes:
         top1: accuracy on the ImageNet-1k validation set, in percent.
         params_m: parameters, in millions.
         gflops: multiply-adds of one forward pass at the published input size, in 10^9.
-        source: address of the figures.
+        source: URL of the figures.
     """
 
     top1: float
@@ -44,10 +44,10 @@ class Variant:
     """One row of a family's table.
 
     Attributes:
-        summary: a line that says what is special about it.
-        arguments: of the family's class.
+        summary: one line that describes the variant.
+        arguments: arguments of the family's class.
         cfg: timm's pretrained configuration: weights, preprocessing, names of the first and last layer.
-        tag: names the weights, as in `nat_tiny.in1k`.
+        tag: tag of the weights, as in `nat_tiny.in1k`.
         published: the authors' figures.
     """
 
@@ -60,18 +60,18 @@ class Variant:
 
 @dataclass(frozen=True)
 class Family:
-    """What the models of a family share, and what makes rows of its table.
+    """The common properties of a family's models, and the constructor of rows of its table.
 
     Attributes:
         module: the family's `__name__`.
         network: the family's class.
-        checkpoint_filter_fn: maps an official state dict to the class's names.
-        code: address of the authors' repository.
-        paper: number on arXiv.
-        license: of the weights.
-        first_conv: name of the layer that sees the image.
-        source: address of the authors' figures, or its end after `code`.
-        cfg: further fields of timm's `PretrainedCfg` that most of its variants share.
+        checkpoint_filter_fn: converts an official state dict to the class's parameter names.
+        code: URL of the authors' repository.
+        paper: arXiv identifier.
+        license: license of the weights.
+        first_conv: name of the first layer.
+        source: URL of the authors' figures, or a suffix of `code`.
+        cfg: further fields of timm's `PretrainedCfg`, common to most variants.
     """
 
     module: str
@@ -95,17 +95,17 @@ class Family:
         cfg: Mapping[str, Any] | None = None,
         **arguments: Any,
     ) -> Variant:
-        """A row of the table.
+        """Returns a row of the table.
 
         Args:
-            summary: a line that says what is special about it.
-            url: of the weights; empty where there are none, or where their page does not tell.
-            published: top-1 accuracy in percent, parameters in millions and multiply-adds in 10^9; None for each that
-                the authors do not give.
-            source: of the figures, where it is not the family's.
-            tag: of the weights; by default `in1k`, or `untrained` without an address.
+            summary: one line that describes the variant.
+            url: URL of the weights; empty if there are none or if their page does not give it.
+            published: top-1 accuracy in percent, parameters in millions and multiply-adds in 10^9; None for figures
+                that the authors do not give.
+            source: source of the figures; None for the family's.
+            tag: tag of the weights; by default `in1k`, or `untrained` without a URL.
             cfg: fields of timm's `PretrainedCfg` that differ.
-            arguments: of the family's class.
+            arguments: arguments of the family's class.
         """
         given = zip(("top1", "params_m", "gflops"), published or (), strict=False)
         figures: Published = {name: value for name, value in given if value is not None}  # type: ignore[assignment]
@@ -116,20 +116,20 @@ class Family:
         return Variant(summary, arguments, self._cfg(url, **(cfg or {})), tag, figures)
 
     def pico(self, *, cfg: Mapping[str, Any] | None = None, **arguments: Any) -> Variant:
-        """The member of a family that is ours: small enough for every test and for a demo, without weights.
+        """Returns a small variant that is not from the paper, for tests and demos, without weights.
 
         Args:
             cfg: fields of timm's `PretrainedCfg` that differ.
-            arguments: of the family's class.
+            arguments: arguments of the family's class.
         """
         summary = (
-            "Ours, not the paper's: at most 2 M parameters, for demos, tests and small data. No weights are published."
+            "Not from the paper: at most 2 M parameters, for demos, tests and small data. No weights are published."
         )
         ours = self._cfg("", license=None, origin_url=None, paper_ids=None, **(cfg or {}))
         return Variant(summary, arguments, ours, tag=UNTRAINED)
 
     def _cfg(self, url: str, **cfg: Any) -> dict[str, Any]:
-        """timm's configuration, with the preprocessing that most models are published with."""
+        """Returns timm's configuration, with the preprocessing of most published models as default."""
         return {
             "url": url,
             "num_classes": 1000,
@@ -149,10 +149,10 @@ class Family:
         }
 
     def register(self, variants: Mapping[str, Variant]) -> None:
-        """Makes every variant a function of the family's module and a model of timm's.
+        """Registers every variant with timm and adds its entry point to the family's module.
 
         Args:
-            variants: by name; a name of timm's own must not be among them.
+            variants: variants by name; the names must not exist in timm.
         """
         module: Any = sys.modules[self.module]
         module.default_cfgs = generate_default_cfgs(
@@ -174,7 +174,7 @@ class Family:
                 name,
                 pretrained,
                 pretrained_filter_fn=self.checkpoint_filter_fn,
-                # all of the features that the model has
+                # the features of all stages
                 feature_cfg={"out_indices": None, "feature_cls": "getter"},
                 **{**variant.arguments, **kwargs},
             )
@@ -190,34 +190,34 @@ _filters: dict[str, Filter] = {}
 
 
 def published(name: str) -> Published:
-    """The published figures of a model.
+    """Returns the published figures of a model.
 
     Args:
-        name: a registered model, with or without its tag.
+        name: name of a registered model, with or without its tag.
 
     Returns:
-        The figures; empty where nothing was published.
+        The figures; empty if nothing was published.
     """
     return _published.get(name.partition(".")[0], Published())
 
 
 def checkpoint_filter(name: str) -> Filter:
-    """The function that maps an official state dict, and the model it is for, to the names of the model.
+    """Returns the function that converts an official state dict to the parameter names of a model.
 
     Args:
-        name: a model registered here, with or without its tag.
+        name: name of a model registered here, with or without its tag.
     """
     return _filters[name.partition(".")[0]]
 
 
 def _with_named_file(name: str, variant: Variant, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `build_model_with_cfg` that name a downloaded file, where the address names none.
+    """Returns arguments of `build_model_with_cfg` with the path of a downloaded file, if its URL has no file name.
 
-    timm stores a file under the last part of its address; of a link to a file-sharing service that is the same word
-    for every file, or nothing. Those are stored under the model's name.
+    timm stores a file under the last part of its URL. For links of file-sharing services that part is empty or the same
+    for every file, so these files are stored under the model's name.
 
     Raises:
-        RuntimeError: weights are published, but their address is not known.
+        RuntimeError: weights are published, but their URL is not known.
     """
     overlay = kwargs.get("pretrained_cfg_overlay") or {}
     url = variant.cfg["url"]
@@ -225,7 +225,7 @@ def _with_named_file(name: str, variant: Variant, kwargs: dict[str, Any]) -> dic
         return kwargs
     if not url and variant.tag != UNTRAINED:
         raise RuntimeError(
-            f"the address of the weights of {name} is not known: download them from {variant.cfg['origin_url']} and "
+            f"the URL of the weights of {name} is not known: download them from {variant.cfg['origin_url']} and "
             "pass pretrained_cfg_overlay={'file': path}"
         )
     if not url or "." in urlparse(url).path.rpartition("/")[2]:
