@@ -47,7 +47,7 @@ def scale_or_default(scale: float | None, q: Tensor) -> float:
 
 
 def autocast(*tensors: Any) -> tuple[Any, ...]:
-    """Casts tensors to the autocast dtype as torch does for its own attention: all floating-point but float64."""
+    """Casts floating-point tensors except float64 to the autocast dtype, as torch does for its own attention."""
     devices = [x.device.type for x in tensors if isinstance(x, Tensor)]
     device = devices[0] if devices else "cpu"
     if not _knows_autocast(device) or not torch.is_autocast_enabled(device):
@@ -65,7 +65,7 @@ def _knows_autocast(device: str) -> bool:
 
 
 def check_tensors(**tensors: Tensor) -> None:
-    """Checks that (B, H, W, heads, .) are floating point and agree in dtype, device and all axes but the last."""
+    """Checks that tensors (B, H, W, heads, .) are floating point and agree in dtype, device and leading axes."""
     first_name, first = next(iter(tensors.items()))
     for name, x in tensors.items():
         if not isinstance(x, Tensor):

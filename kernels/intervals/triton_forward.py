@@ -52,7 +52,7 @@ def interval_forward_kernel(
     queries = load(q, image, head, positions, exist, WIDTH)
     query_ranks = as_column(query_ranks)
 
-    # finite, for a query's first chunks may hold none of its keys
+    # finite, since the first chunks may contain none of a query's keys
     maximum = tl.full([TILE_ROWS * TILE_COLUMNS], -1e30, tl.float32)
     total = tl.zeros([TILE_ROWS * TILE_COLUMNS], tl.float32)
     sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, VALUE_WIDTH.block], tl.float32)

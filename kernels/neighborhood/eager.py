@@ -51,7 +51,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
 
 
 def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
-    """Each query's values summed with its weights: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
+    """Weighted sum of each query's values: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
     plan, places = _plan(axes, 1, v.device, eager_chunks.FORWARD_SCORES), windows(*_arguments(axes), str(v.device))
     size, heads = v.shape[1:3], v.shape[3]
     tiles = eager_batch.take_queries(weights, plan)

@@ -33,7 +33,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
 
 
 def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
-    """Each query's values summed with its weights: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
+    """Weighted sum of each query's values: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
     rows, columns = (_neighbors(axis, v.device) for axis in axes)
     weights = weights.masked_fill(~_exists(rows, columns), 0)
     return torch.einsum("bijhk,bijkhe->bijhe", weights, _gather(v, rows, columns))

@@ -1,4 +1,4 @@
-"""The unfused halves of neighborhood attention and their gradients, with three kernels.
+"""The unfused halves of neighborhood attention and their gradients.
 
 Scores and weights (B, H, W, h, k) hold a query's window row-major, k = kh * kw. `scores` computes scores from queries
 and keys, `sums` computes weighted sums over the keys of a query, and `sums_over_queries` over the queries of a key.

@@ -155,7 +155,7 @@ def _mask(rows: WindowAxis, columns: WindowAxis) -> tuple[Tensor | None, Tensor]
 
 
 def _sides(axis: WindowAxis) -> tuple[Tensor, Tensor]:
-    """Returns the class of every window of an axis (n,), and which keys each query sees, (classes, w, w)."""
+    """Returns the class of every window of an axis (n,), and which keys each query attends to, (classes, w, w)."""
     number: dict[tuple[tuple[int, int], ...], int] = {}
     classes = []
     for window in range(axis.count):

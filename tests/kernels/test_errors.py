@@ -1,4 +1,4 @@
-"""What users get wrong: the type of the exception, and a message that names the argument, the value and the way out."""
+"""Invalid arguments: the type of the exception, and a message with the argument, its value and what to do."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_explain_of_a_device_without_triton() -> None:
 
 
 class OnCuda:
-    """What `explain` sees of a tensor on a CUDA device."""
+    """The attributes of a tensor on a CUDA device that `explain` reads."""
 
     def __init__(self, dtype: torch.dtype = torch.float32, width: int = 32) -> None:
         self.device, self.dtype, self.shape = torch.device("cuda"), dtype, (2, 9, 12, 3, width)

@@ -1,4 +1,4 @@
-"""What users of halo attention get wrong: the type of the exception, and a message that says the way out."""
+"""Invalid arguments of halo attention: the type of the exception, and a message that says what to do."""
 
 from __future__ import annotations
 

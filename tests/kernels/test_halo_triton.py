@@ -1,4 +1,4 @@
-"""The Triton kernels of halo attention in Triton's interpreter, against the reference in float64."""
+"""The Triton kernels of halo attention in Triton's interpreter, compared with the reference in float64."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attnzoo.kernels.triton_launch import Configuration  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations", "quick_interpreter")
 
-# an interpreted program takes some milliseconds: no more images and heads than it takes to tell them apart
+# an interpreted program takes several milliseconds, so cases have the fewest images and heads that can be told apart
 SMALL_CASES = [replace(case, batch=min(case.batch, 1), heads=min(case.heads, 2)) for case in CASES]
 SMALL_CASES += [
     Case("two images", (5, 6), 4, 1, batch=2, heads=2),
@@ -57,7 +57,7 @@ PLAIN = Case("plain", (5, 6), 4, 1, stride=2, batch=2, heads=2, value_width=5)
 
 
 def arguments_of(inputs: dict[str, Tensor]) -> tuple[Any, ...]:
-    """What the operator behind gets: relative scores in the place of tables."""
+    """Returns the arguments of the internal operator: relative scores instead of tables."""
     q, k, v = (inputs[name] for name in "qkv")
     row_scores, column_scores = (torch.randn(*q.shape[:4], 6, requires_grad=True) for _ in range(2))
     return q, k, v, row_scores, column_scores, [4, 4], [1, 1], [2, 2], 0.3

@@ -1,4 +1,4 @@
-"""Routed attention seen by torch.compile and torch.export: one graph, the same values."""
+"""Routed attention under torch.compile and torch.export: one graph, the same values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attnzoo.kernels import routed_attention
 
 # without a C++ compiler the graphs are still captured and differentiated ahead of time
 COMPILER = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
-# of values near 1, computed in another order
+# for values near 1 that are computed in another order
 ROUNDING = 1e-5
 CASES = [
     Case("masked", (8, 12), (2, 3), 3, routing="repeated"),
@@ -74,7 +74,7 @@ def test_one_compiled_graph_serves_several_map_sizes() -> None:
 
 
 class Attention(nn.Module):
-    """The way a model calls it: routes found from the queries and keys."""
+    """Calls routed attention as a model does: routes are computed from the queries and keys."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What users of window attention get wrong: a message that names the argument, the value and the way out."""
+"""Invalid arguments of window attention: a message with the argument, its value and what to do."""
 
 from __future__ import annotations
 

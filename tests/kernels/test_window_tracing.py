@@ -1,4 +1,4 @@
-"""Window attention seen by torch.compile and torch.export: one graph, the same values."""
+"""Window attention under torch.compile and torch.export: one graph, the same values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attnzoo.kernels import window_attention
 
 # without a C++ compiler the graphs are still captured and differentiated ahead of time
 COMPILER = "inductor" if shutil.which("g++") or shutil.which("clang++") else "aot_eager"
-# of values near 1, computed in another order
+# for values near 1 that are computed in another order
 ROUNDING = 1e-5
 CASES = [
     Case("bias", (8, 12), 4),
