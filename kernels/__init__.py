@@ -1,6 +1,6 @@
-"""The operators of attnzoo: what a query attends to, computed fast. Functions on tensors, no modules."""
+"""Attention operators of attnzoo: functions on tensors, without modules."""
 
-# by its bare name, from the root of a clone, the folder is empty: there it may stand in for another package
+# imported as `kernels` from the root of a clone, the package stays empty: it may shadow another package of that name
 if __name__ == "attnzoo.kernels":
     from .backends import BACKENDS, Choice, explain
     from .halo import halo_attention

@@ -1,4 +1,4 @@
-"""What the operators' signatures share: marking, choosing an execution, and checking arguments once.
+"""Helpers that the operators share: marking operators, choosing an execution, checking arguments.
 
 Shape legend: B batch, H W map, h heads.
 """
@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def operator(**executions: Callable[..., Tensor]) -> Callable[[F], F]:
-    """Marks a function as an operator and names its executions."""
+    """Marks a function as an operator and records its executions by backend name."""
 
     def mark(function: F) -> F:
         function.executions = executions  # type: ignore[attr-defined]
@@ -29,25 +29,25 @@ def operator(**executions: Callable[..., Tensor]) -> Callable[[F], F]:
 
 
 def execution_of(function: Callable[..., Any], backend: str | None, *tensors: Tensor) -> Callable[..., Tensor]:
-    """The execution of an operator that runs on these tensors, see `choose`."""
+    """Returns the execution of an operator for these tensors, see `choose`."""
     executions = function.executions  # type: ignore[attr-defined]
     return executions[choose(function.__name__, executions, backend, *tensors).backend]
 
 
 def scale_or_default(scale: float | None, q: Tensor) -> float:
-    """The factor on the scores: the caller's, or D ** -0.5 of q (B, H, W, h, D)."""
+    """Returns the scale of the scores: the caller's, or D ** -0.5 for q (B, H, W, h, D)."""
     if scale is None:
         return q.shape[4] ** -0.5
-    # a tensor would lose its gradient here
+    # float() would detach a tensor from its gradient
     if isinstance(scale, bool) or not isinstance(scale, (int, float, torch.SymInt, torch.SymFloat)):
         raise TypeError(
-            f"scale must be a number or None, got {type(scale).__name__}: multiply q with a learned scale and pass 1.0"
+            f"scale must be a number or None, got {type(scale).__name__}: multiply q by a learned scale and pass 1.0"
         )
     return float(scale)
 
 
 def autocast(*tensors: Any) -> tuple[Any, ...]:
-    """Casts as torch does for its own attention where autocast is on: everything but float64."""
+    """Casts floating-point tensors except float64 to the autocast dtype, as torch does for its own attention."""
     devices = [x.device.type for x in tensors if isinstance(x, Tensor)]
     device = devices[0] if devices else "cpu"
     if not _knows_autocast(device) or not torch.is_autocast_enabled(device):
@@ -59,13 +59,13 @@ def autocast(*tensors: Any) -> tuple[Any, ...]:
     )
 
 
-@torch.compiler.assume_constant_result  # older compilers cannot look into it
+@torch.compiler.assume_constant_result  # older versions of torch.compile cannot trace this
 def _knows_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
 
 def check_tensors(**tensors: Tensor) -> None:
-    """All are (B, H, W, heads, .) and floating point, and agree in all but the last axis, dtype and device."""
+    """Checks that tensors (B, H, W, heads, .) are floating point and agree in dtype, device and leading axes."""
     first_name, first = next(iter(tensors.items()))
     for name, x in tensors.items():
         if not isinstance(x, Tensor):
@@ -78,7 +78,7 @@ def check_tensors(**tensors: Tensor) -> None:
         if not x.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {x.dtype}")
         if x.shape[3] < 1 or x.shape[4] < 1:
-            raise ValueError(f"{name} must have at least one head and one channel in each, got {tuple(x.shape)}")
+            raise ValueError(f"{name} must have at least one head and one channel per head, got {tuple(x.shape)}")
         if x.shape[:4] != first.shape[:4]:
             raise ValueError(
                 f"{name} must have the batch, map and heads of {first_name}, {tuple(first.shape[:4])}, "
@@ -91,20 +91,20 @@ def check_tensors(**tensors: Tensor) -> None:
 
 
 def check_same_width(q: Tensor, k: Tensor) -> None:
-    """Queries and keys can be multiplied."""
+    """Checks that queries and keys have the same width."""
     if q.shape[4] != k.shape[4]:
         raise ValueError(f"k must have the width of q, {q.shape[4]}, got {k.shape[4]}")
 
 
 def check_bias(bias: Tensor | None, q: Tensor, window: tuple[int, int]) -> None:
-    """The relative position table fits the window: (heads, 2 * rows - 1, 2 * columns - 1)."""
+    """Checks that the relative position table fits the window: (heads, 2 * rows - 1, 2 * columns - 1)."""
     expected = q.shape[3], 2 * window[0] - 1, 2 * window[1] - 1
     axes = "(heads, 2 * rows - 1, 2 * columns - 1)"
     check_table("bias", bias, q, expected, axes, f"a {window[0]} x {window[1]} window")
 
 
 def check_table(name: str, table: Tensor | None, q: Tensor, expected: tuple[int, ...], axes: str, purpose: str) -> None:
-    """A table that is given has the expected shape and is on the device of q; its axes and purpose are for messages."""
+    """Checks type, shape and device of an optional table; `axes` and `purpose` are used in messages."""
     if table is None:
         return
     if not isinstance(table, Tensor):
@@ -118,13 +118,13 @@ def check_table(name: str, table: Tensor | None, q: Tensor, expected: tuple[int,
 
 
 def pair_of(name: str, value: Any, kind: type) -> tuple[Any, Any]:
-    """One value per axis from a value for both or a pair."""
+    """Returns a pair (rows, columns) from one value for both axes or from a pair."""
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"{name} must be one {kind.__name__} or a pair (rows, columns), got {len(pair)} values")
     for entry in pair:
-        # a size that an exporter or compiler leaves open passes for a number
+        # a dynamic size of an exporter or compiler counts as an int
         is_number = kind is int and isinstance(entry, torch.SymInt)
         if not (isinstance(entry, kind) or is_number) or (kind is int and isinstance(entry, bool)):
-            raise TypeError(f"{name} must be made of {kind.__name__}, got {entry!r}")
+            raise TypeError(f"{name} must be one {kind.__name__} or a pair of {kind.__name__}s, got {entry!r}")
     return pair

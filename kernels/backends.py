@@ -1,8 +1,8 @@
-"""Which execution of an operator runs: `reference`, `eager` or `triton`.
+"""Choice of the execution of an operator: `reference`, `eager` or `triton`.
 
-An operator lists the executions it has. A backend named by the caller runs or raises; `None` chooses, and
-`explain` says why. While a model is traced for export or scripted, the choice is always `eager`, the form made of
-ordinary operators.
+Every operator lists its executions. A backend named by the caller runs or raises an error. With `None` a backend is
+chosen, and `explain` gives the reason. While a model is traced for export or scripted, the choice is always `eager`,
+which consists of ordinary operators.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("reference", "eager", "triton")
-# what the kernels are written for
+# dtypes and the largest head width that the Triton kernels support
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TRITON_WIDTH = 256
 
 
 class Choice(NamedTuple):
-    """A chosen backend and the reason, as a sentence."""
+    """A chosen backend and the reason as a sentence."""
 
     backend: str
     reason: str
@@ -36,12 +36,12 @@ def choose(operator: str, executions: Mapping[str, Any], backend: str | None, *t
 
     Args:
         operator: name of the operator, for messages.
-        executions: what the operator has, by backend name.
-        backend: the caller's wish, one of `BACKENDS`, or None.
+        executions: executions of the operator by backend name.
+        backend: the caller's choice, one of `BACKENDS`, or None.
         tensors: the operator's inputs (.., width); device, dtype and width matter.
 
     Returns:
-        The backend to run and why.
+        The backend to run and the reason.
 
     Raises:
         TypeError: `backend` is neither a string nor None.
@@ -59,7 +59,7 @@ def choose(operator: str, executions: Mapping[str, Any], backend: str | None, *t
             )
         obstacle = _triton_obstacle(tensors) if backend == "triton" else None
         if obstacle is not None:
-            raise ValueError(f"backend='triton' cannot run, for {obstacle}: use backend=None to choose, or 'eager'")
+            raise ValueError(f"backend='triton' cannot run because {obstacle}: use backend=None to choose, or 'eager'")
         return Choice(backend, "named by the caller")
     if torch.compiler.is_exporting():
         return Choice("eager", "the model is being exported, and only eager is made of ordinary operators")
@@ -75,23 +75,23 @@ def choose(operator: str, executions: Mapping[str, Any], backend: str | None, *t
 
 
 def _triton_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
-    """Why Triton cannot run on these tensors; None where it can."""
+    """Returns the reason why Triton cannot run on these tensors, or None if it can."""
     if not _is_triton_installed():
         return "triton is not installed"
     if tensors[0].device.type != "cuda" and not _is_interpreting():
         return (
             f"the tensors are on {tensors[0].device.type}, and Triton runs on CUDA and ROCm devices "
-            "(elsewhere only in its interpreter, with TRITON_INTERPRET=1 in the environment from the start)"
+            "(elsewhere only in its interpreter, with TRITON_INTERPRET=1 set before Python starts)"
         )
     for x in tensors:
         if x.dtype not in TRITON_DTYPES:
-            return f"the kernels take float32, bfloat16 and float16, and the tensors are {x.dtype}"
+            return f"the kernels support float32, bfloat16 and float16, but the tensors are {x.dtype}"
         if x.shape[-1] > TRITON_WIDTH:
-            return f"the kernels take heads of up to {TRITON_WIDTH} channels, and the tensors have {x.shape[-1]}"
+            return f"the kernels support heads of up to {TRITON_WIDTH} channels, but the tensors have {x.shape[-1]}"
     return None
 
 
-# constants of the process, which a compiler need not look into
+# constant within a process, so a compiler need not trace them
 @torch.compiler.assume_constant_result
 def _is_triton_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
@@ -103,19 +103,19 @@ def _is_interpreting() -> bool:
 
 
 def explain(operator: Callable[..., Any], *tensors: Tensor, backend: str | None = None) -> Choice:
-    """Says which execution an operator would run on tensors like these, and why.
+    """Reports which execution an operator would run on tensors like these, and the reason.
 
     Args:
         operator: a public operator of `attnzoo.kernels`.
         tensors: one or more of the operator's inputs; only device, dtype and width matter.
-        backend: what would be passed as `backend`.
+        backend: the `backend` argument of the call.
 
     Returns:
-        The choice; `str()` of it is a sentence.
+        The choice; its `str()` is a sentence.
 
     Raises:
-        TypeError: `operator` is not an operator of this package, or `tensors` are none.
-        ValueError: the operator would refuse `backend`.
+        TypeError: `operator` is not an operator of this package, or no tensor is given.
+        ValueError: the operator would reject `backend`.
 
     Example:
         >>> print(explain(neighborhood_attention, torch.zeros(1)))
@@ -123,10 +123,10 @@ def explain(operator: Callable[..., Any], *tensors: Tensor, backend: str | None 
     """
     executions = getattr(operator, "executions", None)
     if executions is None:
-        raise TypeError(f"{operator!r} is not an operator of attnzoo.kernels: pass neighborhood_attention or the like")
+        raise TypeError(f"{operator!r} is not an operator of attnzoo.kernels: pass one such as neighborhood_attention")
     if not tensors:
-        raise TypeError("pass one of the operator's inputs, a tensor, beside the operator")
+        raise TypeError("pass at least one input tensor of the operator after the operator")
     for x in tensors:
         if not isinstance(x, Tensor):
-            raise TypeError(f"tensor must be one of the operator's inputs, a tensor, got {type(x).__name__}")
+            raise TypeError(f"tensors must be input tensors of the operator, got {type(x).__name__}")
     return choose(operator.__name__, executions, backend, *tensors)

@@ -1,6 +1,7 @@
-"""How executions become operators of torch: those of Triton for compiler, autograd and opcheck; others for exporters.
+"""Registration of executions as torch operators.
 
-Defining an operator needs no Triton: the kernels are imported when it runs for the first time.
+Triton executions are registered for torch.compile, autograd and opcheck, other executions for exporters. Defining an
+operator does not need Triton: the kernels are imported when the operator first runs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# on the CPU kernels run in Triton's interpreter
+# on a CPU, kernels run in Triton's interpreter
 DEVICES = ("cpu", "cuda")
 
 
@@ -19,13 +20,13 @@ def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., 
     """Defines the operator `attnzoo::NAME`.
 
     Args:
-        name: of the operator.
-        schema: its arguments and results, `(Tensor q, ..) -> Tensor`.
-        run: computes the results.
-        fake: makes empty results of the same shapes and dtypes.
+        name: name of the operator.
+        schema: arguments and results, such as `(Tensor q, ..) -> Tensor`.
+        run: function that computes the results.
+        fake: function that returns empty results of the same shapes and dtypes.
 
     Returns:
-        The operator, to call.
+        The operator, a callable.
     """
     torch.library.define(f"attnzoo::{name}", schema)
     torch.library.impl(f"attnzoo::{name}", DEVICES)(run)
@@ -34,13 +35,13 @@ def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., 
 
 
 def define_dynamic(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Defines the operator `attnzoo::dynamic_NAME`, which an exporter takes as it is where a size is dynamic.
+    """Defines the operator `attnzoo::dynamic_NAME`, which an exporter keeps as one node where a size is dynamic.
 
     Args:
-        name, schema, run, fake: as in `define`; it runs on every device.
+        name, schema, run, fake: as in `define`; `run` is used on every device.
 
     Returns:
-        The operator, to call.
+        The operator, a callable.
     """
     library = f"attnzoo::dynamic_{name}"
     torch.library.define(library, schema)
@@ -50,10 +51,10 @@ def define_dynamic(name: str, schema: str, run: Callable[..., Any], fake: Callab
 
 
 class Extra(NamedTuple):
-    """A tensor that a fused operator takes beside q, k and v.
+    """A tensor that a fused operator takes in addition to q, k and v.
 
     Attributes:
-        name: of the argument.
+        name: name of the argument.
         optional: whether it may be None.
         differentiable: whether it has a gradient.
     """
@@ -64,7 +65,7 @@ class Extra(NamedTuple):
 
     @property
     def schema(self) -> str:
-        """Its declaration."""
+        """Declaration of the argument in a schema."""
         return f"Tensor{'?' if self.optional else ''} {self.name}"
 
 
@@ -77,18 +78,19 @@ def define_attention(
 ) -> Any:
     """Defines `attnzoo::NAME(q, k, v, EXTRAS, ARGUMENTS, scale) -> (out, logsumexp)`, and `attnzoo::NAME_backward`.
 
-    The backward operator gives the gradients of q, k, v and the differentiable extras, and empty tensors for those that
-    are not needed. It has no derivative itself.
+    The backward operator returns the gradients of q, k, v and the differentiable extras, and an empty tensor for each
+    gradient that is not needed. It has no derivative of its own.
 
     Args:
-        name: of the operator.
-        extras: its tensors beside q, k and v.
-        arguments: its geometry as a schema, such as `SymInt[] kernel_size, bool[] is_causal`.
-        geometry: the geometry, from the size (H, W) of the map of keys and the values of these arguments.
-        kernels: imports the module of the kernels, see `triton_attention.Kernels`.
+        name: name of the operator.
+        extras: its tensors in addition to q, k and v.
+        arguments: schema of its geometry, such as `SymInt[] kernel_size, bool[] is_causal`.
+        geometry: function that makes the geometry from the size (H, W) of the map of keys and the values of these
+            arguments.
+        kernels: function that imports the module of the kernels, see `triton_attention.Kernels`.
 
     Returns:
-        The operator, to call.
+        The operator, a callable.
     """
     tensors = ["q", "k", "v", *(extra.name for extra in extras)]
     wanted = ["q", "k", "v", *(extra.name for extra in extras if extra.differentiable)]
@@ -136,7 +138,7 @@ def define_attention(
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(*inputs[:count], *output)
         ctx.rest = inputs[count:]
-        # no gradient of zeros for the logsumexp, which nobody reads
+        # do not materialize a zero gradient for the logsumexp, which is not used
         ctx.set_materialize_grads(False)
 
     def derivative(ctx: Any, dout: Tensor | None, _: Any) -> tuple[Any, ...]:
@@ -154,12 +156,12 @@ def define_attention(
 
 
 def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:
-    """Gives an operator its derivative: `save(ctx, inputs, output)` keeps what `backward(ctx, *gradients)` needs."""
+    """Registers a derivative: `save(ctx, inputs, output)` stores what `backward(ctx, *gradients)` needs."""
     torch.library.register_autograd(f"attnzoo::{name}", backward, setup_context=save)
 
 
 def refuse_to_differentiate(name: str, operator: str) -> None:
-    """Lets the operator `attnzoo::NAME`, a derivative of the public `operator`, raise when it is differentiated."""
+    """Makes `attnzoo::NAME`, the backward operator of the public `operator`, raise an error when differentiated."""
 
     def refuse(ctx: Any, *gradients: Any) -> None:
         raise NotImplementedError(

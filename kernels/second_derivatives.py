@@ -1,4 +1,4 @@
-"""Gradients that have gradients themselves, for eager executions whose own way back is not differentiable."""
+"""Differentiable gradients for eager executions whose own backward pass is not differentiable."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def differentiable_gradients(
     attend: Callable[[], Tensor], inputs: Sequence[Tensor | None], grad: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """Gradients for a caller with `create_graph=True`.
+    """Computes the gradients for a caller with `create_graph=True`.
 
     Args:
-        attend: computes the output from the inputs, in operators that autograd can differentiate twice.
-        inputs: of the operator; None, and those without a gradient, have None for theirs.
-        grad: gradient of the output, of its shape.
+        attend: function that computes the output from the inputs with operators that autograd can differentiate twice.
+        inputs: inputs of the operator; the gradient of an input that is None or needs no gradient is None.
+        grad: gradient of the output, in the shape of the output.
     """
     # the fused kernels have no second derivative
     with sdpa_kernel(SDPBackend.MATH):

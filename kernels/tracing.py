@@ -1,15 +1,15 @@
-"""What eager executions and layers must know of tracers: whether one is active, and which sizes it leaves dynamic.
+"""Helpers for tracing: whether a compiler, exporter or tracer is active, and which sizes are dynamic.
 
-A size that an exporter leaves dynamic is a symbol, and whoever branches on it fixes it. Three strategies serve such
+During export a dynamic size is a symbol, and a branch on the symbol fixes the size. Three strategies support dynamic
 sizes, in this order of preference:
 
-1. Arithmetic on the symbol, without a branch: padding by a computed number of rows, the larger of two lengths, pooling
-   as a product with a matrix of shares. A layer then has one form for any size. `attnzoo.blocks.resizing` has these.
-2. Another formulation that needs no plan of the map: window attention counts its windows from the shape while the
-   model runs (`kernels/window/eager_dynamic.py`), routed attention gathers regions without asking how large they are.
+1. Arithmetic on the symbol, without a branch: padding by a computed number of rows, the maximum of two lengths,
+   pooling as a product with a matrix of weights. A layer then has one form for any size, see `attnzoo.blocks.resizing`.
+2. A formulation that needs no plan of the map: window attention computes the number of windows from the shape at run
+   time (`kernels/window/eager_dynamic.py`), and routed attention gathers regions without reading their size.
 3. An opaque operator, where tracing the arithmetic takes minutes: neighborhood attention in tiles, and the mixing of
-   OverLoCK. `define_dynamic` makes one: traced, it is one node with the shape of its result; run, it is the eager
-   execution. `attnzoo.tools.export.dynamic_sizes` writes the node as standard ONNX operators.
+   OverLoCK. `define_dynamic` defines one: in the trace it is one node with the shape of its result, at run time it is
+   the eager execution. `attnzoo.tools.export.dynamic_sizes` writes the node as standard ONNX operators.
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
@@ -21,21 +21,21 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 
 def is_traced() -> bool:
-    """Whether a compiler, exporter or tracer is active: then only operators that it knows may run."""
+    """Returns whether a compiler, exporter or tracer is active: then only operators that it supports may run."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def is_exporting() -> bool:
-    """Whether a model is being exported. TorchScript reads it as False."""
+    """Returns whether a model is being exported; always False in TorchScript."""
     if torch.jit.is_scripting():
         return False
     return torch.compiler.is_exporting()
 
 
 def is_dynamic(sizes: list[int]) -> bool:
-    """Whether an exporter leaves one of these sizes dynamic: then it is a symbol, and no branch may depend on it.
+    """Returns whether one of these sizes is dynamic during export: a symbol that no branch may depend on.
 
-    TorchScript reads it as False.
+    Always False in TorchScript.
     """
     if torch.jit.is_scripting():
         return False
@@ -49,6 +49,9 @@ def _has_symbol(sizes: list[int]) -> bool:
 
 @contextmanager
 def real_tensors() -> Iterator[None]:
-    """What is cached must serve every later call: no fake, meta or inference tensors of the one that came first."""
+    """Makes all tensors created inside ordinary CPU tensors.
+
+    Cached tensors are reused in later calls, so they must not be fake, meta or inference tensors of the first call.
+    """
     with _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
         yield

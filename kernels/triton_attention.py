@@ -1,6 +1,6 @@
-"""Fused attention on tensors, whichever the operator: memory for results, arguments by name, launches in their order.
+"""Fused attention on tensors, shared by all operators: allocates results, names arguments, runs launches in order.
 
-Shape legend: B batch, H' W' map of queries, H W of keys, h heads, D width of queries and keys, E width of values.
+Shape legend: B batch, H' W' map of queries, H W map of keys, h heads, D width of queries and keys, E width of values.
 """
 
 from __future__ import annotations
@@ -21,37 +21,38 @@ Extras = Mapping[str, Tensor | None]
 class Kernels(Protocol):
     """The kernels of an operator: a module `triton_kernels` with these three functions.
 
-    The arguments of all kernels of a call are one mapping; each kernel takes those that it names. Every operator has
-    `q`, `k`, `v`, `out`, `logsumexp` and `scale`, the last two in powers of two, and backward `dout`, `delta`,
-    `dq`, `dk` and `dv`, where out and its like are as a kernel takes them, see `tokens`.
+    The arguments of all kernels of a call are in one mapping, and each kernel receives those that its signature names.
+    Every operator has `q`, `k`, `v`, `out`, `logsumexp` and `scale`; the last two are in base 2, so `scale` includes
+    log2(e). The backward pass adds `dout`, `delta`, `dq`, `dk` and `dv`. Tensors with channels are passed as `Tokens`,
+    see `tokens`.
     """
 
     def arguments(self, problem: Problem, extras: Extras) -> dict[str, Any]:
-        """The arguments that this operator has beside: its map, and the tensors beside q, k and v."""
+        """Returns the operator's own arguments: its map, and its tensors in addition to q, k and v."""
 
     def forward(self, problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
-        """The launches that fill `out` and `logsumexp`."""
+        """Returns the launches that fill `out` and `logsumexp`."""
 
     def backward(
         self, problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
     ) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
-        """The launches that fill the gradients of q, k and v that are needed.
+        """Returns the launches that fill the needed gradients of q, k and v.
 
         Returns:
-            The launches, and what gives the gradients of the needed extras after them.
+            The launches, and a function that returns the gradients of the needed extras after the launches have run.
         """
 
 
 def forward(
     kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, extras: Extras, geometry: Any, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The output (B, H', W', h, E) and the logsumexp of scores (B, H', W', h) in powers of two.
+    """Computes the output (B, H', W', h, E) and the base-2 logsumexp of the scores (B, H', W', h).
 
     Args:
-        kernels: of the operator.
+        kernels: kernels of the operator.
         q, k, v: (B, H', W', h, D), (B, H, W, h, D) and (B, H, W, h, E).
         extras: the operator's other tensors, by name.
-        geometry: of the operator.
+        geometry: geometry of the operator.
         scale: factor of the scores.
     """
     out = torch.empty(*q.shape[:4], v.shape[4], dtype=v.dtype, device=v.device)
@@ -75,13 +76,13 @@ def backward(
     scale: float,
     needs: Mapping[str, bool],
 ) -> dict[str, Tensor]:
-    """Gradients of q, k, v and the extras that are needed, by name.
+    """Computes the needed gradients of q, k, v and the extras, by name.
 
     Args:
         kernels, q, k, v, extras, geometry, scale: as in `forward`.
         dout: gradient of the output.
-        out, logsumexp: what `forward` gave.
-        needs: by name, which gradients are needed.
+        out, logsumexp: results of `forward`.
+        needs: which gradients are needed, by name.
     """
     tensors = {"q": q, "k": k, "v": v, "out": out, "logsumexp": logsumexp, "dout": dout}
     tensors["delta"] = torch.empty_like(logsumexp)
@@ -100,12 +101,13 @@ def backward(
 def forward_launches(
     kernels: Kernels, problem: Problem, tensors: Mapping[str, Tensor], extras: Extras, scale: float
 ) -> list[Launch]:
-    """The launches of the forward pass.
+    """Returns the launches of the forward pass.
 
     Args:
-        kernels: of the operator.
-        problem: that they are for.
-        tensors: by name, `q`, `k`, `v`, and to be filled `out` and the contiguous float32 `logsumexp` (B, H', W', h).
+        kernels: kernels of the operator.
+        problem: geometry and sizes of the call.
+        tensors: by name, `q`, `k`, `v`, and the tensors to fill: `out` and the contiguous float32 `logsumexp` (B, H',
+            W', h).
         extras: the operator's other tensors, by name.
         scale: factor of the scores.
     """
@@ -120,13 +122,13 @@ def backward_launches(
     scale: float,
     needs: Mapping[str, bool],
 ) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
-    """The launches of the backward pass, and what gives the gradients of extras after them.
+    """Returns the launches of the backward pass, and a function that returns the gradients of extras after them.
 
     Args:
         kernels, problem, extras, scale: as in `forward_launches`.
-        tensors: those of `forward_launches`, `dout`, and to be filled the contiguous float32 `delta`
-            (B, H', W', h), `dq`, `dk` and `dv`.
-        needs: by name, which gradients are needed.
+        tensors: the tensors of `forward_launches`, `dout`, and the tensors to fill: the contiguous float32 `delta` (B,
+            H', W', h), `dq`, `dk` and `dv`.
+        needs: which gradients are needed, by name.
     """
     return kernels.backward(problem, _arguments(kernels, problem, tensors, extras, scale), extras, needs)
 
@@ -134,6 +136,6 @@ def backward_launches(
 def _arguments(
     kernels: Kernels, problem: Problem, tensors: Mapping[str, Tensor], extras: Extras, scale: float
 ) -> dict[str, Any]:
-    # numbers of queries are contiguous, and have no channels
+    # tensors with one number per query are contiguous and have no channels
     given = {name: x if name in ("logsumexp", "delta") else tokens(x) for name, x in tensors.items()}
     return {**given, "scale": scale * LOG2_E.value, **kernels.arguments(problem, extras)}

@@ -1,4 +1,4 @@
-"""The pieces that all attention kernels share: reading and writing tokens.
+"""Building blocks of all attention kernels: loading and storing tokens.
 
 Shape legend: B batch, H W map, h heads, M tokens, D channels.
 """
@@ -12,11 +12,11 @@ import triton.language as tl
 
 
 class Tokens(NamedTuple):
-    """A tensor (B, H, W, h, D) whose channels are contiguous, as a kernel's argument.
+    """A tensor (B, H, W, h, D) with contiguous channels, as an argument of a kernel.
 
     Attributes:
         data: the tensor.
-        strides: of images, rows, columns and heads.
+        strides: strides of images, rows, columns and heads.
     """
 
     data: Any
@@ -24,7 +24,7 @@ class Tokens(NamedTuple):
 
     @property
     def dtype(self) -> Any:
-        """Of the tensor; Triton's tuner looks for it, and tells problems apart by it."""
+        """Dtype of the tensor; Triton's autotuner reads it as part of its key."""
         return self.data.dtype
 
 
@@ -32,8 +32,8 @@ class Width(NamedTuple):
     """Channels of a head, at compile time.
 
     Attributes:
-        channels: how many there are.
-        block: the power of two that holds them.
+        channels: number of channels.
+        block: power of two that holds the channels.
     """
 
     channels: int
@@ -53,20 +53,20 @@ def _pointers(tokens, image, head, positions, exist, WIDTH: tl.constexpr):
 
 @triton.jit
 def load(tokens, image, head, positions, exist, WIDTH: tl.constexpr):
-    """(M, block) channels of tokens; zeros where there is no token or no channel."""
+    """Loads the channels of tokens, (M, block); zeros where there is no token or no channel."""
     pointers, mask = _pointers(tokens, image, head, positions, exist, WIDTH)
     return tl.load(pointers, mask=mask, other=0.0)
 
 
 @triton.jit
 def store(tokens, values, image, head, positions, exist, WIDTH: tl.constexpr):
-    """Writes what `load` would read."""
+    """Stores values (M, block) at the addresses that `load` reads."""
     pointers, mask = _pointers(tokens, image, head, positions, exist, WIDTH)
     tl.store(pointers, values.to(tokens.data.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def number_of(image, head, positions, map_shape):
-    """The place of a token's entry in a contiguous tensor (B, H, W, h)."""
+    """Returns the index of a token's entry in a contiguous tensor (B, H, W, h)."""
     row = image.to(tl.int64) * map_shape.lengths[0] + positions[0]
     return (row * map_shape.lengths[1] + positions[1]) * map_shape.heads + head

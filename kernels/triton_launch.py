@@ -1,7 +1,7 @@
-"""How a Triton kernel is started: what every operator's launcher gives, and what the offline compiler reads.
+"""Launches of Triton kernels, made by every operator and read by the offline compiler.
 
-A `Launch` is a kernel with its arguments, before any machine is involved. `Launch.run` starts it on the tensors'
-device; the static benchmark compiles the same object for architectures that are not there.
+A `Launch` is a kernel with its arguments, independent of a device. `Launch.run` starts it on the device of its tensors.
+The static benchmark compiles the same object for architectures that are not present.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import torch
 import triton
 from torch import Tensor
 
-# tables of configurations are keyed by these; the interpreter uses the first
+# keys of the configuration tables; the interpreter uses the first
 ARCHITECTURES = ("sm90", "sm80", "sm100", "gfx942")
-# multiplications and additions may be fused, whatever Triton's default is
+# multiplications and additions may be fused, regardless of Triton's default
 OPTIONS = {"enable_fp_fusion": True}
-# tables have an entry for heads of up to so many channels
+# tables have one entry per width, for heads of up to this many channels
 WIDTHS = (32, 64, 128, 256)
 
 
 class Configuration(NamedTuple):
-    """How a kernel is cut for a machine: its own compile-time constants, and the compiler's options.
+    """Configuration of a kernel for a device: compile-time constants and compiler options.
 
     Attributes:
-        constants: tile sizes and the like, by the kernel's argument names.
-        num_warps: warps of a program, a power of two.
-        num_stages: depth of the software pipeline of its loops.
+        constants: tile sizes and similar constants, by the kernel's argument names.
+        num_warps: warps per program, a power of two.
+        num_stages: depth of the software pipeline of loops.
     """
 
     constants: Mapping[str, int]
@@ -39,15 +39,15 @@ class Configuration(NamedTuple):
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel and everything it is started with.
+    """A kernel and all its launch arguments.
 
     Attributes:
         kernel: a `triton.jit` function.
-        grid: number of programs, from the configuration's constants.
+        grid: function that returns the number of programs from the constants of the configuration.
         arguments: run-time arguments by name: tensors, numbers, None, or (named) tuples of them.
-        constants: compile-time arguments that the problem fixes, by name.
-        configuration: the compile-time arguments and options that were chosen for the machine.
-        alternatives: makes configurations that give the same result, for those who opt into tuning.
+        constants: compile-time arguments that the problem determines, by name.
+        configuration: compile-time arguments and options chosen for the device.
+        alternatives: function that returns other configurations with the same result, for tuning on request.
     """
 
     kernel: Any
@@ -58,7 +58,7 @@ class Launch:
     alternatives: Callable[[], Sequence[Configuration]] = tuple
 
     def run(self) -> None:
-        """Starts the kernel on the device of its tensors; nothing happens for an empty grid."""
+        """Starts the kernel on the device of its tensors; does nothing for an empty grid."""
         constants, num_warps, num_stages = self.configuration
         programs = self.grid(constants)
         if programs == 0:
@@ -81,7 +81,7 @@ class Launch:
         tuner = _tuners.get(self.kernel)
         if tuner is None:
             key = list(self.constants)
-            # what the interpreter runs has no compiled form that a file could be found by
+            # interpreted kernels have no compiled form, which is the key of results on disk
             on_disk = not is_interpreted()
             tuner = _tuners[self.kernel] = triton.autotune(configs, key=key, cache_results=on_disk)(self.kernel)
         tuner.configs = configs
@@ -92,7 +92,7 @@ _tuners: dict[Any, Any] = {}
 
 
 def flat(arguments: Iterable[Any]) -> Iterator[Any]:
-    """The entries of arguments and of the tuples among them."""
+    """Yields the arguments, with tuples flattened."""
     for argument in arguments:
         if isinstance(argument, tuple):
             yield from flat(argument)
@@ -101,43 +101,43 @@ def flat(arguments: Iterable[Any]) -> Iterator[Any]:
 
 
 def is_tuning() -> bool:
-    """Whether the user has opted into timing the configurations on first use: `ATTNZOO_AUTOTUNE=1`."""
+    """Returns whether configurations are timed on first use, which `ATTNZOO_AUTOTUNE=1` enables."""
     return os.environ.get("ATTNZOO_AUTOTUNE", "0") == "1" and not is_interpreted()
 
 
 def is_interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, on the CPU."""
+    """Returns whether kernels run in Triton's interpreter, on the CPU."""
     return bool(triton.knobs.runtime.interpret)
 
 
 def architecture_of(device: torch.device) -> str:
-    """The key of a device in the tables of configurations, one of `ARCHITECTURES`."""
+    """Returns the key of a device in the configuration tables, one of `ARCHITECTURES`."""
     if device.type != "cuda":
         return ARCHITECTURES[0]
     if torch.version.hip:
         return "gfx942"
     major, _ = torch.cuda.get_device_capability(device)
-    # what is between and beyond has the shared memory of the smallest
+    # all other capabilities use the entry with the smallest shared memory
     return {9: "sm90", 10: "sm100"}.get(major, "sm80")
 
 
 def precision_of(dtype: torch.dtype) -> str:
-    """How float32 operands are multiplied: exactly, unless torch's own setting for matrix products allows TF32."""
+    """Returns the precision of matrix products: IEEE, unless torch's own setting allows TF32 for float32."""
     if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         return "tf32"
     return "ieee"
 
 
 def readable(x: Tensor) -> Tensor:
-    """The tensor itself where kernels can read it in place, with any strides but channels side by side; else a copy."""
+    """Returns the tensor itself if its channels are contiguous, whatever its other strides, else a contiguous copy."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def block(width: int) -> int:
-    """Smallest block of channels that holds `width` and that a matrix unit takes."""
+    """Returns the smallest block of channels that holds `width` and that a matrix unit supports."""
     return max(16, triton.next_power_of_2(width))
 
 
 def width_class(width: int) -> int:
-    """The place of the entry for heads of `width` channels, see `WIDTHS`."""
+    """Returns the index of the table entry for heads of `width` channels, see `WIDTHS`."""
     return next(place for place, largest in enumerate(WIDTHS) if width <= largest)

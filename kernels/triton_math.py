@@ -1,4 +1,4 @@
-"""Arithmetic that the kernels share: matrix products and the running softmax."""
+"""Arithmetic of the kernels: matrix products and the running softmax."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _INTERPRETED = tl.constexpr(is_interpreted())
 
 @triton.jit
 def dot(a, b, sums=None, PRECISION: tl.constexpr = "ieee"):
-    """sums + a @ b in float32, for (M, K) and (K, N) of one dtype."""
+    """Computes sums + a @ b, accumulated in float32, for (M, K) and (K, N) of one dtype."""
     if _INTERPRETED:
-        # its matrix product takes bfloat16 for integers; in float32 the products are the same
+        # the interpreter treats bfloat16 operands as integers; in float32 the products are the same
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, sums, input_precision=PRECISION)
@@ -23,15 +23,15 @@ def dot(a, b, sums=None, PRECISION: tl.constexpr = "ieee"):
 
 @triton.jit
 def softmax_step(scores, maximum, total):
-    """One step of the running softmax over blocks of keys, in powers of two.
+    """Computes one step of the running softmax over blocks of keys, in base 2.
 
     Args:
-        scores: (M, N) scores times log2(e), -inf where a key does not count.
-        maximum: (M,) largest score so far, at the start a finite number below all others.
+        scores: (M, N) scores times log2(e), -inf where a key is masked.
+        maximum: (M,) largest score so far, initially a finite number below all scores.
         total: (M,) sum of weights so far.
 
     Returns:
-        weights (M, N) relative to the new maximum, the factor (M,) that rescales earlier sums, and the new maximum
+        The weights (M, N) relative to the new maximum, the factor (M,) that rescales earlier sums, and the new maximum
         and total. A row without a key keeps a total of zero.
     """
     larger = tl.maximum(maximum, tl.max(scores, 1))

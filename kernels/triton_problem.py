@@ -1,4 +1,4 @@
-"""One call of a fused operator, as its kernels are launched for it: geometry, sizes, and the arguments by name."""
+"""The problem of one call of a fused operator: its geometry and sizes, and the launches of its kernels."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Problem:
     """A geometry and the sizes of tensors.
 
     Attributes:
-        geometry: the operator's own: intervals, regions or blocks of a map.
-        batch: images.
-        heads: heads.
+        geometry: geometry of the operator: intervals, regions or blocks of a map.
+        batch: number of images.
+        heads: number of heads.
         width: channels of queries and keys.
         value_width: channels of values.
-        dtype: of queries, keys and values.
-        architecture: selects the table of configurations.
+        dtype: dtype of queries, keys and values.
+        architecture: key of the configuration tables.
     """
 
     geometry: Any
@@ -37,7 +37,7 @@ class Problem:
 
     @classmethod
     def of(cls, q: Tensor, v: Tensor, geometry: Any) -> Problem:
-        """The problem of queries (B, H', W', h, D) and values (B, H, W, h, E)."""
+        """Returns the problem for queries (B, H', W', h, D) and values (B, H, W, h, E)."""
         return cls(geometry, q.shape[0], q.shape[3], q.shape[4], v.shape[4], q.dtype, architecture_of(q.device))
 
     @property
@@ -54,15 +54,15 @@ class Problem:
         programs: Callable[[Mapping[str, int]], int],
         alternatives: Callable[[], Sequence[Configuration]] = tuple,
     ) -> Launch:
-        """The launch of a kernel, with those of the arguments and constants that it names.
+        """Returns the launch of a kernel, with the arguments and constants that its signature names.
 
         Args:
             kernel: a `triton.jit` function.
-            arguments: of all kernels of the call, by name.
-            constants: what the geometry fixes at compile time, by name.
-            configuration: how the kernel is cut.
-            programs: their number, from the configuration's constants.
-            alternatives: other configurations with the same result.
+            arguments: arguments of all kernels of the call, by name.
+            constants: compile-time constants of the geometry, by name.
+            configuration: configuration of the kernel.
+            programs: function that returns the number of programs from the constants of the configuration.
+            alternatives: function that returns other configurations with the same result.
         """
         constants = {
             "WIDTH": Width(self.width, block(self.width)),
@@ -82,12 +82,12 @@ class Problem:
 
 
 def tokens(x: Tensor) -> Tokens:
-    """A tensor (B, H, W, h, D) for a kernel; copied where its channels are not contiguous."""
+    """Wraps a tensor (B, H, W, h, D) for a kernel; copies it if its channels are not contiguous."""
     x = readable(x)
     image, row, column, head, _ = x.stride()
     return Tokens(x, (image, row, column, head))
 
 
 def tokens_or_none(x: Tensor | None) -> Tokens | None:
-    """The same of a tensor that may be missing."""
+    """Wraps an optional tensor as `tokens` does; None stays None."""
     return None if x is None else tokens(x)

@@ -1,4 +1,4 @@
-"""Halo attention: the map is cut into blocks, and the queries of a block attend to the block and a rim around it."""
+"""Halo attention: the map is split into blocks, and a block's queries attend to the block and a halo around it."""
 
 from .api import halo_attention
 

@@ -1,4 +1,4 @@
-"""The public operator of halo attention: arguments are checked here, once, and an execution is chosen.
+"""Public operator of halo attention: checks the arguments and chooses an execution.
 
 Shape legend: B batch, H W map of keys, H' W' map of queries, h heads, D width of queries and keys, E width of values.
 """
@@ -37,36 +37,39 @@ def halo_attention(
     scale: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """softmax(q k^T * scale + relative scores) v, where a block's queries see the block and a halo around it.
+    """Computes softmax(q k^T * scale + relative scores) v, where queries attend to their block and a halo around it.
 
-    The map of keys is cut into blocks, and all queries of a block share one window, the block and `halo` positions more
-    on each side. Outside of the map keys and values are zeros that take part in the softmax, as in the published
-    networks; so does a last block that runs over the map, and its queries there are left out.
+    The map of keys is split into blocks. All queries of a block share one window, the block and `halo` more positions
+    on each side. Outside of the map, keys and values are zeros that take part in the softmax, as in the published
+    networks. The same holds for a last block that extends beyond the map; its queries there are dropped.
 
     With a stride there are fewer queries than keys: one at every stride-th position.
 
-    The relative scores depend on the query, before it is scaled: its product with the row of `rel_rows` at
-    place - query + window - 1, plus the same of columns, where window = block_size + 2 * halo, a place counts the
-    window's rows from 0, and queries are counted on in their block, strided or not.
+    The relative scores depend on the unscaled query. The score of a window row is the product of the query and the row
+    of `rel_rows` at key - query + window - 1; the score of a window column is added in the same way. Here window =
+    block_size + 2 * halo, `key` is the index of the row in the window, from 0, and `query` is the index of the query in
+    its block, which counts queries also with a stride.
 
     Args:
-        q: queries (B, ⌈H/stride⌉, ⌈W/stride⌉, h, D), any strides in memory, floating point.
+        q: queries (B, ⌈H/stride⌉, ⌈W/stride⌉, h, D), floating point, with any strides in memory.
         k: keys (B, H, W, h, D).
         v: values (B, H, W, h, E).
-        block_size: side of a block on the map of keys, per axis >= 1; one number or (rows, columns).
-        halo: positions seen around it, per axis >= 0.
-        stride: positions from one query to the next, per axis a divisor of block_size.
+        block_size: block size on the map of keys per axis, >= 1; one number or (rows, columns).
+        halo: positions on each side of a block that its queries attend to, per axis, >= 0.
+        stride: distance from one query to the next per axis, a divisor of block_size.
         rel_rows: table (2 * window - 1, D) of the rows, shared by heads; None for no relative scores of rows.
-        rel_columns: the same of columns.
-        scale: what the products of queries and keys are multiplied with; D ** -0.5 by default.
-        backend: `reference`, `eager` or `triton`; it runs or raises. None chooses, `attnzoo.kernels.explain` tells.
+        rel_columns: table (2 * window - 1, D) of the columns, or None.
+        scale: factor of the products of queries and keys; D ** -0.5 by default.
+        backend: `reference`, `eager` or `triton`, which runs or raises an error; None chooses, see
+            `attnzoo.kernels.explain`.
 
     Returns:
-        (B, ⌈H/stride⌉, ⌈W/stride⌉, h, E) in the dtype of v, or of autocast where it is on.
+        (B, ⌈H/stride⌉, ⌈W/stride⌉, h, E) in the dtype of v, or in the autocast dtype where autocast is on.
 
     Raises:
-        TypeError: an argument of the wrong kind, or tensors whose dtypes differ.
-        ValueError: shapes that do not fit, an empty map, a stride that does not divide the block, an unknown backend.
+        TypeError: an argument has the wrong type, or the dtypes of tensors differ.
+        ValueError: shapes do not fit, the map is empty, the stride does not divide the block, or the backend is
+            unknown.
 
     Source: Scaling Local Self-Attention (arXiv 2103.12731, section 2.2 and 2.3).
     """
@@ -77,7 +80,7 @@ def halo_attention(
     axes = _axes(k, block_size, halo, stride)
     _check_queries(q, k, axes)
     for name, table, axis in (("rel_rows", rel_rows, axes[0]), ("rel_columns", rel_columns, axes[1])):
-        purpose = f"a window of {axis.window}, a block of {axis.block} and twice a halo of {axis.halo}"
+        purpose = f"a window of {axis.window} (a block of {axis.block} plus twice a halo of {axis.halo})"
         check_table(name, table, q, (2 * axis.window - 1, q.shape[4]), "(2 * window - 1, width)", purpose)
     execution = execution_of(halo_attention, backend, q, v)
     return execution(q, k, v, axes, rel_rows, rel_columns, scale_or_default(scale, q))
@@ -89,7 +92,7 @@ def _axes(k: Tensor, block_size: PerAxis, halo: PerAxis, stride: PerAxis) -> tup
     )
     for axis, length in enumerate(k.shape[1:3]):
         name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
-        # of a size that an exporter leaves dynamic nothing is known
+        # a dynamic size cannot be checked
         if not is_dynamic([length]) and length < 1:
             raise ValueError(f"k must have a map of at least one row and one column, got {length} {name}")
         if blocks[axis] < 1:
@@ -106,8 +109,8 @@ def _check_queries(q: Tensor, k: Tensor, axes: tuple[HaloAxis, HaloAxis]) -> Non
     expected = k.shape[0], rows.query_length, columns.query_length, k.shape[3]
     if not is_dynamic([*expected, *q.shape[:4]]) and tuple(q.shape[:4]) != expected:
         raise ValueError(
-            f"q must be (B, H, W, heads, width) = {expected} and a width, for keys on a map of {rows.length} x "
-            f"{columns.length} and a stride of {rows.stride} x {columns.stride}, got {tuple(q.shape)}"
+            f"q must be (B, H, W, heads, width) with (B, H, W, heads) = {expected} for keys on a map of "
+            f"{rows.length} x {columns.length} and a stride of {rows.stride} x {columns.stride}, got {tuple(q.shape)}"
         )
     if q.dtype != k.dtype:
         raise TypeError(f"q must have the dtype of k, {k.dtype}, got {q.dtype}")

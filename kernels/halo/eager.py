@@ -1,10 +1,11 @@
-"""Halo attention in plain torch, fast: windows are strided views until they are copied once.
+"""Fast halo attention in plain torch: windows are strided views until they are copied once.
 
-On a CPU a few blocks are taken at a time, there and back, so that copies and scores stay in cache and memory does not
-grow with the map. While a model is traced, or on another device, the whole batch goes through at once.
+On a CPU, a few blocks are computed at a time in the forward and in the backward pass, so that copies and scores stay in
+cache and memory does not grow with the map. While a model is traced, or on another device, the whole batch is computed
+at once.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, n blocks, q queries of a block, w window, of one
-axis (suffix h: rows, suffix w: columns); N blocks of a chunk, T queries and S keys of one.
+axis (suffix h: rows, suffix w: columns); N blocks of a chunk, T queries and S keys of a block.
 """
 
 from __future__ import annotations
@@ -51,18 +52,18 @@ def attention(
 
 
 class Attention(torch.autograd.Function):
-    """Attention that keeps its inputs only, and computes the weights again on the way back, chunk by chunk."""
+    """Attention that saves only its inputs and recomputes the weights in the backward pass, chunk by chunk."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        """As `_attend_in_chunks`."""
+        """Same as `_attend_in_chunks`."""
         *inputs, ctx.axes, ctx.scale = arguments
         ctx.save_for_backward(*inputs)
         return _attend_in_chunks(*arguments)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k, v and the tables."""
+        """Computes the gradients of q, k, v and the tables."""
         q, k, v, rel_rows, rel_columns = inputs = ctx.saved_tensors
         rows, columns = axes = ctx.axes
         if torch.is_grad_enabled():
@@ -71,7 +72,7 @@ class Attention(torch.autograd.Function):
             )
             return *found, None, None
         of_q = torch.empty_like(q)
-        # of whole blocks: windows are added a part of a block at a time
+        # padded to whole blocks, since windows are added in parts of one block
         sums = [_zeros(x.shape[0], rows.whole_blocks, columns.whole_blocks, *x.shape[3:], like=x) for x in (k, v)]
         of_tables = [None if x is None else _zeros(*x.shape, like=x) for x in (rel_rows, rel_columns)]
         for of_queries, of_keys in _chunks(axes, len(grad), grad.shape[3]):
@@ -93,12 +94,12 @@ class Attention(torch.autograd.Function):
         return of_q, of_k, of_v, of_rows, of_columns, None, None
 
 
-# images and rows
+# slices of images and rows
 Places = tuple[slice, slice]
 
 
 def _chunks(axes: tuple[HaloAxis, HaloAxis], batch: int, heads: int) -> Iterator[tuple[Places, Places]]:
-    """Some images or some rows of blocks at a time: where their queries are, and where padded keys and values."""
+    """Yields slices of the queries and of the padded keys and values, for some images or some rows of blocks."""
     rows, columns = axes
     scores = rows.queries * columns.queries * rows.window * columns.window * columns.count * heads
     lines = max(1, CHUNK_SCORES // scores)
@@ -112,7 +113,7 @@ def _chunks(axes: tuple[HaloAxis, HaloAxis], batch: int, heads: int) -> Iterator
 
 
 def _zeros(*shape: int, like: Tensor) -> Tensor:
-    """Zeros to add gradients up in, in float32 at least."""
+    """Returns zeros to accumulate gradients in, in float32 or higher precision."""
     return torch.zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
@@ -125,7 +126,7 @@ def _attend_in_chunks(
     axes: tuple[HaloAxis, HaloAxis],
     scale: float,
 ) -> Tensor:
-    """As `_attend`, chunk by chunk."""
+    """Same as `_attend`, chunk by chunk."""
     out = v.new_empty(*q.shape[:4], v.shape[4])
     for of_queries, of_keys in _chunks(axes, len(q), q.shape[3]):
         out[of_queries] = _attend(q[of_queries], k[of_keys], v[of_keys], rel_rows, rel_columns, axes, scale)
@@ -141,7 +142,7 @@ def _attend(
     axes: tuple[HaloAxis, HaloAxis],
     scale: float,
 ) -> Tensor:
-    """The same of whole rows of blocks, of keys and values with the halo around them."""
+    """Computes the attention of whole rows of blocks; keys and values include the halo around them."""
     rows, columns = axes
     queries = blocks(q, rows, columns)
     relative = [
@@ -152,7 +153,7 @@ def _attend(
     keys, values = (_windows(x, rows, columns) for x in (k, v))
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
     if torch.compiler.is_exporting():
-        # the fused kernel's layout is not that of what exporters decompose it into; views must fit both
+        # exporters decompose the fused kernel into operators with another layout; views must fit both
         out = out.clone(memory_format=torch.contiguous_format)
     # (N, h, T, E) -> (B, nh, nw, h, qh, qw, E) -> (B, nh, qh, nw, qw, h, E)
     count = q.shape[1] // rows.queries, q.shape[2] // columns.queries
@@ -163,10 +164,10 @@ def _attend(
 def _windows(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
     """Padded maps (B, H, W, h, D) -> (N, h, S, D)."""
     if torch.compiler.is_exporting():
-        # where sizes are dynamic, exporters know no windows that overlap
+        # with dynamic sizes, exporters do not support overlapping windows
         for dim, axis in ((1, rows), (2, columns)):
             x = x.index_select(dim, _places(x.shape[dim], axis, x)).unflatten(dim, (-1, axis.window))
-            # (B, n, .., h, D, w): the windows of rows move to the end, then those of columns
+            # (B, n, .., h, D, w): the window axis of rows moves to the end, then the window axis of columns
             x = x.movedim(dim + 1, -1)
     else:
         x = x.unfold(1, rows.window, rows.block).unfold(2, columns.window, columns.block)
@@ -175,14 +176,14 @@ def _windows(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
 
 
 def _places(length: int, axis: HaloAxis, like: Tensor) -> Tensor:
-    """(n * w,) positions of a padded axis that the windows of its blocks show."""
+    """Returns the positions of a padded axis that the windows of its blocks contain, (n * w,)."""
     count = (length - 2 * axis.halo) // axis.block
     first = torch.arange(count, device=like.device) * axis.block
     return (first.unsqueeze(1) + torch.arange(axis.window, device=like.device)).flatten()
 
 
 def _sum(of_rows: Tensor | None, of_columns: Tensor | None, rows: HaloAxis, columns: HaloAxis) -> Tensor | None:
-    """What is added to the scores, from (N, h, T, wh) and (N, h, T, ww): (N, h, T, S), or nothing."""
+    """Sums the scores of rows (N, h, T, wh) and columns (N, h, T, ww) to (N, h, T, S); None if both are None."""
     if of_rows is None and of_columns is None:
         return None
     if of_columns is None:

@@ -1,7 +1,7 @@
-"""Gradients of halo attention for some rows of blocks, written out: plain products, and sums of windows that overlap.
+"""Explicit gradients of halo attention for some rows of blocks: matrix products and sums of overlapping windows.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, n blocks, q queries of a block, w window, of one
-axis (suffix h: rows, suffix w: columns); N blocks together, T queries and S keys of one.
+axis (suffix h: rows, suffix w: columns); N blocks together, T queries and S keys of a block.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ def gradients(
     axes: tuple[HaloAxis, HaloAxis],
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
-    """Gradients of queries, of windows of keys and values, and of tables.
+    """Computes the gradients of queries, of windows of keys and values, and of tables.
 
     Args:
-        upstream: of the output, whole blocks (B, H', W', h, E).
+        upstream: gradient of the output (dout), whole blocks (B, H', W', h, E).
         q: queries, whole blocks (B, H', W', h, D).
-        windows: of keys (N, h, S, D) and of values (N, h, S, E).
-        tables: of rows and columns, or None.
+        windows: windows of keys (N, h, S, D) and of values (N, h, S, E).
+        tables: tables of rows and columns, or None.
         axes: the geometry of both axes.
-        scale: of the products of queries and keys.
+        scale: factor of the products of queries and keys.
 
     Returns:
-        (B, H', W', h, D), (N, h, S, D), (N, h, S, E), and a gradient for each table, None where there is none.
+        The gradients of queries (B, H', W', h, D), of windows of keys (N, h, S, D) and of values (N, h, S, E), and a
+        gradient for each table, None for a missing table.
     """
     rows, columns = axes
     keys, values = (x.flatten(0, 1) for x in windows)
@@ -49,7 +50,7 @@ def gradients(
     by_place = scores.unflatten(2, (rows.window, columns.window))
     for i, part in enumerate(relative):
         if part is not None:
-            # of rows (.., wh, 1), of columns (.., 1, ww)
+            # rows (.., wh, 1), columns (.., 1, ww)
             by_place += blocks(part.detach(), rows, columns).flatten(0, 1).unsqueeze(3 - i)
     weights = scores.softmax(2)
     of_weights = torch.bmm(upstream_blocks, values.mT)
@@ -79,7 +80,7 @@ def blocks(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
 
 
 def unblocked(x: Tensor, like: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
-    """(N * h, T, D) -> (B, H', W', h, D), of the batch, map and heads of another tensor."""
+    """(N * h, T, D) -> (B, H', W', h, D), with the batch, map and heads of `like`."""
     count = like.shape[1] // rows.queries, like.shape[2] // columns.queries
     # (B, nh, nw, h, qh, qw, D) -> (B, nh, qh, nw, qw, h, D)
     x = x.unflatten(1, (rows.queries, columns.queries)).unflatten(0, (like.shape[0], *count, like.shape[3]))
@@ -87,11 +88,13 @@ def unblocked(x: Tensor, like: Tensor, rows: HaloAxis, columns: HaloAxis) -> Ten
 
 
 def add_windows(target: Tensor, windows: Tensor, rows: HaloAxis, columns: HaloAxis) -> None:
-    """Adds windows where they lie on the map; those of neighbors overlap, so that each part of a block goes alone.
+    """Adds windows to the map at their positions.
+
+    Neighboring windows overlap, so each part of a block is added separately.
 
     Args:
-        target: the map, from the first row of the first window, (B, H, W, h, D), of whole blocks.
-        windows: (N, h, S, D), of as many rows of blocks as begin in the map.
+        target: the map (B, H, W, h, D) in whole blocks, from the first row of the first window on.
+        windows: (N, h, S, D), for as many rows of blocks as begin in the map.
         rows, columns: the geometry.
     """
     # (B, nh, nw, h, wh, ww, D) -> (B, nh, wh, nw, ww, h, D)

@@ -1,13 +1,13 @@
-"""Who attends to whom: the integer geometry of blocks with a halo, one axis at a time.
+"""Integer geometry of blocks with a halo, one axis at a time: which keys each query attends to.
 
-Nothing here touches a tensor. Every function speaks about one axis of length L; a two-dimensional block is the product
-of the two axes' answers. Vocabulary, along one axis:
+This module uses no tensors. Every function handles one axis of length L; a two-dimensional block is the product of its
+two axes. Terms, along one axis:
 
-    position  0 .. L-1, a row or column of the map; before and after, zeros that are attended to
-    block     b consecutive positions, the first at a multiple of b; the last one may run over the end
-    halo      positions before and after a block that its queries see, too
-    place     a key's place in the window of its block, 0 .. b + 2 halo - 1
-    query     every stride-th position of a block, numbered on by itself
+    position  0 .. L-1, a row or column of the map; before and after are zeros that take part in the softmax
+    block     b consecutive positions, the first at a multiple of b; the last block may extend beyond the end
+    halo      positions before and after a block that its queries also attend to
+    place     index of a key in the window of its block, 0 .. b + 2 halo - 1
+    query     every stride-th position of a block; queries have consecutive indices
 
 Source: Scaling Local Self-Attention (Vaswani et al., 2021, section 2.2 and 2.3, figures 1 and 2).
 """
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class HaloAxis:
-    """One axis of a map in blocks.
+    """One axis of a map that is split into blocks.
 
     Attributes:
         length: number of positions, L >= 1.
         block: positions of a block, b >= 1.
-        halo: positions seen on each side of a block, 0 or more.
-        stride: positions from one query to the next, a divisor of b.
+        halo: positions on each side of a block that its queries also attend to, 0 or more.
+        stride: distance from one query to the next, a divisor of b.
     """
 
     length: int
@@ -41,42 +41,43 @@ class HaloAxis:
 
     @property
     def window(self) -> int:
-        """Keys that a block sees."""
+        """Number of keys in the window of a block."""
         return self.block + 2 * self.halo
 
     @property
     def queries(self) -> int:
-        """Queries of a block."""
+        """Number of queries of a block."""
         return self.block // self.stride
 
     @property
     def query_length(self) -> int:
-        """Queries of the axis, those of the part of the last block that is there."""
+        """Number of queries of the axis; in the last block, only queries on the map count."""
         return (self.length + self.stride - 1) // self.stride
 
     @property
     def padded_queries(self) -> int:
-        """Queries of all blocks."""
+        """Number of queries of all blocks, including those beyond the map."""
         return self.count * self.queries
 
     @property
     def padding(self) -> tuple[int, int]:
-        """Zeros before and after the axis that windows reach."""
+        """Numbers of zeros before and after the axis that windows contain."""
         return self.halo, self.count * self.block - self.length + self.halo
 
     @property
     def whole_blocks(self) -> int:
-        """Positions of all windows, up to the end of a block."""
+        """Number of positions that all windows cover, rounded up to whole blocks."""
         return (self.count - 1 + (self.window + self.block - 1) // self.block) * self.block
 
     def position(self, block: int, place: int) -> int:
-        """The position at a place of a block's window; none of the map where it is not 0 .. L-1."""
+        """Returns the position at a place of a block's window; it is on the map if it is in 0 .. L-1."""
         return block * self.block - self.halo + place
 
     def relation(self, query: int, place: int) -> int:
-        """The entry of a table (2 window - 1) for a query of a block and a place of its window.
+        """Returns the index into a table (2 window - 1) for a query of a block and a place of its window.
 
-        The query is counted as it is numbered, and the halo is not subtracted: both as in the published weights.
+        The index of the query counts queries, not positions, and the halo is not subtracted, both as in the published
+        weights.
         """
         return place - query + self.window - 1
 
@@ -84,6 +85,6 @@ class HaloAxis:
 def halo_axes(
     lengths: Sequence[int], blocks: Sequence[int], halos: Sequence[int], strides: Sequence[int]
 ) -> tuple[HaloAxis, HaloAxis]:
-    """Rows and columns, of what each attribute is for both."""
+    """Returns the axes of rows and columns, from a pair (rows, columns) for each attribute."""
     rows, columns = (HaloAxis(*axis) for axis in zip(lengths, blocks, halos, strides, strict=True))
     return rows, columns

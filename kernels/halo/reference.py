@@ -1,4 +1,4 @@
-"""Halo attention, the specification: pad, take every block's window, attend, undo. Differentiable twice.
+"""Reference for halo attention: pads, takes the window of every block, attends, and reverts. Twice differentiable.
 
 Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, n blocks, q queries of a block,
 w window, of one axis (suffix h: rows, suffix w: columns).
@@ -54,6 +54,6 @@ def _windows(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
 
 
 def _relation(axis: HaloAxis, like: Tensor) -> Tensor:
-    """(q, w) entries of a table."""
+    """Returns the indices into a table, (q, w)."""
     entries = [[axis.relation(query, place) for place in range(axis.window)] for query in range(axis.queries)]
     return torch.tensor(entries, device=like.device)

@@ -1,4 +1,4 @@
-"""What queries say to the rows or columns of their window: a product with learned vectors, shared by executions.
+"""Relative scores of halo attention, shared by executions: products of queries and relative position vectors.
 
 Shape legend: B batch, H' W' queries of all blocks, h heads, D width, q queries of a block, w window, of one axis.
 """
@@ -12,13 +12,13 @@ from .geometry import HaloAxis
 
 
 def relative_scores(q: Tensor, table: Tensor, axis: HaloAxis, dim: int) -> Tensor:
-    """Scores of queries with the vectors of a table that stand for the positions of their window along an axis.
+    """Computes the scores of queries with the learned relative position vectors of an axis.
 
     Args:
-        q: (B, H', W', h, D), whole blocks.
-        table: (2w - 1, D).
+        q: queries, whole blocks (B, H', W', h, D).
+        table: relative position vectors (2w - 1, D).
         axis: the geometry of the axis.
-        dim: where it is, 1 for rows, 2 for columns.
+        dim: dimension of the axis in q, 1 for rows, 2 for columns.
 
     Returns:
         (B, H', W', h, w).
@@ -28,7 +28,7 @@ def relative_scores(q: Tensor, table: Tensor, axis: HaloAxis, dim: int) -> Tenso
     entries = positions - query + axis.window - 1
     # (q, w, D)
     vectors = table.to(q.dtype).index_select(0, entries.flatten()).unflatten(0, (axis.queries, axis.window))
-    # queries of the same number in their block see the same vectors: (q, B, .., h, D), one product for each number
+    # queries with the same index in their block use the same vectors: (q, B, .., h, D), one product per index
     moved = q.unflatten(dim, (-1, axis.queries)).movedim(dim + 1, 0)
     scores = moved.flatten(1, 4) @ vectors.mT
     return scores.unflatten(1, moved.shape[1:5]).movedim(0, dim + 1).flatten(dim, dim + 1)

@@ -1,7 +1,7 @@
-"""Halo attention by Triton kernels, as an operator of torch. Triton is imported when it runs.
+"""Halo attention with Triton kernels, as a torch operator. Triton is imported when the operator runs.
 
-The operator takes the relative scores of every query, (B, H', W', h, w) for the w rows and columns of its window: they
-are a small product, which torch multiplies and differentiates.
+The operator takes the relative scores of every query, (B, H', W', h, w) for the w rows or columns of its window. They
+are a small product, which torch computes and differentiates.
 
 Shape legend: B batch, H' W' map of queries, h heads, D width of queries and keys, E width of values, w window.
 """

@@ -1,7 +1,8 @@
-"""Halo attention, backward: weights are recomputed from the logsumexp, once for each side.
+"""Backward pass of halo attention: weights are recomputed from the logsumexp, once for queries and once for keys.
 
-A tile of queries walks its block's window for dq and the gradients of its relative scores; a tile of keys walks the
-blocks whose windows show them for dk and dv. Nothing is added atomically, so that results are the same in every run.
+One program computes a tile of queries over the window of their block, for dq and the gradients of the relative scores.
+One program computes a tile of keys over the blocks whose windows contain them, for dk and dv. There are no atomic
+additions, so the results are the same in every run.
 
 Shape legend: B batch, H' W' map of queries, h heads, D width of queries and keys, E width of values, w window; M tokens
 of a tile, N of a chunk.
@@ -42,7 +43,7 @@ def halo_dq_kernel(
     TILE: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """dq, gradients of the relative scores, and delta = sum(out * dout), which the other kernel reads."""
+    """Computes dq, the gradients of the relative scores, and delta = sum(out * dout), which the other kernel reads."""
     image, head, block, numbers = tile_of(tl.program_id(0), map_shape, AXES[0].queries * AXES[1].queries, TILE)
     positions, exist = queries_of(block, numbers, map_shape, AXES)
     queries = load(q, image, head, positions, exist, WIDTH)
@@ -113,7 +114,7 @@ def halo_dkdv_kernel(
     TILE: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """dk and dv."""
+    """Computes dk and dv."""
     image, head, block, numbers = tile_of(tl.program_id(0), map_shape, AXES[0].block * AXES[1].block, TILE)
     rows = block[0] * AXES[0].block + numbers // AXES[1].block
     columns = block[1] * AXES[1].block + numbers % AXES[1].block
@@ -131,12 +132,12 @@ def halo_dkdv_kernel(
     first_column, end_column = neighbors_of(block[1], map_shape.counts[1], AXES[1])
     for row in range(first_row, end_row):
         for column in range(first_column, end_column):
-            # where keys lie in the window of that block
+            # positions of the keys in the window of that block
             window_rows = rows - row * AXES[0].block + AXES[0].halo
             window_columns = columns - column * AXES[1].block + AXES[1].halo
             seen = exist & (window_rows >= 0) & (window_rows < AXES[0].window)
             seen &= (window_columns >= 0) & (window_columns < AXES[1].window)
-            # of most neighbors' windows, most tiles see nothing
+            # most tiles are outside of the windows of most neighbors
             queries_end = tl.where(tl.max(seen.to(tl.int32), 0) > 0, AXES[0].queries * AXES[1].queries, 0)
             for first in range(0, queries_end, CHUNK):
                 query_positions, queries_exist = queries_of((row, column), first + tl.arange(0, CHUNK), map_shape, AXES)

@@ -1,9 +1,10 @@
-"""The pieces that the kernels of halo attention are made of: which program does what, and where tokens lie.
+"""Building blocks of the halo attention kernels: which program computes which tile, and the positions of tokens.
 
-A program takes a tile of tokens of one block and walks the window of the block, or the blocks whose windows show its
-keys. Tokens of blocks and windows are numbered row-major. Whatever exists once for rows and once for columns is a pair.
+A program computes a tile of tokens of one block. It iterates over the window of the block, or over the blocks whose
+windows contain its keys. Tokens of blocks and windows are numbered row-major. Values that exist for rows and for
+columns are pairs.
 
-Shape legend: M tokens of a program's tile, N tokens of a chunk it walks over.
+Shape legend: M tokens of a program's tile, N tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ class AxisGeometry(NamedTuple):
 
     Attributes:
         block: positions of a block.
-        halo: positions seen before and after it.
+        halo: positions on each side of a block that its queries also attend to.
         queries: queries of a block.
-        window: keys that a block sees.
-        positions: the power of two that holds a window, at least 16.
-        reach: blocks on each side whose windows show keys of a block.
+        window: keys in the window of a block.
+        positions: power of two that holds a window, at least 16.
+        reach: number of blocks on each side whose windows contain keys of a block.
     """
 
     block: int
@@ -35,12 +36,12 @@ class AxisGeometry(NamedTuple):
 
 
 class MapShape(NamedTuple):
-    """The maps that a kernel works on.
+    """The maps of queries and keys of a call.
 
     Attributes:
         lengths: rows and columns of the map of queries.
-        key_lengths: of the map of keys.
-        counts: blocks down and across.
+        key_lengths: rows and columns of the map of keys.
+        counts: number of blocks down and across.
         heads: number of heads.
     """
 
@@ -52,9 +53,9 @@ class MapShape(NamedTuple):
 
 @triton.jit
 def tile_of(program, map_shape, TOKENS: tl.constexpr, TILE: tl.constexpr):
-    """A program's image, head, block, and the numbers (M,) of its tile's tokens among TOKENS of a block.
+    """Returns a program's image, head and block, and the indices (M,) of its tile among the TOKENS of a block.
 
-    Heads come first, for their channels lie side by side.
+    Heads vary fastest, because their channels are adjacent in memory.
     """
     head = program % map_shape.heads
     program = program // map_shape.heads
@@ -68,7 +69,7 @@ def tile_of(program, map_shape, TOKENS: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def queries_of(block, tokens, map_shape, AXES: tl.constexpr):
-    """Places on the map of queries of a block's tokens, a pair, and whether they are there."""
+    """Returns the positions of a block's queries on the map, a pair, and whether the queries exist."""
     rows = block[0] * AXES[0].queries + tokens // AXES[1].queries
     columns = block[1] * AXES[1].queries + tokens % AXES[1].queries
     exist = tokens < AXES[0].queries * AXES[1].queries
@@ -78,9 +79,10 @@ def queries_of(block, tokens, map_shape, AXES: tl.constexpr):
 
 @triton.jit
 def keys_of(block, numbers, map_shape, AXES: tl.constexpr):
-    """Of the numbers (N,) of a window: where in it, where on the map, and whether they are on the map.
+    """Returns the positions of keys in the window and on the map, and whether they are on the map.
 
-    What is in the window but not on the map is zero, and counts; what is beyond the window does not.
+    `numbers` are the indices (N,) of the keys in the window. A key in the window but not on the map is zero and takes
+    part in the softmax; an index beyond the window does not.
     """
     window_rows = numbers // AXES[1].window
     window_columns = numbers % AXES[1].window
@@ -93,12 +95,12 @@ def keys_of(block, numbers, map_shape, AXES: tl.constexpr):
 
 @triton.jit
 def neighbors_of(block, count, AXIS: tl.constexpr):
-    """First and end of the blocks of an axis whose windows may show keys of a block."""
+    """Returns the start and end of the blocks of an axis whose windows may contain keys of a block."""
     return tl.maximum(block - AXIS.reach, 0), tl.minimum(block + AXIS.reach + 1, count)
 
 
 @triton.jit
 def one_hot(positions, COUNT: tl.constexpr, DTYPE: tl.constexpr):
-    """(N, COUNT) unit vectors of positions; a product with them picks or sums what belongs to a position."""
-    # by way of float32: the interpreter makes bfloat16 of nothing else
+    """Returns one-hot vectors (N, COUNT) of positions; a product with them selects or sums entries by position."""
+    # via float32: the interpreter converts only float32 to bfloat16
     return (positions[:, None] == tl.arange(0, COUNT)[None, :]).to(tl.float32).to(DTYPE)

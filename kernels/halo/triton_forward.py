@@ -1,4 +1,4 @@
-"""Halo attention, forward: a program takes a tile of queries of one block and head, and walks the block's window.
+"""Forward pass of halo attention: one program computes a tile of queries of one block and head over its window.
 
 Shape legend: B batch, H' W' map of queries, h heads, D width of queries and keys, E width of values, w window; M
 queries of a tile, N keys of a chunk.
@@ -34,7 +34,7 @@ def halo_forward_kernel(
     TILE: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """out = softmax(q k^T * scale + relative scores) v; `scale` and the logsumexp are in powers of two."""
+    """Computes out = softmax(q k^T * scale + relative scores) v; `scale` and the logsumexp are in base 2."""
     image, head, block, numbers = tile_of(tl.program_id(0), map_shape, AXES[0].queries * AXES[1].queries, TILE)
     positions, exist = queries_of(block, numbers, map_shape, AXES)
     queries = load(q, image, head, positions, exist, WIDTH)

@@ -1,4 +1,4 @@
-"""Which kernels run for halos, see `attnzoo.kernels.triton_attention.Kernels`.
+"""Selects the kernels of halo attention, see `attnzoo.kernels.triton_attention.Kernels`.
 
 Shape legend: B batch, H' W' map of queries, h heads, w window.
 """
@@ -23,7 +23,7 @@ from .triton_forward import halo_forward_kernel
 
 
 def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
-    """The maps, and the relative scores (B, H', W', h, w) of rows and columns."""
+    """Returns the maps, and the relative scores (B, H', W', h, w) of rows and columns."""
     rows, columns = problem.geometry
     map_shape = MapShape(
         (rows.query_length, columns.query_length),
@@ -35,14 +35,14 @@ def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
 
 
 def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
-    """One kernel."""
+    """Returns the launch of one kernel."""
     return [_launch(problem, halo_forward_kernel, "forward", _queries(problem), arguments)]
 
 
 def backward(
     problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
 ) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
-    """One kernel for delta and the gradients of queries and relative scores, one for those of keys and values."""
+    """Returns launches of a kernel for delta, dq and the gradients of relative scores, and of one for dk and dv."""
     relative = {
         name: None if scores is None else torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
         for name, scores in extras.items()
@@ -61,23 +61,23 @@ def backward(
 
 
 def configuration(problem: Problem, direction: str, count: int) -> Configuration:
-    """The table's choice for a kernel whose programs take tiles of a block's `count` tokens."""
+    """Returns the table entry for a kernel whose programs take tiles of a block's `count` tokens."""
     size = {"itemsize": problem.dtype.itemsize, "width": problem.widest}
     tile, chunk, num_warps, num_stages = entry_of("halo", problem.architecture, direction, **size)
-    # a program takes no more than a block has
+    # a tile is not larger than a block
     tile = min(tile, max(16, triton.next_power_of_2(count)))
     return Configuration({"TILE": tile, "CHUNK": chunk}, num_warps, num_stages)
 
 
 def _queries(problem: Problem) -> int:
-    """Queries of a block."""
+    """Returns the number of queries of a block."""
     rows, columns = problem.geometry
     count: int = rows.queries * columns.queries
     return count
 
 
 def _launch(problem: Problem, kernel: Any, direction: str, count: int, arguments: Mapping[str, Any]) -> Launch:
-    """A launch with one program for each tile of `count` tokens of a block, each block, head and image."""
+    """Returns a launch with one program for each tile of a block's `count` tokens, block, head and image."""
     rows, columns = problem.geometry
     tiles = problem.batch * problem.heads * rows.count * columns.count
     axes = tuple(

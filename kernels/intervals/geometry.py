@@ -1,4 +1,4 @@
-"""The geometry that kernels are compiled for: the axis of an axis, and a map with its axes."""
+"""Geometry that kernels are compiled for: one axis, and a map with its two axes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ class AxisGeometry(NamedTuple):
         kernel: keys of a neighborhood, or ranks of a window.
         dilation: number of interleaved segments of a neighborhood axis.
         stride: queries that share a neighborhood.
-        is_causal: a query of a neighborhood axis sees nothing after itself.
-        is_window: segments are consecutive windows of the shifted axis, and a query sees its whole window.
+        is_causal: whether a query of a neighborhood axis attends to no key after itself.
+        is_window: whether segments are consecutive windows of the shifted axis, and a query attends to its whole
+            window.
         is_shifted: whether the shift of a window axis is not 0.
     """
 
@@ -27,11 +28,11 @@ class AxisGeometry(NamedTuple):
     is_shifted: bool = False
 
     def segments(self, length: int) -> int:
-        """Number of segments of an axis; the last window may run over the axis' end."""
+        """Returns the number of segments of an axis; the last window may extend beyond the end of the axis."""
         return -(-length // self.kernel) if self.is_window else self.dilation
 
     def longest_segment(self, length: int) -> int:
-        """Number of ranks of an axis' longest segment."""
+        """Returns the number of ranks in the longest segment of an axis."""
         return self.kernel if self.is_window else -(-length // self.dilation)
 
 
@@ -40,9 +41,9 @@ class Intervals:
     """A map whose queries attend, on each axis, to an interval of ranks.
 
     Attributes:
-        axes: of rows and columns.
-        lengths: of the map, (H, W).
-        shifts: of the map's windows, (rows, columns).
+        axes: geometry of rows and columns.
+        lengths: size of the map, (H, W).
+        shifts: shifts of the map's windows, (rows, columns).
     """
 
     axes: tuple[AxisGeometry, AxisGeometry]
@@ -51,12 +52,12 @@ class Intervals:
 
     @property
     def longest_segments(self) -> tuple[int, int]:
-        """Ranks of the longest segment of rows and of columns."""
+        """Ranks in the longest segment of rows and of columns."""
         rows, columns = (axis.longest_segment(length) for axis, length in zip(self.axes, self.lengths, strict=True))
         return rows, columns
 
     def tiles(self, constants: Mapping[str, int]) -> int:
-        """Tiles of the map, of one head and image, in a kernel's configuration."""
+        """Returns the number of tiles of the map, per head and image, in a kernel's configuration."""
         count = 1
         sides = constants["TILE_ROWS"], constants["TILE_COLUMNS"]
         for axis, length, side in zip(self.axes, self.lengths, sides, strict=True):

@@ -1,8 +1,8 @@
-"""Who attends to whom along one axis, inside a kernel: segments, ranks, intervals of keys and of queries.
+"""Geometry of one axis inside a kernel: segments, ranks, and intervals of keys and of queries.
 
-The vocabulary is that of `kernels/neighborhood/geometry.py`; a segment is a dilation group or a window, and a rank is
-a place in its segment. Every function takes the rule of an axis as a compile-time constant, the axis' length and
-shift at run time, and one segment.
+The terms are those of `kernels/neighborhood/geometry.py`; a segment is a dilation group or a window, and a rank is the
+index in a segment. Every function takes the geometry of an axis as a compile-time constant, and the axis' length, its
+shift and one segment at run time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def segments_of(length, AXIS: tl.constexpr):
-    """Number of segments of an axis; the last window may run over the axis' end."""
+    """Returns the number of segments of an axis; the last window may extend beyond the end of the axis."""
     if AXIS.is_window:
         return tl.cdiv(length, AXIS.kernel)
     else:
@@ -22,7 +22,7 @@ def segments_of(length, AXIS: tl.constexpr):
 
 @triton.jit
 def longest_segment(length, AXIS: tl.constexpr):
-    """Number of ranks of an axis' longest segment."""
+    """Returns the number of ranks in the longest segment of an axis."""
     if AXIS.is_window:
         return length * 0 + AXIS.kernel
     else:
@@ -31,7 +31,7 @@ def longest_segment(length, AXIS: tl.constexpr):
 
 @triton.jit
 def segment_length(segment, length, AXIS: tl.constexpr):
-    """Number of ranks in a segment."""
+    """Returns the number of ranks in a segment."""
     if AXIS.is_window:
         return segment * 0 + AXIS.kernel
     else:
@@ -40,7 +40,7 @@ def segment_length(segment, length, AXIS: tl.constexpr):
 
 @triton.jit
 def position_of(rank, segment, length, shift, AXIS: tl.constexpr):
-    """Positions on the axis; at `length` or more, a window's rank lies in the padding."""
+    """Returns positions on the axis; a position of `length` or more is in the padding of a window."""
     if AXIS.is_window:
         position = segment * AXIS.kernel + rank
         if AXIS.is_shifted:
@@ -54,14 +54,14 @@ def position_of(rank, segment, length, shift, AXIS: tl.constexpr):
 
 @triton.jit
 def _seam(segment, length, shift, AXIS: tl.constexpr):
-    """First rank of a window that came around from the other end of the axis."""
+    """Returns the first rank of a window that was shifted there from the other end of the axis."""
     padded = tl.cdiv(length, AXIS.kernel) * AXIS.kernel
     return tl.minimum(padded - shift - segment * AXIS.kernel, AXIS.kernel)
 
 
 @triton.jit
 def first_key(rank, segment, length, shift, AXIS: tl.constexpr):
-    """Ranks of the first keys that queries attend to."""
+    """Returns the ranks of the first keys that queries attend to."""
     if AXIS.is_window:
         if AXIS.is_shifted:
             seam = _seam(segment, length, shift, AXIS)
@@ -80,7 +80,7 @@ def first_key(rank, segment, length, shift, AXIS: tl.constexpr):
 
 @triton.jit
 def end_of_keys(rank, segment, length, shift, AXIS: tl.constexpr):
-    """Ranks after the last keys that queries attend to."""
+    """Returns the ranks after the last keys that queries attend to."""
     if AXIS.is_window:
         if AXIS.is_shifted:
             seam = _seam(segment, length, shift, AXIS)
@@ -95,9 +95,9 @@ def end_of_keys(rank, segment, length, shift, AXIS: tl.constexpr):
 
 @triton.jit
 def first_query(first, segment, length, shift, AXIS: tl.constexpr):
-    """Rank of the first query that attends to any of the keys from `first` on."""
+    """Returns the rank of the first query that attends to any of the keys from `first` on."""
     if AXIS.is_window:
-        # who shares a window's side of the seam sees each other
+        # queries and keys on the same side of the seam attend to each other
         return first_key(first, segment, length, shift, AXIS)
     elif AXIS.is_causal:
         return first
@@ -110,7 +110,7 @@ def first_query(first, segment, length, shift, AXIS: tl.constexpr):
 
 @triton.jit
 def end_of_queries(end, segment, length, shift, AXIS: tl.constexpr):
-    """Rank after the last query that attends to any of the keys before `end`, where 0 < end."""
+    """Returns the rank after the last query that attends to any of the keys before `end`, where 0 < end."""
     if AXIS.is_window:
         return end_of_keys(end - 1, segment, length, shift, AXIS)
     else:

@@ -1,7 +1,8 @@
-"""Attention over intervals, backward: weights are recomputed from the logsumexp, once for each side.
+"""Backward pass over intervals: weights are recomputed from the logsumexp, once for queries and once for keys.
 
-A tile of queries walks its rectangle of keys for dq; a tile of keys walks the rectangle of queries that see it for dk
-and dv. Nothing is added atomically, so that results are the same in every run.
+One program computes a tile of queries over its rectangle of keys, for dq. One program computes a tile of keys over the
+rectangle of queries that attend to them, for dk and dv. There are no atomic additions, so the results are the same in
+every run.
 
 Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values; M tokens of a tile, N of a
 chunk.
@@ -51,7 +52,7 @@ def interval_dq_kernel(
     CHUNK_ROWS: tl.constexpr,
     CHUNK_COLUMNS: tl.constexpr,
 ):
-    """dq, and delta = sum(out * dout), which the other kernels read."""
+    """Computes dq, and delta = sum(out * dout), which the other kernels read."""
     image, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
@@ -107,7 +108,7 @@ def interval_dkdv_kernel(
     CHUNK_ROWS: tl.constexpr,
     CHUNK_COLUMNS: tl.constexpr,
 ):
-    """dk and dv."""
+    """Computes dk and dv."""
     image, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return

@@ -1,8 +1,8 @@
-"""The gradient of a relative position table: sums of score gradients over all pairs of tokens at the same offset.
+"""Gradient of a relative position table: sums of score gradients over all pairs of tokens at the same offset.
 
-A program takes one tile of queries of one head in several images. Per chunk of keys it first sums the images' score
-gradients, for their offsets are the same, and only then sums pairs of equal offset, as two products with 0/1 matrices.
-Each program has a table of its own, so that nothing is added atomically and results are the same in every run.
+One program computes a tile of queries of one head in several images. For each chunk of keys it first sums the score
+gradients of the images, whose offsets are the same, and then sums pairs of equal offset with two products with 0/1
+matrices. Every program has its own table, so there are no atomic additions, and the results are the same in every run.
 
 Shape legend: B batch, H W map, h heads; M queries of a tile, N keys of a chunk; kh kw kernel.
 """
@@ -30,7 +30,7 @@ from .triton_blocks import (
 
 @triton.jit
 def _equal_offsets(QUERIES: tl.constexpr, KEYS: tl.constexpr, OFFSETS: tl.constexpr):
-    """(QUERIES * KEYS, OFFSETS) one where key - query + QUERIES - 1 is the offset."""
+    """Returns a matrix (QUERIES * KEYS, OFFSETS) that is 1 where key - query + QUERIES - 1 is the offset, else 0."""
     pairs = tl.arange(0, QUERIES * KEYS)
     offsets = pairs % KEYS - pairs // KEYS + QUERIES - 1
     return (offsets[:, None] == tl.arange(0, OFFSETS)[None, :]).to(tl.float32).to(tl.bfloat16)
@@ -38,7 +38,7 @@ def _equal_offsets(QUERIES: tl.constexpr, KEYS: tl.constexpr, OFFSETS: tl.conste
 
 @triton.jit
 def _sum_over(x, ones):
-    """x @ ones for float32 (M, K) and 0/1 (K, N), as exact products: a float32 is the sum of three bfloat16."""
+    """Computes x @ ones for float32 (M, K) and 0/1 (K, N) with exact products: x is the sum of three bfloat16."""
     high = x.to(tl.bfloat16)
     rest = x - high.to(tl.float32)
     middle = rest.to(tl.bfloat16)
@@ -73,7 +73,7 @@ def add_offsets(
     exist = exist & ((columns >= 0) & (columns < 2 * AXES[1].kernel - 1))[None, :]
     positions = table + rows[:, None] * (2 * AXES[1].kernel - 1) + columns[None, :]
     tl.store(positions, tl.load(positions, mask=exist, other=0.0) + sums, mask=exist)
-    # the next chunk's sums may be added by other threads
+    # other threads may add the sums of the next chunk
     tl.debug_barrier()
 
 
@@ -102,7 +102,7 @@ def interval_dbias_kernel(
     ROW_OFFSETS: tl.constexpr,
     COLUMN_OFFSETS: tl.constexpr,
 ):
-    """Adds to `tables` (programs / h, h, 2kh-1, 2kw-1), which are zero before."""
+    """Adds the bias gradient to `tables` (programs / h, h, 2kh-1, 2kw-1), which must be zero."""
     part, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return

@@ -1,9 +1,9 @@
-"""The pieces that all interval kernels are made of: which program does what, scores and their mask.
+"""Building blocks of the interval kernels: which program computes which tile, scores and their mask.
 
-Whatever exists once for rows and once for columns is a pair here: lengths, segments, ranks, positions. Tiles and chunks
-are rectangles of ranks, taken row-major.
+Values that exist for rows and for columns are pairs: lengths, segments, ranks, positions. Tiles and chunks are
+rectangles of ranks in row-major order.
 
-Shape legend: M tokens of a program's tile, N tokens of a chunk it walks over, D channels.
+Shape legend: M tokens of a program's tile, N tokens of a chunk, D channels.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .triton_axis import (
 
 
 class MapShape(NamedTuple):
-    """The map that a kernel works on.
+    """The map of a call.
 
     Attributes:
         lengths: H and W.
-        shifts: of windows, along rows and columns.
+        shifts: shifts of windows along rows and columns.
         heads: number of heads.
     """
 
@@ -42,9 +42,10 @@ class MapShape(NamedTuple):
 
 @triton.jit
 def tile_of(program, map_shape, AXES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """A program's image, head, segments, and the ranks where its tile starts and ends.
+    """Returns a program's image, head and segments, and the ranks where its tile starts and ends.
 
-    Heads come first, for their channels lie side by side. In a segment shorter than others a tile may be empty.
+    Heads vary fastest, because their channels are adjacent in memory. In a segment shorter than others a tile may be
+    empty.
     """
     head = program % map_shape.heads
     program = program // map_shape.heads
@@ -65,7 +66,7 @@ def tile_of(program, map_shape, AXES: tl.constexpr, ROWS: tl.constexpr, COLUMNS:
 
 @triton.jit
 def keys_of(start, end, segments, map_shape, AXES: tl.constexpr):
-    """Start and end of the ranks that hold every key of a tile of queries."""
+    """Returns start and end of the ranks that contain every key of a tile of queries."""
     row = first_key(start[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
     column = first_key(start[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
     row_end = end_of_keys(end[0] - 1, segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
@@ -75,7 +76,10 @@ def keys_of(start, end, segments, map_shape, AXES: tl.constexpr):
 
 @triton.jit
 def queries_of(start, end, segments, map_shape, AXES: tl.constexpr):
-    """Start and end of the ranks of every query that sees a tile of keys; empty where a stride leaves keys unseen."""
+    """Returns start and end of the ranks of every query that attends to a tile of keys.
+
+    The interval is empty where no query attends to the keys because of a stride.
+    """
     row = first_query(start[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
     column = first_query(start[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
     row_end = end_of_queries(end[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
@@ -85,39 +89,39 @@ def queries_of(start, end, segments, map_shape, AXES: tl.constexpr):
 
 @triton.jit
 def chunks_of(start, end, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Number of chunks that cover a rectangle, in all and beside each other."""
+    """Returns the number of chunks that cover a rectangle, and the number of chunks in a row."""
     across = tl.cdiv(end[1] - start[1], COLUMNS)
     return tl.cdiv(end[0] - start[0], ROWS) * across, across
 
 
 @triton.jit
 def ranks_of(start, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Ranks of a rectangle's tokens, a pair of (ROWS * COLUMNS,)."""
+    """Returns the ranks of a rectangle's tokens, a pair of (ROWS * COLUMNS,)."""
     tokens = tl.arange(0, ROWS * COLUMNS)
     return start[0] + tokens // COLUMNS, start[1] + tokens % COLUMNS
 
 
 @triton.jit
 def ranks_of_chunk(start, chunk, across, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Ranks of the tokens of one of the chunks that cover a rectangle."""
+    """Returns the ranks of the tokens of one of the chunks that cover a rectangle."""
     return ranks_of((start[0] + chunk // across * ROWS, start[1] + chunk % across * COLUMNS), ROWS, COLUMNS)
 
 
 @triton.jit
 def as_column(pair):
-    """Ranks as a column, (M, 1)."""
+    """Returns ranks as a column, (M, 1)."""
     return pair[0][:, None], pair[1][:, None]
 
 
 @triton.jit
 def as_row(pair):
-    """Ranks as a row, (1, N)."""
+    """Returns ranks as a row, (1, N)."""
     return pair[0][None, :], pair[1][None, :]
 
 
 @triton.jit
 def positions_of(ranks, segments, map_shape, AXES: tl.constexpr):
-    """Positions of tokens on the map, a pair, and whether they lie on it."""
+    """Returns the positions of tokens on the map, a pair, and whether the tokens are on the map."""
     rows = position_of(ranks[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
     columns = position_of(ranks[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
     exist = (ranks[0] < segment_length(segments[0], map_shape.lengths[0], AXES[0])) & (rows < map_shape.lengths[0])
@@ -129,15 +133,15 @@ def positions_of(ranks, segments, map_shape, AXES: tl.constexpr):
 def _attends(query_ranks, key_ranks, segment, length, shift, AXIS: tl.constexpr):
     first = first_key(query_ranks, segment, length, shift, AXIS)
     count = end_of_keys(query_ranks, segment, length, shift, AXIS) - first
-    # a slot beyond the segment sees nothing: its positions in a table would lie outside
+    # a slot beyond the segment attends to nothing: its table indices would be out of range
     count = tl.where(query_ranks < segment_length(segment, length, AXIS), count, 0)
-    # one comparison instead of two: as unsigned, a key before the first is beyond the last
+    # one comparison instead of two: unsigned, a key before the first is beyond the last
     return (key_ranks - first).to(tl.uint32) < count.to(tl.uint32)
 
 
 @triton.jit
 def attends(query_ranks, key_ranks, segments, map_shape, AXES: tl.constexpr):
-    """Whether queries attend to keys; one side's ranks go down, the other's across."""
+    """Returns whether queries attend to keys; one of the two is a column of ranks, the other a row."""
     rows = _attends(query_ranks[0], key_ranks[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
     columns = _attends(query_ranks[1], key_ranks[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
     return rows & columns
@@ -145,11 +149,11 @@ def attends(query_ranks, key_ranks, segments, map_shape, AXES: tl.constexpr):
 
 @triton.jit
 def biased(scores, bias, head, query_ranks, key_ranks, counts, AXES: tl.constexpr):
-    """Scores plus the relative position table (h, 2kh-1, 2kw-1) times log2(e); unchanged without a table."""
+    """Adds the relative position table (h, 2kh-1, 2kw-1) times log2(e) to scores, if there is a table."""
     if bias is not None:
         across_rows = 2 * AXES[1].kernel - 1
         first = (head * (2 * AXES[0].kernel - 1) + AXES[0].kernel - 1) * across_rows + AXES[1].kernel - 1
-        # one subtraction for a pair, the rest once for a token
+        # one subtraction per pair; all else is computed once per token
         of_queries = query_ranks[0] * across_rows + query_ranks[1] - first
         of_keys = key_ranks[0] * across_rows + key_ranks[1]
         scores += LOG2_E * tl.load(bias + (of_keys - of_queries), mask=counts, other=0.0).to(tl.float32)

@@ -1,7 +1,7 @@
-"""How interval kernels are cut for a machine: how many tokens a program takes, and in which rectangles.
+"""Configurations of the interval kernels: tokens per program, and in which rectangles.
 
-The tables say, for an architecture and a class of shapes, how many tokens a tile and a chunk hold. Which rectangles
-they are follows from the geometry: the ones that make the kernel walk over the fewest pairs of tokens.
+The tables list the number of tokens of a tile and of a chunk, by architecture and class of shapes. Their rectangles
+follow from the geometry: those with which a kernel computes the fewest pairs of tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .geometry import AxisGeometry
 
 
 class Budget(NamedTuple):
-    """Tokens of a program's tile and of a chunk, both powers of two from 16 on, and the compiler's options."""
+    """Tokens of a tile and of a chunk, both powers of two and at least 16, and the compiler options."""
 
     tile: int
     chunk: int
@@ -29,13 +29,13 @@ class Budget(NamedTuple):
 def configuration(
     axes: tuple[AxisGeometry, AxisGeometry], longest: tuple[int, int], budget: Budget, sums_offsets: bool = False
 ) -> Configuration:
-    """The configuration of a kernel.
+    """Returns the configuration of a kernel.
 
     Args:
-        axes: of rows and columns.
-        longest: ranks of the longest segment of each axis.
-        budget: from the table.
-        sums_offsets: whether the kernel multiplies the pairs of an axis, which takes 16 of them.
+        axes: geometry of rows and columns.
+        longest: ranks in the longest segment of each axis.
+        budget: the table entry.
+        sums_offsets: whether the kernel has matrix products over the pairs of an axis, which need 16 pairs.
     """
     longest = min(longest[0], 256), min(longest[1], 256)
     tile, chunk = _rectangles(axes, longest, budget.tile, budget.chunk, 16 if sums_offsets else 1)
@@ -56,7 +56,7 @@ def _rectangles(
     chunk_budget: int,
     least_pairs: int,
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The tile and chunk that walk over the fewest pairs, counting what lies outside of segments and regions."""
+    """Returns the tile and chunk with the fewest pairs, including pairs outside of segments and regions."""
     best = None
     for tile in _shapes(longest, tile_budget):
         tokens = tile[0] * tile[1]
@@ -69,7 +69,7 @@ def _rectangles(
             if min(tile[0] * chunk[0], tile[1] * chunk[1]) < least_pairs:
                 continue
             keys = _cover(region, chunk)
-            # a chunk costs about as much again as 16 queries: its keys and values are read
+            # loading the keys and values of a chunk costs about as much as 16 more queries
             cost = tiles * keys * (tokens + 16), keys // (chunk[0] * chunk[1])
             if best is None or cost < best[0]:
                 best = cost, tile, chunk
@@ -78,25 +78,25 @@ def _rectangles(
 
 
 def _cover(lengths: tuple[int, ...], shape: tuple[int, int]) -> int:
-    """Tokens of the rectangles that cover a rectangle."""
+    """Returns the number of tokens in the rectangles that cover a rectangle."""
     rows, columns = (-(-length // side) * side for length, side in zip(lengths, shape, strict=True))
     return rows * columns
 
 
 def _shapes(lengths: tuple[int, ...], budget: int) -> list[tuple[int, int]]:
-    """Rectangles of `budget` tokens, or as many as a smaller map_shape needs, widest first; sides are powers of two."""
+    """Returns rectangles of `budget` tokens, or fewer for small lengths, widest first; sides are powers of two."""
     rows, columns = (triton.next_power_of_2(length) for length in lengths)
     tokens = min(budget, max(16, rows * columns))
     return [(1 << exponent, tokens >> exponent) for exponent in range(tokens.bit_length())]
 
 
 def budget_of(problem: Problem, direction: str) -> Budget:
-    """The table's choice for a kernel.
+    """Returns the table entry for a kernel.
 
     Args:
-        problem: of intervals.
-        direction: `forward`, `dq`, `dkdv`, `dbias`, and of the halves of neighborhood
-            attention `scores`, `sums`, `sums_over_queries` and `bias_of_scores`.
+        problem: a problem of intervals.
+        direction: `forward`, `dq`, `dkdv` or `dbias`; for the halves of neighborhood attention `scores`, `sums`,
+            `sums_over_queries` or `bias_of_scores`.
     """
     kind = "window" if problem.geometry.axes[0].is_window else "neighborhood"
     size = {"itemsize": problem.dtype.itemsize, "width": problem.widest}
@@ -104,7 +104,7 @@ def budget_of(problem: Problem, direction: str) -> Budget:
 
 
 def alternatives_to(budget: Budget) -> list[Budget]:
-    """What is tried beside the table's choice by those who opt into tuning."""
+    """Returns the configurations that tuning tries in addition to the table's choice."""
     others = [
         budget._replace(tile=32),
         budget._replace(tile=64),

@@ -1,4 +1,4 @@
-"""Attention over intervals, forward: a program takes a tile of queries of one head and walks its rectangle of keys.
+"""Forward pass over intervals: one program computes a tile of queries of one head over its rectangle of keys.
 
 Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values; M queries, N keys at a time.
 """
@@ -43,7 +43,7 @@ def interval_forward_kernel(
     CHUNK_ROWS: tl.constexpr,
     CHUNK_COLUMNS: tl.constexpr,
 ):
-    """out = softmax(q k^T * scale + bias) v; `scale` and the logsumexp are in powers of two."""
+    """Computes out = softmax(q k^T * scale + bias) v; `scale` and the logsumexp are in base 2."""
     image, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
@@ -52,7 +52,7 @@ def interval_forward_kernel(
     queries = load(q, image, head, positions, exist, WIDTH)
     query_ranks = as_column(query_ranks)
 
-    # finite, for a query's first chunks may hold none of its keys
+    # finite, since the first chunks may contain none of a query's keys
     maximum = tl.full([TILE_ROWS * TILE_COLUMNS], -1e30, tl.float32)
     total = tl.zeros([TILE_ROWS * TILE_COLUMNS], tl.float32)
     sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, VALUE_WIDTH.block], tl.float32)

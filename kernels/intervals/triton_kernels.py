@@ -1,4 +1,4 @@
-"""Which interval kernels run, see `attnzoo.kernels.triton_attention.Kernels`."""
+"""Selects the interval kernels, see `attnzoo.kernels.triton_attention.Kernels`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .triton_launches import launch, map_shape_of, table_launch
 
 
 def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
-    """The map and the position table (h, 2kh-1, 2kw-1)."""
+    """Returns the map and the relative position table (h, 2kh-1, 2kw-1)."""
     bias = extras["bias"]
     return {"map_shape": map_shape_of(problem), "bias": None if bias is None else bias.contiguous()}
 
 
 def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
-    """One kernel."""
+    """Returns the launch of one kernel."""
     return [launch(problem, interval_forward_kernel, "forward", arguments)]
 
 
 def backward(
     problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
 ) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
-    """One kernel for dq and delta, one for dk and dv, one for the table's gradient."""
+    """Returns the launches of a kernel for dq and delta, of one for dk and dv, and of one for the table's gradient."""
     launches = [launch(problem, interval_dq_kernel, "dq", arguments)]
     if needs["k"] or needs["v"]:
         launches.append(launch(problem, interval_dkdv_kernel, "dkdv", arguments))

@@ -1,4 +1,4 @@
-"""Launches of the interval kernels: a program for each tile, or for a tile in several images.
+"""Launches of the interval kernels: one program for each tile, or for each tile in several images.
 
 Shape legend: B batch, h heads; kh kw kernel.
 """
@@ -18,17 +18,17 @@ from ..triton_problem import Problem
 from .triton_blocks import MapShape
 from .triton_configurations import alternatives_to, budget_of, configuration
 
-# programs beyond this many leave no multiprocessor idle
+# this many programs leave no multiprocessor idle
 ENOUGH_PROGRAMS = 2048
 
 
 def map_shape_of(problem: Problem) -> MapShape:
-    """The map, as the argument `map_shape` of kernels."""
+    """Returns the map as the argument `map_shape` of kernels."""
     return MapShape(problem.geometry.lengths, problem.geometry.shifts, problem.heads)
 
 
 def launch(problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:
-    """A launch with one program for each tile, head and image; see `budget_of` for the directions."""
+    """Returns a launch with one program for each tile, head and image; see `budget_of` for the directions."""
     axes, longest, budget = problem.geometry.axes, problem.geometry.longest_segments, budget_of(problem, direction)
     return problem.launch(
         kernel,
@@ -47,14 +47,14 @@ def launch_in_parts(
     arguments: Mapping[str, Any],
     constants: Mapping[str, int] = MappingProxyType({}),
 ) -> Launch:
-    """A launch with one program for each tile, head and part of the images, see `parts`."""
+    """Returns a launch with one program for each tile, head and part of the images, see `parts`."""
     programs, images_each = parts(problem, chosen.constants)
     arguments = {**arguments, "images": problem.batch, "images_each": images_each}
     return problem.launch(kernel, arguments, {"AXES": problem.geometry.axes, **constants}, chosen, lambda _: programs)
 
 
 def parts(problem: Problem, constants: Mapping[str, int]) -> tuple[int, int]:
-    """Programs of a kernel that takes one tile of one head in several images, and the images each takes."""
+    """Returns the number of programs, each for one tile of one head in several images, and the images per program."""
     tiles = problem.heads * problem.geometry.tiles(constants)
     images_each = -(-problem.batch // max(1, min(problem.batch, ENOUGH_PROGRAMS // max(1, tiles))))
     return -(-problem.batch // max(1, images_each)) * tiles, images_each
@@ -63,8 +63,8 @@ def parts(problem: Problem, constants: Mapping[str, int]) -> tuple[int, int]:
 def table_launch(
     problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any], device: torch.device
 ) -> tuple[Launch, Tensor]:
-    """The launch of a kernel that sums tables over tiles and images, and the tables, zero."""
-    # the tables belong to these tiles: there are no alternatives
+    """Returns the launch of a kernel that sums tables over tiles and images, and the tables, filled with zeros."""
+    # the tables belong to these tiles, so there are no alternatives
     chosen = configuration(
         problem.geometry.axes,
         problem.geometry.longest_segments,
@@ -81,12 +81,12 @@ def table_launch(
 
 
 def make_tables(problem: Problem, chosen: Configuration, device: torch.device) -> Tensor:
-    """A zero table for each program that `launch_in_parts` starts: (programs / h, h, 2kh-1, 2kw-1)."""
+    """Allocates a zero table for each program of `launch_in_parts`: (programs / h, h, 2kh-1, 2kw-1)."""
     programs, _ = parts(problem, chosen.constants)
     sides = [2 * axis.kernel - 1 for axis in problem.geometry.axes]
     return torch.zeros(programs // problem.heads, problem.heads, *sides, dtype=torch.float32, device=device)
 
 
 def offsets_between(queries: int, keys: int) -> int:
-    """The block that holds the offsets between some queries and keys of an axis."""
+    """Returns the block size that holds the offsets between some queries and keys of an axis."""
     return max(16, triton.next_power_of_2(queries + keys - 1))

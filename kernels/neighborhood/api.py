@@ -1,4 +1,4 @@
-"""The public operators of neighborhood attention: arguments are checked here, once, and an execution is chosen.
+"""Public operators of neighborhood attention: check the arguments and choose an execution.
 
 Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, kh kw kernel.
 """
@@ -43,35 +43,38 @@ def neighborhood_attention(
     padding: Padding | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """softmax(q k^T * scale + bias) v over the kh x kw keys around each query.
+    """Computes softmax(q k^T * scale + bias) v over the kh x kw keys around each query.
 
-    Windows are clamped: at a border they shift inward, so that a query always has kh * kw keys. With a dilation d,
-    each axis falls into d interleaved sub-axes, and a window lies in its query's own.
+    Windows are clamped: at a border they shift inward, so that every query has kh * kw keys. With a dilation d, each
+    axis is split into d interleaved sub-axes, and the window of a query stays in the query's own sub-axis.
 
     Args:
-        q: queries (B, H, W, h, D), any strides, floating point.
+        q: queries (B, H, W, h, D), floating point, with any strides.
         k: keys (B, H, W, h, D).
         v: values (B, H, W, h, E).
-        kernel_size: window, per axis 1 .. length // dilation, or larger where there is `padding`; one number or
-            (rows, columns).
-        dilation: distance between the keys of a window, per axis >= 1.
-        stride: queries that share the window of their group's middle, per axis 1 .. kernel_size.
-        is_causal: per axis, a query attends to itself and the kernel_size - 1 keys before it, nothing after.
-        bias: table (h, 2kh-1, 2kw-1), added to the scores at (key - query) / dilation + kernel_size - 1 per axis.
-        scale: what the scores are multiplied with before the bias; D ** -0.5 by default.
-        padding: a key (h, D) and a value (h, E) that stand at the bottom and right of a map that is smaller than
-            kernel_size * dilation, as if it were that large.
-        backend: `reference`, `eager` or `triton`; it runs or raises. None chooses, `attnzoo.kernels.explain` tells.
+        kernel_size: window size per axis, 1 .. length // dilation, or larger with `padding`; one number or (rows,
+            columns).
+        dilation: distance between the keys of a window per axis, >= 1.
+        stride: number of queries per axis that share the window of the query in the middle of their group, 1 ..
+            kernel_size.
+        is_causal: per axis, whether a query attends only to itself and the kernel_size - 1 keys before it.
+        bias: relative position table (h, 2kh-1, 2kw-1); its entry at (key - query) / dilation + kernel_size - 1 per
+            axis is added to the scores.
+        scale: factor of the scores, applied before the bias; D ** -0.5 by default.
+        padding: a key (h, D) and a value (h, E) that pad a map smaller than kernel_size * dilation to that size, at the
+            bottom and right.
+        backend: `reference`, `eager` or `triton`, which runs or raises an error; None chooses, see
+            `attnzoo.kernels.explain`.
 
     Returns:
-        (B, H, W, h, E) in the dtype of v, or of autocast where it is on.
+        (B, H, W, h, E) in the dtype of v, or in the autocast dtype where autocast is on.
 
     Raises:
-        TypeError: an argument of the wrong kind, or tensors whose dtypes differ.
-        ValueError: shapes that do not fit, a window larger than the map without padding, an unknown backend.
+        TypeError: an argument has the wrong type, or the dtypes of tensors differ.
+        ValueError: shapes do not fit, a window is larger than the map without padding, or the backend is unknown.
 
-    Sources: Neighborhood Attention Transformer (arXiv 2204.07143, eq. 1-3), its dilated form (arXiv 2209.15001,
-    eq. 2-3), and for `stride` Generalized Neighborhood Attention (arXiv 2504.16922, section 3).
+    Sources: Neighborhood Attention Transformer (arXiv 2204.07143, eq. 1-3), its dilated form (arXiv 2209.15001, eq.
+    2-3), and for `stride` Generalized Neighborhood Attention (arXiv 2504.16922, section 3).
     """
     q, k, v, bias = autocast(q, k, v, bias)
     check_tensors(q=q, k=k, v=v)
@@ -99,7 +102,7 @@ def neighborhood_qk(
     scale: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """The first half of `neighborhood_attention`: each query's scores with the keys of its window.
+    """Computes the scores of each query with the keys of its window, the first half of `neighborhood_attention`.
 
     `neighborhood_av(neighborhood_qk(q, k, 7).softmax(-1), v, 7)` equals `neighborhood_attention(q, k, v, 7)`.
 
@@ -131,10 +134,10 @@ def neighborhood_av(
     is_causal: PerAxisBool = False,
     backend: str | None = None,
 ) -> Tensor:
-    """The second half of `neighborhood_attention`: the values of each query's window, summed with its weights.
+    """Computes the weighted sum of the values of each query's window, the second half of `neighborhood_attention`.
 
     Args:
-        weights: (B, H, W, h, kh * kw), windows row-major; a causal window's missing places are not read.
+        weights: (B, H, W, h, kh * kw), windows row-major; entries without a key in a causal window are not read.
         v: values (B, H, W, h, E).
         kernel_size, dilation, stride, is_causal, backend: as in `neighborhood_attention`.
 
@@ -190,7 +193,7 @@ def _axes(
             raise ValueError(f"dilation must be at least 1, got {step} {name}")
         if not 1 <= strides[axis] <= kernel:
             raise ValueError(f"stride must be between 1 and kernel_size, {kernel}, got {strides[axis]} {name}")
-        # of a dynamic size nothing is known
+        # a dynamic size cannot be checked
         if not is_padded and not is_dynamic([length]) and kernel * step > length:
             raise ValueError(
                 f"kernel_size * dilation must not exceed the map, {length} {name}, got {kernel} * {step}: "
@@ -203,10 +206,11 @@ def _axes(
 
 
 def neighborhood_bias(bias: Tensor, size: tuple[int, int]) -> Tensor:
-    """A relative position table spread over a map: what `neighborhood_qk` adds to the scores that it computes.
+    """Expands a relative position table over a map: the bias that `neighborhood_qk` adds to its scores.
 
-    For weights that come from elsewhere than queries and keys; `neighborhood_av` takes their softmax. The window is
-    the table's, without dilation and stride. Plain torch on every device: there is nothing to fuse.
+    It is for weights that are not computed from queries and keys; `neighborhood_av` takes their softmax. The window
+    size is that of the table, without dilation and stride. It runs in plain torch on every device, since there is
+    nothing to fuse.
 
     Args:
         bias: table (h, 2kh-1, 2kw-1), floating point.
@@ -216,13 +220,15 @@ def neighborhood_bias(bias: Tensor, size: tuple[int, int]) -> Tensor:
         (H, W, h, kh * kw), windows row-major, in the dtype of the table; a view of memory ordered (h, H, W, kh * kw).
 
     Raises:
-        TypeError: the table is no floating-point tensor.
-        ValueError: the table has even sides or not three axes, or its window is larger than the map.
+        TypeError: the table is not a floating-point tensor.
+        ValueError: the table has an even side or not three axes, or its window is larger than the map.
     """
     if not isinstance(bias, Tensor) or not bias.is_floating_point():
         raise TypeError("bias must be a floating-point tensor (heads, 2 * rows - 1, 2 * columns - 1)")
     if bias.ndim != 3 or bias.shape[1] % 2 == 0 or bias.shape[2] % 2 == 0:
-        raise ValueError(f"bias must be (heads, 2 * rows - 1, 2 * columns - 1) of a window, got {tuple(bias.shape)}")
+        raise ValueError(
+            f"bias must have the shape (heads, 2 * rows - 1, 2 * columns - 1) of a window, got {tuple(bias.shape)}"
+        )
     if is_dynamic(list(size)):
         return dynamic.bias_on_map(bias, size[0], size[1])
     height, width = (operator_index(length) for length in size)

@@ -1,8 +1,8 @@
-"""Neighborhood attention on a map whose size an exporter leaves dynamic: one node of the graph.
+"""Neighborhood attention on a map of dynamic size during export: one node of the graph.
 
-In tiles, a map of unknown size is arithmetic that tracers reason about for minutes, and in vain. So here the operators
-are opaque to them: what is traced is a node with the shape of its result. When it runs, it runs the eager execution;
-what stands in its place in a file is the exporter's business.
+With an unknown map size, tracers spend minutes on the arithmetic of tiles and do not succeed. So these operators are
+opaque to them: the trace contains one node with the shape of its result. At run time the node runs the eager execution;
+the exporter decides how to write it to a file.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, k = kh * kw keys.
 """
@@ -37,12 +37,12 @@ def attention(
 
 
 def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
-    """Each query's values summed with its weights: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
+    """Weighted sum of each query's values: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
     return _av(weights, v, *_geometry(axes))
 
 
 def bias_on_map(bias: Tensor, height: int, width: int) -> Tensor:
-    """What a table adds to the scores: (h, 2kh-1, 2kw-1) -> (H, W, h, k)."""
+    """Expands a table over a map: (h, 2kh-1, 2kw-1) -> (H, W, h, k)."""
     return _bias(bias, height, width)
 
 

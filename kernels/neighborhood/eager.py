@@ -1,13 +1,13 @@
-"""Neighborhood attention in plain torch, fast: tiles of queries against small regions of keys.
+"""Fast neighborhood attention in plain torch: tiles of queries against small regions of keys.
 
-Three things make it fast on a CPU. Tiles are small (4x4 queries see 10x10 keys when the kernel is 7x7), so little is
-computed that the mask throws away. Keys are copied once per column of tiles into a strip; the regions down the strip
-overlap in memory and are never copied. And images are taken one by one, so that everything stays in cache and memory
-does not grow with the batch (`eager_chunks`). While a model is traced, on another device, or where one tile is the
-map, the whole batch goes through at once (`eager_batch`).
+Three things make it fast on a CPU. Tiles are small (4x4 queries attend to 10x10 keys when the kernel is 7x7), so few
+scores are computed and then masked. Keys are copied once per column of tiles into a strip; the regions along the strip
+overlap in memory and are never copied. Images are computed one by one, so that everything stays in cache and memory
+does not grow with the batch (`eager_chunks`). While a model is traced, on another device, or where one tile is the map,
+the whole batch is computed at once (`eager_batch`).
 
-Shape legend: B batch, H W map, h heads, D E width of keys and values, k = kh * kw keys, n tiles, T queries of a tile,
-R keys of its region.
+Shape legend: B batch, H W map, h heads, D E width of keys and values, k = kh * kw keys, n tiles, T queries of a tile, R
+keys of its region.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
     plan, places = _plan(axes, 1, q.device, eager_chunks.FORWARD_SCORES), windows(*_arguments(axes), str(q.device))
     size, heads = q.shape[1:3], q.shape[3]
     scores = eager_batch.take_queries(q * scale, plan) @ eager_batch.take_keys(k, plan).mT
-    # (classes, T, k) -> (B, h * n, T, k): of a region's scores, the window's
+    # (classes, T, k) -> (B, h * n, T, k): selects the window's scores from its region's
     slots = places.slots[plan.whole.tile_class].repeat(heads, 1, 1).expand(q.shape[0], -1, -1, -1)
     scores = eager_batch.untile(scores.gather(-1, slots), plan, heads, size)
     if bias is not None:
@@ -51,7 +51,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
 
 
 def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
-    """Each query's values summed with its weights: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
+    """Weighted sum of each query's values: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
     plan, places = _plan(axes, 1, v.device, eager_chunks.FORWARD_SCORES), windows(*_arguments(axes), str(v.device))
     size, heads = v.shape[1:3], v.shape[3]
     tiles = eager_batch.take_queries(weights, plan)
@@ -60,14 +60,14 @@ def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
     if places.exists is None:
         spread = spread.scatter(-1, slots, tiles)
     else:
-        # places without a key all point at slot 0: add nothing there
+        # entries without a key all point at slot 0: add zero there
         exists = places.exists[plan.whole.tile_class].repeat(heads, 1, 1)
         spread = spread.scatter_add(-1, slots, tiles.masked_fill(~exists, 0))
     return eager_batch.untile(spread @ eager_batch.take_keys(v, plan), plan, heads, size)
 
 
 def _plan(axes: tuple[Axis, Axis], heads: int, device: torch.device, scores: int) -> Plan:
-    """The cached plan of a neighborhood. Symbolic sizes become constants: a compiled graph is for one map size."""
+    """Returns the cached plan of a neighborhood. Symbolic sizes become constants: a graph is for one map size."""
     return best_plan(*_arguments(axes), scores // heads, str(device))
 
 

@@ -1,4 +1,4 @@
-"""Neighborhood attention over a whole batch at once, in operators that every tracer, compiler and exporter knows.
+"""Neighborhood attention over a whole batch at once, with operators that tracers, compilers and exporters support.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, n tiles, T queries of a tile, R keys of its
 region, M = B * h.
@@ -21,13 +21,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, p
     size, heads = q.shape[1:3], q.shape[3]
     mask = class_mask(plan, bias, q.dtype, heads)
     if mask is not None:
-        # (h, classes, T, R) -> (1, h * n, T, R); fused kernels take no mask of three dimensions
+        # (h, classes, T, R) -> (1, h * n, T, R); fused kernels do not take masks of three dimensions
         mask = mask.index_select(1, plan.whole.tile_class).flatten(0, 1).unsqueeze(0)
     out = F.scaled_dot_product_attention(
         take_queries(q, plan), take_keys(k, plan), take_keys(v, plan), attn_mask=mask, scale=scale
     )
     if torch.compiler.is_exporting():
-        # the fused kernel's layout is not that of what exporters decompose it into; views must fit both
+        # exporters decompose the fused kernel into operators with another layout; views must fit both
         out = out.clone(memory_format=torch.contiguous_format)
     return untile(out, plan, heads, size)
 
@@ -52,7 +52,7 @@ def take_keys(x: Tensor, plan: Plan) -> Tensor:
 
 def select(x: Tensor, tokens: Tensor) -> Tensor:
     """(B, h, H * W, D) -> (M, slots, D)."""
-    # index_select is far slower when it must step over two axes
+    # index_select is far slower when it steps over two axes
     return x.flatten(0, 1).index_select(1, tokens)
 
 
@@ -70,7 +70,7 @@ def untile(x: Tensor, plan: Plan, heads: int, size: torch.Size) -> Tensor:
 
 
 def class_mask(plan: Plan, bias: Tensor | None, dtype: torch.dtype, heads: int) -> Tensor | None:
-    """What is added to the scores, (h, classes, T, R): the bias, and -inf where a query does not attend to a key."""
+    """Returns the additive mask (h, classes, T, R): the bias, and -inf where a query does not attend to a key."""
     mask = None if plan.mask is None else plan.mask.to(dtype)
     if bias is None:
         return None if mask is None else mask.expand(heads, -1, -1, -1)
@@ -79,7 +79,7 @@ def class_mask(plan: Plan, bias: Tensor | None, dtype: torch.dtype, heads: int) 
 
 
 class _TakeKeys(torch.autograd.Function):
-    """Copies tokens into region slots, (B, h, H * W, D) -> (M, n * R, D), with the fast sum on the way back."""
+    """Copies tokens into region slots, (B, h, H * W, D) -> (M, n * R, D), with a fast sum in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: Plan) -> Tensor:
@@ -97,7 +97,7 @@ class _TakeKeys(torch.autograd.Function):
 
 
 def add_keys(total: Tensor, x: Tensor, chunk: Chunk) -> None:
-    """Adds region slots, (N * h * columns * nh * R, D) in any split, to their tokens in (N, h, H * W, D)."""
+    """Adds region slots, (N * h * columns * nh * R, D) in any shape, to their tokens in (N, h, H * W, D)."""
     images, heads, _, width = total.shape
     sums = sum_rows(x.reshape(images * heads, chunk.region_tokens.numel(), width), chunk.key_slots, chunk.key_starts)
     total.index_add_(2, chunk.key_tokens, sums.unflatten(0, (images, heads)))
@@ -106,7 +106,7 @@ def add_keys(total: Tensor, x: Tensor, chunk: Chunk) -> None:
 def sum_rows(x: Tensor, rows: Tensor, starts: Tensor) -> Tensor:
     """Sums runs of rows, on a CPU: (M, slots, D) -> (M, len(starts), D), run i is rows[starts[i] : starts[i + 1]]."""
     repeats, slots, width = x.shape
-    # an embedding bag is a gather and a sum in one pass, where index_add_ adds row by row
+    # embedding_bag gathers and sums in one pass, whereas index_add_ adds row by row
     offset = torch.arange(repeats)[:, None]
     bags = F.embedding_bag(
         (rows + offset * slots).flatten(), x.reshape(-1, width), (starts + offset * len(rows)).flatten(), mode="sum"

@@ -17,14 +17,14 @@ from ..second_derivatives import differentiable_gradients
 from .eager_batch import add_keys, attend, class_mask, select, sum_rows
 from .plan import Chunk, Plan
 
-# Scores computed at once, over all heads: enough to hide the cost of a call, few enough to stay in cache. The way
-# back keeps some six arrays of that size, the way forward the mask alone.
+# Scores computed at once, over all heads: enough to hide the overhead of a call, few enough to stay in cache. The
+# backward pass keeps about six arrays of that size, the forward pass only the mask.
 FORWARD_SCORES = 2048 * 1024
 BACKWARD_SCORES = 512 * 1024
 
 
 def _steps(plan: Plan, chunk: Chunk, batch: int) -> Iterator[slice]:
-    """Images to take together: one where regions overlap in their strip, else what fills a chunk."""
+    """Yields slices of images: one image where regions overlap in their strip, else as many as fill a chunk."""
     scores = chunk.columns * plan.rows * plan.queries * plan.keys
     step = 1 if plan.rows > 1 else max(1, plan.chunk_scores // scores)
     return (slice(i, min(i + step, batch)) for i in range(0, batch, step))
@@ -54,7 +54,7 @@ def _chunk_keys(x: Tensor, chunk: Chunk, plan: Plan) -> Tensor:
 
 
 def _fusible(x: Tensor, plan: Plan) -> Tensor:
-    """Drops the axis that is one of (N, h * columns, nh, ., .): the fused kernel of a CPU takes four dimensions."""
+    """Drops the axis of length 1 of (N, h * columns, nh, ., .): the fused CPU kernel takes four dimensions."""
     return x[0] if plan.rows > 1 else x[:, :, 0]
 
 
@@ -72,7 +72,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, 
                 _fusible(_chunk_queries(q[images], chunk, plan), plan),
                 keys,
                 values,
-                # the fused kernel of a CPU takes a mask of four dimensions, not of three
+                # the fused CPU kernel takes masks of four dimensions, not of three
                 attn_mask=None if mask is None else mask if plan.rows > 1 else mask.transpose(0, 1),
                 scale=scale,
             )
@@ -82,20 +82,20 @@ def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, 
 
 
 class Attention(torch.autograd.Function):
-    """Attention that keeps its inputs only, and computes the weights again on the way back, chunk by chunk."""
+    """Attention that saves only its inputs and recomputes the weights in the backward pass, chunk by chunk."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan, backward_plan: Plan
     ) -> Tensor:
-        """As the function of this name; `backward_plan` has the chunks of the way back."""
+        """Same as the function `forward`; `backward_plan` has the chunks of the backward pass."""
         ctx.save_for_backward(q, k, v, bias)
         ctx.scale, ctx.plan = scale, backward_plan
         return forward(q, k, v, bias, scale, plan)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k, v and the bias."""
+        """Computes the gradients of q, k, v and the bias."""
         q, k, v, bias = ctx.saved_tensors
         plan: Plan = ctx.plan
         if torch.is_grad_enabled():
@@ -116,7 +116,7 @@ class Attention(torch.autograd.Function):
                     step = step.sum(0, dtype=sum_dtype)
                     dscores = step if dscores is None else dscores.add_(step)
             if dmask is not None and dscores is not None:
-                # a product with 0 and 1 sums the tiles of a class; thousands of terms cancel, so in double precision
+                # a product with a 0/1 matrix sums the tiles of a class, in float64, since thousands of terms cancel
                 members = F.one_hot(chunk.tile_class, plan.classes).T.double()
                 dmask += members @ dscores.view(heads, chunk.tile_class.numel(), -1).double()
         dbias = None
@@ -128,13 +128,13 @@ class Attention(torch.autograd.Function):
 
 
 def _backward_step(tokens: list[Tensor], mask: Tensor | None, scale: float, chunk: Chunk, plan: Plan) -> Tensor:
-    """Adds the gradients of some images to dq, dk, dv; returns those of the scores, (N, h * columns * nh, T, R).
+    """Adds the gradients of some images to dq, dk and dv; returns score gradients, (N, h * columns * nh, T, R).
 
-    `tokens` are q, k, v, the gradient of the output, dq, dk and dv, all (N, h, H * W, .).
+    `tokens` are q, k, v, dout, dq, dk and dv, all (N, h, H * W, .).
     """
     q, k, v, grad, dq, dk, dv = tokens
     images, heads = q.shape[:2]
-    # N * h * columns * nh first; regions as copies, since a batched product cannot read overlapping ones
+    # (N * h * columns * nh, ., .); regions are copied, since a batched product cannot read overlapping ones
     queries = _chunk_queries(q, chunk, plan).flatten(0, 2)
     keys, values = (_chunk_keys(x, chunk, plan).reshape(-1, plan.keys, x.shape[-1]) for x in (k, v))
     dout = _chunk_queries(grad, chunk, plan, repeats=False).flatten(0, 2)

@@ -1,18 +1,18 @@
-"""Who attends to whom: the integer geometry of neighborhood attention, one axis at a time.
+"""Integer geometry of neighborhood attention, one axis at a time: which keys each query attends to.
 
-Nothing here touches a tensor. Every function speaks about one axis of length L; the two-dimensional
-neighborhood is the product of the two axes' answers. Vocabulary, along one axis:
+This module uses no tensors. Every function handles one axis of length L; the two-dimensional neighborhood is the
+product of its two axes. Terms, along one axis:
 
     position  0 .. L-1, a row or column of the map
     group     positions with equal `position % dilation`; a dilated neighborhood never leaves its group
-    rank      a position's place within its group, `position // dilation`
+    rank      index of a position in its group, `position // dilation`
     window    the ranks [start, end) a query attends to
     tile      T queries of consecutive ranks, computed together
-    region    the R consecutive ranks that hold every window of a tile
+    region    the R consecutive ranks that contain every window of a tile
 
-Sources: clamped windows and dilation groups are Neighborhood Attention (Hassani et al., 2022, eq. 1-3) and
-its dilated form (Hassani and Shi, 2022, eq. 2); stride groups that share their leader's window are
-Generalized Neighborhood Attention (Hassani et al., 2025, section 3).
+Sources: clamped windows and dilation groups are Neighborhood Attention (Hassani et al., 2022, eq. 1-3) and its dilated
+form (Hassani and Shi, 2022, eq. 2); stride groups that share their leader's window are Generalized Neighborhood
+Attention (Hassani et al., 2025, section 3).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Axis:
         length: number of positions, L >= kernel * dilation.
         kernel: number of keys a query attends to, k >= 1 (fewer at the start of a causal axis).
         dilation: distance between neighboring keys, >= 1.
-        stride: queries that share a window, 1 <= stride <= kernel.
-        is_causal: a query then sees itself and the k - 1 ranks before it, nothing after.
+        stride: number of queries that share a window, 1 <= stride <= kernel.
+        is_causal: whether a query attends only to itself and the k - 1 ranks before it.
     """
 
     length: int
@@ -45,15 +45,15 @@ class Axis:
         return self.dilation
 
     def group_length(self, group: int) -> int:
-        """Number of positions in a dilation group."""
+        """Returns the number of positions in a dilation group."""
         return (self.length - group + self.dilation - 1) // self.dilation
 
     def position(self, group: int, rank: int) -> int:
-        """The position that has this rank in this group."""
+        """Returns the position of a rank in a group."""
         return group + self.dilation * rank
 
     def window(self, group: int, rank: int) -> tuple[int, int]:
-        """Ranks [start, end) that the query of this rank attends to."""
+        """Returns the ranks [start, end) that a query attends to."""
         last = self.group_length(group) - 1
         first_of_stride_group = rank // self.stride * self.stride
         if self.is_causal:
@@ -64,7 +64,7 @@ class Axis:
         return start, start + self.kernel
 
     def neighbors(self, position: int) -> list[int | None]:
-        """Positions a query attends to, in window order: k entries, None where a causal window ends early."""
+        """Returns the positions of a query's keys in window order: k entries, None where a causal window ends early."""
         group, rank = position % self.dilation, position // self.dilation
         start, end = self.window(group, rank)
         ranks = range(start, start + self.kernel)
@@ -73,15 +73,15 @@ class Axis:
 
 @dataclass(frozen=True)
 class AxisTiles:
-    """How an axis is cut into tiles of queries and regions of keys.
+    """An axis split into tiles of queries and regions of keys.
 
-    Tile t of every group holds the ranks tT .. tT+T-1; a group's last tile repeats the group's last query where
-    it runs over. The region of tile t starts at rank `offset[group] + t * step`: starts are affine in t, so that
-    regions laid side by side in memory are one overlapping strided view. A region may run over its group's
-    ends; such slots repeat the border position and no query counts them.
+    Tile t of every group holds the ranks tT .. tT+T-1. The last tile of a group repeats the group's last query beyond
+    the end. The region of tile t starts at rank `offset[group] + t * step`. The starts are affine in t, so that the
+    regions of a group are overlapping strided views of one strip in memory. A region may extend beyond the ends of its
+    group; these slots repeat the border position, and no query attends to them.
 
     Attributes:
-        axis: the axis that was cut.
+        axis: the axis that is split.
         tile: queries per tile, T.
         region: keys per region, R.
         step: distance between the regions of neighboring tiles, in ranks.
@@ -98,23 +98,23 @@ class AxisTiles:
 
     @property
     def strip(self) -> int:
-        """Ranks that one group's regions cover together: the length of the strip they are views of."""
+        """Number of ranks that one group's regions cover: the length of the strip they are views of."""
         return self.step * (self.count - 1) + self.region
 
     def query_rank(self, group: int, tile: int, slot: int) -> int:
-        """Rank of the query in a tile's slot."""
+        """Returns the rank of the query in a tile's slot."""
         return min(tile * self.tile + slot, self.axis.group_length(group) - 1)
 
     def strip_position(self, group: int, slot: int) -> int:
-        """Position of the key in a strip's slot."""
+        """Returns the position of the key in a strip's slot."""
         rank = min(max(self.offset[group] + slot, 0), self.axis.group_length(group) - 1)
         return self.axis.position(group, rank)
 
     def relation(self, group: int, tile: int) -> tuple[tuple[int | None, ...], ...]:
-        """What a tile's queries are to its region's keys, (T, R).
+        """Returns the relative positions between a tile's queries and its region's keys, (T, R).
 
-        Each entry is `key rank - query rank + kernel - 1`, the index into a relative position table of length
-        2 * kernel - 1, or None where the query does not attend to the key.
+        Each entry is `key rank - query rank + kernel - 1`, the index into a relative position table of length 2 *
+        kernel - 1, or None where the query does not attend to the key.
         """
         first = self.offset[group] + tile * self.step
         rows = []
@@ -128,12 +128,12 @@ class AxisTiles:
 
 @lru_cache(maxsize=4096)
 def cut(axis: Axis, tile: int) -> AxisTiles:
-    """Cuts an axis into tiles of at most `tile` queries with the smallest regions that an affine start allows."""
+    """Splits an axis into tiles of at most `tile` queries with the smallest regions whose starts are affine."""
     longest = axis.group_length(0)
     tile = min(tile, longest)
     count = -(-longest // tile)
     bounds = [[_tile_bounds(axis, group, t, tile) for t in range(count)] for group in range(axis.groups)]
-    # Two tiles may start anywhere; more of them follow the tiles, or a little less when windows clamp at both ends.
+    # With two tiles any step fits; with more the best is the tile, or a little less when windows clamp at both ends.
     best: tuple[int, int, tuple[int, ...]] | None = None
     for step in range(tile, -1, -1) if count > 1 else (0,):
         offset = tuple(min(start - t * step for t, (start, _) in enumerate(group)) for group in bounds)
@@ -146,7 +146,7 @@ def cut(axis: Axis, tile: int) -> AxisTiles:
 
 
 def _tile_bounds(axis: Axis, group: int, tile_index: int, tile: int) -> tuple[int, int]:
-    """Ranks [start, end) that hold every window of a tile."""
+    """Returns the ranks [start, end) that contain every window of a tile."""
     last = axis.group_length(group) - 1
     ranks = range(min(tile_index * tile, last), min(tile_index * tile + tile - 1, last) + 1)
     windows = [axis.window(group, rank) for rank in ranks]

@@ -1,4 +1,4 @@
-"""A map that is smaller than its window, made as large as that.
+"""Padding of a map that is smaller than its window.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .geometry import Axis
 
-# what stands for a key (h, D) and a value (h, E) where the map has none
+# the key (h, D) and the value (h, E) of padded positions
 Padding = tuple[Tensor, Tensor]
 
 
@@ -26,11 +26,11 @@ def padded(
     axes: tuple[Axis, Axis],
     padding: Padding | None,
 ) -> Tensor:
-    """Attends on a map as large as the window at least: what `attend` gives for q, k, v and axes, (B, H, W, h, E)."""
+    """Pads the map to at least the size of the window, calls `attend`, and crops its result to (B, H, W, h, E)."""
     rows, columns = (max(axis.kernel * axis.dilation - axis.length, 0) for axis in axes)
     if padding is None or rows == columns == 0:
         return attend(q, k, v, axes)
-    # what is asked for beyond the map is cut off again
+    # the results of padded queries are cropped
     q = F.pad(q, (0, 0, 0, 0, 0, columns, 0, rows))
     k, v = (_with(_with(x, token, 1, rows), token, 2, columns) for x, token in zip((k, v), padding, strict=True))
     larger_rows, larger_columns = (

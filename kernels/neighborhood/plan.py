@@ -1,9 +1,9 @@
-"""The tensors that the eager execution needs of a geometry: index lists, masks and table positions.
+"""Tensors that the eager execution derives from a geometry: index lists, masks and table indices.
 
-Shape legend: G dilation groups, n tiles, T queries per tile, R keys per region, S slots per strip, of one axis
-(suffix h: rows, suffix w: columns). Tiles are ordered (Gw, nw, Gh, nh): a *column* is what the first three number,
-and the nh tiles down a column read overlapping regions of one strip of keys. Inside a tile queries are (Th, Tw),
-inside a region keys are (Rh, Rw), both row-major. Tokens are numbered row-major, `row * W + column`.
+Shape legend: G dilation groups, n tiles, T queries per tile, R keys per region, S slots per strip, of one axis (suffix
+h: rows, suffix w: columns). Tiles are ordered (Gw, nw, Gh, nh): the first three axes number the columns of tiles, and
+the nh tiles down a column read overlapping regions of one strip of keys. Inside a tile queries are (Th, Tw), inside a
+region keys are (Rh, Rw), both row-major. Tokens are numbered row-major, `row * W + column`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from torch import Tensor
 from ..tracing import real_tensors
 from .geometry import Axis, AxisTiles, cut
 
-# Length, kernel, dilation, stride, causality. Tracers take a plan for a constant, and that needs plain arguments.
+# Length, kernel, dilation, stride, causality. Tracers treat a plan as a constant, which requires plain arguments.
 AxisArguments = tuple[int, int, int, int, bool]
 
-# Larger tiles compute more scores that the mask throws away than they save in copies.
+# Larger tiles save copies, but compute more scores that are masked, which costs more.
 _LARGEST_TILE = 16
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some columns of tiles, computed together.
+    """Columns of tiles that are computed together.
 
     Attributes:
         columns: number of columns.
         query_tokens: (columns * nh * T,) token of every query slot.
-        repeats: query slots whose token has a later slot too, in this chunk or another: they are there to fill a tile.
+        repeats: query slots that only fill a tile: their token also has a later slot, in this chunk or another.
         strip_tokens: (columns * S,) token of every strip slot.
         region_tokens: (columns * nh * R,) token of every region slot.
         key_tokens: tokens that some query of the chunk attends to.
-        key_slots, key_starts: the region slots of those tokens, sorted by token, and for each of `key_tokens` where
-            its run begins.
+        key_slots, key_starts: region slots of `key_tokens`, sorted by token, and the start of the run of each token.
         tile_class: (columns * nh,) class of every tile.
     """
 
@@ -57,19 +56,20 @@ class Plan:
     """A neighborhood on a map of one size, as tiles.
 
     Attributes:
-        rows: nh, the tiles down a column.
+        rows: nh, the number of tiles down a column.
         queries, keys: T = Th * Tw and R = Rh * Rw.
-        strip, strip_step: S = Sh * Rw, and the slots between neighboring regions of a strip.
+        strip, strip_step: S = Sh * Rw, and the number of slots between neighboring regions of a strip.
         whole: all columns as one chunk.
-        chunk_scores: most scores, T * R over all tiles, to compute at once for a head.
-        chunks: the columns in chunks of at most so many, and at least one column.
+        chunk_scores: maximum number of scores per head to compute at once, T * R over all tiles.
+        chunks: the columns in chunks of at most `chunk_scores` scores, and at least one column.
         query_slots: (H * W,) the slot of `whole` that holds each token as a query.
         mask: (classes, T, R) 0 where a query attends to a key and -inf elsewhere, float32; None when every query
-            attends to every key. Tiles of one class share it.
-        position: (classes * T * R,) index into a flat (2kh-1, 2kw-1) table; 0 where nothing is attended.
-        table_entries, table_slots, table_starts: table entries in use, their places in `position` sorted by entry,
-            and for each entry in use where its run begins.
-        is_identity: one tile holds the map, and its region the map in the same order: there is nothing to gather.
+            attends to every key. Tiles of one class share a mask.
+        position: (classes * T * R,) index into a flat (2kh-1, 2kw-1) table; 0 where a query does not attend to a key.
+        table_entries, table_slots, table_starts: table entries in use, their indices in `position` sorted by entry, and
+            the start of the run of each entry.
+        is_identity: whether one tile holds the map, and its region the map in the same order, so that nothing is
+            gathered.
     """
 
     rows: int
@@ -96,18 +96,18 @@ class Plan:
 
 @torch.compiler.assume_constant_result
 def best_plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
-    """The plan with the cheapest tiles.
+    """Returns the plan with the cheapest tiles.
 
     Args:
-        rows: length, kernel, dilation, stride and causality of the rows' axis.
-        columns: the same of the columns' axis.
+        rows: length, kernel, dilation, stride and causality of the row axis.
+        columns: length, kernel, dilation, stride and causality of the column axis.
         chunk_scores: as in `Plan`.
-        device: where the plan's tensors live.
+        device: device of the plan's tensors.
     """
     return _plan(rows, columns, chunk_scores, device)
 
 
-# A tracer takes a function's result for a constant only where the function itself is no cache.
+# Tracers treat a function's result as a constant only if the function itself is not a cache.
 @lru_cache(maxsize=256)
 def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
     with real_tensors():
@@ -115,7 +115,7 @@ def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device
 
 
 def best_tiles(rows: AxisArguments, columns: AxisArguments) -> tuple[AxisTiles, AxisTiles]:
-    """The cheapest tiles of the two axes."""
+    """Returns the cheapest tiles of the two axes."""
     cuts = [
         [cut(axis, tile) for tile in range(1, min(axis.group_length(0), _LARGEST_TILE) + 1)]
         for axis in (Axis(*rows), Axis(*columns))
@@ -125,13 +125,13 @@ def best_tiles(rows: AxisArguments, columns: AxisArguments) -> tuple[AxisTiles, 
 
 
 def _cost(rows: AxisTiles, columns: AxisTiles) -> int:
-    """Work of a tiling: its scores, and its keys, of which one costs as much to move as about ten scores to compute."""
+    """Returns the cost of a tiling: its scores and its keys; moving a key costs about as much as ten scores."""
     tiles = rows.axis.groups * rows.count * columns.axis.groups * columns.count
     return tiles * rows.region * columns.region * (rows.tile * columns.tile + 10)
 
 
 def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int, device: torch.device) -> Plan:
-    """Lays a neighborhood out in tiles, see `Plan`."""
+    """Splits a neighborhood into tiles, see `Plan`."""
     H, W = rows.axis.length, columns.axis.length
     queries, keys = rows.tile * columns.tile, rows.region * columns.region
     count = columns.axis.groups * columns.count * rows.axis.groups
@@ -157,7 +157,7 @@ def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int, device: to
     position = ((of_rows * (2 * columns.axis.kernel - 1) + of_columns).reshape(attends.shape) * attends).flatten()
     table_entries, table_slots, table_starts = _runs(position, attends.flatten())
 
-    # over all chunks: a short dilation group's surplus tile repeats a query of another column
+    # over all chunks: the surplus tile of a short dilation group repeats a query of another column
     is_repeat = _repeats(query_tokens.flatten()).view(count, -1)
 
     def chunk(first: int, last: int) -> Chunk:
@@ -203,7 +203,7 @@ def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int, device: to
 
 
 def _query_positions(tiles: AxisTiles) -> Tensor:
-    """(G, n, T) positions of the query slots."""
+    """Returns the positions of the query slots, (G, n, T)."""
     axis = tiles.axis
     return torch.tensor(
         [
@@ -214,20 +214,20 @@ def _query_positions(tiles: AxisTiles) -> Tensor:
 
 
 def _strip_positions(tiles: AxisTiles) -> Tensor:
-    """(G, S) positions of the strip slots."""
+    """Returns the positions of the strip slots, (G, S)."""
     return torch.tensor(
         [[tiles.strip_position(g, slot) for slot in range(tiles.strip)] for g in range(tiles.axis.groups)]
     )
 
 
 def _region_positions(tiles: AxisTiles) -> Tensor:
-    """(G, n, R) positions of the region slots."""
+    """Returns the positions of the region slots, (G, n, R)."""
     starts = torch.arange(tiles.count)[:, None] * tiles.step
     return _strip_positions(tiles)[:, starts + torch.arange(tiles.region)]
 
 
 def tile_classes(tiles: AxisTiles) -> tuple[Tensor, Tensor]:
-    """Distinct relations of an axis: the class of every tile (G, n), and (classes, T, R) with -1 for None."""
+    """Returns each tile's class (G, n), and the distinct relations of an axis, (classes, T, R) with -1 for None."""
     number: dict[tuple[tuple[int | None, ...], ...], int] = {}
     classes = [
         [number.setdefault(tiles.relation(g, t), len(number)) for t in range(tiles.count)]
@@ -238,7 +238,7 @@ def tile_classes(tiles: AxisTiles) -> tuple[Tensor, Tensor]:
 
 
 def _runs(values: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Groups the used slots by their value: distinct values, slots sorted by value, where each value's run begins."""
+    """Groups the used slots by value: distinct values, slots sorted by value, and the start of each value's run."""
     slots = used.nonzero().squeeze(1)
     ordered, order = values[slots].sort(stable=True)
     distinct, counts = ordered.unique_consecutive(return_counts=True)
@@ -246,7 +246,7 @@ def _runs(values: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _repeats(tokens: Tensor) -> Tensor:
-    """Whether a slot's token stands in a later slot too."""
+    """Returns whether a slot's token also occurs in a later slot."""
     slots = torch.arange(len(tokens))
     last = torch.full((int(tokens.max()) + 1,), -1).scatter_reduce_(0, tokens, slots, "amax")
     return last[tokens] != slots

@@ -1,4 +1,4 @@
-"""Neighborhood attention, the specification: every query gathers its keys. Slow, exact, differentiable twice.
+"""Reference for neighborhood attention: every query gathers its keys. Slow, exact, twice differentiable.
 
 Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, k = kh * kw keys.
 """
@@ -21,7 +21,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
     rows, columns = (_neighbors(axis, q.device) for axis in axes)
     scores = torch.einsum("bijhd,bijkhd->bijhk", q * scale, _gather(k, rows, columns))
     if bias is not None:
-        # a key's place in the table: (key rank - query rank) + kernel - 1, on each axis
+        # a key's index in the table: (key rank - query rank) + kernel - 1, on each axis
         row_places, column_places = (
             (keys - torch.arange(axis.length, device=keys.device)[:, None]) // axis.dilation + axis.kernel - 1
             for axis, keys in zip(axes, (rows, columns), strict=True)
@@ -33,14 +33,14 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
 
 
 def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
-    """Each query's values summed with its weights: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
+    """Weighted sum of each query's values: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
     rows, columns = (_neighbors(axis, v.device) for axis in axes)
     weights = weights.masked_fill(~_exists(rows, columns), 0)
     return torch.einsum("bijhk,bijkhe->bijhe", weights, _gather(v, rows, columns))
 
 
 def _neighbors(axis: Axis, device: torch.device) -> Tensor:
-    """(L, k) positions of every query's keys along an axis; negative, below -2L, where a causal window ends early."""
+    """Returns the positions of each query's keys, (L, k); negative, below -2L, where a causal window ends early."""
     missing = -4 * axis.length * axis.dilation
     return torch.tensor(
         [[missing if key is None else key for key in axis.neighbors(position)] for position in range(axis.length)],
@@ -49,7 +49,7 @@ def _neighbors(axis: Axis, device: torch.device) -> Tensor:
 
 
 def _exists(rows: Tensor, columns: Tensor) -> Tensor:
-    """(H, W, 1, k): whether the window has a key in this place."""
+    """Returns whether the window has a key at each index, (H, W, 1, k)."""
     exists = (rows >= 0)[:, None, :, None] & (columns >= 0)[None, :, None, :]
     return exists.flatten(-2).unsqueeze(2)
 

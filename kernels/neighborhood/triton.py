@@ -1,6 +1,6 @@
-"""Neighborhood attention and its halves by Triton kernels, as operators of torch. Triton is imported when one runs.
+"""Neighborhood attention and its halves with Triton kernels, as torch operators. Triton is imported when one runs.
 
-The halves' derivatives are halves again, so that they can be differentiated any number of times.
+The derivatives of the halves are also halves, so they can be differentiated any number of times.
 
 Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, k = kh * kw keys.
 """
@@ -33,7 +33,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
 
 
 def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
-    """Each query's values summed with its weights: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
+    """Weighted sum of each query's values: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
     return _av(weights, v, *_geometry(axes), 1.0)
 
 
@@ -107,9 +107,9 @@ _qk = define(
     _fake_qk,
 )
 _av = define("neighborhood_av", f"(Tensor weights, Tensor v, {_GEOMETRY}, float scale) -> Tensor", _run_av, _fake_av)
-# each key's sum over the queries that see it
+# each key's sum over the queries that attend to it
 _va = define("neighborhood_va", f"(Tensor weights, Tensor v, {_GEOMETRY}, float scale) -> Tensor", _run_va, _fake_av)
-# scores summed at their offsets, a float32 (h, 2kh-1, 2kw-1)
+# scores summed by offset, a float32 (h, 2kh-1, 2kw-1)
 _table = define("neighborhood_table", f"(Tensor scores, {_GEOMETRY}) -> Tensor", _run_table, _fake_table)
 
 

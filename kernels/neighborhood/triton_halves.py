@@ -1,7 +1,8 @@
-"""The unfused halves of neighborhood attention and their gradients, by three kernels.
+"""The unfused halves of neighborhood attention and their gradients.
 
-Scores and weights (B, H, W, h, k) hold a query's window row-major, k = kh * kw. `scores` writes them from queries and
-keys, `sums` adds up a query's keys with them, and `sums_over_queries` a key's queries. Each is the gradient of another:
+Scores and weights (B, H, W, h, k) hold a query's window row-major, k = kh * kw. `scores` computes scores from queries
+and keys, `sums` computes weighted sums over the keys of a query, and `sums_over_queries` over the queries of a key.
+Each is the gradient of another:
 
     qk = scores(q, k)         dq = sums(dqk, k)          dk = sums_over_queries(dqk, q)
     av = sums(weights, v)     dweights = scores(dav, v)  dv = sums_over_queries(weights, dav)
@@ -42,7 +43,7 @@ from ..triton_problem import Problem, tokens
 
 @triton.jit
 def _window_positions(numbers, query_ranks, key_ranks, segments, map_shape, AXES: tl.constexpr):
-    """Where pairs of queries and keys are in a contiguous tensor (B, H, W, h, k); `numbers` are the queries'."""
+    """Returns the indices of pairs in a contiguous tensor (B, H, W, h, k); `numbers` are the indices of the queries."""
     rows = key_ranks[0] - first_key(query_ranks[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
     columns = key_ranks[1] - first_key(query_ranks[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
     return numbers * (AXES[0].kernel * AXES[1].kernel) + rows * AXES[1].kernel + columns
@@ -64,7 +65,7 @@ def neighborhood_scores_kernel(
     CHUNK_ROWS: tl.constexpr,
     CHUNK_COLUMNS: tl.constexpr,
 ):
-    """scores = q k^T * scale + bias; positions of a window that have no key are not written."""
+    """Computes scores = q k^T * scale + bias; entries of a window without a key are not written."""
     image, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
@@ -83,7 +84,7 @@ def neighborhood_scores_kernel(
         key_ranks = as_row(key_ranks)
         counts = attends(query_ranks, key_ranks, segments, map_shape, AXES) & exist[:, None]
         products = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale
-        # the table comes times log2(e)
+        # `biased` multiplies the table by log2(e)
         products = biased(products * LOG2_E, bias, head, query_ranks, key_ranks, counts, AXES) / LOG2_E
         pointers = scores + _window_positions(numbers, query_ranks, key_ranks, segments, map_shape, AXES)
         tl.store(pointers, products.to(scores.dtype.element_ty), mask=counts)
@@ -104,7 +105,7 @@ def neighborhood_sums_kernel(
     CHUNK_ROWS: tl.constexpr,
     CHUNK_COLUMNS: tl.constexpr,
 ):
-    """out = scale * the sum of each query's values with its weights; positions without a key are not read."""
+    """Computes out = scale * each query's weighted sum of values; entries of `weights` without a key are not read."""
     image, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
@@ -142,7 +143,10 @@ def neighborhood_sums_over_queries_kernel(
     CHUNK_ROWS: tl.constexpr,
     CHUNK_COLUMNS: tl.constexpr,
 ):
-    """out = scale * for each key, the sum over the queries that see it of `v` there with their weights for the key."""
+    """Computes out = scale * each key's weighted sum over the queries that attend to it.
+
+    The sum is over `v` at these queries, with their weights for the key.
+    """
     image, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
@@ -180,7 +184,7 @@ def neighborhood_scores_bias_kernel(
     ROW_OFFSETS: tl.constexpr,
     COLUMN_OFFSETS: tl.constexpr,
 ):
-    """Adds the gradients of scores to `tables` (programs / h, h, 2kh-1, 2kw-1), which are zero before."""
+    """Adds the gradients of scores to `tables` (programs / h, h, 2kh-1, 2kw-1), which must be zero."""
     part, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
@@ -215,25 +219,28 @@ def neighborhood_scores_bias_kernel(
 
 
 def scores_launch(problem: Problem, q: Tensor, k: Tensor, bias: Tensor | None, scores: Tensor, scale: float) -> Launch:
-    """The launch that fills the contiguous `scores` (B, H, W, h, k) where windows have keys."""
+    """Returns the launch that fills the contiguous `scores` (B, H, W, h, k) where windows have keys."""
     arguments = {"q": tokens(q), "k": tokens(k), "bias": bias, "scores": scores, "scale": scale}
     return _launch(problem, neighborhood_scores_kernel, "scores", arguments)
 
 
 def sums_launch(problem: Problem, weights: Tensor, v: Tensor, out: Tensor, scale: float) -> Launch:
-    """The launch that fills `out` (B, H, W, h, E) with sums over the keys of queries; `weights` are contiguous."""
+    """Returns the launch that fills `out` (B, H, W, h, E) with sums over keys; `weights` are contiguous."""
     arguments = {"weights": weights, "v": tokens(v), "out": tokens(out), "scale": scale}
     return _launch(problem, neighborhood_sums_kernel, "sums", arguments)
 
 
 def sums_over_queries_launch(problem: Problem, weights: Tensor, v: Tensor, out: Tensor, scale: float) -> Launch:
-    """The launch that fills `out` (B, H, W, h, E) with sums over the queries of keys; `weights` are contiguous."""
+    """Returns the launch that fills `out` (B, H, W, h, E) with sums over queries; `weights` are contiguous."""
     arguments = {"weights": weights, "v": tokens(v), "out": tokens(out), "scale": scale}
     return _launch(problem, neighborhood_sums_over_queries_kernel, "sums", arguments)
 
 
 def scores_bias_launch(problem: Problem, gradients: Tensor) -> tuple[Launch, Tensor]:
-    """The launch, and the float32 tables (n, h, 2kh-1, 2kw-1) that it adds to: their sum is the bias' gradient."""
+    """Returns the launch, and the float32 tables (n, h, 2kh-1, 2kw-1) that it adds to.
+
+    The sum of the tables is the gradient of the bias.
+    """
     arguments = {"gradients": gradients, "map_shape": map_shape_of(problem)}
     return table_launch(problem, neighborhood_scores_bias_kernel, "bias_of_scores", arguments, gradients.device)
 
@@ -243,7 +250,7 @@ def _launch(problem: Problem, kernel: Any, direction: str, arguments: dict[str, 
 
 
 def scores(q: Tensor, k: Tensor, bias: Tensor | None, geometry: Intervals, scale: float, fill: float) -> Tensor:
-    """q k^T * scale + bias in windows, (B, H, W, h, k); `fill` where a window has no key."""
+    """Computes q k^T * scale + bias in windows, (B, H, W, h, k); `fill` where a window has no key."""
     rows, columns = geometry.axes
     shape = *q.shape[:4], rows.kernel * columns.kernel
     is_full = not (rows.is_causal or columns.is_causal)
@@ -254,21 +261,21 @@ def scores(q: Tensor, k: Tensor, bias: Tensor | None, geometry: Intervals, scale
 
 
 def sums(weights: Tensor, v: Tensor, geometry: Intervals, scale: float) -> Tensor:
-    """scale * each query's sum of its keys' values, (B, H, W, h, E)."""
+    """Computes scale * each query's weighted sum of the values of its keys, (B, H, W, h, E)."""
     out = v.new_empty(v.shape)
     sums_launch(Problem.of(v, v, geometry), weights.contiguous(), v, out, scale).run()
     return out
 
 
 def sums_over_queries(weights: Tensor, v: Tensor, geometry: Intervals, scale: float) -> Tensor:
-    """scale * each key's sum of the values at the queries that see it, (B, H, W, h, E)."""
+    """Computes scale * each key's weighted sum of `v` at the queries that attend to it, (B, H, W, h, E)."""
     out = v.new_empty(v.shape)
     sums_over_queries_launch(Problem.of(v, v, geometry), weights.contiguous(), v, out, scale).run()
     return out
 
 
 def table(scores: Tensor, geometry: Intervals) -> Tensor:
-    """Scores summed over images and pairs of equal offset, a float32 (h, 2kh-1, 2kw-1)."""
+    """Sums scores over images and over pairs of equal offset, to a float32 (h, 2kh-1, 2kw-1)."""
     of_bias, tables = scores_bias_launch(Problem.of(scores, scores, geometry), scores.contiguous())
     of_bias.run()
     return tables.sum(0)

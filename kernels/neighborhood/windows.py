@@ -1,4 +1,4 @@
-"""Where each key of each window stands among a plan's tiles and on the map: what the unfused halves need.
+"""Indices of each window's keys among a plan's tiles and on the map, for the unfused halves.
 
 Shape legend: T queries per tile, R keys per region, of one axis (suffix h: rows, suffix w: columns); k = kh * kw keys.
 """
@@ -18,12 +18,12 @@ from .plan import AxisArguments, best_tiles, tile_classes
 
 @dataclass(frozen=True)
 class Windows:
-    """The places of the windows, k = kh * kw of them per query, for the unfused halves.
+    """Indices of the keys of all windows, k = kh * kw of them per query, for the unfused halves.
 
     Attributes:
         slots: (classes, T, k) region slot of every key; 0 where there is none.
-        exists: (classes, T, k) whether there is a key; None when all are there.
-        exists_on_map: (H * W, k) the same in the order of the map; None when all are there.
+        exists: (classes, T, k) whether there is a key; None when all exist.
+        exists_on_map: (H * W, k) the same in the order of the map; None when all exist.
         position_on_map: (H * W * k,) index into a flat (2kh-1, 2kw-1) table; 0 where there is no key.
     """
 
@@ -35,7 +35,7 @@ class Windows:
 
 @torch.compiler.assume_constant_result
 def windows(rows: AxisArguments, columns: AxisArguments, device: str) -> Windows:
-    """The window places in the tiles that `best_plan` chooses for the same axes."""
+    """Returns the window indices in the tiles that `best_plan` chooses for the same axes."""
     return _windows(rows, columns, device)
 
 
@@ -46,7 +46,7 @@ def _windows(rows: AxisArguments, columns: AxisArguments, device: str) -> Window
 
 
 def make_windows(rows: AxisTiles, columns: AxisTiles, device: torch.device) -> Windows:
-    """Places the windows in their tiles' regions, see `Windows`."""
+    """Computes the indices of windows in their tiles' regions, see `Windows`."""
     row_slots, column_slots = _window_slots(rows), _window_slots(columns)
     # (ch, Th, kh), (cw, Tw, kw) -> (cw, ch, Th, Tw, kh, kw)
     of_rows, of_columns = row_slots[None, :, :, None, :, None], column_slots[:, None, None, :, None, :]
@@ -68,14 +68,14 @@ def make_windows(rows: AxisTiles, columns: AxisTiles, device: torch.device) -> W
 
 
 def bias_on_map(bias: Tensor, places: Windows, size: torch.Size | tuple[int, int]) -> Tensor:
-    """What a table adds to the scores: (h, 2kh-1, 2kw-1) -> (H, W, h, k), laid out in memory as (h, H, W, k)."""
+    """Expands a table over a map: (h, 2kh-1, 2kw-1) -> (H, W, h, k), with memory in the order (h, H, W, k)."""
     # (h, H * W * k) -> (H, W, h, k)
     on_map = bias.flatten(1).index_select(1, places.position_on_map)
     return on_map.unflatten(1, (*size, -1)).permute(1, 2, 0, 3)
 
 
 def table_on_map(bias: Tensor, height: int, width: int) -> Tensor:
-    """`bias_on_map` for the window that a table is of, without dilation and stride."""
+    """Same as `bias_on_map`, for the window of the table, without dilation and stride."""
     rows, columns = (
         (length, (side + 1) // 2, 1, 1, False) for length, side in zip((height, width), bias.shape[1:], strict=True)
     )
@@ -83,7 +83,7 @@ def table_on_map(bias: Tensor, height: int, width: int) -> Tensor:
 
 
 def _window_slots(tiles: AxisTiles) -> Tensor:
-    """(classes, T, k) region slots of an axis' windows, in order; -1 where a causal window has ended."""
+    """Returns the region slots of an axis' windows in order, (classes, T, k); -1 where a causal window has ended."""
     _, relations = tile_classes(tiles)
     # attended slots come first and in order when sorted, since the others count as past the end
     slots = torch.arange(tiles.region).where(relations >= 0, tiles.region).sort(-1).values[..., : tiles.axis.kernel]
@@ -91,7 +91,7 @@ def _window_slots(tiles: AxisTiles) -> Tensor:
 
 
 def _relation_on_map(axis: Axis) -> Tensor:
-    """(L, k) key rank - query rank + kernel - 1 of every window place; -1 where a causal window has ended."""
+    """Returns key rank - query rank + kernel - 1 of every window, (L, k); -1 where a causal window has ended."""
     return torch.tensor(
         [
             [

@@ -1,6 +1,6 @@
-"""The public operator of routed attention: arguments are checked here, once, and an execution is chosen.
+"""Public operator of routed attention: checks the arguments and chooses an execution.
 
-Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, P regions, t of them on a
+Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, P regions, t regions on a
 route.
 """
 
@@ -35,28 +35,30 @@ def routed_attention(
     scale: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """softmax(q k^T * scale) v over all tokens of the regions that each query's own region is routed to.
+    """Computes softmax(q k^T * scale) v over all tokens of the regions that each query's own region is routed to.
 
-    The map is cut into P equal regions, numbered row-major. The order of a route makes no difference; a region that
-    stands in it several times counts as often.
+    The map is split into P equal regions, numbered row-major. The order of the regions on a route does not matter. A
+    region that is on a route several times counts that many times.
 
     Args:
-        q: queries (B, H, W, h, D), any strides, floating point.
+        q: queries (B, H, W, h, D), floating point, with any strides.
         k: keys (B, H, W, h, D).
         v: values (B, H, W, h, E).
-        routes: (B, P, t) integer, the regions 0 .. P-1 that the queries of each region attend to. Numbers out of this
-            range raise on a CPU; on other devices they are not looked for, which would wait for the device, and give
-            undefined results. The same holds while a model is traced or compiled.
-        regions: regions of the map, one number per side or (rows, columns); H and W must be multiples of it.
-        scale: what the scores are multiplied with; D ** -0.5 by default.
-        backend: `reference`, `eager` or `triton`; it runs or raises. None chooses, `attnzoo.kernels.explain` tells.
+        routes: (B, P, t) integer, indices 0 .. P-1 of the regions that the queries of each region attend to. Indices
+            out of this range raise an error on a CPU. On other devices they are not checked, because that would wait
+            for the device, and give undefined results. The same holds while a model is traced or compiled.
+        regions: number of regions per axis, one number or (rows, columns); H and W must be multiples of it.
+        scale: factor of the scores; D ** -0.5 by default.
+        backend: `reference`, `eager` or `triton`, which runs or raises an error; None chooses, see
+            `attnzoo.kernels.explain`.
 
     Returns:
-        (B, H, W, h, E) in the dtype of v, or of autocast where it is on.
+        (B, H, W, h, E) in the dtype of v, or in the autocast dtype where autocast is on.
 
     Raises:
-        TypeError: an argument of the wrong kind, or tensors whose dtypes differ.
-        ValueError: shapes that do not fit, regions that do not divide the map, routes out of range, an unknown backend.
+        TypeError: an argument has the wrong type, or the dtypes of tensors differ.
+        ValueError: shapes do not fit, regions do not divide the map, routes are out of range, or the backend is
+            unknown.
 
     Source: bi-level routing attention, BiFormer (arXiv 2303.08810, eq. 3-7 and algorithm 1).
     """
@@ -74,7 +76,7 @@ def _regions(q: Tensor, regions: PerAxis) -> Regions:
         name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
         if count < 1:
             raise ValueError(f"regions must be at least 1, got {count} {name}")
-        # of a size that an exporter leaves dynamic nothing is known
+        # a dynamic size cannot be checked
         if not is_dynamic([length]) and (length % count or length == 0):
             raise ValueError(
                 f"regions must divide the map, {length} {name}, got {count}: pad the map to a multiple of it"
@@ -86,7 +88,7 @@ def _check_routes(routes: Tensor, q: Tensor, regions: Regions) -> None:
     if not isinstance(routes, Tensor):
         raise TypeError(f"routes must be an integer tensor (B, regions, topk), got {type(routes).__name__}")
     if routes.is_floating_point() or routes.is_complex() or routes.dtype == torch.bool:
-        raise TypeError(f"routes must be integers, numbers of regions, got {routes.dtype}")
+        raise TypeError(f"routes must be integer region indices, got {routes.dtype}")
     if routes.ndim != 3 or routes.shape[:2] != (q.shape[0], regions.count) or routes.shape[2] < 1:
         raise ValueError(
             f"routes must be (B, regions, topk) = ({q.shape[0]}, {regions.count}, 1 or more) for "
@@ -97,6 +99,4 @@ def _check_routes(routes: Tensor, q: Tensor, regions: Regions) -> None:
     if routes.device.type == "cpu" and routes.numel() and not is_traced():
         low, high = (int(x) for x in routes.aminmax())
         if low < 0 or high >= regions.count:
-            raise ValueError(
-                f"routes must be numbers of regions, 0 .. {regions.count - 1}, got {low if low < 0 else high}"
-            )
+            raise ValueError(f"routes must be region indices, 0 .. {regions.count - 1}, got {low if low < 0 else high}")

@@ -1,10 +1,13 @@
-"""Routed attention in plain torch, fast: what a route lists is copied as long rows, or not at all.
+"""Fast routed attention in plain torch: the regions on a route are copied as long rows, or not at all.
 
-Following a route is one index_select: of tokens with all their heads, where the map is read as it lies (`eager_chunks`
-forward); of whole regions of a head, where it is laid out region by region (`eager_batch`, and all ways back, on which
-rows are added up). Regions of few tokens multiply badly, and long routes copy much: there the whole map attends to
-itself under a mask. On a CPU images are taken one by one, so that memory does not grow with the batch (`eager_chunks`).
-While a model is traced, or on another device, the whole batch goes through at once (`eager_batch`).
+Following a route is one index_select. In the forward pass of `eager_chunks` it selects tokens with all their heads, and
+the map is read in its original layout. In `eager_batch`, and in every backward pass, it selects whole regions of a
+head, and the map is laid out region by region; the backward pass sums over these rows.
+
+Regions of few tokens make inefficient matrix products, and long routes require large copies. In these cases the whole
+map attends to itself under a mask. On a CPU, images are computed one by one, so that memory does not grow with the
+batch (`eager_chunks`). While a model is traced, or on another device, the whole batch is computed at once
+(`eager_batch`).
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, P regions, t regions on a route.
 """

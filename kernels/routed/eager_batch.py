@@ -1,4 +1,4 @@
-"""Routed attention over a whole batch at once, in operators that every tracer, compiler and exporter knows.
+"""Routed attention over a whole batch at once, with operators that every tracer, compiler and exporter supports.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, P regions of R tokens, Ph Pw of them down and
 across, t regions on a route.
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..tracing import is_dynamic
 from .geometry import Regions
 
-# its mask has the square of that many entries for every image
+# tokens of the largest map under a mask, whose size is the square of that for every image
 _LARGEST_MASKED_MAP = 1024
 
 
@@ -24,8 +24,8 @@ class Form(NamedTuple):
 
     Attributes:
         routes: (B, P, t), int64.
-        regions: the regions that routes speak of.
-        mask: what is added to the scores, (B, 1, H * W, H * W) for one region, or nothing.
+        regions: the regions that `routes` refers to.
+        mask: additive mask (B, 1, H * W, H * W) for one region, or None.
     """
 
     routes: Tensor
@@ -34,15 +34,15 @@ class Form(NamedTuple):
 
 
 def is_one_region(form: Form) -> bool:
-    """Whether there is nothing to copy: one region that is routed to itself.
+    """Returns whether there is nothing to copy: one region that is routed to itself.
 
-    A function: the compiler of torch 2.8 knows no properties of named tuples.
+    This is a function because the compiler of torch 2.8 does not support properties of named tuples.
     """
     return form.regions.count == 1 and form.routes.shape[2] == 1
 
 
 def best_form(routes: Tensor, regions: Regions, dtype: torch.dtype) -> Form:
-    """The faster form; in the one-region form a mask says how often a query's route has a key."""
+    """Returns the faster form; the mask of the one-region form counts how often a query's route contains a key."""
     tokens = regions.count * regions.tokens
     if is_dynamic([tokens]):
         return Form(routes, regions, None)
@@ -53,7 +53,7 @@ def best_form(routes: Tensor, regions: Regions, dtype: torch.dtype) -> Form:
 
 
 def one_region(routes: Tensor, regions: Regions, mask: Tensor | None = None) -> Form:
-    """Attention of every token to every other, but for the mask, in the words of routes."""
+    """Returns the form in which every token attends to every other, except where it is masked."""
     return Form(routes.new_zeros(routes.shape[0], 1, 1), Regions(regions.size, (1, 1)), mask)
 
 
@@ -73,17 +73,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, form: Form, scale: float) -> Tensor:
     rows = region_rows(form, q.shape[3])
     queries, keys, values = (_split(x, form.regions) for x in (q, k, v))
     keys, values = (_take_regions(x, rows, form) for x in (keys, values))
-    # (B, h * P, R, D), and of keys (B, h * P, t * R, D)
+    # queries (B, h * P, R, D), keys and values (B, h * P, t * R, .)
     queries, keys, values = (x.unflatten(0, (q.shape[0], -1)) for x in (queries, keys, values))
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=form.mask, scale=scale)
     if torch.compiler.is_exporting():
-        # the fused kernel's layout is not that of what exporters decompose it into; views must fit both
+        # exporters decompose the fused kernel into operators with another layout; views must fit both
         out = out.clone(memory_format=torch.contiguous_format)
     return _merge(out.flatten(0, 1), form.regions, q.shape[3])
 
 
 def region_rows(form: Form, heads: int) -> Tensor:
-    """(B * h * P * t,): which of all images', heads' and regions' rows each step of each route means."""
+    """Returns the row, over all images, heads and regions, of each step of each route, (B * h * P * t,)."""
     first = torch.arange(form.routes.shape[0] * heads, device=form.routes.device) * form.regions.count
     # (B, h, 1) + (B, 1, P * t)
     return (first.view(-1, heads, 1) + form.routes.flatten(1).unsqueeze(1)).flatten()
@@ -105,7 +105,7 @@ def _take_regions(x: Tensor, rows: Tensor, form: Form) -> Tensor:
     """(B * h * P, R, D) -> (B * h * P, t * R, D)."""
     if is_one_region(form):
         return x
-    # of long rows, so that a copy is a few large ones
+    # rows are whole regions, so that few large blocks are copied
     return x.flatten(1).index_select(0, rows).view(-1, form.routes.shape[2] * x.shape[1], x.shape[2])
 
 

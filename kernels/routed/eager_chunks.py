@@ -1,7 +1,7 @@
-"""Routed attention on a CPU, image by image: forward all heads at once, back some of them, in memory used again.
+"""Routed attention on a CPU, image by image: all heads at once in forward, some heads in backward, in reused memory.
 
-Shape legend: B batch, H W map, h heads, D E width of keys and values, P regions of R tokens, t regions on a route;
-N regions of all heads of a chunk, h * P.
+Shape legend: B batch, H W map, h heads, D E width of keys and values, P regions of R tokens, t regions on a route; N
+regions of all heads of a chunk, h * P.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from ..tracing import real_tensors
 from .eager_batch import Form, attend, best_form, by_region, is_one_region, one_region, region_rows
 from .geometry import Regions
 
-# On the way back, numbers of keys or values taken at once, and scores at once, of which three such arrays are kept:
-# enough to hide the cost of a call, few enough to stay in cache.
+# In the backward pass, elements of keys or values gathered at once, and scores computed at once, of which three arrays
+# are kept: enough to hide the overhead of a call, few enough to stay in cache.
 CHUNK_NUMBERS = 64 * 1024
 BACKWARD_SCORES = 64 * 1024
 
 
 class _Memory:
-    """Arrays by name that are allocated once: touching fresh memory costs more than what is computed in it."""
+    """Named arrays that are allocated once: touching fresh memory costs more than computing in it."""
 
     def __init__(self, like: Tensor) -> None:
         self._like = like
         self._arrays: dict[str, Tensor] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """The array of this name, in a shape of choice; what was in it may be lost."""
+        """Returns the array of this name in the given shape; its earlier contents may be lost."""
         numbers = math.prod(shape)
         if name not in self._arrays or self._arrays[name].numel() < numbers:
             self._arrays[name] = self._like.new_empty(numbers)
@@ -84,14 +84,14 @@ def forward(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions, s
 
 
 def _take(x: Tensor, tokens: Tensor) -> Tensor:
-    """(H * W, h, D) -> (P, h, T, D), the tokens (P, T): all heads of a token are one row, read once."""
+    """(H * W, h, D) -> (P, h, T, D) for tokens (P, T); all heads of a token are one row, which is read once."""
     rows = x.flatten(1).index_select(0, tokens.flatten())
     return rows.view(*tokens.shape, *x.shape[1:]).transpose(1, 2)
 
 
 @lru_cache(maxsize=256)
 def tokens_of(size: tuple[int, int], split: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """(P, R) the tokens of each region, numbered row-major over the map; and (H * W,) where each token is in there."""
+    """Returns each region's tokens (P, R), numbered row-major over the map, and each token's index in them (H * W,)."""
     with real_tensors():
         regions = Regions(size, split)
         positions = [[row * size[1] + column for row, column in regions.positions(i)] for i in range(regions.count)]
@@ -100,7 +100,7 @@ def tokens_of(size: tuple[int, int], split: tuple[int, int]) -> tuple[Tensor, Te
 
 
 def _chunks(q: Tensor, routes: Tensor, regions: Regions) -> Iterator[tuple[tuple[slice, ...], Form]]:
-    """Images and heads that are taken together on the way back, and how to compute each."""
+    """Yields the images and heads that the backward pass computes together, and the form of each."""
     every = slice(None)
     for image, form in _images(routes, regions, q.dtype):
         numbers = form.routes.shape[2] * regions.count * regions.tokens * q.shape[4]
@@ -109,7 +109,7 @@ def _chunks(q: Tensor, routes: Tensor, regions: Regions) -> Iterator[tuple[tuple
 
 
 def _images(routes: Tensor, regions: Regions, dtype: torch.dtype) -> Iterator[tuple[slice, Form]]:
-    """The images, and how to compute each."""
+    """Yields the images, and the form of each."""
     every = torch.arange(regions.count)
     for image in _slices(len(routes), 1):
         chosen = routes[image]
@@ -120,24 +120,24 @@ def _images(routes: Tensor, regions: Regions, dtype: torch.dtype) -> Iterator[tu
 
 
 def _slices(length: int, step: int) -> Iterator[slice]:
-    """Consecutive slices of `step`, or of 1 where that is less."""
+    """Returns consecutive slices of length `step`, at least 1."""
     step = max(1, step)
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
 class Attention(torch.autograd.Function):
-    """Attention that keeps its inputs only, and computes the weights again on the way back, chunk by chunk."""
+    """Attention that saves only its inputs and recomputes the weights in the backward pass, chunk by chunk."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions, scale: float) -> Tensor:
-        """As the function of this name."""
+        """Same as the function `forward`."""
         ctx.save_for_backward(q, k, v, routes)
         ctx.regions, ctx.scale = regions, scale
         return forward(q, k, v, routes, regions, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k and v."""
+        """Computes the gradients of q, k and v."""
         q, k, v, routes = ctx.saved_tensors
         if torch.is_grad_enabled():
             form = best_form(routes, ctx.regions, q.dtype)
@@ -151,7 +151,7 @@ class Attention(torch.autograd.Function):
 
 
 def _backward_chunk(tensors: list[Tensor], form: Form, scale: float, memory: _Memory) -> None:
-    """Fills dq, dk, dv from q, k, v and the gradient of the output, in `tensors` after them, all (1, H, W, h, .)."""
+    """Fills dq, dk and dv; `tensors` are q, k, v, dout, dq, dk and dv in this order, all (1, H, W, h, .)."""
     names = ("q", "k", "v", "grad")
     q, k, v, grad = (memory.split(name, x, form.regions) for name, x in zip(names, tensors, strict=False))
     dq, dk, dv = (memory.take(f"d{name}", *x.shape) for name, x in (("q", q), ("k", k), ("v", v)))
@@ -179,7 +179,10 @@ def _backward_chunk(tensors: list[Tensor], form: Form, scale: float, memory: _Me
 def _backward_step(
     q: Tensor, k: Tensor, v: Tensor, grad: Tensor, dq: Tensor, mask: Tensor | None, scale: float, memory: _Memory
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of keys and values, and in `dq` that of queries, without the scale in those of queries and keys."""
+    """Returns the gradients of keys and values, and writes the gradient of queries to `dq`.
+
+    The gradients of queries and keys are not multiplied by the scale here.
+    """
     shape = len(q), q.shape[1], k.shape[1]
     weights, dscores, products = (memory.take(name, *shape) for name in ("weights", "dscores", "products"))
     if mask is None:

@@ -1,7 +1,7 @@
-"""Who attends to whom: the integer geometry of routed attention.
+"""Integer geometry of routed attention: which keys each query attends to.
 
-A map is cut into equal regions, numbered row-major. Queries of a region attend to all tokens of the regions on its
-route. Nothing here touches a tensor.
+A map is split into equal regions, numbered row-major. The queries of a region attend to all tokens of the regions on
+its route. This module uses no tensors.
 
 Source: bi-level routing attention, BiFormer (Zhu et al., 2023, eq. 3-7 and algorithm 1).
 """
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Regions:
-    """A map cut into equal regions.
+    """A map that is split into equal regions.
 
     Attributes:
         size: rows and columns of the map, multiples of `split`.
-        split: regions down and across.
+        split: number of regions down and across.
     """
 
     size: tuple[int, int]
@@ -35,16 +35,16 @@ class Regions:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a region, R."""
+        """Number of tokens in a region, R."""
         return self.region_size[0] * self.region_size[1]
 
     def region(self, row: int, column: int) -> int:
-        """The region that holds a position."""
+        """Returns the region that contains a position."""
         rows, columns = self.region_size
         return row // rows * self.split[1] + column // columns
 
     def positions(self, region: int) -> list[tuple[int, int]]:
-        """Positions (row, column) of a region's tokens, row-major."""
+        """Returns the positions (row, column) of a region's tokens, row-major."""
         rows, columns = self.region_size
         first_row, first_column = region // self.split[1] * rows, region % self.split[1] * columns
         return [(first_row + row, first_column + column) for row in range(rows) for column in range(columns)]

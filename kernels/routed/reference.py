@@ -1,4 +1,4 @@
-"""Routed attention, the specification: every region gathers the tokens on its route. Slow, exact, differentiable twice.
+"""Reference for routed attention: every region gathers the tokens on its route. Slow, exact, twice differentiable.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, P regions of R tokens, t regions on a route.
 """
@@ -24,6 +24,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions,
     keys, values = (x[positions].flatten(2, 3) for x in (k, v))
     scores = torch.einsum("bprhd,bpkhd->bphrk", queries * scale, keys)
     out = torch.einsum("bphrk,bpkhe->bprhe", scores.softmax(-1), values)
-    # back to the map: positions are in the order of regions, their argsort is the way back
+    # back to the map: positions are ordered by region, and their argsort inverts that order
     order = (rows * regions.size[1] + columns).flatten().argsort()
     return out.flatten(1, 2)[:, order].unflatten(1, regions.size)

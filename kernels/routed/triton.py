@@ -1,7 +1,7 @@
-"""Routed attention by Triton kernels, as an operator of torch. Triton is imported when it runs.
+"""Routed attention with Triton kernels, as a torch operator. Triton is imported when the operator runs.
 
-Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, P regions, t of
-them on a route.
+Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, P regions, t regions on a
+route.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Routed attention, backward: weights are recomputed from the logsumexp, once for each side.
+"""Backward pass of routed attention: weights are recomputed from the logsumexp, once for queries and once for keys.
 
-A tile of queries walks its region's route for dq; a tile of keys walks the regions that are routed to its own for dk
-and dv. Nothing is added atomically, so that results are the same in every run.
+One program computes a tile of queries over the route of their region, for dq. One program computes a tile of keys over
+the regions that are routed to their region, for dk and dv. There are no atomic additions, so the results are the same
+in every run.
 
-Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, P regions, t of
-them on a route.
+Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, P regions, t regions on a
+route.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def routed_dq_kernel(
     TILE: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """dq, and delta = sum(out * dout), which the other kernel reads."""
+    """Computes dq, and delta = sum(out * dout), which the other kernel reads."""
     image, head, region, query_tokens = tile_of(tl.program_id(0), map_shape, TILE)
     tokens_of_region = map_shape.region[0] * map_shape.region[1]
     exist = query_tokens < tokens_of_region
@@ -56,7 +57,7 @@ def routed_dq_kernel(
     end = steps * tokens_of_region
     for first in range(0, end, CHUNK):
         key_positions, keys_exist = positions_of_chunk(route, first, end, map_shape, CHUNK)
-        # a key that does not exist is zero, and so is what it adds
+        # a key that does not exist is zero, and so is its contribution
         keys = load(k, image, head, key_positions, keys_exist, WIDTH)
         values = load(v, image, head, key_positions, keys_exist, VALUE_WIDTH)
         scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale
@@ -88,7 +89,7 @@ def routed_dkdv_kernel(
     TILE: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """dk and dv."""
+    """Computes dk and dv."""
     image, head, region, key_tokens = tile_of(tl.program_id(0), map_shape, TILE)
     tokens_of_region = map_shape.region[0] * map_shape.region[1]
     exist = key_tokens < tokens_of_region

@@ -1,7 +1,8 @@
-"""The pieces that the kernels of routed attention are made of: which program does what, and where tokens lie.
+"""Building blocks of the routed attention kernels: which program computes which tile, and the positions of tokens.
 
-A program takes a tile of tokens of one region and walks a list of regions. The tokens of the list are numbered on, from
-one region to the next, and taken in chunks, so that a chunk may hold the end of one region and several small ones.
+A program computes a tile of tokens of one region and iterates over a list of regions. The tokens of the list are
+numbered consecutively from one region to the next and read in chunks, so a chunk may hold the end of one region and
+several small ones.
 
 Shape legend: M tokens of a program's tile.
 """
@@ -15,11 +16,11 @@ import triton.language as tl
 
 
 class MapShape(NamedTuple):
-    """The map that a kernel works on.
+    """The map of a call.
 
     Attributes:
         lengths: H and W.
-        split: regions down and across.
+        split: number of regions down and across.
         region: rows and columns of a region.
         heads: number of heads.
     """
@@ -32,9 +33,9 @@ class MapShape(NamedTuple):
 
 @triton.jit
 def tile_of(program, map_shape, TILE: tl.constexpr):
-    """A program's image, head, region, and the tokens (M,) of its tile.
+    """Returns a program's image, head and region, and the tokens (M,) of its tile.
 
-    Heads come first, for their channels lie side by side.
+    Heads vary fastest, because their channels are adjacent in memory.
     """
     head = program % map_shape.heads
     program = program // map_shape.heads
@@ -47,7 +48,7 @@ def tile_of(program, map_shape, TILE: tl.constexpr):
 
 @triton.jit
 def positions_of(regions, tokens, map_shape):
-    """Rows and columns of tokens on the map, a pair, each in its region or all in one."""
+    """Returns rows and columns of tokens on the map, a pair; each token has its own region, or all have the same."""
     rows = regions // map_shape.split[1] * map_shape.region[0] + tokens // map_shape.region[1]
     columns = regions % map_shape.split[1] * map_shape.region[1] + tokens % map_shape.region[1]
     return rows, columns
@@ -55,11 +56,11 @@ def positions_of(regions, tokens, map_shape):
 
 @triton.jit
 def positions_of_chunk(regions, first, end, map_shape, CHUNK: tl.constexpr):
-    """Places of the tokens numbered from `first` on, and whether they come before `end`.
+    """Returns the positions of the tokens numbered from `first` on, and whether they come before `end`.
 
     Args:
         regions: pointer to the list of regions.
-        first: number of the chunk's first token.
+        first: index of the chunk's first token.
         end: number of tokens in the list.
         map_shape: the map.
         CHUNK: tokens of a chunk.

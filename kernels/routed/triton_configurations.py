@@ -1,4 +1,4 @@
-"""How the kernels of routed attention are cut for a machine: how many tokens a program takes, and at a time."""
+"""Configurations of the routed attention kernels: tokens per program and per chunk."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from ..triton_launch import Configuration
 from ..triton_problem import Problem
 from ..triton_tables import entry_of
 
-# a region of as many tokens is one of the least tiles that a matrix unit takes
+# tokens of the smallest tile that a matrix unit supports
 SMALLEST_TILE = 16
 
 
 def configuration(problem: Problem, direction: str) -> Configuration:
-    """The table's choice for a kernel: `forward`, `dq` or `dkdv`."""
+    """Returns the table entry for a kernel: `forward`, `dq` or `dkdv`."""
     tokens = problem.geometry.tokens
     kind = "small" if tokens <= SMALLEST_TILE else "large"
     size = {"itemsize": problem.dtype.itemsize, "width": problem.widest}
     tile, chunk, num_warps, num_stages = entry_of("routed", problem.architecture, kind, direction, **size)
-    # a program takes no more than a region
+    # a tile is not larger than a region
     tile = max(SMALLEST_TILE, min(tile, triton.next_power_of_2(tokens)))
     return Configuration({"TILE": tile, "CHUNK": chunk}, num_warps, num_stages)
 
 
 def alternatives_to(chosen: Configuration) -> list[Configuration]:
-    """What is tried beside the table's choice by those who opt into tuning."""
+    """Returns the configurations that tuning tries in addition to the table's choice."""
     others = [
         chosen._replace(num_stages=3),
         chosen._replace(num_warps=2 * chosen.num_warps),

@@ -1,7 +1,7 @@
-"""Routed attention, forward: a program takes a tile of queries of one region and head, and walks the region's route.
+"""Forward pass of routed attention: one program computes a tile of queries of a region and head over its route.
 
-Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, P regions, t of
-them on a route.
+Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, P regions, t regions on a
+route.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def routed_forward_kernel(
     TILE: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """out = softmax(q k^T * scale) v; `scale` and the logsumexp are in powers of two."""
+    """Computes out = softmax(q k^T * scale) v; `scale` and the logsumexp are in base 2."""
     image, head, region, query_tokens = tile_of(tl.program_id(0), map_shape, TILE)
     tokens_of_region = map_shape.region[0] * map_shape.region[1]
     exist = query_tokens < tokens_of_region

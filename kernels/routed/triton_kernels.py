@@ -1,6 +1,6 @@
-"""Which kernels run for routes, see `attnzoo.kernels.triton_attention.Kernels`.
+"""Selects the kernels of routed attention, see `attnzoo.kernels.triton_attention.Kernels`.
 
-Shape legend: B batch, P regions, t of them on a route.
+Shape legend: B batch, P regions, t regions on a route.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .triton_forward import routed_forward_kernel
 
 
 def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
-    """The map and the routes (B, P, t), contiguous int32."""
+    """Returns the map and the routes (B, P, t), contiguous int32."""
     routes, regions = extras["routes"], problem.geometry
     assert routes is not None
     return {
@@ -32,14 +32,14 @@ def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
 
 
 def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
-    """One kernel."""
+    """Returns the launch of one kernel."""
     return [_launch(problem, routed_forward_kernel, "forward", arguments)]
 
 
 def backward(
     problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
 ) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
-    """One kernel for dq and delta, one for dk and dv, which walks the regions routed to its own."""
+    """Returns the launch of a kernel for dq and delta, and of one for dk and dv, which needs `sources_of`."""
     launches = [_launch(problem, routed_dq_kernel, "dq", arguments)]
     if needs["k"] or needs["v"]:
         sources, starts = sources_of(arguments["routes"])
@@ -49,11 +49,11 @@ def backward(
 
 
 def sources_of(routes: Tensor) -> tuple[Tensor, Tensor]:
-    """The regions routed to each region, from routes (B, P, t).
+    """Returns the regions that are routed to each region, from routes (B, P, t).
 
     Returns:
-        sources (B, P * t), in the order of the region they are routed to, and starts (B, P + 1) of each region's; the
-        sources of region r are those from starts[r] to starts[r + 1].
+        The sources (B, P * t), ordered by the region they are routed to, and the start (B, P + 1) of each region's
+        sources. The sources of region r are at starts[r] to starts[r + 1].
     """
     batch, regions, steps = routes.shape
     targets, order = routes.flatten(1).sort(stable=True)
@@ -63,7 +63,7 @@ def sources_of(routes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _launch(problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:
-    """A launch with one program for each tile of a region, region, head and image."""
+    """Returns a launch with one program for each tile of a region, region, head and image."""
     chosen, regions = configuration(problem, direction), problem.geometry
     tiles = problem.batch * problem.heads * regions.count
     return problem.launch(

@@ -1,4 +1,4 @@
-"""Window attention: the map is cut into windows, shifted or not, and every query attends to its own window."""
+"""Window attention: the map is split into windows, shifted or not, and every query attends within its window."""
 
 from .api import window_attention
 

@@ -1,4 +1,4 @@
-"""The public operator of window attention: arguments are checked here, once, and an execution is chosen.
+"""Public operator of window attention: checks the arguments and chooses an execution.
 
 Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, wh ww window.
 """
@@ -35,33 +35,35 @@ def window_attention(
     scale: float | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """softmax(q k^T * scale + bias) v within the wh x ww windows of a map.
+    """Computes softmax(q k^T * scale + bias) v within the wh x ww windows of a map.
 
-    Partition, cyclic shift and its mask are inside: with a shift, the map is rolled by (-shift rows, -shift columns)
-    before it is cut and back afterwards, and in a window across the wrap the tokens from different sides of the map
-    do not see each other.
+    Window partition, cyclic shift and shift mask are included. With a shift, the map is rolled by (-shift rows, -shift
+    columns) before the partition and rolled back afterwards. In a window across the wrap, tokens from different sides
+    of the map do not attend to each other.
 
-    A map that the windows do not divide counts as padded with zeros, q, k and v alike, below and on the right; the
-    shift is that of the padded map, and the result is cropped. Padded keys take part in the softmax with a score of
-    their bias alone, as in Swin, so a window larger than the map is padding, too. A block whose padded tokens carry
-    the bias of its qkv projection pads before the projection.
+    A map whose size is not a multiple of the window is treated as padded with zeros at the bottom and right, for q, k
+    and v alike. The shift applies to the padded map, and the result is cropped. Padded keys take part in the softmax,
+    with only their bias as score, as in Swin. A window larger than the map is handled by the same padding. A block
+    whose padded tokens carry the bias of its qkv projection must pad before the projection.
 
     Args:
-        q: queries (B, H, W, h, D), any strides, floating point.
+        q: queries (B, H, W, h, D), floating point, with any strides.
         k: keys (B, H, W, h, D).
         v: values (B, H, W, h, E).
-        window_size: window, per axis >= 1; one number or (rows, columns).
-        shift: how far the map is rolled, per axis 0 .. window_size - 1.
-        bias: table (h, 2wh-1, 2ww-1), added to the scores at key - query + window_size - 1 per axis.
-        scale: what the scores are multiplied with before the bias; D ** -0.5 by default.
-        backend: `reference`, `eager` or `triton`; it runs or raises. None chooses, `attnzoo.kernels.explain` tells.
+        window_size: window size per axis, >= 1; one number or (rows, columns).
+        shift: cyclic shift of the map per axis, 0 .. window_size - 1.
+        bias: relative position table (h, 2wh-1, 2ww-1); its entry at key - query + window_size - 1 per axis is added to
+            the scores.
+        scale: factor of the scores, applied before the bias; D ** -0.5 by default.
+        backend: `reference`, `eager` or `triton`, which runs or raises an error; None chooses, see
+            `attnzoo.kernels.explain`.
 
     Returns:
-        (B, H, W, h, E) in the dtype of v, or of autocast where it is on.
+        (B, H, W, h, E) in the dtype of v, or in the autocast dtype where autocast is on.
 
     Raises:
-        TypeError: an argument of the wrong kind, or tensors whose dtypes differ.
-        ValueError: shapes that do not fit, an empty map, a shift outside of the window, an unknown backend.
+        TypeError: an argument has the wrong type, or the dtypes of tensors differ.
+        ValueError: shapes do not fit, the map is empty, the shift is outside of the window, or the backend is unknown.
 
     Source: Swin Transformer (arXiv 2103.14030, section 3.2, eq. 3-4, and figure 4 for the shift).
     """
@@ -79,7 +81,7 @@ def _axes(x: Tensor, window_size: PerAxis, shift: PerAxis) -> tuple[WindowAxis, 
     for axis, length in enumerate(x.shape[1:3]):
         name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
         if is_dynamic([length, windows[axis], shifts[axis]]):
-            # nothing is known of it
+            # a dynamic size cannot be checked
             continue
         if length < 1:
             raise ValueError(f"q must have a map of at least one row and one column, got {length} {name}")

@@ -1,8 +1,8 @@
-"""Window attention in plain torch, fast: each window's tokens are gathered once, shift and partition in one step.
+"""Fast window attention in plain torch: one gather per tensor does both the shift and the partition.
 
-On a CPU a few windows are taken at a time, so that copies and scores stay in cache and memory does not grow with the
-map (`eager_chunks`). While a model is traced, or on another device, the whole batch goes through at once
-(`eager_batch`). Where an exporter leaves the size of the map dynamic, there is no plan of it (`eager_dynamic`).
+On a CPU, a few windows are computed at a time, so that copies and scores stay in cache and memory does not grow with
+the map (`eager_chunks`). While a model is traced, or on another device, the whole batch is computed at once
+(`eager_batch`). A map of dynamic size has no plan and is handled by `eager_dynamic`.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values.
 """
@@ -36,6 +36,6 @@ def attention(
 
 
 def _plan(axes: tuple[WindowAxis, WindowAxis], heads: int, device: torch.device, scores: int) -> Plan:
-    """The cached plan of a map. Symbolic sizes become constants: a traced graph is for one map size."""
+    """Returns the cached plan of a map. Symbolic sizes become constants, since a traced graph is for one map size."""
     rows, columns = ((operator.index(axis.length), axis.window, axis.shift) for axis in axes)
     return plan_of(rows, columns, scores // heads, str(device))

@@ -1,4 +1,4 @@
-"""Window attention over a whole batch at once, in operators that every tracer, compiler and exporter knows.
+"""Window attention over a whole batch at once, with operators that every tracer, compiler and exporter supports.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, n windows, T tokens of a window.
 """
@@ -17,12 +17,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, p
     size, heads = q.shape[1:3], q.shape[3]
     mask = class_mask(plan, bias, q.dtype, heads)
     if mask is not None:
-        # (classes, h, T, T) -> (1, n * h, T, T); fused kernels take no mask of three dimensions
+        # (classes, h, T, T) -> (1, n * h, T, T); fused kernels do not take masks of three dimensions
         mask = mask.index_select(0, plan.whole.window_class).flatten(0, 1).unsqueeze(0)
     queries, keys, values = (_take(x, plan) for x in (q, k, v))
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
     if torch.compiler.is_exporting():
-        # the fused kernel's layout is not that of what exporters decompose it into; views must fit both
+        # exporters decompose the fused kernel into operators with another layout; views must fit both
         out = out.clone(memory_format=torch.contiguous_format)
     # (B, n * h, T, E) -> (B, n * T, h, E) -> (B, H, W, h, E)
     out = out.unflatten(1, (-1, heads)).transpose(2, 3).flatten(1, 2)
@@ -40,7 +40,7 @@ def _take(x: Tensor, plan: Plan) -> Tensor:
 
 
 def class_mask(plan: Plan, bias: Tensor | None, dtype: torch.dtype, heads: int) -> Tensor | None:
-    """What is added to the scores, (classes, h, T, T): the bias, and -inf where a query does not attend to a key."""
+    """Returns the additive mask (classes, h, T, T): the bias, and -inf where a query does not attend to a key."""
     # (classes, 1, T, T)
     mask = None if plan.mask is None else plan.mask.to(dtype).unsqueeze(1)
     if bias is None:

@@ -1,7 +1,7 @@
-"""Window attention on a CPU: a few windows at a time, so that everything stays in cache.
+"""Window attention on a CPU, a few windows at a time, so that everything stays in cache.
 
-Tokens are rows of h * D channels, taken from where a packed projection left them and written back by one
-index_select each way: fast only over two axes, so that batch and map are one.
+Tokens are rows of h * D channels. One index_select gathers them directly from the output of a packed projection, and
+another one writes the results back. index_select is fast only over two axes, so batch and map are one axis.
 
 Shape legend: H W map, h heads, D E width of keys and values, N images at once, n windows of them in a chunk, T tokens
 of a window, M = n * h.
@@ -20,8 +20,9 @@ from ..second_derivatives import differentiable_gradients
 from .eager_batch import attend, class_mask
 from .plan import Chunk, Plan
 
-# Scores computed at once, over all heads: enough to hide the cost of a call, few enough to stay in cache. The way back
-# keeps some four arrays of that size, the way forward none. Several images need their masks copied, so it takes fewer.
+# Scores computed at once, over all heads: enough to hide the overhead of a call, few enough to stay in cache. The
+# backward pass keeps about four arrays of that size, the forward pass none. Several images need copies of their masks,
+# so IMAGE_SCORES is smaller.
 FORWARD_SCORES = 256 * 1024
 BACKWARD_SCORES = IMAGE_SCORES = 128 * 1024
 
@@ -39,30 +40,30 @@ def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, 
         slots = []
         for chunk in plan.chunks:
             queries, keys, values = (_take(x[of_map], images, chunk, plan, heads) for x in tokens)
-            # (n, h, T, T), or one for all windows
+            # (n, h, T, T), or one mask for all windows
             added = None if mask is None else _added(mask, images, chunk, plan)
             attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=added, scale=scale)
-            # (n, h, T, E) -> (n * T, h * E), which is how it lies in memory
+            # (n, h, T, E) -> (n * T, h * E), the order in memory
             slots.append(attended.transpose(1, 2).reshape(-1, heads * attended.shape[3]))
         _to_map(tokens_out[of_map], slots[0] if len(slots) == 1 else torch.cat(slots), images, plan)
     return out
 
 
 class Attention(torch.autograd.Function):
-    """Attention that keeps its inputs only, and computes the weights again on the way back, chunk by chunk."""
+    """Attention that saves only its inputs and recomputes the weights in the backward pass, chunk by chunk."""
 
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan, backward_plan: Plan
     ) -> Tensor:
-        """As the function of this name; `backward_plan` has the chunks of the way back."""
+        """Same as the function `forward`; `backward_plan` has the chunks of the backward pass."""
         ctx.save_for_backward(q, k, v, bias)
         ctx.scale, ctx.plan = scale, backward_plan
         return forward(q, k, v, bias, scale, plan)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k, v and the bias."""
+        """Computes the gradients of q, k, v and the bias."""
         q, k, v, bias = ctx.saved_tensors
         plan: Plan = ctx.plan
         if torch.is_grad_enabled():
@@ -74,7 +75,7 @@ class Attention(torch.autograd.Function):
         mask = class_mask(plan, bias, q.dtype, heads)
         needs_bias = bias is not None and ctx.needs_input_grad[3]
         sum_dtype = torch.promote_types(q.dtype, torch.float32)
-        # thousands of terms cancel in a table's gradient, so it is summed in double precision
+        # thousands of terms cancel in a table's gradient, so it is accumulated in float64
         dbias = torch.zeros(heads, plan.tokens, plan.tokens, dtype=torch.float64) if needs_bias else None
         for images, of_map in _steps(plan, len(q), heads):
             slots = [_slots(x[of_map], images, plan) for x in tokens_grads]
@@ -99,9 +100,9 @@ class Attention(torch.autograd.Function):
 def _backward_step(
     taken: list[Tensor], gradients: list[Tensor], added: Tensor | None, scale: float, heads: int
 ) -> Tensor:
-    """Puts the gradients of a chunk into the slots of dq, dk, dv; returns those of the scores, (M, T, T).
+    """Writes the gradients of a chunk into the slots of dq, dk and dv; returns the score gradients, (M, T, T).
 
-    `taken` are q, k, v and the gradient of the output, (M, T, .); `added` is the mask, and is overwritten.
+    `taken` holds q, k, v and dout, all (M, T, .). `added` is the additive mask and is overwritten.
     """
     queries, keys, values, dout = taken
     dqueries, dkeys, dvalues = gradients
@@ -118,7 +119,7 @@ def _backward_step(
 
 
 def _steps(plan: Plan, batch: int, heads: int) -> Iterator[tuple[int, slice]]:
-    """How many images to take together, and their tokens: one, or where a chunk holds the map, what fills a chunk."""
+    """Yields the number of images to compute together and their tokens: several only where a chunk holds the map."""
     step = max(1, IMAGE_SCORES // (heads * plan.slots * plan.tokens)) if len(plan.chunks) == 1 else 1
     size = len(plan.slot_of_token)
     for first in range(0, batch, step):
@@ -132,12 +133,12 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _of_images(index: Tensor, images: int, step: int) -> Tensor:
-    """An index into one image's rows as one into those of several, which are `step` apart."""
+    """Expands an index into one image's rows to several images, whose rows are `step` apart."""
     return index if images == 1 else (index + step * torch.arange(images)[:, None]).flatten()
 
 
 def _slots(x: Tensor, images: int, plan: Plan) -> Tensor:
-    """Room for the windows of a map (N * H * W, h * D), in the order of slots: (N * n * T, h * D)."""
+    """Allocates the slots (N * n * T, h * D) for the windows of a map (N * H * W, h * D)."""
     return x if plan.is_identity else x.new_empty(images * plan.slots, x.shape[1])
 
 
@@ -151,11 +152,11 @@ def _take(x: Tensor, images: int, chunk: Chunk, plan: Plan, heads: int) -> Tenso
 
 
 def _added(mask: Tensor, images: int, chunk: Chunk, plan: Plan, is_copy: bool = False) -> Tensor:
-    """What is added to the scores of a chunk: (classes, h, T, T) -> (n, h, T, T), or one for all unless `is_copy`."""
+    """Returns the additive mask of a chunk: (classes, h, T, T) -> (n, h, T, T), or one for all unless `is_copy`."""
     if chunk.only_class is not None and not is_copy:
         return mask[chunk.only_class : chunk.only_class + 1]
     if images == len(plan.chunks) == 1 and len(chunk.window_class) == len(mask) and not is_copy:
-        # every class once, and windows are ordered by class
+        # every class occurs once, and windows are ordered by class
         return mask
     return mask.index_select(0, chunk.window_class.repeat(images) if images > 1 else chunk.window_class)
 
@@ -167,5 +168,5 @@ def _put(place: Tensor, x: Tensor, heads: int) -> None:
 
 
 def _to_map(out: Tensor, slots: Tensor, images: int, plan: Plan) -> None:
-    """Slots (N * n * T, h * D) to the map (N * H * W, h * D)."""
+    """Writes slots (N * n * T, h * D) to the map (N * H * W, h * D)."""
     torch.index_select(slots, 0, _of_images(plan.slot_of_token, images, plan.slots), out=out)

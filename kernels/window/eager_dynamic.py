@@ -1,4 +1,4 @@
-"""Window attention where an exporter leaves the size of the map dynamic: pad, shift and cut, and no line asks for the size.
+"""Window attention on a map of dynamic size: pads, shifts and partitions without branching on the size.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, n windows, w ranks of a window, of one axis; T =
 wh * ww tokens of a window.
@@ -18,13 +18,13 @@ from .geometry import WindowAxis
 
 @dataclass(frozen=True)
 class Cut:
-    """An axis in windows; numbers may be symbols.
+    """An axis split into windows; its sizes may be symbols.
 
     Attributes:
-        length: positions.
-        count: n.
-        window: w.
-        shift: positions that go from the front to the end.
+        length: number of positions.
+        count: number of windows, n.
+        window: ranks of a window, w.
+        shift: number of positions that move from the front to the end.
     """
 
     length: int
@@ -34,27 +34,27 @@ class Cut:
 
     @property
     def padded(self) -> int:
-        """Positions with the padding."""
+        """Number of positions including the padding."""
         return self.count * self.window
 
     @property
     def is_shifted(self) -> bool:
-        """Whether it is shifted, or may be."""
+        """Whether the axis is shifted, or may be."""
         return not statically_known_true(self.shift == 0)
 
     def rolled(self, shift: int) -> Tensor:
-        """(padded,) position that comes to each place when so many go from the front to the end."""
+        """Returns the position at every index after `shift` positions move from the front to the end, (padded,)."""
         position = torch.arange(self.padded) + shift
-        # exporters know no remainder of a symbol
+        # exporters do not support the remainder of a symbol
         return torch.where(position >= self.padded, position - self.padded, position)
 
     def relation(self) -> Tensor:
-        """(w, w) place in a table of length 2w - 1: key - query + w - 1."""
+        """Returns the indices into a table of length 2w - 1, (w, w): key - query + w - 1."""
         positions = torch.arange(self.window)
         return positions[None, :] - positions[:, None] + self.window - 1
 
     def sees(self) -> Tensor:
-        """(n, w, w) whether a query and a key are on the same side of the wrap."""
+        """Returns whether a query and a key are on the same side of the wrap, (n, w, w)."""
         is_behind = (torch.arange(self.padded) >= self.padded - self.shift).unflatten(0, (self.count, self.window))
         return is_behind.unsqueeze(2) == is_behind.unsqueeze(1)
 
@@ -81,7 +81,7 @@ def attention(
 
 
 def _cut(axis: WindowAxis) -> Cut:
-    # a window as long as the axis is one window, whatever that length
+    # a window as long as the axis is the only window, for any length
     is_whole = statically_known_true(axis.length == axis.window)
     return Cut(axis.length, 1 if is_whole else axis.count, axis.window, axis.shift)
 

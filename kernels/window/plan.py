@@ -1,4 +1,4 @@
-"""The tensors that the eager execution needs of a geometry: index lists, masks and table positions.
+"""Tensors that the eager execution derives from a geometry: index lists, masks and table indices.
 
 Shape legend: n windows, T = wh * ww tokens of a window. Windows are ordered by their class, then row-major over the
 shifted map; slots are row-major in a window, and tokens row-major over the map, `row * W + column`.
@@ -15,20 +15,20 @@ from torch import Tensor
 from ..tracing import real_tensors
 from .geometry import WindowAxis
 
-# Length, window and shift. Tracers take a plan for a constant, and that needs plain arguments.
+# Length, window and shift. Tracers treat a plan as a constant, which requires plain arguments.
 AxisArguments = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some windows, computed together.
+    """Windows that are computed together.
 
     Attributes:
-        slots: first and last slot, counted over all windows.
+        slots: range of the slots, counted over all windows.
         tokens: (windows * T,) token of every slot; 0 in the padding.
-        padding: slots of the padding, from the first of the chunk.
+        padding: slots in the padding, counted from the first slot of the chunk.
         window_class: (windows,) class of every window.
-        only_class: the class that all of them have, if they do.
+        only_class: the class of all windows if they share one, else None.
     """
 
     slots: slice
@@ -40,18 +40,18 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """A map of one size in windows.
+    """A map of one size, split into windows.
 
     Attributes:
         tokens: T.
         whole: all windows as one chunk.
-        chunks: the same in chunks.
+        chunks: all windows in chunks.
         slots: n * T.
         slot_of_token: (H * W,) the slot of `whole` that holds each token.
         mask: (classes, T, T) 0 where a query attends to a key and -inf elsewhere, float32; None when every query
-            attends to its whole window. Windows of one class share it.
+            attends to its whole window. Windows of one class share a mask.
         position: (T * T,) index into a flat (2wh-1, 2ww-1) table.
-        is_identity: the map is one window in the same order: there is nothing to gather.
+        is_identity: whether the map is one window in the same order, so that nothing is gathered.
     """
 
     tokens: int
@@ -66,18 +66,19 @@ class Plan:
 
 @torch.compiler.assume_constant_result
 def plan_of(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
-    """The plan of a map.
+    """Returns the plan of a map.
 
     Args:
-        rows: length, window and shift of the rows' axis.
-        columns: the same of the columns' axis.
-        chunk_scores: most scores, T * T of each window, to compute at once for a head; at least one window's.
-        device: where the plan's tensors live.
+        rows: length, window and shift of the row axis.
+        columns: length, window and shift of the column axis.
+        chunk_scores: maximum number of scores per head to compute at once, T * T per window; at least one window is
+            computed.
+        device: device of the plan's tensors.
     """
     return _plan(rows, columns, chunk_scores, device)
 
 
-# A tracer takes a function's result for a constant only where the function itself is no cache.
+# Tracers treat a function's result as a constant only if the function itself is not a cache.
 @lru_cache(maxsize=256)
 def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
     with real_tensors():
@@ -85,11 +86,11 @@ def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device
 
 
 def make_plan(rows: WindowAxis, columns: WindowAxis, chunk_scores: int, device: torch.device) -> Plan:
-    """Lays a map out in windows, see `Plan`."""
+    """Splits a map into windows, see `Plan`."""
     tokens = rows.window * columns.window
     row_positions, column_positions = _positions(rows), _positions(columns)
     mask, window_class = _mask(rows, columns)
-    # neighbors in this order mostly share a mask
+    # consecutive windows in this order mostly share a mask
     order = window_class.argsort(stable=True)
     window_class = window_class[order]
     # (nh, 1, wh, 1) x (1, nw, 1, ww) -> (n * T,)
@@ -129,18 +130,18 @@ def make_plan(rows: WindowAxis, columns: WindowAxis, chunk_scores: int, device: 
 
 
 def _positions(axis: WindowAxis) -> Tensor:
-    """(n, w) position of every rank."""
+    """Returns the position of every rank, (n, w)."""
     return torch.tensor([axis.position(rank) for rank in range(axis.padded_length)]).view(-1, axis.window)
 
 
 def _relation(axis: WindowAxis) -> Tensor:
-    """(w, w) place in a table of length 2w - 1: key - query + w - 1."""
+    """Returns the indices into a table of length 2w - 1, (w, w): key - query + w - 1."""
     positions = torch.arange(axis.window)
     return positions[None, :] - positions[:, None] + axis.window - 1
 
 
 def _mask(rows: WindowAxis, columns: WindowAxis) -> tuple[Tensor | None, Tensor]:
-    """Distinct masks (classes, T, T), and the class of every window (n,); only windows across the wrap have one."""
+    """Returns the distinct masks (classes, T, T), or None if nothing is masked, and the class of every window (n,)."""
     row_class, row_sees = _sides(rows)
     column_class, column_sees = _sides(columns)
     # (ch, 1, wh, 1, wh, 1) x (1, cw, 1, ww, 1, ww) -> (classes, T, T)
@@ -154,7 +155,7 @@ def _mask(rows: WindowAxis, columns: WindowAxis) -> tuple[Tensor | None, Tensor]
 
 
 def _sides(axis: WindowAxis) -> tuple[Tensor, Tensor]:
-    """The class of every window of an axis (n,), and who sees whom in each class (classes, w, w)."""
+    """Returns the class of every window of an axis (n,), and which keys each query attends to, (classes, w, w)."""
     number: dict[tuple[tuple[int, int], ...], int] = {}
     classes = []
     for window in range(axis.count):

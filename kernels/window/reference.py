@@ -1,4 +1,4 @@
-"""Window attention, the specification: pad, shift, cut, attend under a mask, undo. Differentiable twice.
+"""Reference for window attention: pads, shifts, partitions, attends under a mask, reverts. Twice differentiable.
 
 Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, w window, n windows, of one
 axis (suffix h: rows, suffix w: columns).
@@ -46,13 +46,13 @@ def _windows(x: Tensor, rows: WindowAxis, columns: WindowAxis) -> Tensor:
 
 
 def _relation(axis: WindowAxis, device: torch.device) -> Tensor:
-    """(w, w) positions in the bias table: key - query + w - 1."""
+    """Returns the indices into the bias table, (w, w): key - query + w - 1."""
     positions = torch.arange(axis.window, device=device)
     return positions[None, :] - positions[:, None] + axis.window - 1
 
 
 def _sees(axis: WindowAxis, device: torch.device) -> Tensor:
-    """(n, w, w): whether a query of a window attends to a key of it."""
+    """Returns whether a query of a window attends to a key of the same window, (n, w, w)."""
     ranks = torch.arange(axis.padded_length, device=device)
     bounds = torch.tensor([axis.interval(rank) for rank in range(axis.padded_length)], device=device)
     keys = ranks.view(-1, 1, axis.window)

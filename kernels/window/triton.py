@@ -1,4 +1,4 @@
-"""Window attention by Triton kernels, as an operator of torch. Triton is imported when it runs.
+"""Window attention with Triton kernels, as a torch operator. Triton is imported when the operator runs.
 
 Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values.
 """

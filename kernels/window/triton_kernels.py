@@ -1,6 +1,6 @@
-"""Which kernels run for windows, see `attnzoo.kernels.triton_attention.Kernels`.
+"""Selects the kernels of window attention, see `attnzoo.kernels.triton_attention.Kernels`.
 
-Kernels that hold a window whole where there are some, else those for intervals.
+Kernels that hold a whole window run where there is a configuration for them, else the interval kernels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["arguments", "backward", "forward"]
 
 
 def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
-    """One kernel."""
+    """Returns the launch of one kernel."""
     chosen = small_configuration(problem, "forward")
     if chosen is None:
         return intervals.forward(problem, arguments)
@@ -32,7 +32,7 @@ def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
 def backward(
     problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
 ) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
-    """One kernel for all gradients, or those for intervals."""
+    """Returns the launch of one kernel for all gradients, or the launches of the interval kernels."""
     chosen = small_configuration(problem, "backward")
     if chosen is None:
         return intervals.backward(problem, arguments, extras, needs)

@@ -1,11 +1,11 @@
-"""Windows that one program holds whole: what stays the same is read once, and the backward is one kernel.
+"""Kernels for windows that one program holds whole: shared data is loaded once, and backward is one kernel.
 
-A program takes one window of one head in several images. Mask and bias are the same in all of them and stay in
-registers; so does the sum of score gradients, from which the bias' gradient follows. Larger windows take the kernels of
-`kernels/intervals`.
+One program computes one window of one head in several images. Mask and bias are the same in all images and stay in
+registers. So does the sum of the score gradients, from which the gradient of the bias is computed. Larger windows use
+the kernels of `kernels/intervals`.
 
-Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values; M tokens of a window;
-wh ww window.
+Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values; M tokens of a window; wh ww
+window.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..triton_math import LOG2_E, dot
 from ..triton_problem import Problem
 from ..triton_tables import read_table
 
-# tokens of the largest window that is held whole
+# tokens of the largest window that one program holds
 LARGEST = 64
 
 
@@ -29,7 +29,7 @@ LARGEST = 64
 def _mask_and_bias(
     bias, head, ranks, segments, map_shape, AXES: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr
 ):
-    """(M, M) what is added to a window's scores: the bias, and -inf where a token does not see another."""
+    """Returns the additive mask of a window (M, M): the bias, and -inf where a query does not attend to a key."""
     counts = attends(as_column(ranks), as_row(ranks), segments, map_shape, AXES)
     added = tl.zeros([TILE_ROWS * TILE_COLUMNS, TILE_ROWS * TILE_COLUMNS], tl.float32)
     added = biased(added, bias, head, as_column(ranks), as_row(ranks), counts, AXES)
@@ -55,7 +55,7 @@ def window_forward_kernel(
     TILE_ROWS: tl.constexpr,
     TILE_COLUMNS: tl.constexpr,
 ):
-    """out = softmax(q k^T * scale + bias) v; `scale` and the logsumexp are in powers of two."""
+    """Computes out = softmax(q k^T * scale + bias) v; `scale` and the logsumexp are in base 2."""
     part, head, segments, start, _ = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
     positions, exist = positions_of(ranks, segments, map_shape, AXES)
@@ -66,7 +66,7 @@ def window_forward_kernel(
         keys = load(k, image, head, positions, exist, WIDTH)
         values = load(v, image, head, positions, exist, VALUE_WIDTH)
         scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale + added
-        # finite, for slots beyond the window see nothing
+        # the maximum must be finite, since slots beyond the window see no key
         maximum = tl.maximum(tl.max(scores, 1), -1e30)
         weights = tl.exp2(scores - maximum[:, None])
         total = tl.sum(weights, 1)
@@ -101,7 +101,10 @@ def window_backward_kernel(
     ROW_OFFSETS: tl.constexpr,
     COLUMN_OFFSETS: tl.constexpr,
 ):
-    """dq, dk, dv, and sums of score gradients added to `tables` (programs / h, h, 2wh-1, 2ww-1), zero before."""
+    """Computes dq, dk and dv, and the sums of score gradients for the gradient of the bias.
+
+    The sums are added to `tables` (programs / h, h, 2wh-1, 2ww-1), which must be zero.
+    """
     part, head, segments, start, _ = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
     ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
     positions, exist = positions_of(ranks, segments, map_shape, AXES)
@@ -147,10 +150,10 @@ def window_backward_kernel(
 
 
 def small_configuration(problem: Problem, direction: str) -> Configuration | None:
-    """How a program holds a whole window; None where it does not, and the kernels for intervals are used."""
-    # sums over offsets multiply the pairs of an axis, which takes 16 of them
+    """Returns the configuration for a window that one program holds; None where the interval kernels are used."""
+    # sums over offsets are matrix products over the pairs of an axis, which need 16 pairs
     rows, columns = (max(4, triton.next_power_of_2(axis.kernel)) for axis in problem.geometry.axes)
-    # where an entry is missing registers would spill
+    # where an entry is missing, registers would spill
     entries = read_table("windows")["entries"][problem.architecture][direction]
     options = entries.get(str(problem.dtype.itemsize), {}).get(str(max(32, block(problem.widest))))
     if rows * columns > LARGEST or options is None:

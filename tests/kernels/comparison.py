@@ -1,4 +1,4 @@
-"""How operators are run, and how close one execution must come to another, whichever the operator.
+"""Runs operators and compares one execution with another, for every operator.
 
 Shape legend: B batch, H W map, h heads, D width.
 """
@@ -16,13 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Run:
-    """What an operator gave: its output and the gradient of every input, by name."""
+    """Results of an operator: its output and the gradient of every input, by name."""
 
     tensors: dict[str, Tensor]
 
 
 def upstream(out: Tensor) -> Tensor:
-    """The same random gradient for every dtype and execution."""
+    """Returns the same random gradient for every dtype and execution."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(out.shape, generator=generator).to(out.dtype)
 
@@ -30,12 +30,12 @@ def upstream(out: Tensor) -> Tensor:
 def random_maps(
     size: tuple[int, int, int], heads: int, widths: tuple[int, ...], layout: str, dtype: torch.dtype
 ) -> list[Tensor]:
-    """Maps (B, H, W, h, width) of several widths, `contiguous`, `strided`, or `packed` and then of the first width."""
+    """Returns maps (B, H, W, h, width), `contiguous`, `strided`, or `packed`; packed maps have the first width."""
     if layout == "packed":
-        # (B, H, W, 3, h, D): what a linear layer gives, read in place
+        # (B, H, W, 3, h, D): the output of a linear layer, read in place
         return list(torch.randn(*size, len(widths), heads, widths[0]).to(dtype).unbind(3))
     if layout == "strided":
-        # heads first, and every second channel: no axis where a contiguous tensor has it
+        # heads first, and every second channel: no axis has the stride of a contiguous tensor
         return [
             torch.randn(size[0], heads, *size[1:], 2 * width).to(dtype).permute(0, 2, 3, 1, 4)[..., ::2]
             for width in widths
@@ -46,7 +46,7 @@ def random_maps(
 def run_function(
     function: Callable[..., Tensor], inputs: dict[str, Tensor], arguments: dict[str, Any], dtype: torch.dtype | None
 ) -> Run:
-    """Runs an operator forward and backward, on copies of its inputs where a dtype is chosen."""
+    """Runs an operator forward and backward, on copies of its inputs if a dtype is given."""
     copies = inputs
     if dtype is not None:
         copies = {name: x.detach().to(dtype).requires_grad_() for name, x in inputs.items()}
@@ -57,7 +57,7 @@ def run_function(
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Fresh memory holds NaN, so that a read before a write shows."""
+    """Fills fresh memory with NaN, so that a read before a write is visible in the result."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
@@ -71,11 +71,11 @@ def poisoned_memory() -> Iterator[None]:
 def assert_as_exact_as(
     ours: Run, plain: Run, truth: Run, dtype: torch.dtype, more: Sequence[tuple[Run, Run]] = ()
 ) -> None:
-    """error(ours) <= 2 * error(plain torch in the same dtype) + eps, both measured against float64.
+    """Asserts error(ours) <= 2 * error(plain torch in the same dtype) + eps, both measured against float64.
 
-    eps is four roundings of the largest entry: the gradient of a softmax is a difference, and sums hundreds of terms,
-    so that plain torch is at times exact by luck. `more` are plain torch and truth for other draws of the same shapes,
-    which make luck rarer: plain torch's error is then the worst one, in roundings.
+    eps is four roundings of the largest entry: the gradient of a softmax is a difference and sums hundreds of terms, so
+    that plain torch is sometimes exact by chance. `more` holds plain torch and float64 for other draws of the same
+    shapes, which makes this less likely: the error of plain torch is then the largest one, in roundings.
     """
     worst: dict[str, float] = {}
     for draw in ((plain, truth), *more):
@@ -92,9 +92,9 @@ def assert_as_exact_as(
 def assert_draws(
     run: Callable[..., Run], draws: Sequence[dict[str, Tensor]], dtype: torch.dtype, one_key: bool = False
 ) -> None:
-    """Holds the Triton execution of the first draw against plain torch on all of them, which costs little beside it.
+    """Compares the Triton execution of the first draw with plain torch on all draws, which costs little in comparison.
 
-    `run` takes inputs, backend and dtype; `one_key` says that each query of an attention sees a single key.
+    `run` takes inputs, backend and dtype; `one_key` states that each query attends to a single key.
     """
     (plain, truth), *more = ((run(draw, "reference"), run(draw, "reference", torch.float64)) for draw in draws)
     ours = run(draws[0], "triton")
@@ -105,7 +105,10 @@ def assert_draws(
 
 
 def _assert_vanishing(ours: Run, truth: Run, inputs: dict[str, Tensor], dtype: torch.dtype) -> None:
-    """With one key, the gradient of a score is the difference of two equal products, which kernels round apart."""
+    """Checks an attention with one key per query.
+
+    The gradient of a score is then the difference of two equal products, which kernels round differently.
+    """
     out = truth.tensors["output"]
     assert_close("output", ours.tensors["output"], out, 0)
     products = (upstream(out).double() * inputs["v"].double()).abs().sum(-1)
@@ -117,7 +120,7 @@ def _assert_vanishing(ours: Run, truth: Run, inputs: dict[str, Tensor], dtype: t
 
 
 def roundings(ours: Run, plain: Run, truth: Run, dtype: torch.dtype) -> dict[str, tuple[float, float]]:
-    """Errors of ours and of plain torch, in roundings of the largest entry, by tensor."""
+    """Returns errors of ours and of plain torch, in roundings of the largest entry, by tensor."""
     found = {}
     for name, true in truth.tensors.items():
         assert ours.tensors[name].shape == true.shape, name
@@ -129,13 +132,13 @@ def roundings(ours: Run, plain: Run, truth: Run, dtype: torch.dtype) -> dict[str
 
 
 def assert_close(name: str, ours: Tensor, true: Tensor, allowed: float) -> None:
-    """Largest difference below a bound; a failure names the worst index."""
+    """Asserts that the largest difference is below a bound; a failure names the worst index."""
     assert ours.shape == true.shape, name
     _assert_below(name, _error(ours, true), allowed, ours, true)
 
 
 def _error(ours: Tensor, true: Tensor) -> Tensor:
-    """Differences in float64; infinite where one is NaN or infinite and the other is not."""
+    """Returns differences in float64; infinite where one is NaN or infinite and the other is not."""
     ours, true = ours.detach().double(), true.detach().double()
     same = (ours == true) | (ours.isnan() & true.isnan())
     return (ours - true).abs().nan_to_num(torch.inf).masked_fill(same, 0)

@@ -1,4 +1,4 @@
-"""What the kernels' tests run under: poisoned memory, and an interpreter of Triton that is quick enough."""
+"""Fixtures of the kernel tests: poisoned memory, and a faster Triton interpreter."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from comparison import poisoned_memory
 
 @pytest.fixture
 def poisoned_allocations() -> Iterator[None]:
-    """Fresh memory holds NaN, so that a read before a write shows."""
+    """Fills fresh memory with NaN, so that a read before a write is visible in the result."""
     with poisoned_memory():
         yield
 
 
 @pytest.fixture
 def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's interpreter, quicker and stricter.
+    """Makes Triton's interpreter faster and stricter.
 
-    It does not check every integer operation, and prepares the language once per kernel; but every address that a
-    kernel reads or writes must lie in one of its tensors.
+    It does not check every integer operation, and it prepares the language once per kernel. Every address that a kernel
+    reads or writes must be inside one of its tensors.
     """
     interpreter = pytest.importorskip("triton.runtime.interpreter")
     from attnzoo.kernels import triton_launch
@@ -31,7 +31,7 @@ def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
     monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
 
-    # preparing means patching the language, in the modules that a function sees; a kernel's end undoes it
+    # preparing patches the language in the modules that a function uses; it is undone when a kernel ends
     prepared: set[object] = set()
     call, start = interpreter.InterpretedFunction.__call__, interpreter.GridExecutor.__call__
 
@@ -50,7 +50,7 @@ def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         return start(executor, *args, **kwargs)
 
-    # what a real device may answer with an illegal address
+    # on a real device this may be an illegal address
     memory: list[tuple[int, int]] = []
 
     def within_memory(access, place_of_mask):

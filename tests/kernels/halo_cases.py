@@ -19,13 +19,13 @@ Pair = int | tuple[int, int]
 
 
 def both(value: Pair) -> tuple[int, int]:
-    """One value per axis."""
+    """Returns one value per axis."""
     return value if isinstance(value, tuple) else (value, value)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A map in blocks and the tensors it runs on."""
+    """A map in blocks, and its tensors."""
 
     name: str
     size: tuple[int, int]
@@ -42,11 +42,11 @@ class Case:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the operator takes beside tensors."""
+        """Arguments of the operator other than tensors."""
         return {"block_size": self.block, "halo": self.halo, "stride": self.stride, "scale": self.scale}
 
     def inputs(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Random tensors, leaves that require gradients."""
+        """Returns random tensors, leaves that require gradients."""
         of_queries = [-(-length // step) for length, step in zip(self.size, both(self.stride), strict=True)]
         (q,) = random_maps((self.batch, *of_queries), self.heads, (self.width,), self.layout, dtype)
         k, v = random_maps((self.batch, *self.size), self.heads, (self.width, self.value_width), self.layout, dtype)
@@ -54,7 +54,7 @@ class Case:
         for name, block, halo in zip(("rows", "columns"), both(self.block), both(self.halo), strict=True):
             if name in self.tables:
                 table = torch.randn(2 * (block + 2 * halo) - 1, self.width)
-                # as large as networks start with: scores near 1, as those of keys
+                # as large as initial weights of networks: scores near 1, like the scores of keys
                 tensors[f"rel_{name}"] = (table * self.width**-0.5).to(dtype)
         return {name: x.requires_grad_() for name, x in tensors.items()}
 
@@ -86,12 +86,12 @@ CASES = [
 
 
 def run(case: Case, inputs: dict[str, Tensor], backend: str, dtype: torch.dtype | None = None) -> Run:
-    """Runs the operator forward and backward on copies of the inputs, in a dtype of choice."""
+    """Runs the operator forward and backward on copies of the inputs, in the given dtype."""
     return run_function(halo_attention, inputs, {**case.arguments, "backend": backend}, dtype)
 
 
 def random_case(seed: int, longest: int) -> Case:
-    """A case drawn at random, sides of the map at most `longest`."""
+    """Draws a random case; the sides of the map are at most `longest`."""
     generator = random.Random(seed)
     strides = generator.randint(1, 3), generator.randint(1, 3)
     blocks = strides[0] * generator.randint(1, 3), strides[1] * generator.randint(1, 3)

@@ -20,7 +20,7 @@ OPERATORS = {"attention": neighborhood_attention, "qk": neighborhood_qk, "av": n
 
 @dataclass(frozen=True)
 class Case:
-    """A neighborhood and the tensors it runs on."""
+    """A neighborhood and its tensors."""
 
     name: str
     size: tuple[int, int]
@@ -43,7 +43,7 @@ class Case:
 
     @property
     def window(self) -> dict[str, Any]:
-        """The arguments that say which keys a query sees."""
+        """The arguments that select the keys of a query."""
         return {
             "kernel_size": self.kernel,
             "dilation": self.dilation,
@@ -52,7 +52,7 @@ class Case:
         }
 
     def inputs(self, operator: str, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Random tensors of an operator, leaves that require gradients."""
+        """Returns random tensors of an operator, leaves that require gradients."""
         shape = self.batch, *self.size, self.heads
         widths = self.width, self.width, self.value_width
         q, k, v = random_maps(shape[:3], self.heads, widths, self.layout, dtype)
@@ -107,13 +107,13 @@ CASES = [
 
 
 def run(operator: str, case: Case, inputs: dict[str, Tensor], backend: str, dtype: torch.dtype | None = None) -> Run:
-    """Runs an operator forward and backward on copies of the inputs, in a dtype of choice."""
+    """Runs an operator forward and backward on copies of the inputs, in the given dtype."""
     arguments = case.window if operator == "av" else {**case.window, "scale": case.scale}
     return run_function(OPERATORS[operator], inputs, {**arguments, "backend": backend}, dtype)
 
 
 def random_case(seed: int, longest: int) -> Case:
-    """A case drawn at random, sides of the map at most `longest`."""
+    """Draws a random case; the sides of the map are at most `longest`."""
     generator = random.Random(seed)
     size = generator.randint(1, longest), generator.randint(1, longest)
     dilation = tuple(generator.randint(1, max(1, min(6, length // 2))) for length in size)

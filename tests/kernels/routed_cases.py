@@ -17,7 +17,7 @@ from attnzoo.kernels import routed_attention
 
 @dataclass(frozen=True)
 class Case:
-    """Regions, routes and the tensors they run on."""
+    """Regions, routes and their tensors."""
 
     name: str
     size: tuple[int, int]
@@ -46,7 +46,7 @@ class Case:
         elif self.routing == "repeated":
             routes = torch.randint(self.count, shape)
         elif self.routing == "expanded":
-            # one image's routes for all, read over strides of 0
+            # the routes of one image for all images, with a stride of 0
             of_one = torch.rand(self.count, self.count).topk(self.topk).indices.to(self.dtype_of_routes)
             return of_one.expand(shape)
         else:
@@ -56,10 +56,10 @@ class Case:
         return routes.mT.contiguous().mT if self.routing == "strided" else routes
 
     def inputs(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Random queries, keys and values, leaves that require gradients."""
+        """Returns random queries, keys and values, leaves that require gradients."""
         widths = self.width, self.width, self.value_width
         if self.layout == "permuted":
-            # channels, then rows, before columns: a convolution's layout
+            # channels, then rows, before columns: the layout of a convolution
             shapes = [(self.batch, self.heads, width, *self.size) for width in widths]
             found = [torch.randn(shape).to(dtype).permute(0, 3, 4, 1, 2) for shape in shapes]
         else:
@@ -108,7 +108,7 @@ CASES = [
 
 
 def random_case(seed: int, longest: int) -> Case:
-    """A random case on a map of at most `longest` rows and columns."""
+    """Draws a random case on a map of at most `longest` rows and columns."""
     generator = random.Random(seed)
     regions = generator.randint(1, 7), generator.randint(1, 7)
     sides = tuple(generator.randint(1, max(1, longest // count)) for count in regions)
@@ -130,13 +130,13 @@ def random_case(seed: int, longest: int) -> Case:
 
 
 def run(case: Case, inputs: dict[str, Tensor], routes: Tensor, backend: str, dtype: torch.dtype | None = None) -> Run:
-    """Runs the operator forward and backward on copies of the inputs, in a dtype of choice."""
+    """Runs the operator forward and backward on copies of the inputs, in the given dtype."""
     arguments = {"routes": routes, "regions": case.regions, "scale": case.scale, "backend": backend}
     return run_function(routed_attention, inputs, arguments, dtype)
 
 
 def runs(case: Case, dtype: torch.dtype, backend: str) -> tuple[Run, Run, Run, list[tuple[Run, Run]]]:
-    """The backend, plain torch in the same dtype, the truth, and both of these for other draws."""
+    """Returns the backend's results, plain torch in the same dtype, float64, and the last two for other draws."""
     draws = [(case.inputs(dtype), case.routes()) for _ in range(4)]
     (plain, truth), *more = (
         (run(case, *draw, "reference"), run(case, *draw, "reference", torch.float64)) for draw in draws

@@ -1,4 +1,4 @@
-"""What users get wrong: the type of the exception, and a message that names the argument, the value and the way out."""
+"""Invalid arguments: the type of the exception, and a message with the argument, its value and what to do."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ MISTAKES = [
         "no heads",
         attend,
         ValueError,
-        "q must have at least one head and one channel in each, got (2, 9, 12, 0, 4)",
+        "q must have at least one head and one channel per head, got (2, 9, 12, 0, 4)",
         q=MAP[:, :, :, :0],
     ),
     mistake("no width", attend, ValueError, "v must have at least one head and one channel", v=MAP[..., :0]),
@@ -132,9 +132,15 @@ MISTAKES = [
         stride=(1, 4),
     ),
     mistake("stride 0", av, ValueError, "stride must be between 1 and kernel_size, 3, got 0", stride=0),
-    mistake("float kernel", attend, TypeError, "kernel_size must be made of int, got 3.0", kernel_size=3.0),
-    mistake("bool kernel", attend, TypeError, "kernel_size must be made of int, got True", kernel_size=True),
-    mistake("kernel is None", attend, TypeError, "kernel_size must be made of int, got None", kernel_size=None),
+    mistake(
+        "float kernel", attend, TypeError, "kernel_size must be one int or a pair of ints, got 3.0", kernel_size=3.0
+    ),
+    mistake(
+        "bool kernel", attend, TypeError, "kernel_size must be one int or a pair of ints, got True", kernel_size=True
+    ),
+    mistake(
+        "kernel is None", attend, TypeError, "kernel_size must be one int or a pair of ints, got None", kernel_size=None
+    ),
     mistake(
         "three kernels",
         attend,
@@ -143,8 +149,10 @@ MISTAKES = [
         kernel_size=(3, 3, 3),
     ),
     mistake("pair of one", attend, ValueError, "dilation must be one int or a pair", dilation=[2]),
-    mistake("float in a pair", attend, TypeError, "stride must be made of int, got 1.5", stride=(1, 1.5)),
-    mistake("causal as a number", attend, TypeError, "is_causal must be made of bool, got 1", is_causal=1),
+    mistake("float in a pair", attend, TypeError, "stride must be one int or a pair of ints, got 1.5", stride=(1, 1.5)),
+    mistake(
+        "causal as a number", attend, TypeError, "is_causal must be one bool or a pair of bools, got 1", is_causal=1
+    ),
     mistake("three causal axes", attend, ValueError, "is_causal must be one bool or a pair", is_causal=(True,) * 3),
     # bias and scale
     mistake(
@@ -166,7 +174,7 @@ MISTAKES = [
         "learned scale",
         attend,
         TypeError,
-        "scale must be a number or None, got Tensor: multiply q with a learned scale and pass 1.0",
+        "scale must be a number or None, got Tensor: multiply q by a learned scale and pass 1.0",
         scale=torch.ones(1),
     ),
     mistake("scale is text", qk, TypeError, "scale must be a number or None, got str", scale="auto"),
@@ -183,7 +191,7 @@ MISTAKES = [
         "float64 on triton",
         attend,
         ValueError,
-        "backend='triton' cannot run, for the kernels take float32, bfloat16 and float16, and the tensors are "
+        "backend='triton' cannot run because the kernels support float32, bfloat16 and float16, but the tensors are "
         "torch.float64: use backend=None to choose, or 'eager'",
         q=MAP.double(),
         k=MAP.double(),
@@ -194,7 +202,7 @@ MISTAKES = [
         "heads too wide for triton",
         attend,
         ValueError,
-        "the kernels take heads of up to 256 channels, and the tensors have 257",
+        "the kernels support heads of up to 256 channels, but the tensors have 257",
         v=torch.zeros(2, 9, 12, 3, 257),
         backend="triton",
     ),
@@ -234,7 +242,7 @@ def test_explain_of_a_device_without_triton() -> None:
 
 
 class OnCuda:
-    """What `explain` sees of a tensor on a CUDA device."""
+    """The attributes of a tensor on a CUDA device that `explain` reads."""
 
     def __init__(self, dtype: torch.dtype = torch.float32, width: int = 32) -> None:
         self.device, self.dtype, self.shape = torch.device("cuda"), dtype, (2, 9, 12, 3, width)
@@ -244,8 +252,8 @@ class OnCuda:
     ("tensor", "choice"),
     [
         (OnCuda(), "triton: the tensors are on a CUDA or ROCm device"),
-        (OnCuda(torch.float64), "eager: the kernels take float32, bfloat16 and float16, and the tensors are"),
-        (OnCuda(width=512), "eager: the kernels take heads of up to 256 channels, and the tensors have 512"),
+        (OnCuda(torch.float64), "eager: the kernels support float32, bfloat16 and float16, but the tensors are"),
+        (OnCuda(width=512), "eager: the kernels support heads of up to 256 channels, but the tensors have 512"),
     ],
     ids=["runs", "float64", "wide"],
 )
@@ -258,7 +266,9 @@ def test_choice_on_a_cuda_device(tensor: Any, choice: str) -> None:
     ("arguments", "kind", "message"),
     [
         pytest.param((torch.softmax, MAP), TypeError, "is not an operator of attnzoo.kernels", id="no operator"),
-        pytest.param((neighborhood_attention, None), TypeError, "a tensor, got NoneType", id="no tensor"),
+        pytest.param(
+            (neighborhood_attention, None), TypeError, "input tensors of the operator, got NoneType", id="no tensor"
+        ),
         pytest.param((neighborhood_attention, MAP, "cuda"), ValueError, "backend 'cuda' is unknown", id="no backend"),
     ],
 )

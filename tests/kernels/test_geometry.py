@@ -1,4 +1,4 @@
-"""The integer geometry, exhaustively on small lengths, against NATTEN's formulas rendered naively here."""
+"""The integer geometry, exhaustively on small lengths, compared with NATTEN's formulas, written out naively here."""
 
 import pytest
 
@@ -8,7 +8,7 @@ LONGEST = 20
 
 
 def axes(longest: int, is_causal: bool) -> list[Axis]:
-    """Every axis up to a length: every kernel and dilation that fit, every stride."""
+    """Yields every axis up to a length: every kernel and dilation that fit, every stride."""
     return [
         Axis(length, kernel, dilation, stride, is_causal)
         for length in range(1, longest + 1)
@@ -19,7 +19,7 @@ def axes(longest: int, is_causal: bool) -> list[Axis]:
 
 
 def natten_window(i: int, n: int, k: int, s: int, is_causal: bool) -> tuple[int, int]:
-    """Start and end of the window of query i among n, as NATTEN computes them."""
+    """Returns start and end of the window of query i among n, as NATTEN computes them."""
     if is_causal:
         leader = min(i // s * s + s - 1, n - 1)
         return max(leader - k + 1, 0), i + 1
@@ -30,7 +30,7 @@ def natten_window(i: int, n: int, k: int, s: int, is_causal: bool) -> tuple[int,
 
 
 def natten_keys(axis: Axis, position: int) -> list[int]:
-    """Positions that a query attends to: its dilation group is an axis of its own."""
+    """Returns the positions that a query attends to: its dilation group is an axis of its own."""
     group = list(range(position % axis.dilation, axis.length, axis.dilation))
     start, end = natten_window(group.index(position), len(group), axis.kernel, axis.stride, axis.is_causal)
     return group[start:end]
@@ -47,7 +47,7 @@ def test_neighbors_are_nattens(is_causal: bool) -> None:
             assert len(neighbors) == axis.kernel, (axis, position)
             present = [key for key in neighbors if key is not None]
             assert present == natten_keys(axis, position), (axis, position)
-            # missing keys stand at the end
+            # missing keys are at the end
             assert neighbors[: len(present)] == present, (axis, position)
 
 
@@ -88,14 +88,14 @@ def test_tiles_cover_every_query_once(is_causal: bool) -> None:
             for group in range(axis.groups):
                 slots = [tiles.query_rank(group, t, slot) for t in range(tiles.count) for slot in range(tiles.tile)]
                 last = axis.group_length(group) - 1
-                # each rank in its turn; what remains of the tiles repeats the group's last query
+                # every rank in order; the remaining slots repeat the last query of the group
                 assert slots[: last + 1] == list(range(last + 1)), (axis, tile, group)
                 assert set(slots[last + 1 :]) <= {last}, (axis, tile, group)
 
 
 @both_directions
 def test_relations_name_each_querys_keys(is_causal: bool) -> None:
-    """Regions cover the windows: what a relation marks in its region is the window, key by key, no more."""
+    """Regions cover the windows: a relation marks exactly the keys of the window in its region."""
     for axis in axes(14, is_causal):
         for tile in range(1, axis.length + 1):
             tiles = cut(axis, tile)

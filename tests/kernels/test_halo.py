@@ -1,4 +1,4 @@
-"""The eager execution of halo attention against the reference in float64: values and every gradient."""
+"""Eager execution of halo attention, compared with the reference in float64: values and every gradient."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_random_shapes(seed: int) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.batch], ids=lambda case: case.name)
 def test_reference_follows_the_paper(case: Case) -> None:
-    """The truth itself: queries one by one, keys one by one, those outside of the map zero."""
+    """Computes halo attention query by query and key by key; keys outside of the map are zero."""
     inputs = case.inputs(torch.float64)
     out = halo_attention(**inputs, **case.arguments, backend="reference")
     blocks, halos, strides = both(case.block), both(case.halo), both(case.stride)

@@ -1,4 +1,4 @@
-"""What users of halo attention get wrong: the type of the exception, and a message that says the way out."""
+"""Invalid arguments of halo attention: the type of the exception, and a message that says what to do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MISTAKES = [
     mistake(
         "queries of another stride",
         ValueError,
-        "= (2, 4, 6, 3) and a width, for keys on a map of 8 x 12 and a stride of 2 x 2",
+        "= (2, 4, 6, 3) for keys on a map of 8 x 12 and a stride of 2 x 2",
         stride=2,
     ),
     mistake("no block", ValueError, "block_size must be at least 1, got 0 on axis 0 (rows)", block_size=0),
@@ -35,14 +35,14 @@ MISTAKES = [
     mistake(
         "table of another window",
         ValueError,
-        "rel_rows must be a table (2 * window - 1, width) = (11, 4) for a window of 6, a block of 4",
+        "rel_rows must be a table (2 * window - 1, width) = (11, 4) for a window of 6 (a block of 4",
         rel_rows=torch.zeros(7, 4),
     ),
     mistake(
         "a table of integers", TypeError, "rel_columns must be floating point", rel_columns=torch.zeros(11, 4).int()
     ),
     mistake("a table that is a list", TypeError, "rel_rows must be a tensor or None, got list", rel_rows=[0.0]),
-    mistake("float block", TypeError, "block_size must be made of int, got 4.0", block_size=4.0),
+    mistake("float block", TypeError, "block_size must be one int or a pair of ints, got 4.0", block_size=4.0),
     mistake("learned scale", TypeError, "scale must be a number or None, got Tensor", scale=torch.ones(1)),
     mistake("unknown backend", ValueError, "backend 'cuda' is unknown", backend="cuda"),
 ]

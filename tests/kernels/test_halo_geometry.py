@@ -1,4 +1,4 @@
-"""The geometry of halos against counting."""
+"""The geometry of halos, compared with counting."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_what_windows_reach_is_padded(block: int) -> None:
         seen = {axis.position(number, place) for number in range(axis.count) for place in range(axis.window)}
         before, after = axis.padding
         assert (min(seen), max(seen)) == (-before, axis.length - 1 + after)
-        # as many whole blocks hold all windows, from the first position of the first
+        # these whole blocks contain all windows, from the first position of the first window
         assert axis.whole_blocks % axis.block == 0
         assert 0 <= axis.whole_blocks - (before + axis.length + after) < axis.block
 

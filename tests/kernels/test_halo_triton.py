@@ -1,4 +1,4 @@
-"""The Triton kernels of halo attention in Triton's interpreter, against the reference in float64."""
+"""The Triton kernels of halo attention in Triton's interpreter, compared with the reference in float64."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attnzoo.kernels.triton_launch import Configuration  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations", "quick_interpreter")
 
-# an interpreted program takes some milliseconds: no more images and heads than it takes to tell them apart
+# an interpreted program takes several milliseconds, so cases have the fewest images and heads that can be told apart
 SMALL_CASES = [replace(case, batch=min(case.batch, 1), heads=min(case.heads, 2)) for case in CASES]
 SMALL_CASES += [
     Case("two images", (5, 6), 4, 1, batch=2, heads=2),

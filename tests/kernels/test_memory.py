@@ -1,8 +1,9 @@
 """Peak memory of eager attention.
 
-Counted is what torch's CPU allocator hands out, from the profiler's record of every allocation and release: exact,
-the same in every run and on every machine, and free of what the interpreter, libraries and the C heap hold. The
-resident size of a fresh process agrees within the heap's own slack, but varies with the system's allocator.
+The tests count the memory of torch's CPU allocator, from the profiler's record of every allocation and release. This
+is exact, the same in every run and on every machine, and independent of the memory of the interpreter, libraries and
+the C heap. The resident size of a fresh process agrees up to the overhead of the heap, but varies with the system's
+allocator.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MIB = 2**20
 
 
 def peak_of(function: Callable[[], object]) -> int:
-    """Most bytes of tensors that a call holds at once, over what was there before."""
+    """Returns the peak memory of a call's tensors in bytes, above the level before the call."""
     with profile(profile_memory=True) as record:
         function()
     changes = [event for event in record.kineto_results.events() if event.name() == "[memory]"]
@@ -48,7 +49,7 @@ def test_the_meter_counts_allocations() -> None:
     [
         # output and gradients of q, k, v take 6.1 MiB each at batch 8
         pytest.param(8, 150, id="batch 8"),
-        # what is held beside them does not grow with the batch
+        # additional memory does not grow with the batch
         pytest.param(32, 150 + 4 * 18.4, id="batch 32"),
     ],
 )
@@ -75,7 +76,7 @@ def test_inference() -> None:
 
 @pytest.mark.parametrize("shift", [0, 3], ids=["plain", "shift"])
 def test_window_training_step_beside_timms(shift: int) -> None:
-    """At Swin's first stage, with the projections, which are most of both."""
+    """Compares with timm at Swin's first stage, with the projections, which take most of the memory of both."""
     attention = WindowAttention(96, 3, window_size=7)
     attention.fused_attn = True
     x = torch.randn(8, 56, 56, 96)
@@ -110,11 +111,11 @@ def test_window_inference() -> None:
 @pytest.mark.parametrize(
     ("size", "heads", "topk", "batch", "allowed"),
     [
-        # of which output and gradients of q, k, v take four times the size of q: 6.1, 3.1 and 1.5 MiB at batch 8
+        # output and gradients of q, k, v take four times the size of q: 6.1, 3.1 and 1.5 MiB at batch 8
         pytest.param(56, 2, 1, 8, 32, id="56x56 batch 8"),
         pytest.param(28, 4, 4, 8, 14, id="28x28 batch 8"),
         pytest.param(14, 8, 16, 8, 9, id="14x14 batch 8"),
-        # what is held beside them does not grow with the batch
+        # additional memory does not grow with the batch
         pytest.param(28, 4, 4, 32, 14 + 4 * 9.2, id="28x28 batch 32"),
     ],
 )
@@ -135,9 +136,9 @@ def test_routed_training_step(size: int, heads: int, topk: int, batch: int, allo
 @pytest.mark.parametrize(
     ("batch", "allowed"),
     [
-        # output and gradients of q, k, v take 4 MiB each at batch 8; keys and values padded 5.6, and theirs 6.3
+        # output and gradients of q, k, v take 4 MiB each at batch 8; padded keys and values 5.6, their gradients 6.3
         pytest.param(8, 49, id="batch 8"),
-        # what is held beside them does not grow with the batch
+        # additional memory does not grow with the batch
         pytest.param(32, 49 + 3 * 36, id="batch 32"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The eager execution of the neighborhood operators against the reference in float64: values and every gradient."""
+"""Eager execution of the neighborhood operators, compared with the reference in float64: values and every gradient."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ operators = pytest.mark.parametrize("operator", OPERATORS)
 
 
 def runs(operator: str, case: Case, dtype: torch.dtype) -> tuple[Run, Run, Run]:
-    """Eager, plain torch in the same dtype, and the truth."""
+    """Returns the results of eager, of plain torch in the same dtype, and of float64."""
     inputs = case.inputs(operator, dtype)
     truth = run(operator, case, inputs, "reference", torch.float64)
     plain = run(operator, case, inputs, "reference")
@@ -39,7 +39,7 @@ def test_eager_is_as_exact_as_plain_torch(case: Case, operator: str) -> None:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of one column of tiles, which small maps would never have otherwise."""
+    """Uses chunks of one column of tiles, which small maps never have otherwise."""
     for name in ("FORWARD_SCORES", "BACKWARD_SCORES"):
         monkeypatch.setattr(eager_chunks, name, 64)
 
@@ -53,7 +53,7 @@ def test_chunks_make_no_difference(case: Case) -> None:
 @pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("size", [(7, 7), (7, 30), (30, 7), (14, 14), (33, 20)], ids=str)
 def test_inference_is_fused(size: tuple[int, int], has_bias: bool) -> None:
-    """scaled_dot_product_attention falls back to its slow form without a word, for instance over a mask's shape."""
+    """scaled_dot_product_attention silently falls back to its slow form, for instance because of the mask's shape."""
     inputs = Case("fused", size, 7, has_bias=has_bias).inputs("attention", torch.float32)
     with torch.no_grad(), profile() as record:
         neighborhood_attention(**inputs, kernel_size=7, backend="eager")
@@ -87,7 +87,7 @@ def test_missing_weights_are_not_read(backend: str) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.batch], ids=lambda case: case.name)
 def test_reference_follows_the_geometry(case: Case) -> None:
-    """The truth itself: a loop over queries and keys, in the words of the paper."""
+    """Computes the definition of the paper: a loop over queries and keys."""
     q, k, v, bias = (Case(**{**vars(case), "has_bias": True}).inputs("attention", torch.float64)).values()
     out = neighborhood_attention(q, k, v, **case.window, bias=bias, scale=0.3, backend="reference")
     axes = axes_of(case)
@@ -103,7 +103,7 @@ def test_reference_follows_the_geometry(case: Case) -> None:
 
 
 def axes_of(case: Case) -> list[Axis]:
-    """The axes a case's arguments mean."""
+    """Returns the axes of a case."""
     per_axis = [value if isinstance(value, tuple) else (value, value) for value in case.window.values()]
     return [Axis(case.size[n], *(value[n] for value in per_axis)) for n in range(2)]
 
@@ -126,7 +126,7 @@ def test_random_shapes(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
             check(operator, case, torch.float32)
 
 
-# Of thousands of draws, plain torch is lucky in some: what is compared is the worst of a hundred draws.
+# Of thousands of draws, plain torch is exact by chance in some: the worst of a hundred draws is compared.
 @pytest.mark.slow
 @pytest.mark.usefixtures("poisoned_allocations")
 @pytest.mark.parametrize("first", range(1000, 3000, 100), ids=lambda first: f"seeds {first} to {first + 99}")

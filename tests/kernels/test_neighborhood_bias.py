@@ -1,4 +1,4 @@
-"""A relative position table, spread over a map, is what the scores of neighborhood attention get."""
+"""A relative position table expanded over a map equals the bias of the scores of neighborhood attention."""
 
 from __future__ import annotations
 

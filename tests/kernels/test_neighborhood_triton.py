@@ -1,4 +1,4 @@
-"""The Triton kernels of the neighborhood operators in Triton's interpreter, against the reference in float64."""
+"""The Triton kernels of the neighborhood operators in Triton's interpreter, compared with the reference in float64."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from attnzoo.kernels.neighborhood.geometry import Axis  # noqa: E402
 pytestmark = pytest.mark.usefixtures("poisoned_allocations")
 operators = pytest.mark.parametrize("operator", OPERATORS)
 
-# an interpreted program takes some 30 ms: no more images and heads than it takes to tell them apart
+# an interpreted program takes about 30 ms, so cases have the fewest images and heads that can be told apart
 SMALL_CASES = [replace(case, batch=min(case.batch, 1), heads=min(case.heads, 2)) for case in CASES]
 SMALL_CASES += [
     Case("three images, two heads", (6, 5), 3, batch=3, heads=2),
@@ -50,7 +50,7 @@ def test_triton_is_as_exact_as_plain_torch(case: Case, operator: str) -> None:
 
 @operators
 def test_no_integer_overflows(operator: str) -> None:
-    """The interpreter as it comes checks every integer operation."""
+    """The unpatched interpreter checks every integer operation."""
     check(operator, Case("plain", (9, 8), (5, 4), dilation=(1, 2), stride=(2, 1), batch=1, heads=1))
 
 
@@ -86,7 +86,7 @@ def test_random_shapes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         check(operator, case)
 
 
-# Of hundreds of draws, plain torch is lucky in some: what is compared is the worst of fifty draws.
+# Of hundreds of draws, plain torch is exact by chance in some: the worst of fifty draws is compared.
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("quick_interpreter")
@@ -106,7 +106,7 @@ def test_many_random_shapes(operator: str, first: int, monkeypatch: pytest.Monke
 
 @triton.jit
 def intervals_kernel(length, segment, found, AXIS: tl.constexpr, RANKS: tl.constexpr):
-    """Of each rank as a query and as a key: first key, end of keys, first query, end of queries."""
+    """Computes first key, end of keys, first query and end of queries for each rank as a query and as a key."""
     ranks = tl.arange(0, RANKS)
     tl.store(found + ranks, triton_axis.first_key(ranks, segment, length, 0, AXIS))
     tl.store(found + RANKS + ranks, triton_axis.end_of_keys(ranks, segment, length, 0, AXIS))

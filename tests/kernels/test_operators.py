@@ -152,7 +152,7 @@ def test_gradcheck(example: Example, backend: str, check: Callable[..., bool]) -
 
 @examples
 def test_gradient_penalty_reaches_the_inputs(example: Example) -> None:
-    """A second derivative where the upstream gradient is a constant: it must not vanish in silence."""
+    """A second derivative where the upstream gradient is a constant: it must not silently be zero."""
     inputs = example.inputs(torch.float64)
     ours, truth = (_penalty_gradients(example, inputs, backend) for backend in ("eager", "reference"))
     for name, found, true in zip(inputs, ours, truth, strict=True):

@@ -1,4 +1,4 @@
-"""The eager execution of routed attention against the reference in float64: values and every gradient."""
+"""Eager execution of routed attention, compared with the reference in float64: values and every gradient."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_eager_is_as_exact_as_plain_torch(case: Case) -> None:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of one head and one region, which small maps would never have otherwise."""
+    """Uses chunks of one head and one region, which small maps never have otherwise."""
     for name in ("CHUNK_NUMBERS", "BACKWARD_SCORES"):
         monkeypatch.setattr(eager_chunks, name, 64)
 
@@ -52,7 +52,7 @@ half_cases = pytest.mark.parametrize("case", HALF_CASES, ids=lambda case: case.n
 
 @half_cases
 def test_inference_is_fused(case: Case) -> None:
-    """scaled_dot_product_attention falls back to its slow form without a word, for instance over a mask's shape."""
+    """scaled_dot_product_attention silently falls back to its slow form, for instance because of the mask's shape."""
     inputs, routes = case.inputs(torch.float32), case.routes()
     with torch.no_grad(), profile() as record:
         routed_attention(**inputs, routes=routes, regions=case.regions, backend="eager")
@@ -63,7 +63,7 @@ def test_inference_is_fused(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.batch], ids=lambda case: case.name)
 def test_reference_follows_the_paper(case: Case) -> None:
-    """The truth itself: queries one by one, with keys and values collected region by region."""
+    """Computes routed attention query by query, with keys and values collected region by region."""
     inputs, routes = case.inputs(torch.float64), case.routes()
     q, k, v = inputs.values()
     out = routed_attention(**inputs, routes=routes, regions=case.regions, scale=0.3, backend="reference")
@@ -133,7 +133,7 @@ def test_random_shapes(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
         check(draw(seed, 30, monkeypatch), torch.float32)
 
 
-# Of many draws, plain torch is lucky in some: what is compared is the worst of a hundred draws.
+# Of many draws, plain torch is exact by chance in some: the worst of a hundred draws is compared.
 @pytest.mark.slow
 @pytest.mark.usefixtures("poisoned_allocations")
 @pytest.mark.parametrize("first", [1000, 1100], ids=lambda first: f"seeds {first} to {first + 99}")

@@ -1,4 +1,4 @@
-"""What users of routed attention get wrong: the type of the exception, and a message that says the way out."""
+"""Invalid arguments of routed attention: the type of the exception, and a message that says what to do."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MISTAKES = [
     mistake("more regions than rows", ValueError, "9 on axis 0 (rows), got 18", regions=18),
     mistake("empty map", ValueError, "must divide the map, 0 on axis 1", **dict.fromkeys("qkv", MAP[:, :, :0])),
     mistake("no regions", ValueError, "regions must be at least 1, got 0 on axis 0 (rows)", regions=0),
-    mistake("float regions", TypeError, "regions must be made of int, got 3.0", regions=3.0),
+    mistake("float regions", TypeError, "regions must be one int or a pair of ints, got 3.0", regions=3.0),
     mistake(
         "three regions",
         ValueError,
@@ -48,8 +48,8 @@ MISTAKES = [
     mistake(
         "routes are a list", TypeError, "routes must be an integer tensor (B, regions, topk), got list", routes=[1]
     ),
-    mistake("float routes", TypeError, "routes must be integers, numbers of regions, got torch.float32", routes=MAP),
-    mistake("bool routes", TypeError, "routes must be integers, numbers of regions, got torch.bool", routes=ROUTES > 0),
+    mistake("float routes", TypeError, "routes must be integer region indices, got torch.float32", routes=MAP),
+    mistake("bool routes", TypeError, "routes must be integer region indices, got torch.bool", routes=ROUTES > 0),
     mistake(
         "routes of other regions",
         ValueError,
@@ -59,8 +59,8 @@ MISTAKES = [
     mistake("routes of another batch", ValueError, "(2, 9, 1 or more)", routes=ROUTES[:1]),
     mistake("routes per head", ValueError, "got (2, 3, 9, 2)", routes=ROUTES.unsqueeze(1).expand(-1, 3, -1, -1)),
     mistake("empty routes", ValueError, "got (2, 9, 0)", routes=ROUTES[..., :0]),
-    mistake("routes too high", ValueError, "routes must be numbers of regions, 0 .. 8, got 9", routes=ROUTES + 9),
-    mistake("negative routes", ValueError, "routes must be numbers of regions, 0 .. 8, got -1", routes=ROUTES - 1),
+    mistake("routes too high", ValueError, "routes must be region indices, 0 .. 8, got 9", routes=ROUTES + 9),
+    mistake("negative routes", ValueError, "routes must be region indices, 0 .. 8, got -1", routes=ROUTES - 1),
     mistake(
         "routes elsewhere", ValueError, "routes must be on the device of q, cpu, got meta", routes=ROUTES.to("meta")
     ),

@@ -1,4 +1,4 @@
-"""The Triton kernels of routed attention in Triton's interpreter, against the reference in float64."""
+"""The Triton kernels of routed attention in Triton's interpreter, compared with the reference in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from attnzoo.kernels.triton_launch import Configuration  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations", "quick_interpreter")
 
-# an interpreted program takes some milliseconds: no more images and heads than it takes to tell them apart
+# an interpreted program takes several milliseconds, so cases have the fewest images and heads that can be told apart
 SMALL_CASES = [replace(case, batch=min(case.batch, 1), heads=min(case.heads, 2)) for case in CASES]
 SMALL_CASES += [
     Case("three images, two heads", (6, 8), 2, 2, batch=3, heads=2),
@@ -68,7 +68,7 @@ def test_random_shapes(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check(draw(seed, 12, monkeypatch))
 
 
-# Of hundreds of draws, plain torch is lucky in some: what is compared is the worst of fifty draws.
+# Of hundreds of draws, plain torch is exact by chance in some: the worst of fifty draws is compared.
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("first", range(1000, 1200, 50), ids=lambda first: f"seeds {first} to {first + 49}")

@@ -1,4 +1,4 @@
-"""What is around the kernels: which table a device uses, how float32 is multiplied, and tuning on request."""
+"""Launches of kernels: the table of a device, the precision of float32 products, and tuning on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attnzoo.kernels.triton_tables import FOLDER, read_table  # noqa: E402
 
 
 class NoDevice:
-    """A driver that runs what it is asked to time in the interpreter, and calls each faster than the one before."""
+    """A driver that runs timed functions in the interpreter and reports each as faster than the one before."""
 
     def __init__(self) -> None:
         self.timed = 0
@@ -36,7 +36,7 @@ def test_tuning_times_the_alternatives_once(monkeypatch: pytest.MonkeyPatch) -> 
     driver = NoDevice()
     monkeypatch.setattr(triton_launch, "is_tuning", lambda: True)
     monkeypatch.setattr(triton_launch, "_tuners", {})
-    # older versions keep it in a plain attribute
+    # older versions store it in a plain attribute
     name = "_active" if hasattr(triton.runtime.driver, "_active") else "active"
     monkeypatch.setattr(triton.runtime.driver, name, driver)
     q = torch.randn(1, 6, 7, 1, 8)
@@ -46,7 +46,7 @@ def test_tuning_times_the_alternatives_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert first > 1
     assert_close("output", neighborhood_attention(q, q, q, 3, backend="triton"), true, 1e-6)
     assert driver.timed == first
-    # another dtype is another problem
+    # another dtype is tuned separately
     neighborhood_attention(*(q.half() for _ in range(3)), 3, backend="triton")
     assert driver.timed > first
 
@@ -85,7 +85,7 @@ TABLES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def shape_of(entries: object) -> object:
-    """The keys of a table and the lengths of its entries."""
+    """Returns the keys of a table and the lengths of its entries."""
     if isinstance(entries, dict):
         return {key: shape_of(value) for key, value in entries.items()}
     return [len(entry) for entry in entries]

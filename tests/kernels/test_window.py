@@ -1,4 +1,4 @@
-"""The eager execution of window attention against the reference in float64: values and every gradient."""
+"""Eager execution of window attention, compared with the reference in float64: values and every gradient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHUNK_SIZES = ("FORWARD_SCORES", "BACKWARD_SCORES", "IMAGE_SCORES")
 
 
 def runs(case: Case, dtype: torch.dtype) -> tuple[Run, Run, Run]:
-    """Eager, plain torch in the same dtype, and the truth."""
+    """Returns the results of eager, of plain torch in the same dtype, and of float64."""
     inputs = case.inputs(dtype)
     truth = run(case, inputs, "reference", torch.float64)
     return run(case, inputs, "eager"), run(case, inputs, "reference"), truth
@@ -39,7 +39,7 @@ def test_eager_is_as_exact_as_plain_torch(case: Case) -> None:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of one window, which small maps would never have otherwise."""
+    """Uses chunks of one window, which small maps never have otherwise."""
     for name in CHUNK_SIZES:
         monkeypatch.setattr(eager_chunks, name, 64)
 
@@ -51,7 +51,7 @@ def test_chunks_make_no_difference(case: Case) -> None:
 
 
 def swin(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, case: Case) -> Tensor:
-    """Window attention as Swin writes it: pad, roll, partition, an explicit mask of regions, reverse, roll, crop."""
+    """Computes window attention as Swin does: pad, roll, partition, explicit mask of regions, reverse, roll, crop."""
     (H, W), (wh, ww), (sh, sw) = case.size, case.windows, case.shifts
     padded = H + -H % wh, W + -W % ww
 
@@ -68,7 +68,7 @@ def swin(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, case: Case) -> Te
     is_hidden = (region[:, None, :] != region[:, :, None]).repeat(len(q), 1, 1).unsqueeze(1)
     scores = cut(q) @ cut(k).mT * (case.width**-0.5 if case.scale is None else case.scale)
     if bias is not None:
-        # timm looks up query - key
+        # timm uses query - key as the index
         scores = scores + bias.flatten(1)[:, get_relative_position_index(wh, ww).T]
     out = scores.masked_fill(is_hidden, -torch.inf).softmax(-1) @ cut(v)
     out = window_reverse(out.transpose(1, 2).flatten(2).unflatten(1, (wh, ww)), (wh, ww), *padded)
@@ -122,7 +122,7 @@ def test_a_ragged_map_is_the_padded_map_cropped(backend: str) -> None:
 @pytest.mark.parametrize("shift", [0, 3], ids=["plain", "shift"])
 @pytest.mark.parametrize("size", [(7, 7), (14, 14), (28, 35), (33, 20)], ids=str)
 def test_inference_is_fused(size: tuple[int, int], shift: int, has_bias: bool) -> None:
-    """scaled_dot_product_attention falls back to its slow form without a word, for instance over a mask's shape."""
+    """scaled_dot_product_attention silently falls back to its slow form, for instance because of the mask's shape."""
     inputs = Case("fused", size, 7, has_bias=has_bias).inputs(torch.float32)
     with torch.no_grad(), profile() as record:
         window_attention(**inputs, window_size=7, shift=shift, backend="eager")
@@ -147,7 +147,7 @@ def test_random_shapes(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
         check(draw(seed, monkeypatch), torch.float32)
 
 
-# Of many draws, plain torch is lucky in some: what is compared is the worst of a hundred draws.
+# Of many draws, plain torch is exact by chance in some: the worst of a hundred draws is compared.
 @pytest.mark.slow
 @pytest.mark.usefixtures("poisoned_allocations")
 @pytest.mark.parametrize("first", [1000, 1100], ids=lambda first: f"seeds {first} to {first + 99}")

@@ -1,4 +1,4 @@
-"""What users of window attention get wrong: a message that names the argument, the value and the way out."""
+"""Invalid arguments of window attention: a message with the argument, its value and what to do."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ MISTAKES = [
         "window_size must be at least 1, got -3 on axis 1 (columns)",
         window_size=(3, -3),
     ),
-    mistake("float window", TypeError, "window_size must be made of int, got 3.0", window_size=3.0),
-    mistake("bool window", TypeError, "window_size must be made of int, got True", window_size=True),
+    mistake("float window", TypeError, "window_size must be one int or a pair of ints, got 3.0", window_size=3.0),
+    mistake("bool window", TypeError, "window_size must be one int or a pair of ints, got True", window_size=True),
     mistake(
         "three windows",
         ValueError,
@@ -76,8 +76,8 @@ MISTAKES = [
         window_size=(3, 5),
         shift=(1, -1),
     ),
-    mistake("float shift", TypeError, "shift must be made of int, got 1.5", shift=1.5),
-    mistake("shift is None", TypeError, "shift must be made of int, got None", shift=None),
+    mistake("float shift", TypeError, "shift must be one int or a pair of ints, got 1.5", shift=1.5),
+    mistake("shift is None", TypeError, "shift must be one int or a pair of ints, got None", shift=None),
     mistake("pair of one", ValueError, "shift must be one int or a pair (rows, columns), got 1 values", shift=[1]),
     # bias and scale
     mistake(
@@ -94,7 +94,7 @@ MISTAKES = [
     mistake(
         "learned scale",
         TypeError,
-        "scale must be a number or None, got Tensor: multiply q with a learned scale and pass 1.0",
+        "scale must be a number or None, got Tensor: multiply q by a learned scale and pass 1.0",
         scale=torch.ones(1),
     ),
     # backends

@@ -1,4 +1,4 @@
-"""The integer geometry of shifted windows, exhaustively on small lengths, against Swin's roll rendered on lists."""
+"""The integer geometry of shifted windows, exhaustively on small lengths, compared with Swin's roll on lists."""
 
 from attnzoo.kernels.window.geometry import WindowAxis
 
@@ -11,7 +11,7 @@ AXES = [
 
 
 def rolled(axis: WindowAxis) -> list[int]:
-    """Positions in the order of ranks: the padded axis, rolled by -shift."""
+    """Returns positions in the order of ranks: the padded axis, rolled by -shift."""
     positions = list(range(-(-axis.length // axis.window) * axis.window))
     return positions[axis.shift :] + positions[: axis.shift]
 
@@ -30,7 +30,7 @@ def test_a_query_sees_its_window_on_its_side() -> None:
         positions = rolled(axis)
         for rank, position in enumerate(positions):
             start, end = axis.interval(rank)
-            # the first `shift` positions were carried behind the last
+            # the first `shift` positions were moved behind the last
             seen = [
                 other
                 for other in range(axis.padded_length)

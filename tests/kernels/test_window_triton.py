@@ -1,4 +1,4 @@
-"""The Triton kernels of window attention in Triton's interpreter, against the reference in float64."""
+"""The Triton kernels of window attention in Triton's interpreter, compared with the reference in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from attnzoo.kernels.window import triton_small
 
 pytestmark = pytest.mark.usefixtures("poisoned_allocations", "quick_interpreter")
 
-# an interpreted program takes some 10 ms: no more images, heads and windows than it takes to tell them apart
+# an interpreted program takes about 10 ms, so cases have the fewest images, heads and windows that can be told apart
 SMALL_CASES = [
     replace(case, batch=min(case.batch, 1), heads=min(case.heads, 2))
     for case in CASES
@@ -35,7 +35,7 @@ KERNELS = "whole", "in tiles"
 
 @pytest.fixture(params=KERNELS)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which kernels run: those that hold a window whole, for every class of shapes, or those for intervals."""
+    """Selects the kernels: kernels that hold a whole window, for every class of shapes, or the interval kernels."""
     if request.param == "whole":
         every = {str(size): {str(block): (4, 2) for block in (32, 64, 128, 256)} for size in (2, 4)}
         monkeypatch.setitem(read_table("windows")["entries"], "sm90", {"forward": every, "backward": every})
@@ -91,7 +91,7 @@ def test_random_shapes(seed: int, kernels: str, monkeypatch: pytest.MonkeyPatch)
     check(draw(seed, 12, monkeypatch))
 
 
-# Of hundreds of draws, plain torch is lucky in some: what is compared is the worst of fifty draws.
+# Of hundreds of draws, plain torch is exact by chance in some: the worst of fifty draws is compared.
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("kernels")

@@ -18,7 +18,7 @@ from attnzoo.kernels import window_attention
 
 @dataclass(frozen=True)
 class Case:
-    """A map in windows and the tensors it runs on."""
+    """A map in windows, and its tensors."""
 
     name: str
     size: tuple[int, int]
@@ -44,11 +44,11 @@ class Case:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the operator takes beside tensors."""
+        """Arguments of the operator other than tensors."""
         return {"window_size": self.window, "shift": self.shift, "scale": self.scale}
 
     def inputs(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Random tensors, leaves that require gradients."""
+        """Returns random tensors, leaves that require gradients."""
         widths = self.width, self.width, self.value_width
         q, k, v = random_maps((self.batch, *self.size), self.heads, widths, self.layout, dtype)
         tensors = {"q": q, "k": k, "v": v}
@@ -99,12 +99,12 @@ CASES = [
 
 
 def run(case: Case, inputs: dict[str, Tensor], backend: str, dtype: torch.dtype | None = None) -> Run:
-    """Runs the operator forward and backward on copies of the inputs, in a dtype of choice."""
+    """Runs the operator forward and backward on copies of the inputs, in the given dtype."""
     return run_function(window_attention, inputs, {**case.arguments, "backend": backend}, dtype)
 
 
 def random_case(seed: int, longest: int) -> Case:
-    """A case drawn at random, sides of the map at most `longest`."""
+    """Draws a random case; the sides of the map are at most `longest`."""
     generator = random.Random(seed)
     window = generator.randint(1, 9), generator.randint(1, 9)
     return Case(
