@@ -14,7 +14,7 @@ from .relative import relative_scores
 
 
 def gradients(
-    upstream: Tensor,
+    dout: Tensor,
     q: Tensor,
     windows: tuple[Tensor, Tensor],
     tables: tuple[Tensor | None, Tensor | None],
@@ -24,7 +24,7 @@ def gradients(
     """Computes the gradients of queries, of windows of keys and values, and of tables.
 
     Args:
-        upstream: gradient of the output (dout), whole blocks (B, H', W', h, E).
+        dout: gradient of the output (dout), whole blocks (B, H', W', h, E).
         q: queries, whole blocks (B, H', W', h, D).
         windows: windows of keys (N, h, S, D) and of values (N, h, S, E).
         tables: tables of rows and columns, or None.
@@ -37,7 +37,7 @@ def gradients(
     """
     rows, columns = axes
     keys, values = (x.flatten(0, 1) for x in windows)
-    queries, upstream_blocks = (blocks(x, rows, columns).flatten(0, 1) for x in (q, upstream))
+    queries, upstream_blocks = (blocks(x, rows, columns).flatten(0, 1) for x in (q, dout))
     leaf = q.detach().requires_grad_()
     leaves = [None if table is None else table.detach().requires_grad_() for table in tables]
     with torch.enable_grad():
