@@ -143,7 +143,7 @@ def export_command(
 
     wrong = run_export(models, (batch,) if batch else BATCHES, image_size, runtimes, quick, seconds, out, click.echo)
     if wrong:
-        raise click.ClickException(f"{len(wrong)} outputs are wrong, the first: {wrong[0]}")
+        raise click.ClickException(f"{len(wrong)} results are wrong, the first: {wrong[0]}")
 
 
 @main.command("training")

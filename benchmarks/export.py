@@ -83,7 +83,7 @@ def run_export(
         say: prints a line.
 
     Returns:
-        A line for each wrong output.
+        A line for each wrong result.
 
     Raises:
         ValueError: timm does not know a name, or a model does not take the image size.

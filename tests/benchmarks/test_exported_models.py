@@ -68,7 +68,7 @@ def test_a_wrong_answer_is_not_timed_and_fails_the_command(tmp_path: Path, monke
     command = ["export", "test_resnet", "--image-size", "32", "--runtime", "onnxruntime", "--quick"]
     done = CliRunner().invoke(main, [*command, "--out", str(tmp_path)])
     assert done.exit_code == 1
-    assert "outputs are wrong, the first: test_resnet B1, onnxruntime differs from eager by 1.0e-02" in done.output
+    assert "results are wrong, the first: test_resnet B1, onnxruntime differs from eager by 1.0e-02" in done.output
     (path,) = tmp_path.glob("*.json")
     assert {row["onnxruntime"] for row in json.loads(path.read_text())["rows"]} == {"-"}
 
