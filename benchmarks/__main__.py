@@ -92,7 +92,7 @@ def models_command(peer: str, models: tuple[str, ...], batches: tuple[int, ...],
     """Measure MODELS against a PEER, interleaved, on one thread of a CPU.
 
     The peer is the formulation of the authors' code (official), or timm's model of the same name (timm). By default,
-    all models that have such a peer are measured.
+    all models that have such a peer, and published weights for up to 256 pixels, are measured.
 
     \b
     Examples:
