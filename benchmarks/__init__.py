@@ -1,1 +1,1 @@
-"""The project's own comparisons, run from the root of a clone: `python -m benchmarks`. Not part of the package."""
+"""Comparisons with other implementations, run from the root of a clone: `python -m benchmarks`. Not in the package."""

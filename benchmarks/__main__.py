@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: what the documents' numbers come from; the files go to benchmarks/results."""
+"""`python -m benchmarks`: the measurements behind the numbers in the documentation, written to benchmarks/results."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ RUNTIMES = ("fused", "compile", "aoti", "onnxruntime", "openvino", "gather")
 PEERS = ("official", "timm")
 ARCHITECTURES = ("sm80", "sm90", "sm100", "gfx942")
 
-_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where.")
+_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device.")
 _out = click.option(
-    "--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Folder of the results."
+    "--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True, help="Folder for the results."
 )
 
 
@@ -28,18 +28,19 @@ def main() -> None:
 
 @main.command("kernels")
 @_device
-@click.option("--only", default="", metavar="TEXT", help="Rows whose name contains this, such as 56x56 or window.")
-@click.option("--quick", is_flag=True, help="A few random shapes, and a few rounds or rows.")
+@click.option("--only", default="", metavar="TEXT", help="Only rows whose name contains this, such as 56x56 or window.")
+@click.option("--quick", is_flag=True, help="Fewer random shapes, rounds and rows.")
 @click.option("--seconds", type=click.FloatRange(min=0), default=420, show_default=True, help="Time for all rows.")
 @_out
 def kernels_command(device: str, only: str, quick: bool, seconds: float, out: Path) -> None:
     """Measure the operators against their peers.
 
-    Correctness comes first, on random shapes and on every row: what is wrong is not timed, and the command fails.
+    Every operator is checked first, on random shapes and on every row. A row with a wrong result is not timed, and the
+    command fails.
 
-    On a CPU the peers take turns on one thread, and a file is written for each operator. On CUDA the stages of NAT,
-    Swin, BiFormer and HaloNet are measured, the important ones first, beside the floor that the card's bandwidth and
-    matrix rate allow, into one file and a picture.
+    On a CPU the calls of ours and of the peers are interleaved on one thread, and one file is written per operator. On
+    CUDA the stages of NAT, Swin, BiFormer and HaloNet are measured, the most important ones first, and compared with
+    the lower bound given by the card's bandwidth and matrix rate. One file and one figure are written.
 
     \b
     Examples:
@@ -55,18 +56,18 @@ def kernels_command(device: str, only: str, quick: bool, seconds: float, out: Pa
 
 
 @main.command("static")
-@click.option("--only", default="", metavar="TEXT", help="Rows whose name contains this, such as 56x56 or window.")
+@click.option("--only", default="", metavar="TEXT", help="Only rows whose name contains this, such as 56x56 or window.")
 @click.option(
     "--architecture",
     "architectures",
     type=click.Choice(ARCHITECTURES),
     multiple=True,
-    help="Only this one; may be repeated.",
+    help="Only this architecture; may be repeated.",
 )
-@click.option("--jobs", type=click.IntRange(min=1), help="Processes; by default as many as cores.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Number of processes; by default the number of cores.")
 @_out
 def static_command(only: str, architectures: tuple[str, ...], jobs: int | None, out: Path) -> None:
-    """Compile every kernel for GPUs that are not here, and list registers, spills and shared memory.
+    """Compile every kernel for GPUs that need not be present, and list registers, spills and shared memory.
 
     Example: python -m benchmarks static --architecture sm90
     """
@@ -78,14 +79,20 @@ def static_command(only: str, architectures: tuple[str, ...], jobs: int | None, 
 @main.command("models")
 @click.argument("peer", type=click.Choice(PEERS))
 @click.argument("models", nargs=-1)
-@click.option("--batch", "batches", type=click.IntRange(min=1), multiple=True, help="Images of a batch; 1 and then 8.")
-@click.option("--quick", is_flag=True, help="Two rounds for each row.")
+@click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(min=1),
+    multiple=True,
+    help="Batch size; may be repeated.  [default: 1, 8]",
+)
+@click.option("--quick", is_flag=True, help="Two rounds per row.")
 @_out
 def models_command(peer: str, models: tuple[str, ...], batches: tuple[int, ...], quick: bool, out: Path) -> None:
-    """Measure MODELS beside a PEER, in turns, on one thread of a CPU.
+    """Measure MODELS against a PEER, interleaved, on one thread of a CPU.
 
-    The peer is the formulation of the authors' code (official), or timm's network of the same name (timm). Without
-    MODELS all that can be compared are.
+    The peer is the formulation of the authors' code (official), or timm's model of the same name (timm). By default,
+    all models that have such a peer, and published weights for up to 256 pixels, are measured.
 
     \b
     Examples:
@@ -99,17 +106,17 @@ def models_command(peer: str, models: tuple[str, ...], batches: tuple[int, ...],
 
 @main.command("export")
 @click.argument("models", nargs=-1)
-@click.option("--batch", type=click.IntRange(min=1), help="Images of a batch; 1 and then 8 by default.")
-@click.option("--image-size", type=click.IntRange(min=1), help="Side of the images; the model's own by default.")
+@click.option("--batch", type=click.IntRange(min=1), help="Batch size.  [default: 1, 8]")
+@click.option("--image-size", type=click.IntRange(min=1), help="Side of the images.  [default: the model's own]")
 @click.option(
     "--runtime",
     "runtimes",
     type=click.Choice(RUNTIMES),
     multiple=True,
-    help="Only this one beside eager; may be repeated.",
+    help="Only this runtime, and eager; may be repeated.",
 )
-@click.option("--quick", is_flag=True, help="Two rounds for each row, and nothing compiled unless --runtime names it.")
-@click.option("--seconds", type=click.FloatRange(min=0), default=20, show_default=True, help="Time for a row.")
+@click.option("--quick", is_flag=True, help="Two rounds per row; compiled runtimes only if --runtime names them.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=20, show_default=True, help="Time per row.")
 @_out
 def export_command(
     models: tuple[str, ...],
@@ -120,12 +127,12 @@ def export_command(
     seconds: float,
     out: Path,
 ) -> None:
-    """Measure MODELS where they are deployed: eager beside exported files, on one thread of the CPU.
+    """Measure MODELS as they are deployed: exported files compared with eager, on one thread of the CPU.
 
-    MODELS are names that timm knows; by default those of attnzoo with published accuracy and up to 35 M parameters.
-    Their answers are compared with eager first: what is wrong is not timed, and the command fails. A runtime that is
-    not installed, or cannot run the model, gets a reason instead of a time. Written are a table and, where accuracy is
-    published, a picture of it over latency.
+    MODELS are names that timm knows; by default, the models of attnzoo with published accuracy and up to 35 M
+    parameters. The logits of each runtime are compared with eager first. A runtime with wrong logits is not timed, and
+    the command fails. For a runtime that is not installed or cannot run the model, the reason is reported instead of a
+    time. Writes a table and, for models with published accuracy, a figure of accuracy over latency.
 
     \b
     Examples:
@@ -136,18 +143,18 @@ def export_command(
 
     wrong = run_export(models, (batch,) if batch else BATCHES, image_size, runtimes, quick, seconds, out, click.echo)
     if wrong:
-        raise click.ClickException(f"{len(wrong)} answers are wrong, the first: {wrong[0]}")
+        raise click.ClickException(f"{len(wrong)} results are wrong, the first: {wrong[0]}")
 
 
 @main.command("training")
 @click.argument("models", nargs=-1)
-@click.option("--quick", is_flag=True, help="Two turns of two steps, and few pictures.")
+@click.option("--quick", is_flag=True, help="Turns of two steps, and few images.")
 @_out
 def training_command(models: tuple[str, ...], quick: bool, out: Path) -> None:
-    """Measure what the training loop costs beside bare steps of MODELS, and how fast pictures are read.
+    """Measure the overhead of the training loop over bare training steps of MODELS, and how fast images are read.
 
-    MODELS are names that timm knows; nat_pico and zoo_shvit_s1 by default. They train on the CPU at 224 pixels, on JPEG
-    files that are made for it from scikit-image's photographs. Steps of the loop and bare steps take turns.
+    MODELS are names that timm knows; nat_pico and zoo_shvit_s1 by default. They are trained on the CPU at 224 pixels,
+    on JPEG files made from scikit-image's photographs. Steps of the loop and bare steps are interleaved.
     """
     from .training import run_training
 
@@ -162,10 +169,10 @@ def training_command(models: tuple[str, ...], quick: bool, out: Path) -> None:
     multiple=True,
     help="Side of the image, a multiple of 28; may be repeated.  [default: 224, 448, 896]",
 )
-@click.option("--quick", is_flag=True, help="A short time for each row.")
+@click.option("--quick", is_flag=True, help="Less time per row.")
 @_out
 def scaling_command(images: tuple[int, ...], quick: bool, out: Path) -> None:
-    """Measure time and memory of the operators over resolution, beside their formula, on one thread of the CPU."""
+    """Measure time and memory of the operators over resolution, on one thread of the CPU."""
     from .scaling import IMAGES, run_scaling
 
     run_scaling(images or IMAGES, quick, out, click.echo)
@@ -174,7 +181,7 @@ def scaling_command(images: tuple[int, ...], quick: bool, out: Path) -> None:
 @main.command("table")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def table_command(file: Path) -> None:
-    """Print a result FILE of a CPU as the Markdown table of the documents."""
+    """Print a result FILE measured on a CPU as the Markdown table used in the documentation."""
     from .result_table import table
 
     click.echo(table(json.loads(file.read_text())))

@@ -1,4 +1,4 @@
-"""Published accuracy over latency: a point for each model in the runtime that ships it, joined to its time in eager."""
+"""Figure of published accuracy over latency: each model in ONNX Runtime, joined by a line to its time in eager."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _TITLES = {RUNTIME: "ONNX Runtime", "eager": "eager"}
 
 
 def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Draws the rows of the smallest batch.
+    """Draws the rows of the smallest batch size.
 
     Args:
         path: PNG file to write.
         rows: results of `export.measure`.
 
     Returns:
-        Whether there was something to draw: a model with published accuracy that ran.
+        Whether a figure was written: whether any model with published accuracy ran.
     """
     found = [row for row in rows if row["top1"] is not None and row[RUNTIME] != "-"]
     if not found:
@@ -54,7 +54,7 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def by_family(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows of each family, the fastest model first; a family is what a name says without its size."""
+    """Groups rows by family, the fastest model first; the family is the model's name without its last part."""
     families: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row[RUNTIME]["median"]):
         families.setdefault(row["model"].rpartition("_")[0] or row["model"], []).append(row)

@@ -1,6 +1,6 @@
-"""`python -m benchmarks models PEER`: networks beside another formulation, in turns, on one thread of a CPU.
+"""`python -m benchmarks models PEER`: models against another formulation, interleaved, on one thread of a CPU.
 
-The peer is the formulation of the authors' code, or timm's network of the same name.
+The peer is the formulation of the authors' code, or timm's model of the same name.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from attnzoo.tools.listing import names
 from attnzoo.tools.timing import TURNS, summary, take_turns
 
 BATCHES = (1, 8)
-# relative to the largest logit; what differs more is not the same network
+# relative to the largest logit
 TOLERANCE = 2e-5
 METHOD = (
-    "float32, one thread, evaluation mode without gradients, images of the published size. Weights are random, "
-    "statistics of batch norms too. `fused` is ours after `model.fuse()`. Before anything is timed the logits of all "
-    "must agree to 2e-5 of the largest."
+    "float32, one thread, evaluation mode without gradients, images of the published size. Weights and batch norm "
+    "statistics are random. `fused` is ours after `model.fuse()`. Before anything is timed, all logits must agree to "
+    "2e-5 of the largest."
 )
 
 
 @dataclass(frozen=True)
 class Opponent:
-    """What networks are put beside.
+    """The other implementation that models are compared with.
 
     Attributes:
-        name: in results and on the command line.
-        note: what it is.
-        knows: whether there is a peer for a model of ours.
-        build: from the name of a model of ours and the model, the peer with the same weights.
-        goals: by family, what our time over the peer's is to be at most; 1 for the others.
+        name: name in results and on the command line.
+        note: description for the result file.
+        knows: tells by name whether a model of ours has a peer.
+        build: makes the peer with the same weights, from the name of our model and the model.
+        goals: target for our time over the peer's, by family; 1 for families that are not listed.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Opponent:
     goals: Mapping[str, float] = field(default_factory=dict)
 
     def models(self) -> list[str]:
-        """The models that can be compared, of those published for images of up to 256 pixels."""
+        """Names of the models that can be compared and have published weights for images of up to 256 pixels."""
         configs = {name: timm.get_pretrained_cfg(name) for name in names() if self.has(name)}
         return [name for name, config in configs.items() if config.has_weights and max(config.input_size) <= 256]
 
@@ -63,11 +63,11 @@ class Opponent:
 
 
 class DifferentLogitsError(RuntimeError):
-    """The peer does not compute what our network computes."""
+    """The peer's logits differ from those of our model."""
 
 
 def family_of(name: str) -> str:
-    """The module that registers a model, without its package."""
+    """Returns the name of the module that registers a model, without its package."""
     return timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
 
 
@@ -80,26 +80,26 @@ def run_against(
     out: Path,
     say: Callable[[str], None],
 ) -> None:
-    """Measures models beside a peer, and writes `<peer>-cpu-<date>.json`.
+    """Measures models against a peer, and writes `<peer>-cpu-<date>.json`.
 
     Args:
         peer: a key of `OPPONENTS`.
-        models: names; all that can be compared where there are none.
-        batches: numbers of images.
-        quick: two rounds for each row.
-        seconds: time for a row.
-        out: folder of the file.
-        say: takes a line of output.
+        models: names of models; if empty, all that can be compared.
+        batches: batch sizes.
+        quick: run two rounds per row.
+        seconds: time per row.
+        out: folder for the result file.
+        say: prints a line.
 
     Raises:
-        ValueError: a model that the peer does not have.
+        ValueError: the peer does not have one of the models.
         DifferentLogitsError: the logits differ.
     """
     opponent = OPPONENTS[peer]
     for name in models:
         if not opponent.has(name):
             raise ValueError(
-                f"there is nothing of {peer} to compare {name!r} with: these can be, {', '.join(opponent.models())}"
+                f"{name!r} has no {peer} peer to compare it with: choose one of {', '.join(opponent.models())}"
             )
     torch.set_num_threads(1)
     path = out / f"{peer}-cpu-{today()}.json"
@@ -109,13 +109,13 @@ def run_against(
         for batch in batches:
             rows.append(measure(opponent, name, batch, 2 if quick else 15, seconds))
             say(_line(rows[-1], peer))
-            # row by row: what was measured outlives a run that is stopped
+            # written after every row, so that an interrupted run keeps its results
             write(path, {**head, "rows": rows})
     say(f"written to {path}")
 
 
 def measure(opponent: Opponent, name: str, batch: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """One row: the logits first, then times.
+    """Compares the logits, then measures the times: one row of the results.
 
     Raises:
         DifferentLogitsError: the logits differ.
@@ -147,7 +147,7 @@ def measure(opponent: Opponent, name: str, batch: int, rounds: int, seconds: flo
 
 
 def _official(name: str, model: nn.Module) -> nn.Module:
-    """The formulation of the authors, on the weights of ours."""
+    """The formulation of the authors with the weights of our model."""
     _randomize_statistics(model)
     rendering = importlib.import_module(f".official.{OFFICIAL[family_of(name)]}", __package__)
     network: nn.Module = rendering.official(_with_plain_layers(model))
@@ -155,7 +155,7 @@ def _official(name: str, model: nn.Module) -> nn.Module:
 
 
 def _timms(name: str, model: nn.Module) -> nn.Module:
-    """timm's network, whose weights ours gets."""
+    """timm's model; its weights are loaded into ours."""
     network = timm.create_model(_name_in_timm(name)).eval()
     _randomize_statistics(network)
     model.load_state_dict(checkpoint_filter(name)(network.state_dict(), model))
@@ -163,7 +163,7 @@ def _timms(name: str, model: nn.Module) -> nn.Module:
 
 
 def _name_in_timm(name: str) -> str:
-    """timm's name for a network of ours, where timm has it."""
+    """timm's name for one of our models; empty if timm does not have it."""
     return name.removeprefix("zoo_") if name.startswith("zoo_") else ""
 
 
@@ -177,7 +177,7 @@ def _randomize_statistics(model: nn.Module) -> None:
 
 
 def _with_plain_layers(model: nn.Module) -> nn.Module:
-    """A copy whose linear layers and convolutions are torch's own, which have the same parameters."""
+    """A copy whose linear layers and convolutions are torch's own, with the same parameters."""
     model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, Linear):
@@ -205,7 +205,7 @@ def _line(row: dict[str, Any], peer: str) -> str:
     )
 
 
-# the file of `official` that renders a family
+# module of benchmarks/official for each family
 OFFICIAL = {
     "agent": "agent",
     "agent_deit": "agent",
@@ -213,20 +213,20 @@ OFFICIAL = {
     "overlock": "overlock",
     "zoo_shvit": "shvit",
 }
-# families whose weights timm has under other names of parameters
+# families that timm has too, with other parameter names
 TIMMS = ("halonet", "swin", "zoo_davit", "zoo_mambaout", "zoo_swiftformer", "zoo_twins")
 OPPONENTS = {
     "official": Opponent(
         "official",
-        "The peer has the same weights in layers as the official code composes them (benchmarks/official): explicit "
-        "softmax, gathers, permutations between layouts, every branch by itself, linear layers of torch.",
+        "The peer has the same weights, in layers composed as in the official code (benchmarks/official): explicit "
+        "softmax, gathers, permutations between layouts, separate branches, torch's linear layers.",
         lambda name: family_of(name) in OFFICIAL,
         _official,
         {"biformer": 0.7, "overlock": 0.7},
     ),
     "timm": Opponent(
         "timm",
-        "The peer is timm's network of the same name as it is made by default, whose weights are loaded into ours.",
+        "The peer is timm's model of the same name with its default arguments; its weights are loaded into ours.",
         lambda name: family_of(name) in TIMMS and timm.is_model(_name_in_timm(name)),
         _timms,
         {"swin": 0.9},

@@ -1,4 +1,4 @@
-"""The operators on a CPU: the eager execution and its peers take turns, forward and forward with backward."""
+"""The operators on a CPU: the eager execution and its peers, interleaved, forward and forward with backward."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ CPU = torch.device("cpu")
 
 
 class WrongResultError(RuntimeError):
-    """What would be timed does not compute the operator."""
+    """A candidate does not compute the operator."""
 
 
 def measure(operator: Operator, shape: Shape, is_training: bool, rounds: int, seconds: float) -> dict[str, Any]:
-    """One row of the results: correctness first, then times.
+    """Checks correctness, then measures the times: one row of the results.
 
     Args:
-        operator: under test.
-        shape: the row.
-        is_training: forward and backward, else forward without gradients.
-        rounds: most rounds of turns.
+        operator: operator under test.
+        shape: shape of the row.
+        is_training: whether to run forward and backward, or forward without gradients.
+        rounds: maximal number of rounds.
         seconds: time after which no further round begins.
 
     Raises:
@@ -67,11 +67,11 @@ def measure(operator: Operator, shape: Shape, is_training: bool, rounds: int, se
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row on screen: ours in milliseconds, and its ratios to the peers with their spread."""
+    """Formats a row: our time in milliseconds, and its ratios to the peers with their spread."""
     wanted = next((value for name, value in row.items() if name.startswith("wanted_over_")), None)
     ratios = "  ".join(
         f"/ {peer} {ratio['median']:.3f} ({ratio['p10']:.3f}-{ratio['p90']:.3f})"
         for peer, ratio in row["ours_over"].items()
     )
-    goal = f"  wanted {wanted}" if wanted else ""
+    goal = f"  target {wanted}" if wanted else ""
     return f"{row['name']:<24} {row['direction']:<16} {row['milliseconds']['ours']['median']:>8.2f} ms  {ratios}{goal}"

@@ -1,4 +1,4 @@
-"""The operators on a CUDA or ROCm device: forward, backward and memory of ours and its peers, over the card's floor."""
+"""The operators on a CUDA or ROCm device: time and memory of ours and its peers, compared with the card's floor."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .operators import Function, Operator, Peer, Shape
 from .roofline import Roof, name_of
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# the eager execution holds some maps' worth of copied keys, and scores; counted in maps, for it runs on every row
+# memory of the eager execution, which runs on every row: copied keys and scores, in units of one map
 HELD_MAPS = 48
-# a share of the time: each compilation takes seconds, and there would be hundreds
+# share of the time for peers that compile: each compilation takes seconds, and there would be hundreds
 COMPILED_SHARE = 0.4
 ROW_SHARE = 0.1
 
@@ -36,24 +36,24 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What the row is called on screen."""
+        """Name of the row in the output."""
         image = f" {self.shape.image}px" if self.shape.image else ""
         return f"{self.operator.name} {self.shape.name}{image} {name_of(self.dtype)}"
 
     @property
     def held_bytes(self) -> int:
-        """An estimate of what measuring the row holds at most."""
+        """Estimated peak memory of measuring the row."""
         return HELD_MAPS * self.shape.entries * self.dtype.itemsize
 
     @property
     def rank(self) -> int:
-        """Rows of a lower rank are measured first: half precision, large batches, small images."""
+        """Priority: rows of a lower rank are measured first (half precision, large batches, small images)."""
         image = {224: 0, 256: 0, 384: 1, 512: 2, 1024: 3}.get(self.shape.image, 4)
         return image + 2 * DTYPES.index(self.dtype) + (1 if self.shape.batch == 1 else 0)
 
 
 def rows(tested: Sequence[Operator], memory_bytes: int) -> tuple[list[Row], list[str]]:
-    """The rows in the order of importance, operators alternating, and the names of those that memory would not hold."""
+    """Returns the rows by importance, operators alternating, and the names of rows that would not fit into memory."""
     listed = [
         (index, Row(operator, shape, dtype))
         for operator in tested
@@ -67,9 +67,9 @@ def rows(tested: Sequence[Operator], memory_bytes: int) -> tuple[list[Row], list
 def measure_all(
     listed: Sequence[Row], device: torch.device, meter: Meter, roof: Roof, budget: Budget
 ) -> Iterator[dict[str, Any]]:
-    """Measures rows until the budget is spent; the rest is left to the caller to name.
+    """Measures rows until the budget is spent.
 
-    Peers that compile have a share of the budget, and run in bfloat16 at the largest batch only.
+    Peers that compile get a share of the budget, and run only in bfloat16 at the largest batch.
     """
     compiling, largest = 0.0, max(row.shape.batch for row in listed)
     for row in listed:
@@ -82,7 +82,7 @@ def measure_all(
         if any(name.startswith("compiled") for name in result["results"]):
             compiling += budget.spent - begin
         if device.type == "cuda":
-            # blocks of one row's sizes are in the way of the next row's
+            # cached blocks of this row's sizes do not fit the next row
             torch.cuda.empty_cache()
         yield result
 
@@ -90,15 +90,15 @@ def measure_all(
 def measure(
     row: Row, device: torch.device, meter: Meter, roof: Roof, budget: Budget, may_compile: bool = True
 ) -> dict[str, Any]:
-    """One row of the results: ours is checked first, and is not timed where it is wrong; a peer may fail.
+    """Measures one row: ours is checked first, and not timed if it is wrong; a peer may fail.
 
     Args:
-        row: what to measure.
-        device: where.
-        meter: how.
-        roof: of the device.
-        budget: of the row; when it is spent, no further peer begins.
-        may_compile: whether the peers that compile for each shape run.
+        row: row to measure.
+        device: device to measure on.
+        meter: measures a call.
+        roof: rates of the device.
+        budget: time for the row; when it is spent, the remaining peers are skipped.
+        may_compile: whether to run the peers that compile for each shape.
     """
     shape, operator = row.shape, row.operator
     floors = {
@@ -124,13 +124,13 @@ def measure(
         result["wrong"] = truth.complaint(truth.of(shape.call(None), inputs, is_training=True))
     except torch.OutOfMemoryError as error:
         result["error"] = reason(error)
-    except Exception as error:  # a kernel that does not start is wrong, and the other rows are still wanted
+    except Exception as error:  # a kernel that raises counts as wrong; the other rows are still measured
         result["wrong"] = reason(error)
     if result["wrong"] is None and result["error"] is None:
         peers = {"ours": Peer(lambda: shape.call(None)), **_peers(row, device, result["ours"], may_compile)}
         for name, peer in peers.items():
             if name != "ours" and budget.is_spent:
-                result["results"][name] = {"skipped": "the row's time was spent"}
+                result["results"][name] = {"skipped": "the time for the row was spent"}
                 continue
             result["results"][name] = _measured(peer, truth, inputs, meter, floors)
     return result
@@ -145,14 +145,14 @@ def _peers(row: Row, device: torch.device, ours: str, may_compile: bool) -> dict
 def _measured(
     peer: Peer, truth: Truth, inputs: Sequence[Tensor], meter: Meter, floors: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Times, memory and distance from the floor of one way to compute a row, or why there are none."""
+    """Times, memory and ratio to the floor of one implementation, or the reason why there are none."""
     try:
         function, complaint = check_peer(truth, peer, inputs, is_training=True)
         if complaint is not None:
-            return {"error": f"computes something else: {complaint}"}
+            return {"error": f"wrong result: {complaint}"}
         given = peer.prepare(inputs) if peer.prepare else inputs
         times = _times(function, given, meter)
-    except Exception as error:  # a peer that fails is a result too
+    except Exception as error:  # the error of a peer is recorded
         return {"error": reason(error)}
     for direction, floor in floors.items():
         times[direction]["over_floor"] = float(f"{times[direction]['median'] / floor:.3g}")
@@ -171,14 +171,14 @@ def _times(function: Function, inputs: Sequence[Tensor], meter: Meter) -> dict[s
 
 
 def _backward(function: Function, inputs: Sequence[Tensor]) -> Callable[[], object]:
-    """The way back alone, on a graph that is kept."""
+    """The backward pass alone, on a retained graph."""
     out = function(*inputs)
     upstream, wanted = torch.randn_like(out), [x for x in inputs if x.requires_grad]
     return lambda: torch.autograd.grad(out, wanted, upstream, retain_graph=True)
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """A row on screen: its name and floor, then a line for each way to compute it."""
+    """Formats a row: its name and floor, then one line per implementation."""
     floors = result["floor_milliseconds"]
     yield f"{result['name']}: floor {floors['forward']:.3f} ms forward, {floors['backward']:.3f} ms backward"
     if result["wrong"]:
@@ -195,5 +195,5 @@ def lines(result: Mapping[str, Any]) -> Iterator[str]:
             for direction in ("forward", "backward")
         ]
         memory = found["training_peak_bytes"]
-        held = "" if memory is None else f"  training holds {memory / 2**20:.0f} MiB"
+        held = "" if memory is None else f"  training peak {memory / 2**20:.0f} MiB"
         yield f"  {name:<24} {'  '.join(cells)}{held}"

@@ -1,4 +1,4 @@
-"""`python -m benchmarks export`: networks as they are deployed, in turns, on one thread of a CPU."""
+"""`python -m benchmarks export`: models as they are deployed, interleaved, on one thread of a CPU."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ from .accuracy_picture import draw
 from .runtimes import RUNTIMES
 
 BATCHES = (1, 8)
-# relative to the largest logit; what differs more is not the same network
+# relative to the largest logit
 TOLERANCE = 1e-4
 COMPILED = ("compile", "aoti")
 LARGEST = 35e6
-# what is compared, by key: a runtime's time over another's
+# ratios in the results: time of the first runtime over that of the second
 RATIOS = {
     "onnxruntime_over_eager": ("onnxruntime", "eager"),
     "onnxruntime_over_fused": ("onnxruntime", "fused"),
     "onnxruntime_over_gather": ("onnxruntime", "gather"),
 }
-# of the result file, and of the table made from it
+# columns of the result file, and of the table made from it
 COLUMNS = {"model": "model", "batch": "batch", **{name: f"{name} ms" for name in RUNTIMES}} | {
     key: " / ".join(names) for key, names in RATIOS.items()
 }
 NOTES = [
-    "float32, one thread, images of the model's own size unless it is named. Weights are random, and none of them "
-    "zero. `fused` is eager after `fuse()`, which is also what is compiled and exported; compile is torch.compile for "
-    "one batch, aoti a package of AOTInductor, onnxruntime and openvino run one ONNX file, these three for any batch; "
-    "gather is the ONNX file of the same network whose neighborhood attention gathers the keys of every query. Times "
-    "are milliseconds of a batch. Before anything is timed the logits must agree with eager to 1e-4 of the largest.",
+    "float32, one thread, images of the model's own size by default. Weights are random and nonzero. fused is eager "
+    "after `fuse()`; the fused model is also compiled and exported. compile is torch.compile for one batch size, aoti "
+    "a package of AOTInductor; onnxruntime and openvino run one ONNX file; these three take any batch size. gather is "
+    "the ONNX file of the same model whose neighborhood attention gathers the keys of every query. Times are "
+    "milliseconds per batch. Before anything is timed, the logits must agree with eager to 1e-4 of the largest.",
 ]
 
 
 def names() -> list[str]:
-    """The models with published accuracy on images of up to 256 pixels, up to 35 M parameters."""
+    """Names of the models with published accuracy, at most 35 M parameters and images of at most 256 pixels."""
     return [
         entry.name
         for entry in entries()
@@ -70,23 +70,23 @@ def run_export(
     out: Path,
     say: Callable[[str], None],
 ) -> list[str]:
-    """Measures models, prints a table, and writes `export-cpu-<date>.json` and a picture beside it.
+    """Measures models, prints a table, and writes `export-cpu-<date>.json` and a figure.
 
     Args:
-        models: names that timm knows; those of `names` where there are none.
-        batches: numbers of images.
-        image_size: their side; by default the model's own height and width.
-        runtimes: what to measure beside eager, of `RUNTIMES`; all where there are none.
-        quick: two rounds for each row, and nothing compiled unless it is named.
-        seconds: time for a row.
-        out: folder of the files.
-        say: takes a line of output.
+        models: names that timm knows; if empty, those of `names`.
+        batches: batch sizes.
+        image_size: side of the images; by default the model's own height and width.
+        runtimes: keys of `RUNTIMES` to measure in addition to eager; if empty, all.
+        quick: run two rounds per row, and skip compiled runtimes unless they are named.
+        seconds: time per row.
+        out: folder for the files.
+        say: prints a line.
 
     Returns:
-        A line for each answer that is wrong.
+        A line for each wrong result.
 
     Raises:
-        ValueError: a name that timm does not know, an impossible image size.
+        ValueError: timm does not know a name, or a model does not take the image size.
     """
     require_names(models)
     torch.set_num_threads(1)
@@ -99,12 +99,12 @@ def run_export(
         for row in measure(name, batches, image_size, chosen, 2 if quick else 15, seconds):
             rows.append(row)
             say(_line(row))
-            # row by row: what was measured outlives a run that is stopped
+            # written after every row, so that an interrupted run keeps its results
             write(path, {**head, "columns": COLUMNS, "rows": rows})
     say(table(tuple(COLUMNS.values()), [tuple(plain(row[key]) for key in COLUMNS) for row in rows]))
     say(f"written to {path}")
     if draw(path.with_suffix(".png"), rows):
-        say(f"drawn in {path.with_suffix('.png')}")
+        say(f"figure written to {path.with_suffix('.png')}")
     return [f"{row['model']} B{row['batch']}, {wrong}" for row in rows for wrong in row["wrong"]]
 
 
@@ -115,17 +115,17 @@ def _is_wanted(name: str, runtimes: Sequence[str], quick: bool) -> bool:
 def measure(
     name: str, batches: Sequence[int], image_size: int | None, runtimes: Sequence[str], rounds: int, seconds: float
 ) -> Iterator[dict[str, Any]]:
-    """One row for each batch: the logits of every runtime first, then times.
+    """Yields one row per batch size: compares the logits of every runtime, then measures the times.
 
     Raises:
-        ValueError: an impossible image size.
+        ValueError: the model does not take the image size.
     """
     size = None if image_size is None else (image_size, image_size)
     config = timm.get_pretrained_cfg(name)
     assert config is not None, f"{name} is registered without a default_cfg"
     torch.manual_seed(0)
     model = timm.create_model(name, **({"img_size": size} if size and config.fixed_input_size else {})).eval()
-    # what is behind a layer that starts as zero could be wrong unseen
+    # a layer that is initialised to zero would hide errors in the layers before it
     task = make_task(without_zeros(model) or copy.deepcopy(model), "classify", size)
     with tempfile.TemporaryDirectory() as folder:
         exported = Exported(task, Path(folder))
@@ -148,7 +148,7 @@ def _measure(
         try:
             call = RUNTIMES[name](exported)
             differences[name] = float(f"{relative_difference(call(images), expected):.1e}")
-        except Exception as error:  # not installed, no compiler, or not for this model: the others are still wanted
+        except Exception as error:  # not installed, no compiler, or not for this model: the others are still measured
             reasons[name] = reason(error)
             continue
         if differences[name] <= TOLERANCE:

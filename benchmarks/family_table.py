@@ -1,4 +1,4 @@
-"""README's table of families, from the registry and the committed results: `python -m benchmarks families PAGE`."""
+"""The README's table of families, from the registry and the committed results: `python -m benchmarks families PAGE`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from timm.models import get_pretrained_cfg
 from attnzoo.tools.listing import Entry, entries, write_between
 
 OPENING, CLOSING = "<!-- families: written by `make table` -->", "<!-- /families -->"
-# the words that papers have for sizes
+# names of model sizes in the papers
 SIZE = re.compile(r"femto|kobe|mini|tiny|small|medium|base|large|stl|x?[tsmbl]|[sblh]\d")
 PEERS = ("official", "timm")
 
@@ -23,16 +23,16 @@ def write_families(page: Path, results: Path) -> None:
 
     Args:
         page: a Markdown file.
-        results: folder of `official-cpu-<date>.json` and `timm-cpu-<date>.json`; the last of each is read.
+        results: folder of `official-cpu-<date>.json` and `timm-cpu-<date>.json`; the latest of each is read.
 
     Raises:
-        ValueError: the page does not have each comment once.
+        ValueError: the page does not contain each comment exactly once.
     """
     write_between(page, OPENING, CLOSING, families(ratios(results)))
 
 
 def ratios(results: Path) -> dict[str, tuple[float, str]]:
-    """The measured median of our time over a peer's for one image, and the peer's name, by model."""
+    """Reads the median ratio of our time to a peer's for one image, and the peer's name, by model."""
     found: dict[str, tuple[float, str]] = {}
     for peer in reversed(PEERS):
         for path in sorted(results.glob(f"{peer}-cpu-*.json"))[-1:]:
@@ -44,7 +44,7 @@ def ratios(results: Path) -> dict[str, tuple[float, str]]:
 
 
 def families(measured: dict[str, tuple[float, str]]) -> str:
-    """A line for each family: its models without our small ones, their parameters, accuracy, paper and time."""
+    """Returns a line per family: its models without `_pico`, their parameters, accuracy, paper and time."""
     ours = sorted((entry for entry in entries() if not entry.name.endswith("_pico")), key=lambda entry: entry.family)
     lines = ["| family | models | parameters, M | top-1, % | paper | time |", "|---|---|---|---|---|---|"]
     for module, models in groupby(ours, key=lambda entry: entry.family):
@@ -69,7 +69,7 @@ def _cells(module: str, models: Sequence[Entry], measured: dict[str, tuple[float
 
 
 def _sizes(models: Sequence[Entry]) -> str:
-    """The sizes of each name, from small to large: `nat_*`: mini, tiny."""
+    """The sizes of each name, from small to large, such as `nat_*`: mini, tiny."""
     sizes: dict[str, list[str]] = {}
     for model in sorted(models, key=lambda model: model.parameters):
         stem, size = _parts(model.name)
@@ -80,7 +80,7 @@ def _sizes(models: Sequence[Entry]) -> str:
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """A name without what follows its size, and the size: ("zoo_swin", "tiny")."""
+    """Splits a name into its part before the size, and the size: ("zoo_swin", "tiny")."""
     words = name.split("_")
     places = [i for i, word in enumerate(words) if i > 0 and SIZE.fullmatch(word)]
     if not places:

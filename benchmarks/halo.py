@@ -1,4 +1,4 @@
-"""Halo attention under test: the stages of HaloNet-50ts, and timm's layer.
+"""Halo attention under test: the stages of HaloNet-50ts, compared with timm's layer.
 
 Shape legend: B batch, H W map of keys, H' W' of queries, h heads, D width.
 """
@@ -20,15 +20,16 @@ from .operators import Function, NamedLaunch, Operator, Peer, Shape, Work
 
 NOTES = [
     "Blocks of 8x8 and a halo of 3, relative scores of rows and columns, contiguous q of (B, H, W, heads, width), keys "
-    "and values side by side as a projection leaves them. A stride of 2 has a query for each 2x2 keys.",
-    "timm is HaloAttn with projections that cost nothing: it is given q, and keys with values, channels first, as its "
-    "own projections leave them.",
+    "and values packed along the channels as a projection returns them. With a stride of 2 there is one query for each "
+    "2x2 keys.",
+    "timm is HaloAttn with its projections replaced by identities: it gets q, and packed keys and values, channels "
+    "first, as its own projections return them.",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HaloShape(Shape):
-    """A map of keys in blocks."""
+    """A map of keys, in blocks."""
 
     block: int = 8
     halo: int = 3
@@ -38,13 +39,13 @@ class HaloShape(Shape):
 
     @property
     def detail(self) -> str:
-        """The stride, and in the sweep block and halo."""
+        """The stride, and block and halo if they are not 8 and 3."""
         geometry = "" if (self.block, self.halo) == (8, 3) else f"block {self.block} halo {self.halo} "
         return f"{geometry}stride {self.stride}" if self.stride > 1 else geometry.strip()
 
     @property
     def keys(self) -> int:
-        """Keys of a query."""
+        """Number of keys of a query."""
         return (self.block + 2 * self.halo) ** 2
 
     @property
@@ -63,7 +64,7 @@ class HaloShape(Shape):
         entries = 2 * (self.block + 2 * self.halo) - 1
         shapes = self.query_shape, (self.batch, *self.size, self.heads, self.width + self.value_width)
         maps = [torch.randn(shape, dtype=dtype, device=device, requires_grad=True) for shape in shapes]
-        # as large as networks start with
+        # scaled like initial weights
         tables = [torch.randn(entries, self.width, dtype=dtype, device=device) * self.width**-0.5 for _ in range(2)]
         return [*maps, *(table.requires_grad_() for table in tables)]
 
@@ -87,13 +88,13 @@ class HaloShape(Shape):
         return attend
 
     def moving(self, of_query: int, of_key: int, products: int) -> Work:
-        """So many numbers read or written for a query's head and for a key's, and products for each pair of them."""
+        """The work for a number of entries moved per query and per key, and of multiply-adds per query and key pair."""
         queries = math.prod(self.output_shape[:4])
         keys = self.batch * self.size[0] * self.size[1] * self.heads
         return Work(of_query * queries + of_key * keys, products * queries * self.keys)
 
     def work(self, is_backward: bool) -> Work:
-        """As in `Shape`: the two products of forward become five."""
+        """As in `Shape`: two products in the forward pass, five in the backward pass."""
         width, channels = self.width, self.width + self.value_width
         if is_backward:
             return self.moving(2 * channels, 2 * channels, 2 * channels + width)
@@ -101,7 +102,7 @@ class HaloShape(Shape):
 
 
 def random_shape(generator: random.Random) -> HaloShape:
-    """Any blocks on a small map that they divide, for timm's sake."""
+    """Random blocks on a small map; they divide the map, because timm requires it."""
     stride = generator.randint(1, 2)
     block = stride * generator.randint(1, 4)
     width = generator.choice((8, 16, 24, 32, 64))
@@ -118,7 +119,7 @@ def random_shape(generator: random.Random) -> HaloShape:
 
 
 def timm_layer(shape: HaloShape, device: torch.device) -> Peer:
-    """timm's HaloAttn as it is, with projections that cost nothing."""
+    """timm's HaloAttn with its projections replaced by identities."""
     from timm.layers.halo_attn import HaloAttn
 
     channels = shape.heads * shape.width
@@ -131,7 +132,7 @@ def timm_layer(shape: HaloShape, device: torch.device) -> Peer:
     def attend(q: Tensor, kv: Tensor, rel_rows: Tensor, rel_columns: Tensor) -> Tensor:
         positions.height_rel, positions.width_rel = rel_rows, rel_columns
         layer.q.forward = lambda x: q
-        # of what it projects, timm asks for the size only; (B, h * D, H', W') -> (B, H', W', h, D)
+        # timm uses only the size of q's input; (B, h * D, H', W') -> (B, H', W', h, D)
         return layer(kv).permute(0, 2, 3, 1).unflatten(3, (shape.heads, shape.width))
 
     def prepare(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -152,12 +153,12 @@ def cuda_peers(shape: HaloShape, device: torch.device) -> dict[str, Peer]:
     return {"timm": timm_layer(shape, device)}
 
 
-# maps of keys, heads and strides of the blocks that attend, at 256
+# key map, heads and stride of the attention blocks, at 256 pixels
 STAGES = ((32, 4, 1), (16, 8, 1), (16, 8, 2), (8, 8, 1))
 
 
 def shapes(image: int, batch: int, goal: float | None = None) -> list[HaloShape]:
-    """The stages of HaloNet-50ts for an image of multiples of 256 pixels; the widths of heads are 32, 32, 64, 64."""
+    """The stages of HaloNet-50ts for an image size that is a multiple of 256; head widths are 32, 32, 64, 64."""
     return [
         HaloShape(
             size=(length * image // 256,) * 2,
@@ -174,12 +175,12 @@ def shapes(image: int, batch: int, goal: float | None = None) -> list[HaloShape]
     ]
 
 
-# channels of keys and of values, one for each width of the tables; the last are those of HaloNet-H7
+# head channels of keys and values, for each width of the launch tables; the last are those of HaloNet-H7
 HEADS = ((32, 32), (64, 64), (128, 128), (64, 256))
 
 
 def launches(architecture: str) -> list[NamedLaunch]:
-    """Forward and backward of the networks' blocks, with and without stride, for every width and dtype."""
+    """Forward and backward kernels of the networks' blocks, with and without stride, for every width and dtype."""
     shapes = [
         HaloShape(size=(32, 32), heads=8, batch=BATCH, width=width, value_width=value_width, stride=stride)
         for stride in (1, 2)
@@ -189,7 +190,7 @@ def launches(architecture: str) -> list[NamedLaunch]:
 
 
 def _kernels(shape: HaloShape, dtype: torch.dtype, architecture: str) -> Iterator[NamedLaunch]:
-    """The kernels of one shape, on keys and values of one projection."""
+    """The kernels of one shape, with packed keys and values."""
     from attnzoo.kernels.halo import triton_kernels
     from attnzoo.kernels.halo.geometry import halo_axes
 

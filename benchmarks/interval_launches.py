@@ -1,4 +1,4 @@
-"""Every kernel of neighborhood and window attention as a launch on meta tensors, in each class of the tables.
+"""Launches of every neighborhood and window kernel on meta tensors, for each class of the launch tables.
 
 Shape legend: B batch, H W map, h heads, D width; k keys of a neighborhood.
 """
@@ -25,12 +25,12 @@ class Stage:
     """A class of shapes: one stage of a network, at one width and dtype.
 
     Attributes:
-        name: of the geometry.
+        name: name of the geometry.
         size: side of the map.
-        axis: of both axes.
-        shift: of both axes.
+        axis: geometry of both axes.
+        shift: shift of both axes.
         width: channels of a head.
-        dtype: of the tensors.
+        dtype: dtype of the tensors.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Stage:
 
     @property
     def entries(self) -> int:
-        """Entries of one map."""
+        """Number of entries of one map."""
         return BATCH * self.size**2 * HEADS * self.width
 
     @property
@@ -51,22 +51,22 @@ class Stage:
         return Intervals((self.axis, self.axis), (self.size, self.size), (self.shift, self.shift))
 
     def work(self, maps: int, products: int, places: int = 0) -> Work:
-        """So many maps, and tensors of one entry per query and key, moved; and products of queries with their keys."""
+        """The work for a number of maps and (query, key) tensors moved, and of products of queries with their keys."""
         pairs = self.entries // self.width * self.axis.kernel**2
         return Work(maps * self.entries + places * pairs, products * self.entries * self.axis.kernel**2)
 
     def map(self) -> Tensor:
-        """One of the maps that a packed projection gives, (B, H, W, h, D)."""
+        """One of the three maps of a packed projection, (B, H, W, h, D)."""
         shape = BATCH, self.size, self.size, 3, HEADS, self.width
         return torch.empty(shape, dtype=self.dtype, device="meta").unbind(3)[0]
 
     def named(self, kernel: str, launch: Any, work: Work) -> NamedLaunch:
-        """A launch and what is told of it."""
+        """A launch with its name, dtype and work."""
         return NamedLaunch(f"{self.name} D{self.width} {kernel}", launch, self.dtype, work)
 
 
 def classes(stage: Stage) -> list[Stage]:
-    """A stage at every width and dtype of the tables."""
+    """Returns a stage at every width and dtype of the launch tables."""
     from attnzoo.kernels.triton_launch import WIDTHS
 
     return [dataclasses.replace(stage, width=width, dtype=dtype) for width in WIDTHS for dtype in DTYPES]
@@ -102,7 +102,7 @@ def halves(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
 
 
 def whole_windows(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
-    """The kernels that hold a window whole, where they are used."""
+    """The kernels that hold a whole window in one program, for the stages that use them."""
     from attnzoo.kernels.window import triton_kernels
     from attnzoo.kernels.window.triton_small import window_backward_kernel, window_forward_kernel
 
@@ -118,7 +118,7 @@ def whole_windows(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
 def every(
     stages: list[Stage], kernels: Callable[[Stage, str], Iterator[NamedLaunch]], architecture: str
 ) -> list[NamedLaunch]:
-    """The launches of some kernels at some stages."""
+    """Returns the launches of some kernels at every stage of a list."""
     return [launch for stage in stages for launch in kernels(stage, architecture)]
 
 
@@ -128,6 +128,6 @@ def _launches(stage: Stage, kernels: Any, architecture: str, direction: str) -> 
 
 
 def _tensors(stage: Stage) -> tuple[Tensor, Tensor, Tensor]:
-    """A packed and a contiguous map, and a table."""
+    """A packed map, a contiguous map, and a bias table."""
     q, side = stage.map(), 2 * stage.axis.kernel - 1
     return q, torch.empty(q.shape, dtype=q.dtype, device="meta"), torch.empty(HEADS, side, side, device="meta")

@@ -1,4 +1,4 @@
-"""The run of `python -m benchmarks kernels`: correctness first, then times, then the files."""
+"""`python -m benchmarks kernels`: checks correctness, measures times and writes the result files."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from attnzoo.tools.timing import TURNS, Budget, CudaMeter, Meter
 from . import correctness, cpu, cuda, roofline
 from .operators import Operator, chosen, operators
 
-# random shapes of each operator and dtype
+# number of random shapes for each operator and dtype
 SWEEP, QUICK_SWEEP = 12, 2
-# a share of the time, where kernels are compiled for every shape
+# share of the time for random shapes, for which kernels may have to be compiled
 SWEEP_SHARE = 0.2
 ROUNDS, QUICK_ROUNDS = 15, 2
-# rows that `quick` measures on CUDA
+# number of rows that `quick` measures on CUDA
 QUICK_ROWS = 6
 FLOOR = (
-    "The floor of a row is the larger of two times: its tensors read or written once (forward q, k, v, output; "
-    "backward these, the output's gradient and three more) over the bandwidth, and its useful multiply-adds "
-    "(two products forward, five backward, masked keys not counted) over the rate of matrix products in its dtype."
+    "The floor of a row is the larger of two times: the bytes of its tensors, each moved once (forward: q, k, v and "
+    "the output; backward: these, the gradient of the output and three more), divided by the bandwidth; and its useful "
+    "multiply-adds (two products forward, five backward, masked keys not counted), divided by the rate of matrix "
+    "products in its dtype."
 )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asks for.
+    """Options of the command.
 
     Attributes:
-        out: folder of the files.
-        only: rows whose name contains this.
-        quick: few random shapes, few rounds or rows.
-        seconds: for all rows together.
-        say: takes a line of output.
+        out: folder for the files.
+        only: measure only rows whose name contains this.
+        quick: use fewer random shapes, rounds and rows.
+        seconds: time for all rows together.
+        say: prints a line.
     """
 
     out: Path
@@ -50,13 +51,13 @@ class Settings:
 
 
 def on_cpu(settings: Settings) -> list[str]:
-    """Measures every operator on one thread of the CPU, and writes a file for each.
+    """Measures every operator on one thread of the CPU, and writes one file per operator.
 
     Returns:
         A sentence for each wrong result.
 
     Raises:
-        ValueError: `only` fits no row.
+        ValueError: no row matches `only`.
     """
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -64,7 +65,7 @@ def on_cpu(settings: Settings) -> list[str]:
     listed = [(operator, shape) for operator in tested for shape in operator.cpu_shapes]
     listed = [listed[i] for i in chosen([f"{operator.name} {shape.name}" for operator, shape in listed], settings.only)]
     wrong = _sweep([x for x in tested if any(x is y for y, _ in listed)], (torch.float32,), cpu.CPU, settings)
-    settings.say("ours over a peer: median (10th-90th percentile); below 1 is faster than the peer")
+    settings.say("time of ours / time of the peer: median (10th-90th percentile); below 1, ours is faster")
     for operator in tested:
         rows: list[dict[str, Any]] = []
         for shape in (shape for owner, shape in listed if owner is operator):
@@ -87,11 +88,11 @@ def on_cpu(settings: Settings) -> list[str]:
 
 
 def on_cuda(settings: Settings) -> list[str]:
-    """Measures every operator on the CUDA or ROCm device, in one file beside a picture; the rest is as in `on_cpu`."""
+    """Measures every operator on the CUDA or ROCm device, and writes one file and a figure; otherwise like `on_cpu`."""
     from torch._functorch import config
 
     device = torch.device("cuda", torch.cuda.current_device())
-    # the timed backward runs again and again on one graph
+    # the timed backward pass runs many times on one graph
     config.donated_buffer = False
     memory = torch.cuda.get_device_properties(device).total_memory
     return measure_device(settings, device, CudaMeter(device), memory)
@@ -100,14 +101,14 @@ def on_cuda(settings: Settings) -> list[str]:
 def measure_device(
     settings: Settings, device: torch.device, meter: Meter, memory_bytes: int, roof: roofline.Roof | None = None
 ) -> list[str]:
-    """What `on_cuda` does, on a device of choice.
+    """Does the work of `on_cuda` on a given device.
 
     Args:
-        settings: of the user.
-        device: where to measure.
-        meter: how to measure.
-        memory_bytes: of the device; rows that would not fit are left out, and named.
-        roof: of the device; measured where it is not given.
+        settings: options of the command.
+        device: device to measure on.
+        meter: measures a call.
+        memory_bytes: memory of the device; rows that would not fit are left out, and listed in the results.
+        roof: rates of the device; measured by default.
 
     Returns:
         A sentence for each wrong result.
@@ -119,7 +120,7 @@ def measure_device(
     unmeasured = [row.name for row in listed]
     listed = listed[:QUICK_ROWS] if settings.quick else listed
     for name in too_large:
-        settings.say(f"left out, would not fit into memory: {name}")
+        settings.say(f"left out, does not fit into memory: {name}")
     tested = list({row.operator.name: row.operator for row in listed}.values())
     wrong = _sweep(tested, cuda.DTYPES, device, settings)
     roof = roof or roofline.measured(device, list(cuda.DTYPES), meter)
@@ -136,10 +137,10 @@ def measure_device(
         wrong += [f"{row['name']}: {row['wrong']}"] if row["wrong"] else []
         for line in cuda.lines(row):
             settings.say(line)
-        # row by row: what was measured outlives a run that is stopped
+        # written after every row, so that an interrupted run keeps its results
         write(path, results)
     if len(rows) < len(listed):
-        settings.say(f"the time of {settings.seconds:.0f} s was spent; not measured:")
+        settings.say(f"the time limit of {settings.seconds:.0f} s was reached; not measured:")
         for left in listed[len(rows) :]:
             settings.say(f"  {left.name}")
     settings.say(f"written to {path}")
@@ -152,7 +153,7 @@ def _sweep(
 ) -> list[str]:
     count = QUICK_SWEEP if settings.quick else SWEEP
     done, wrong = correctness.sweep(tested, dtypes, device, count, Budget(SWEEP_SHARE * settings.seconds))
-    settings.say(f"random shapes of {', '.join(x.name for x in tested)}: {done}, of these wrong: {len(wrong)}")
+    settings.say(f"random shapes of {', '.join(x.name for x in tested)}: {done} runs, {len(wrong)} wrong")
     for sentence in wrong:
         settings.say(f"wrong: {sentence}")
     return wrong
@@ -177,8 +178,8 @@ def _draw(path: Path, device: str, rows: Sequence[dict[str, Any]], settings: Set
         from .picture import draw
     except ModuleNotFoundError as error:
         missing = str(error.name).split(".")[0]
-        settings.say(f'no picture, it needs {missing}: pip install "attnzoo[train]"')
+        settings.say(f'no figure, it needs {missing}: pip install "attnzoo[train]"')
         return
     draw(path, device, rows)
     if path.exists():
-        settings.say(f"drawn in {path}")
+        settings.say(f"figure written to {path}")

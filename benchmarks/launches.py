@@ -1,4 +1,4 @@
-"""Every kernel of an operator as a launch on meta tensors: what the static benchmark compiles."""
+"""Launches of the kernels of an operator on meta tensors, for the static benchmark."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def launches_of(
     architecture: str,
     direction: str,
 ) -> list[Any]:
-    """The launches of an operator for an architecture.
+    """Returns the launches of an operator for an architecture.
 
     Args:
-        kernels: module of the operator's kernels, see `attnzoo.kernels.triton_attention.Kernels`.
-        q, k, v: meta tensors, strided as a network gives them.
+        kernels: module of the operator's kernels; see `attnzoo.kernels.triton_attention.Kernels`.
+        q, k, v: meta tensors, with the strides they have in a network.
         extras: the operator's other tensors, by name.
-        geometry: of the operator.
-        architecture: for which configurations are chosen.
+        geometry: geometry of the operator.
+        architecture: architecture for which configurations are chosen.
         direction: "forward", or "backward" with all gradients.
     """
     from attnzoo.kernels.triton_attention import backward_launches, forward_launches

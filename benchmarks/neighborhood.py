@@ -1,4 +1,4 @@
-"""Neighborhood attention under test: NAT's and DiNAT's stages, and other ways to compute them."""
+"""Neighborhood attention under test: the stages of NAT and DiNAT, and their peers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from .interval_launches import Stage, attention, classes, every, halves
 from .neighborhood_peers import dense, flex, gather, trial
 from .operators import Function, NamedLaunch, Operator, Peer, Shape
 
-# more tokens than this make a dense mask of more than 64 MiB per head on a CPU
+# with more tokens, a dense mask takes more than 64 MiB per head on a CPU
 LARGEST_DENSE_MAP = 4000
-# the block mask of FlexAttention is made from a mask of all pairs
+# FlexAttention builds its block mask from a mask of all pairs
 LARGEST_FLEX_MAP = 16384
 NOTES = [
-    "Kernel 7x7, width 32, contiguous q, k, v of (B, H, W, heads, width), with a bias table; in training and backward "
-    "all four have gradients. Indices and masks are made beforehand for every candidate.",
+    "Kernel 7x7, width 32, contiguous q, k, v of (B, H, W, heads, width), with a bias table. In training and in the "
+    "backward pass, all four require gradients. Indices and masks are precomputed for every candidate.",
     "On a CPU where page faults are expensive, gather at 56x56 is dominated by fresh memory: the C library returns its "
-    "large blocks to the system after each call. Ratios to gather therefore depend on the machine; ratios to trial do "
-    "so much less.",
-    "trial is the recipe that eager had to beat: tiles of 7 or 8 or the whole group up to 14, one flat index_select of "
-    "tokens for each of q, k, v, scaled_dot_product_attention in inference and batched products in training.",
+    "large blocks to the system after each call. Ratios to gather therefore depend on the machine, ratios to trial "
+    "much less.",
+    "trial is a tiled baseline for eager: tiles of 7 or 8, or the whole group if it has at most 14 ranks; one flat "
+    "index_select of tokens for each of q, k, v; scaled_dot_product_attention in inference and batched products in "
+    "training.",
 ]
 
 
@@ -43,7 +44,7 @@ class NeighborhoodShape(Shape):
 
     @property
     def detail(self) -> str:
-        """Dilation, and in the sweep all the rest."""
+        """The parameters that differ from their defaults."""
         plain = {"kernel": 7, "dilation": 1, "stride": 1, "is_causal": False}
         return " ".join(
             f"{name} {getattr(self, name)}" for name, value in plain.items() if getattr(self, name) != value
@@ -57,7 +58,7 @@ class NeighborhoodShape(Shape):
 
     @property
     def keys(self) -> int:
-        """Keys of a query."""
+        """Number of keys of a query."""
         return self.kernel**2
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
@@ -72,7 +73,7 @@ class NeighborhoodShape(Shape):
 
 
 def random_shape(generator: random.Random) -> NeighborhoodShape:
-    """Any neighborhood that fits a small map."""
+    """Random neighborhoods on a small map."""
     size = generator.randint(6, 40), generator.randint(6, 40)
     kernel = generator.randint(1, min(9, *size))
     return NeighborhoodShape(
@@ -88,7 +89,7 @@ def random_shape(generator: random.Random) -> NeighborhoodShape:
 
 
 def cpu_peers(shape: NeighborhoodShape, is_training: bool) -> dict[str, Peer]:
-    """The trial before eager, copies of every query's keys, and full attention under a mask."""
+    """The trial, gathered keys, and full attention under a mask."""
     peers = {
         "trial": Peer(functools.partial(trial, *shape.axes, is_training)),
         "gather": Peer(functools.partial(gather, *shape.axes)),
@@ -99,7 +100,7 @@ def cpu_peers(shape: NeighborhoodShape, is_training: bool) -> dict[str, Peer]:
 
 
 def cuda_peers(shape: NeighborhoodShape, device: torch.device) -> dict[str, Peer]:
-    """FlexAttention with the neighborhood as block mask and the bias as score mod, and full attention under a mask."""
+    """FlexAttention with a block mask and the bias as score_mod, and full attention under a mask."""
     tokens = shape.size[0] * shape.size[1]
     peers = {}
     if tokens <= LARGEST_FLEX_MAP:
@@ -110,7 +111,7 @@ def cuda_peers(shape: NeighborhoodShape, device: torch.device) -> dict[str, Peer
 
 
 def stages() -> list[NeighborhoodShape]:
-    """NAT's stages, plain and at the widest dilation."""
+    """The stages of NAT, without dilation and with the largest one."""
     shapes = []
     for image in (224, 384, 512, 1024):
         for heads, length in zip((2, 4, 8, 16), (image // step for step in (4, 8, 16, 32)), strict=True):
@@ -123,7 +124,7 @@ def stages() -> list[NeighborhoodShape]:
 
 
 def launches(architecture: str) -> list[NamedLaunch]:
-    """Every class of shapes at a 7x7 kernel, and other geometries at the commonest class."""
+    """Launches for every class of shapes at a 7x7 kernel, and for other geometries at the most common class."""
     plain = Stage("56x56 kernel 7", 56, AxisGeometry(7))
     others = [
         Stage("56x56 kernel 3", 56, AxisGeometry(3)),

@@ -1,7 +1,7 @@
-"""Other ways to compute neighborhood attention, for comparison: gather, dense, the first trial, and FlexAttention.
+"""Peers of neighborhood attention: gather, dense, trial and FlexAttention.
 
-Each is a function of (q, k, v, bias) in the layout of `attnzoo.kernels`, made for one neighborhood; what does not
-depend on the inputs (indices, masks) is made beforehand. All of them read the bias from its table within the call.
+Each peer is a function of (q, k, v, bias) in the layout of `attnzoo.kernels`, made for one neighborhood. Indices and
+masks do not depend on the inputs and are precomputed. The bias is read from its table within the call.
 
 Shape legend: B batch, H W map, h heads, D width, L = H * W tokens, K = kh * kw keys, n tiles, T queries of a tile,
 R keys of its region, G dilation groups.
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def gather(rows: Axis, columns: Axis) -> Function:
-    """Copies every query's keys and values to (B, h, L, K, D), and multiplies."""
+    """Attention on the gathered keys and values of every query, (B, h, L, K, D)."""
     row_keys, column_keys = _keys(rows), _keys(columns)
     # (H, 1, kh, 1) x (1, W, 1, kw) -> (L, K)
     tokens = (row_keys[:, None, :, None] * columns.length + column_keys[None, :, None, :]).reshape(
@@ -41,7 +41,7 @@ def gather(rows: Axis, columns: Axis) -> Function:
 
 
 def dense(rows: Axis, columns: Axis, device: torch.device = CPU) -> Function:
-    """Full attention of every token to every other, under a mask."""
+    """Full attention of all tokens, under a mask."""
     (row_exists, row_relation), (column_exists, column_relation) = _dense_axis(rows), _dense_axis(columns)
     length = rows.length * columns.length
     # (H, 1, H, 1) x (1, W, 1, W) -> (L, L)
@@ -61,7 +61,7 @@ def dense(rows: Axis, columns: Axis, device: torch.device = CPU) -> Function:
 
 
 def flex(rows: Axis, columns: Axis, device: torch.device = CPU) -> Function:
-    """Compiled FlexAttention: the neighborhood as block mask, the bias as score mod."""
+    """Compiled FlexAttention, with the neighborhood as block mask and the bias as score_mod."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     length = rows.length * columns.length
@@ -73,7 +73,7 @@ def flex(rows: Axis, columns: Axis, device: torch.device = CPU) -> Function:
 
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         def add_bias(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            # where the key is not attended the place is out of the table
+            # for keys that are not attended the index is outside of the table
             row, column = (
                 ((b // axis.dilation - a // axis.dilation) + axis.kernel - 1).clamp(0, 2 * axis.kernel - 2)
                 for axis, a, b in (
@@ -87,13 +87,13 @@ def flex(rows: Axis, columns: Axis, device: torch.device = CPU) -> Function:
         q, k, v = (_heads_first(x) for x in (q, k, v))
         return _map(flex_attention(q, k, v, score_mod=add_bias, block_mask=mask), size)
 
-    # every shape is a compilation of its own, and dynamo gives up after a few of one function
+    # every shape is compiled separately, and dynamo stops recompiling a function after a few times
     torch._dynamo.reset()
     return torch.compile(attend, dynamic=False)
 
 
 def _flex_sees(rows: Axis, columns: Axis, query: Tensor, key: Tensor) -> Tensor:
-    """Whether one token sees another, as arithmetic on their numbers."""
+    """Whether one token sees another, computed from their indices."""
     return _flex_sees_along(rows, query // columns.length, key // columns.length) & _flex_sees_along(
         columns, query % columns.length, key % columns.length
     )
@@ -110,12 +110,12 @@ def _flex_sees_along(axis: Axis, query: Tensor, key: Tensor) -> Tensor:
 
 
 def trial(rows: Axis, columns: Axis, is_training: bool) -> Function:
-    """The trial that the eager execution had to beat: large square tiles, one flat index_select for each of q, k, v."""
+    """A tiled baseline for the eager execution: large square tiles, one flat index_select for each of q, k, v."""
     tiles = [_trial_tiles(axis, is_training) for axis in (rows, columns)]
     query_tokens = _tile_tokens(tiles[0].queries, tiles[1].queries, columns.length)
     key_tokens = _tile_tokens(tiles[0].keys, tiles[1].keys, columns.length)
     inverse = query_tokens.flatten().argsort()
-    # 0 and 1 that pick a table's entries: (Gh * nh * Th * Rh, 2kh-1), (Gw * nw * Tw * Rw, 2kw-1)
+    # 0/1 matrices that select table entries: (Gh * nh * Th * Rh, 2kh-1), (Gw * nw * Tw * Rw, 2kw-1)
     picks = [F.one_hot(t.relation.clamp(min=0), 2 * t.axis.kernel - 1).float().flatten(0, -2) for t in tiles]
     exists = [(t.relation >= 0).flatten() for t in tiles]
     # (Gh * nh, Th, Rh, Gw * nw, Tw, Rw)
@@ -144,12 +144,12 @@ def trial(rows: Axis, columns: Axis, is_training: bool) -> Function:
 
 
 class _TrialTiles:
-    """An axis in tiles of equal size: positions of queries (G * n, T) and keys (G * n, R), relations (G * n, T, R)."""
+    """Equal tiles of an axis: positions of queries (G * n, T) and keys (G * n, R), and relations (G * n, T, R)."""
 
     def __init__(self, axis: Axis, tile: int) -> None:
         group = axis.group_length(0)
-        assert axis.length == group * axis.dilation, "the trial knows dilation groups of one length only"
-        assert group % tile == 0, "the trial knows full tiles only"
+        assert axis.length == group * axis.dilation, "trial requires dilation groups of equal length"
+        assert group % tile == 0, "trial requires full tiles"
         region = min(tile + axis.kernel - 1, group)
         ranks = torch.arange(group).view(-1, tile)
         starts = (ranks[:, 0] - axis.kernel // 2).clamp(0, group - region)
@@ -185,7 +185,7 @@ def _tile_order(x: Tensor) -> Tensor:
 
 def _take(x: Tensor, tokens: Tensor) -> Tensor:
     """(B, h, L, D) -> (B, h * n, slots, D)."""
-    # over one axis: index_select is far slower when it must step over two
+    # B and h flattened into one axis: index_select is far slower with two axes before the indexed one
     taken = x.flatten(0, 1).index_select(1, tokens.flatten())
     return taken.view(x.shape[0], x.shape[1] * tokens.shape[0], tokens.shape[1], x.shape[3])
 
@@ -202,21 +202,21 @@ def _map(x: Tensor, size: torch.Size) -> Tensor:
 
 
 def _keys(axis: Axis) -> Tensor:
-    """(L, k) positions of every query's keys."""
+    """Positions (L, k) of every query's keys."""
     return torch.tensor([axis.neighbors(position) for position in range(axis.length)])
 
 
 def _relation(axis: Axis, keys: Tensor) -> Tensor:
-    """Places in a table of length 2k - 1 of the keys (L, .)."""
+    """Indices of the keys (L, .) in a table of length 2k - 1."""
     return (keys - torch.arange(axis.length)[:, None]).div(axis.dilation, rounding_mode="floor") + axis.kernel - 1
 
 
 def _table_places(rows: Tensor, columns: Tensor, axis: Axis) -> Tensor:
-    """(H, a), (W, b) -> (H, W, a, b) places in the flat table."""
+    """(H, a), (W, b) -> (H, W, a, b), indices in the flat table."""
     return rows[:, None, :, None] * (2 * axis.kernel - 1) + columns[None, :, None, :]
 
 
 def _dense_axis(axis: Axis) -> tuple[Tensor, Tensor]:
-    """Whether each query (L, L) sees each key, and the place in the table where it does."""
+    """Whether each query sees each key, (L, L), and the index in the table if it does."""
     exists = torch.zeros(axis.length, axis.length, dtype=torch.bool).scatter_(1, _keys(axis), True)
     return exists, _relation(axis, torch.arange(axis.length).expand(axis.length, -1)) * exists

@@ -1,6 +1,6 @@
-"""What the benchmarks know of an operator: shapes of interest, what runs on them, and what it costs at least.
+"""Description of an operator for the benchmarks: shapes, peers, and the least work that a shape takes.
 
-Each operator has a file of its own that gives an `Operator`; the benchmarks themselves know none by name.
+Each operator has a module that defines an `Operator`.
 
 Shape legend: B batch, H W map, h heads, D width.
 """
@@ -20,26 +20,26 @@ from torch import Tensor
 if TYPE_CHECKING:
     from attnzoo.kernels.triton_launch import Launch
 
-# files of this folder, each with an OPERATOR
+# modules of this folder, each of which defines OPERATOR
 OPERATORS = ("neighborhood", "window", "routed", "halo")
 Function = Callable[..., Tensor]
 
 
 class Work(NamedTuple):
-    """What no execution can do without: entries read or written once, and useful multiply-adds."""
+    """The least work of any execution: entries read or written once, and useful multiply-adds."""
 
     entries: int
     multiply_adds: int
 
 
 class NamedLaunch(NamedTuple):
-    """A launch on meta tensors, and what is told of it.
+    """A launch on meta tensors, and its description.
 
     Attributes:
-        name: the class of shapes it stands for.
+        name: class of shapes that it represents.
         launch: the kernel and its arguments.
-        dtype: of the operator's inputs.
-        work: of the shape, where a floor is to be given.
+        dtype: dtype of the operator's inputs.
+        work: work of the shape; None if no floor is computed.
     """
 
     name: str
@@ -49,12 +49,12 @@ class NamedLaunch(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """Another way to compute the operator.
+    """Another implementation of the operator.
 
     Attributes:
-        build: makes the function of the operator's inputs; what does not depend on them is made here, untimed.
-        prepare: lays the inputs out as the peer wants them, untimed: the peer is spared copies that others pay for.
-        restore: lays the peer's output out as the operator's, untimed; given with `prepare`.
+        build: makes the function of the operator's inputs, untimed; precomputes what does not depend on them.
+        prepare: brings the inputs into the layout of the peer, untimed: the peer is spared these copies.
+        restore: brings the peer's output into the layout of the operator's, untimed; required with `prepare`.
     """
 
     build: Callable[[], Function]
@@ -67,10 +67,10 @@ class Shape(ABC):
     """A problem of an operator, without its dtype.
 
     Attributes:
-        size: the map, rows and columns.
+        size: rows and columns of the map.
         heads, batch, width: h, B and D.
-        image: side of the image in a network whose stage this is, in pixels; 0 where it is not from one.
-        wanted_forward, wanted_training: the ratio to the operator's `goal_peer` that the project set itself on a CPU.
+        image: side of the image in pixels, if this is a stage of a network; else 0.
+        wanted_forward, wanted_training: target for the ratio to the operator's `goal_peer` on a CPU.
     """
 
     size: tuple[int, int]
@@ -83,30 +83,30 @@ class Shape(ABC):
 
     @property
     def name(self) -> str:
-        """What the row is called on screen."""
+        """Name of the row in the output."""
         detail = f" {self.detail}" if self.detail else ""
         return f"{self.size[0]}x{self.size[1]} h{self.heads} B{self.batch}{detail}"
 
     @property
     @abstractmethod
     def detail(self) -> str:
-        """What sets the shape apart beside map, heads and batch; empty for the plain form."""
+        """Parameters other than map, heads and batch that differ from their defaults, as text; empty if none do."""
 
     @property
     @abstractmethod
     def keys(self) -> int:
-        """Keys of a query."""
+        """Number of keys of a query."""
 
     @abstractmethod
     def inputs(self, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-        """Random inputs; those with a gradient require it, and those of more than four axes begin with the batch."""
+        """Returns random inputs; the first axis of inputs with more than four axes is the batch."""
 
     @abstractmethod
     def call(self, backend: str | None) -> Function:
-        """The operator on these inputs."""
+        """Returns the operator as a function of the inputs."""
 
     def maps(self, count: int, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-        """Random maps (B, H, W, h, D) that require gradients."""
+        """Returns random maps (B, H, W, h, D) that require gradients."""
         shape = self.batch, *self.size, self.heads, self.width
         return [torch.randn(shape, dtype=dtype, device=device, requires_grad=True) for _ in range(count)]
 
@@ -117,13 +117,15 @@ class Shape(ABC):
 
     @property
     def entries(self) -> int:
-        """Entries of one map."""
+        """Number of entries of one map."""
         return self.batch * self.size[0] * self.size[1] * self.heads * self.width
 
     def work(self, is_backward: bool) -> Work:
-        """Forward reads q, k, v, writes the output; backward reads these and its gradient, and writes three more.
+        """The work of the forward or the backward pass.
 
-        The two products of forward become five: the scores again, and two for each product's gradients.
+        The forward pass reads q, k, v and writes the output, with two matrix products. The backward pass reads these
+        and the gradient of the output (dout), and writes three gradients, with five products: one recomputes the
+        scores, and two per forward product compute its gradients.
         """
         return Work((8 if is_backward else 4) * self.entries, (5 if is_backward else 2) * self.entries * self.keys)
 
@@ -133,17 +135,17 @@ class Operator:
     """An operator under test.
 
     Attributes:
-        name: of its file here and of its results.
+        name: name of its module here and in the results.
         function: the public operator.
-        cpu_shapes, cuda_shapes: rows of the tables; on CUDA those of a network's stages, batch included.
-        random_shape: a small odd problem for the sweep.
-        cpu_peers: by name, for a shape and whether gradients are wanted.
-        cuda_peers: by name, for a shape and a device. The name of one that compiles for each shape, seconds long,
-            begins with "compiled".
-        goal_peer: the peer that a shape's `wanted_*` speak of.
-        notes: what a reader of the results must know.
-        launches: for an architecture, every kernel in every class of shapes and dtype, with tensors of the device
-            "meta" (`Shape.inputs` makes them) given to the operator's launchers.
+        cpu_shapes, cuda_shapes: rows of the tables; on CUDA, the stages of networks at several batch sizes.
+        random_shape: makes a small irregular problem for the random checks.
+        cpu_peers: returns the peers by name, for a shape and whether gradients are needed.
+        cuda_peers: returns the peers by name, for a shape and a device. The name of a peer that compiles for each
+            shape, which takes seconds, begins with "compiled".
+        goal_peer: the peer that a shape's `wanted_*` refer to.
+        notes: notes for readers of the results.
+        launches: returns, for an architecture, every kernel at every class of shapes and dtype, on tensors of the
+            device "meta".
     """
 
     name: str
@@ -159,19 +161,19 @@ class Operator:
 
 
 def operators() -> list[Operator]:
-    """All operators under test."""
+    """Returns all operators under test."""
     modules = [importlib.import_module(f"{__package__}.{name}") for name in OPERATORS]
     return [module.OPERATOR for module in modules]
 
 
 def chosen(names: Sequence[str], only: str) -> list[int]:
-    """Indices of the names that contain a text.
+    """Returns the indices of the names that contain a text.
 
     Raises:
-        ValueError: none does.
+        ValueError: no name contains it.
     """
     found = [index for index, name in enumerate(names) if only in name]
     if not found:
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise ValueError(f"--only {only!r} fits no row: {shown}")
+        raise ValueError(f"--only {only!r} matches no row: {shown}")
     return found

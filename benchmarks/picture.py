@@ -1,6 +1,6 @@
-"""Time over size: a panel for each operator and direction, a line for each way to compute it, and the floor.
+"""Figure of time over size: a panel per operator and direction, with a line per implementation and the floor.
 
-Shown is the first stage of the networks, for other stages have other heads or keys and would not lie on one line.
+It shows the first stage of the networks: other stages have other heads or keys, so their points do not lie on one line.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def draw(path: Path, title: str, rows: Sequence[Mapping[str, Any]], dtype: str =
 
     Args:
         path: PNG file to write.
-        title: over the picture.
+        title: title of the figure.
         rows: results of `cuda.measure`.
-        dtype: which rows.
+        dtype: dtype of the rows to draw.
     """
     shown = [row for row in rows if row["dtype"] == dtype and row["results"]]
     names = list(dict.fromkeys(row["operator"] for row in shown))
@@ -47,14 +47,14 @@ def draw(path: Path, title: str, rows: Sequence[Mapping[str, Any]], dtype: str =
 
 
 def first_stage(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows of the fewest heads, in the form that comes first."""
+    """Selects the rows with the fewest heads and the same `detail` as the first of them."""
     heads = min(row["shape"]["heads"] for row in rows)
     found = [row for row in rows if row["shape"]["heads"] == heads]
     return [row for row in found if row["detail"] == found[0]["detail"]]
 
 
 def series(rows: Iterable[Mapping[str, Any]], direction: str) -> dict[str, list[tuple[int, float]]]:
-    """Points (queries of all heads, milliseconds) of each implementation and the floor; medians where several meet."""
+    """Returns points (queries of all heads, milliseconds) by implementation, and the floor; the median per size."""
     points: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         points["floor"][row["queries"]].append(row["floor_milliseconds"][direction])

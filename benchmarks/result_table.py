@@ -1,4 +1,4 @@
-"""A result file of a CPU as the Markdown table of the documents: `python -m benchmarks table FILE`."""
+"""The Markdown table of a result file measured on a CPU: `python -m benchmarks table FILE`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def table(results: dict[str, Any]) -> str:
-    """One line per row: medians, with the 10th to 90th percentile; the peer that the goals speak of comes first."""
+    """Formats the rows as medians with 10th to 90th percentiles; the peer that the targets refer to comes first."""
     rows = results["rows"]
     if "columns" in results:
         return _as_they_are(results["columns"], rows)
@@ -14,8 +14,8 @@ def table(results: dict[str, Any]) -> str:
     first = goal.removeprefix("wanted_over_")
     others = sorted({peer for row in rows for peer in row["ours_over"]} - {first})
     is_network = "fused_over" in rows[0]
-    what = "network, batch" if is_network else "map, heads, batch"
-    head = [what, "direction", f"ours / {first}", "set goal", *(f"ours / {peer}" for peer in others)]
+    what = "model, batch" if is_network else "map, heads, batch"
+    head = [what, "direction", f"ours / {first}", "target", *(f"ours / {peer}" for peer in others)]
     head += ["fused / ours"] if is_network else []
     cells = [
         [
@@ -32,7 +32,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _as_they_are(columns: dict[str, str], rows: list[dict[str, Any]]) -> str:
-    """The columns that a result file names itself, by key."""
+    """Formats the columns that the result file names, by key."""
     cells = [[_cell(row[key]) for key in columns] for row in rows]
     return "\n".join([_line(list(columns.values())), "|" + "---|" * len(columns), *map(_line, cells)])
 

@@ -1,4 +1,4 @@
-"""What a card allows: bytes per second and multiply-adds per second, measured or from a data sheet, and the floor."""
+"""Bandwidth and matrix rate of a card, measured or from its data sheet, and the floor that they give."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Roof(NamedTuple):
     """The two rates that no execution exceeds.
 
     Attributes:
-        bytes_per_second: of a copy, both directions counted.
-        flops: by dtype, floating-point operations per second of matrix products, a multiply-add being two.
-        source: where the figures are from.
+        bytes_per_second: bandwidth of a copy, bytes read and written.
+        flops: floating-point operations per second of matrix products by dtype; a multiply-add counts as two.
+        source: origin of the numbers.
     """
 
     bytes_per_second: float
@@ -27,14 +27,14 @@ class Roof(NamedTuple):
     source: str
 
     def milliseconds(self, work: Work, dtype: torch.dtype) -> float:
-        """The floor of some work: its bytes moved once or its multiply-adds, whichever takes longer."""
+        """The floor of some work: the time to move its bytes once or to do its multiply-adds, whichever is longer."""
         moved = work.entries * dtype.itemsize / self.bytes_per_second
         computed = 2 * work.multiply_adds / self.flops[name_of(dtype)]
         return 1e3 * max(moved, computed)
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """As it is written in results: bfloat16 and the like."""
+    """Name of a dtype in the results, such as bfloat16."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -57,14 +57,14 @@ CARDS = {
 def measured(
     device: torch.device, dtypes: list[torch.dtype], meter: Meter, copied: int = 2**30, side: int = 8192
 ) -> Roof:
-    """The roof of a device: a large copy, and a square matrix product in each dtype.
+    """Measures the roof of a device, by a large copy and a square matrix product in each dtype.
 
     Args:
-        device: where to measure.
-        dtypes: of the matrix products.
-        meter: how to measure.
+        device: device to measure.
+        dtypes: dtypes of the matrix products.
+        meter: measures a call.
         copied: bytes of the copy.
-        side: of the matrices.
+        side: side of the matrices.
     """
     source, target = (torch.empty(copied, dtype=torch.uint8, device=device) for _ in range(2))
     seconds = 1e-3 * summary(meter.milliseconds(lambda: target.copy_(source)))["median"]

@@ -1,6 +1,6 @@
-"""Routed attention under test: BiFormer's stages, and the gathering of the official code.
+"""Routed attention under test: the stages of BiFormer, compared with gathering as in the official code.
 
-Shape legend: B batch, H W map, h heads, D width, P regions, R tokens of a region, k regions that a query sees.
+Shape legend: B batch, H W map, h heads, D width, P regions, R tokens of a region, k regions on a route.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from .launches import BATCH, DTYPES, launches_of
 from .operators import Function, NamedLaunch, Operator, Peer, Shape, Work
 
 NOTES = [
-    "7x7 regions, width 32, contiguous q, k, v of (B, H, W, heads, width); the routes are random, without repetition "
-    "within a region. Maps that 7 does not divide are taken as BiFormer pads them.",
-    "gather is the official formulation: keys and values of the routed regions are copied for every region, by "
-    "torch.gather on an expanded tensor.",
+    "7x7 regions, width 32, contiguous q, k, v of (B, H, W, heads, width). Routes are random, without repetition in a "
+    "route. Maps have the size to which BiFormer pads them.",
+    "gather is the official formulation: torch.gather on an expanded tensor copies the keys and values of the routed "
+    "regions for every region.",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoutedShape(Shape):
-    """A map in regions, and how many of them a query sees."""
+    """A map in regions, and the number of regions that a query sees."""
 
     regions: int = 7
     topk: int = 4
 
     @property
     def detail(self) -> str:
-        """The regions seen, and in the sweep how many there are."""
+        """topk, and the regions per side if there are not 7."""
         regions = f"regions {self.regions} " if self.regions != 7 else ""
         return f"{regions}topk {self.topk}"
 
     @property
     def keys(self) -> int:
-        """Keys of a query."""
+        """Number of keys of a query."""
         return self.topk * self.size[0] * self.size[1] // self.regions**2
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-        """q, k, v, and routes (B, P, k)."""
+        """q, k, v and routes (B, P, k)."""
         affinity = torch.rand(self.batch, self.regions**2, self.regions**2, device=device)
         return [*self.maps(3, dtype, device), affinity.topk(self.topk).indices]
 
@@ -55,7 +55,7 @@ class RoutedShape(Shape):
 
 
 def random_shape(generator: random.Random) -> RoutedShape:
-    """Any regions on a small map."""
+    """Random regions on a small map."""
     regions = generator.randint(1, 7)
     return RoutedShape(
         size=(regions * generator.randint(1, 6), regions * generator.randint(1, 6)),
@@ -68,7 +68,7 @@ def random_shape(generator: random.Random) -> RoutedShape:
 
 
 def gather(shape: RoutedShape) -> Function:
-    """Copies every region's routed keys and values, and multiplies."""
+    """Attention on the gathered keys and values of every region's route."""
     parts = shape.regions
 
     def split(x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def gather(shape: RoutedShape) -> Function:
 
     def attend(q: Tensor, k: Tensor, v: Tensor, routes: Tensor) -> Tensor:
         q, k, v = (split(x) for x in (q, k, v))
-        # (B, P, k, h, R, D) of the regions' axis expanded once for every region
+        # (B, P, k, h, R, D): indices into the axis of regions, expanded for every region
         index = routes[:, :, :, None, None, None].expand(-1, -1, -1, *k.shape[2:])
         k, v = (
             x.unsqueeze(1).expand(-1, parts**2, -1, -1, -1, -1).gather(2, index).transpose(2, 3).flatten(3, 4)
@@ -93,12 +93,12 @@ def gather(shape: RoutedShape) -> Function:
 
 
 def peers(shape: RoutedShape, _: object) -> dict[str, Peer]:
-    """The official formulation, in every direction and on any device."""
+    """The official formulation, for both directions and any device."""
     return {"gather": Peer(functools.partial(gather, shape))}
 
 
 def stages() -> list[RoutedShape]:
-    """BiFormer's stages; its last attends to everything."""
+    """The routed stages of BiFormer; its last stage has full attention."""
     return [
         RoutedShape(size=(length, length), heads=heads, batch=batch, image=image, topk=topk)
         for image in (224, 384, 512, 1024)
@@ -110,7 +110,7 @@ def stages() -> list[RoutedShape]:
 
 
 def launches(architecture: str) -> list[NamedLaunch]:
-    """Forward and backward at BiFormer's stages, for every width and dtype of the tables."""
+    """Forward and backward kernels at the stages of BiFormer, for every width and dtype of the launch tables."""
     from attnzoo.kernels.triton_launch import WIDTHS
 
     return [
@@ -138,7 +138,7 @@ def _kernels(shape: RoutedShape, dtype: torch.dtype, architecture: str) -> Itera
         for direction in ("forward", "backward")
         for launch in launches_of(triton_kernels, q, q, q, {"routes": routes}, geometry, architecture, direction)
     ]
-    # maps that are moved, and products of queries with their keys
+    # number of maps moved, and of products of queries with their keys
     names = {"forward": (4, 2), "dq": (6, 3), "dk, dv": (6, 4)}
     for (name, (maps, products)), launch in zip(names.items(), found, strict=True):
         work = Work(maps * shape.entries, products * shape.entries * shape.keys)

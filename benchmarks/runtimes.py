@@ -1,4 +1,4 @@
-"""Runtimes beside those of `attnzoo bench`: a package of AOTInductor, and the naive form of neighborhood attention.
+"""Runtimes in addition to those of `attnzoo bench`: AOTInductor, and gather-based neighborhood attention.
 
 Shape legend: B batch, H W image, h heads, D width of a head.
 """
@@ -25,12 +25,12 @@ from .operators import Function
 
 
 class NotForThisModelError(RuntimeError):
-    """A runtime that has nothing to show on a model."""
+    """The runtime does not apply to the model."""
 
 
 def aoti(exported: Exported) -> Call:
-    """A package of AOTInductor for any batch."""
-    # one file for all batches
+    """A package of AOTInductor for any batch size."""
+    # one file for all batch sizes
     file = exported.folder / "model.pt2"
     if file.exists():
         return logits_of(torch._inductor.aoti_load_package(str(file)))
@@ -38,17 +38,17 @@ def aoti(exported: Exported) -> Call:
 
 
 def gathered(exported: Exported) -> Call:
-    """An ONNX file as neighborhood attention is written naively: every query gathers its keys.
+    """An ONNX file with naive neighborhood attention, in which every query gathers its keys.
 
     Raises:
-        NotForThisModelError: the network has no neighborhood attention, or a causal one.
+        NotForThisModelError: the model has no neighborhood attention, or it is causal.
     """
     network = copy.deepcopy(exported.task.network)
     blocks = [module for module in network.modules() if isinstance(module, NeighborhoodAttention)]
     if not blocks:
-        raise NotForThisModelError("no neighborhood attention in it")
+        raise NotForThisModelError("the model has no neighborhood attention")
     if any(any(block.is_causal) for block in blocks):
-        raise NotForThisModelError("the windows are causal, and hold fewer keys at the border")
+        raise NotForThisModelError("causal windows have fewer keys at the border")
     for block in blocks:
         block.__class__, block.gathers = GatherAttention, {}  # type: ignore[assignment]
     return in_session(graphs.serialise(to_graph(exported.task.with_network(network), ("batch",), OPSET), {}))
@@ -67,9 +67,9 @@ RUNTIMES: dict[str, Callable[[Exported], Call]] = {
 
 
 class GatherAttention(NeighborhoodAttention):
-    """The block with the gather of the reference in place of tiles."""
+    """Neighborhood attention in which every query gathers its keys."""
 
-    # by the size of the map; what does not depend on the images is made before the trace
+    # by map size; indices are computed before tracing
     gathers: dict[tuple[int, int], Function]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks scaling`: time and memory of the operators over resolution, beside what the formula says.
+"""`python -m benchmarks scaling`: time and memory of the operators over resolution, and the number of operations.
 
 Shape legend: B batch, H W map, h heads, D width.
 """
@@ -22,7 +22,7 @@ from .operators import Function, Shape
 from .routed import RoutedShape
 from .window import WindowShape
 
-# the first stage of a network: a pixel of its map is 4 x 4 of the image
+# first stage of a network: one position of its map is 4 x 4 pixels of the image
 STRIDE = 4
 CPU = torch.device("cpu")
 IMAGES = (224, 448, 896)
@@ -31,7 +31,7 @@ SHAPES: dict[str, Shape] = {
     "neighborhood": NeighborhoodShape(size=(56, 56), heads=2),
     "routed": RoutedShape(size=(56, 56), heads=2),
 }
-# of the result file, and of the table made from it
+# columns of the result file, and of the table made from it
 COLUMNS = {
     "operator": "operator",
     "image": "image",
@@ -45,10 +45,10 @@ COLUMNS = {
     "training_mib": "forward + backward, peak MiB",
 }
 NOTES = [
-    "One image, 2 heads of width 32, float32, one thread. Formula: a query of H x W and each of its keys cost 2 x D "
-    "multiply-adds per head forward. A window and a neighborhood of 7 x 7 have 49 keys at any size; of 7 x 7 regions a "
-    "query sees 4, so its keys grow with the image. Peak MiB is what torch's allocator holds at most "
-    "beyond what it held before, inputs not counted (torch.profiler).",
+    "One image, 2 heads of width 32, float32, one thread. Formula: each pair of a query and a key costs 2 x D "
+    "multiply-adds per head in the forward pass. A window or neighborhood of 7 x 7 has 49 keys at any size. A query "
+    "sees 4 of 7 x 7 regions, so the number of its keys grows with the image. Peak MiB is the peak memory of torch's "
+    "allocator above the level before the call, without inputs (torch.profiler).",
 ]
 
 
@@ -57,12 +57,12 @@ def run_scaling(images: Sequence[int], quick: bool, out: Path, say: Callable[[st
 
     Args:
         images: sides of the images, multiples of 28.
-        quick: a short time for each row.
-        out: folder of the file.
-        say: takes a line of output.
+        quick: spend less time per row.
+        out: folder for the result file.
+        say: prints a line.
 
     Raises:
-        ValueError: a side that does not divide into windows and regions.
+        ValueError: a side is not a multiple of 28.
     """
     for side in images:
         if side % (7 * STRIDE):

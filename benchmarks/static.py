@@ -1,8 +1,8 @@
-"""`python -m benchmarks static`: what the compiler makes of every kernel, for machines that are not here.
+"""`python -m benchmarks static`: resources that every compiled kernel uses, for GPUs that need not be present.
 
-Every launch of every operator is compiled in processes of their own, in the configuration of its table; what is told
-are resources, not times. The estimated occupancy is what registers, shared memory and warps allow; the floor is of a
-named card, from its data sheet.
+Every launch of every operator is compiled in the configuration of its launch table, in worker processes. Resources are
+reported, not times. The occupancy is estimated from registers, shared memory and warps. The floor is computed for a
+named card from its data sheet.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ HEAD = (
     "occupancy", "floor ms", "constants",
 )  # fmt: skip
 
-# compilations between two lines of progress
+# number of compilations between two progress lines
 REPORTED = 50
 
 
 class Task(NamedTuple):
-    """One compilation: a launch by its place in its operator's list, in the configuration of its table.
+    """One compilation: a launch, given by its index in its operator's list.
 
-    Launches hold kernels and tensors, which do not travel between processes; the function that makes them does.
+    Launches hold kernels and tensors, which cannot be pickled; the function that makes them can.
     """
 
     launches: Callable[[str], list[NamedLaunch]]
@@ -47,10 +47,10 @@ class Task(NamedTuple):
 
 
 def tasks(tested: Sequence[Operator], architectures: Sequence[str], only: str) -> list[Task]:
-    """Every launch of the operators.
+    """Returns a task for every launch of the operators.
 
     Raises:
-        ValueError: there are none, or `only` fits none.
+        ValueError: there are no launches, or none matches `only`.
     """
     found = [
         Task(operator.launches, architecture, index, f"{operator.name} {launch.name}")
@@ -59,12 +59,12 @@ def tasks(tested: Sequence[Operator], architectures: Sequence[str], only: str) -
         for index, launch in enumerate(operator.launches(architecture))
     ]
     if not found:
-        raise ValueError("there is nothing to compile: no operator has a Triton kernel in this version")
+        raise ValueError("nothing to compile: the operators have no Triton kernels")
     return [found[i] for i in chosen([task.name for task in found], only)]
 
 
 def row(task: Task) -> dict[str, Any]:
-    """Compiles one launch: a row of the table, with an error in the place of resources where the compiler refuses."""
+    """Compiles one launch, and returns a row of the table; with an error instead of resources if compiling fails."""
     from .triton_compile import LIMITS, compile_for, occupancy
 
     named = task.launches(task.architecture)[task.launch]
@@ -84,14 +84,14 @@ def row(task: Task) -> dict[str, Any]:
     }
     try:
         resources = compile_for(launch, configuration, task.architecture)
-    except Exception as error:  # the compiler's own errors have no common base
+    except Exception as error:  # the compiler's errors have no common base class
         return found | {"error": reason(error, -1)}
     warps = configuration.num_warps
     return found | resources._asdict() | {"occupancy": occupancy(resources, warps, task.architecture)}
 
 
 def rows(listed: Sequence[Task], jobs: int | None = None) -> Iterator[dict[str, Any]]:
-    """Compiles tasks in processes, and yields their rows as they come."""
+    """Compiles tasks in worker processes, and yields their rows as they finish."""
     context = multiprocessing.get_context("spawn")
     jobs = min(jobs or os.cpu_count() or 1, len(listed))
     with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -103,7 +103,7 @@ def rows(listed: Sequence[Task], jobs: int | None = None) -> Iterator[dict[str, 
 
 @contextmanager
 def _without_interpreter() -> Iterator[None]:
-    """Processes that start here compile: where Triton interprets, kernels are not what a compiler takes."""
+    """Starts worker processes without Triton's interpreter, whose kernels cannot be compiled."""
     interpret = os.environ.pop("TRITON_INTERPRET", None)
     try:
         yield
@@ -113,7 +113,7 @@ def _without_interpreter() -> Iterator[None]:
 
 
 def cells(found: dict[str, Any]) -> tuple[str, ...]:
-    """A row on screen."""
+    """Formats a row as cells of the table."""
     constants = " ".join(f"{name}={value}" for name, value in found["constants"].items())
     floor = "-" if found["floor_milliseconds"] is None else f"{found['floor_milliseconds']:.4f}"
     head = [str(found[name]) for name in ("kernel", "shape", "architecture", "dtype", "warps", "stages")]
@@ -134,7 +134,7 @@ def cells(found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def faults(found: Sequence[dict[str, Any]]) -> list[str]:
-    """Rows that do not compile, spill, or need more shared memory than there is."""
+    """Describes the rows that do not compile, spill, or need too much shared memory."""
     said = []
     for entry in found:
         name = f"{entry['kernel']} {entry['shape']} {entry['dtype']} on {entry['architecture']}"
@@ -150,14 +150,14 @@ def faults(found: Sequence[dict[str, Any]]) -> list[str]:
 def run_static(
     architectures: Sequence[str], jobs: int | None, only: str, out: Path, say: Callable[[str], None]
 ) -> None:
-    """Compiles, prints the table, and writes `static-<triton version>.json`.
+    """Compiles the kernels, prints a table, and writes `static-<triton version>.json`.
 
     Raises:
-        ClickException: Triton is not installed, there is nothing to compile, or a row has a fault.
-        ValueError: `only` fits no row.
+        ClickException: Triton is not installed, or a row has a fault.
+        ValueError: there is nothing to compile, or no row matches `only`.
     """
     if importlib.util.find_spec("triton") is None:
-        raise click.ClickException("the static benchmark needs Triton: pip install triton, on Linux")
+        raise click.ClickException("the static benchmark needs Triton: pip install triton (Linux only)")
     listed = tasks(operators(), architectures, only)
     say(f"compiling {len(listed)} kernels")
     found = []
@@ -166,7 +166,7 @@ def run_static(
         for fault in faults([entry]):
             say(f"fault: {fault}")
         if len(found) % REPORTED == 0:
-            say(f"{len(found)} of {len(listed)}")
+            say(f"{len(found)} of {len(listed)} compiled")
     found.sort(key=lambda entry: tuple(map(str, cells(entry))))
     say(table(HEAD, [cells(entry) for entry in found]))
     cards = {name: {"card": card, **roof._asdict()} for name, (card, roof) in CARDS.items()}
@@ -177,4 +177,4 @@ def run_static(
     say(f"written to {path}")
     wrong = faults(found)
     if wrong:
-        raise click.ClickException(f"{len(wrong)} of {len(found)} have a fault, the first: {wrong[0]}")
+        raise click.ClickException(f"{len(wrong)} of {len(found)} kernels have a fault, the first: {wrong[0]}")

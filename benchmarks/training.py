@@ -1,4 +1,4 @@
-"""`python -m benchmarks training`: what the training loop costs beside a bare step, and how fast pictures are read."""
+"""`python -m benchmarks training`: the overhead of the training loop over bare steps, and how fast images are read."""
 
 from __future__ import annotations
 
@@ -31,42 +31,42 @@ from attnzoo.tools.training.session import run
 
 CPU = torch.device("cpu")
 WORKERS = (0, 1, 2)
-# ImageNet's pictures are about as large
+# about the size of ImageNet's images
 _WIDTH, _HEIGHT = 500, 375
 _PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry")
 AUGMENT = {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "color_jitter": 0.4}
 LOOP_COLUMNS = {
     "model": "model",
-    "batch": "images a step",
+    "batch": "images per step",
     "loop": "images/s in the loop",
     "bare": "images/s of bare steps",
     "ratio": "time in the loop / bare",
-    "waiting": "waiting for pictures",
+    "waiting": "waiting for images",
     "cpu_ratio": "CPU time in the loop / bare",
 }
-LOADING_COLUMNS = {"workers": "workers", "images_per_second": "images/s", "seeding": "of that seeding"}
+LOADING_COLUMNS = {"workers": "workers", "images_per_second": "images/s", "seeding": "share of seeding"}
 NOTES = [
     "float32, one thread for the model, JPEG files of 500 x 375 pixels at 224 x 224 with RandAugment, colour jitter "
     "and random erasing, read by one worker. The loop is that of `attnzoo train` with all its hooks. Every few steps "
-    "it pauses for as many bare steps (forward, cross-entropy, backward, AdamW) of a copy of the model on one of its "
-    "batches; ratios are taken of neighbouring turns. Waiting is the part of the loop's time before a batch is there. "
-    "CPU time is that of the process that trains, which others on the machine disturb less.",
+    "it pauses for the same number of bare steps (forward, cross-entropy, backward, AdamW) of a copy of the model on "
+    "one of its batches; ratios are taken between neighbouring turns. Waiting is the share of the loop's time spent "
+    "waiting for a batch. CPU time is that of the training process, which other processes disturb less.",
 ]
 LOADING_NOTES = [
     "The training loader alone, batches of 16, the same files and augmentation. The clock starts with the first batch "
-    "that the workers have not read ahead. Seeding is the time that random numbers of a sample take to be set and put "
-    "back, as a share of one process's time per image.",
+    "that the workers have not read ahead. Seeding is the time to set and restore the random state for a sample, as a "
+    "share of one process's time per image.",
 ]
 
 
 class Turns(Hook):
-    """Lets bare steps take turns with those of the loop.
+    """Interleaves bare steps with those of the loop.
 
     Args:
-        steps: of a turn; the first turn, in which caches fill, is not counted.
+        steps: steps of a turn; the first turn, in which caches fill, is not counted.
     """
 
-    # after all others: what they cost is the loop's
+    # after all other hooks, so that their time counts for the loop
     priority = "LOWEST"
 
     def __init__(self, steps: int) -> None:
@@ -78,16 +78,16 @@ class Turns(Hook):
         self._begin = self._begin_cpu = self._waited = self._idle_since = 0.0
 
     def before_train(self, runner: TrainingRunner) -> None:
-        """Makes the copy that takes the bare steps."""
+        """Copies the network for the bare steps."""
         self._network = copy.deepcopy(runner.network)
         self._optimizer = create_optimizer_v2(self._network, **runner.recipe.optimizer)
 
     def before_train_iter(self, runner: TrainingRunner, batch_idx: int, data_batch: Any = None) -> None:
-        """A batch is there."""
+        """Adds the time spent waiting for the batch."""
         self._waited += time.perf_counter() - self._idle_since
 
     def after_train_iter(self, runner: TrainingRunner, batch_idx: int, data_batch: Any = None, **_: Any) -> None:
-        """Ends a turn of the loop, and takes one."""
+        """At the end of a turn of the loop, runs a turn of bare steps."""
         self._idle_since = time.perf_counter()
         if (batch_idx + 1) % self.steps:
             return
@@ -97,7 +97,7 @@ class Turns(Hook):
             self.waiting.append(self._waited / self.steps)
         for step in range(self.steps + 1):
             if step == 1:
-                # the one before was not timed
+                # the step before is a warm-up
                 begin, begin_cpu = time.perf_counter(), time.process_time()
             self._step(data_batch)
         if self._begin:
@@ -118,9 +118,9 @@ def run_training(models: Sequence[str], quick: bool, out: Path, say: Callable[[s
 
     Args:
         models: names that timm knows, trained at 224 pixels.
-        quick: two turns of two steps, and few pictures.
-        out: folder of the files.
-        say: takes a line of output.
+        quick: run turns of two steps, on few images.
+        out: folder for the files.
+        say: prints a line.
     """
     torch.set_num_threads(1)
     head = {"date": today(), **environment(CPU)}
@@ -142,7 +142,7 @@ def _report(path: Path, results: dict[str, Any], say: Callable[[str], None]) -> 
 
 
 def _write_photographs(root: Path, count: int) -> None:
-    """JPEG files in two classes, random parts of scikit-image's photographs."""
+    """Writes JPEG files in two classes: random crops of scikit-image's photographs."""
     import skimage.data
 
     random = np.random.default_rng(0)
@@ -216,7 +216,7 @@ def _rate(root: Path, workers: int, batch: int) -> float:
     batches = train_batches(samples, batch, workers=workers)
     batches.start(0, 0)
     count, begin, loader = 0, 0.0, open_loader(samples, batches, workers)
-    # while the first batch is waited for, each worker reads two
+    # before the first batch arrives, each worker reads two
     ahead = max(1, 2 * workers)
     for index, _ in enumerate(loader, 1):
         if index == ahead:

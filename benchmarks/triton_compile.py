@@ -1,4 +1,4 @@
-"""Compiling a launch for a machine that is not here, and reading what the compiler used."""
+"""Compiles a launch for a GPU that need not be present, and reads the resources that it uses."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ TARGETS = {
     "sm100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-# the newest instructions first: a kernel that has them uses the older ones only beside
+# the newest instructions first: a kernel that uses them may also contain older ones
 MATRIX_UNITS = {"tcgen05": r"tcgen05\.mma", "wgmma": r"wgmma\.mma_async", "mma": r"\bmma\.sync", "mfma": r"\bv_mfma_"}
 
 
 class Limits(NamedTuple):
-    """What a multiprocessor has, in the units it is given out in.
+    """Resources of a multiprocessor, in allocation units.
 
     Attributes:
-        registers: 32-bit registers of a lane's column, for all warps that share a register file.
-        register_step: a warp's registers per lane are rounded up to this.
-        warps: that share a register file, at most.
+        registers: 32-bit registers per lane, for all warps that share a register file.
+        register_step: granularity of a warp's registers per lane.
+        warps: maximal number of warps that share a register file.
         files: register files of the multiprocessor.
-        programs: resident at most.
+        programs: maximal number of resident programs.
         shared: bytes of shared memory.
-        shared_of_program: of these, what one program may have.
-        shared_reserved: taken from each program by the system.
+        shared_of_program: maximal bytes of shared memory for one program.
+        shared_reserved: bytes of shared memory that the system reserves for each program.
     """
 
     registers: int
@@ -58,15 +58,15 @@ LIMITS = {
 
 
 class Resources(NamedTuple):
-    """What a compiled kernel takes.
+    """Resources that a compiled kernel uses.
 
     Attributes:
-        registers: 32-bit registers of a thread.
-        spilled_bytes: of a thread, written to and read from memory for want of registers.
-        stack_bytes: of a thread.
-        shared_bytes: shared memory of a program.
-        matrix_unit: the instruction that multiplies, None where there is none.
-        spilled_scalars: scalar registers of a wave kept in lanes of vector registers, on AMD; they touch no memory.
+        registers: 32-bit registers per thread.
+        spilled_bytes: bytes per thread of register spills, stores and loads together.
+        stack_bytes: stack bytes per thread.
+        shared_bytes: bytes of shared memory per program.
+        matrix_unit: name of the matrix instruction; None if there is none.
+        spilled_scalars: on AMD, scalar registers of a wave that spill to vector registers, without memory traffic.
     """
 
     registers: int
@@ -78,7 +78,7 @@ class Resources(NamedTuple):
 
 
 class _AbsentDevice:
-    """Stands in for Triton's driver: the JIT asks it what to compile for, and never runs anything."""
+    """Replaces Triton's driver: it tells the JIT the target to compile for, and runs nothing."""
 
     def __init__(self, target: GPUTarget) -> None:
         self.target = target
@@ -94,20 +94,20 @@ class _AbsentDevice:
 
 
 def compile_for(launch: Launch, configuration: Configuration, architecture: str) -> Resources:
-    """Compiles a launch on meta tensors, specialized as the JIT specializes it on the machine itself.
+    """Compiles a launch on meta tensors, with the specialization that the JIT does on the GPU itself.
 
-    The process that calls this cannot start kernels any more, for Triton then has no device.
+    After this call the process cannot launch kernels, because Triton's driver is replaced.
 
     Args:
         launch: the kernel and its arguments.
-        configuration: one of the launch's.
+        configuration: a configuration of the launch.
         architecture: a key of `TARGETS`.
 
     Raises:
-        RuntimeError: the process interprets kernels.
+        RuntimeError: Triton's interpreter is on in this process.
     """
     if is_interpreted():
-        raise RuntimeError("kernels are interpreted in this process: start one without TRITON_INTERPRET")
+        raise RuntimeError("Triton's interpreter is on in this process: unset TRITON_INTERPRET")
     triton.runtime.driver.set_active(_AbsentDevice(TARGETS[architecture]))
     constants, num_warps, num_stages = configuration
     arguments = {**launch.arguments, **launch.constants, **constants}
@@ -118,11 +118,11 @@ def compile_for(launch: Launch, configuration: Configuration, architecture: str)
 
 
 def occupancy(resources: Resources, num_warps: int, architecture: str) -> float:
-    """Share of the warps a multiprocessor can hold that registers, shared memory and the kernel's own warps allow."""
+    """Estimates the share of a multiprocessor's warps that registers, shared memory and warps per program allow."""
     limits = LIMITS[architecture]
     step = limits.register_step
     registers = max(step, -(-resources.registers // step) * step)
-    # a program's warps are spread over the register files
+    # the warps of a program are distributed over the register files
     by_registers = min(limits.warps, limits.registers // registers) * limits.files // num_warps
     by_shared = limits.shared // max(1, resources.shared_bytes + limits.shared_reserved)
     programs = min(by_registers, by_shared, limits.programs)
@@ -130,9 +130,9 @@ def occupancy(resources: Resources, num_warps: int, architecture: str) -> float:
 
 
 def amd_resources(assembly: str, shared_bytes: int) -> Resources:
-    """Reads the metadata that AMD's compiler writes at the end of the assembly."""
+    """Reads the resources from the metadata at the end of AMD's assembly."""
     return Resources(
-        # of both halves of the unified file
+        # both halves of the unified register file
         registers=_number(r"\.vgpr_count:\s*(\d+)", assembly),
         spilled_bytes=4 * _number(r"\.vgpr_spill_count:\s*(\d+)", assembly),
         stack_bytes=_number(r"\.private_segment_fixed_size:\s*(\d+)", assembly),
@@ -143,23 +143,23 @@ def amd_resources(assembly: str, shared_bytes: int) -> Resources:
 
 
 def ptxas_spills(output: str) -> int:
-    """Bytes that `ptxas -v` says are spilled, stores and loads together."""
+    """Reads the spilled bytes from the output of `ptxas -v`, stores and loads together."""
     return sum(_number(rf"(\d+) bytes spill {kind}", output) for kind in ("stores", "loads"))
 
 
 def cubin_resources(output: str) -> tuple[int, int]:
-    """Registers and stack that `cuobjdump --dump-resource-usage` says a kernel has."""
+    """Reads registers and stack from the output of `cuobjdump --dump-resource-usage`."""
     return _number(r"REG:(\d+)", output), _number(r"STACK:(\d+)", output)
 
 
 def matrix_unit(assembly: str) -> str | None:
-    """The name of the matrix instruction in an assembly, the newest where there are several."""
+    """Returns the name of the newest matrix instruction in an assembly; None if there is none."""
     return next((name for name, pattern in MATRIX_UNITS.items() if re.search(pattern, assembly)), None)
 
 
 def _nvidia_resources(compiled: Any, architecture: str) -> Resources:
     tools = triton.knobs.nvidia
-    # as Triton itself calls the assembler, but for the lines of the source
+    # the call of the assembler that Triton makes, without line information
     assembler, target = tools.ptxas_blackwell, f"{architecture.replace('sm', 'sm_')}a"
     if architecture == "sm80":
         assembler, target = tools.ptxas, "sm_80"
@@ -177,12 +177,12 @@ def _output(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{Path(command[0]).name} failed: {done.stderr.strip() or done.stdout.strip()}")
-    # ptxas reports on one stream, cuobjdump on the other
+    # ptxas reports on stderr, cuobjdump on stdout
     return done.stdout + done.stderr
 
 
 def _number(pattern: str, text: str) -> int:
     found = re.search(pattern, text)
     if found is None:
-        raise ValueError(f"the compiler's report has no {pattern!r}")
+        raise ValueError(f"no match for {pattern!r} in the report of the compiler")
     return int(found[1])

@@ -1,4 +1,4 @@
-"""Window attention under test: Swin's stages, and other ways to compute them."""
+"""Window attention under test: the stages of Swin, and their peers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .interval_launches import Stage, attention, classes, every, whole_windows
 from .operators import Function, NamedLaunch, Operator, Peer, Shape
 from .window_peers import flex, sdpa, sdpa_without_copies, timm_block
 
-# the block mask of FlexAttention is made from a mask of all pairs
+# FlexAttention builds its block mask from a mask of all pairs
 LARGEST_FLEX_MAP = 20000
 NOTES = [
-    "Window 7x7, width 32, q, k, v packed as a projection leaves them, (B, H, W, 3, heads, width), with a bias table; "
-    "in training and backward both have gradients. Maps that the window does not divide are taken as Swin pads them.",
-    "timm is SwinTransformerBlock's attention with fused attention and projections that cost nothing: it rolls and "
-    "partitions its input of C channels, and is given q, k, v as a projection of these windows would leave them, where "
-    "ours cuts q, k and v, three times the channels. Its shift mask is its own, of -100.",
-    "sdpa partitions and shifts q, k and v, adds bias and mask, and puts the output back; sdpa, no copies is given the "
+    "Window 7x7, width 32, q, k, v packed as a projection returns them, (B, H, W, 3, heads, width), with a bias table; "
+    "in training and in the backward pass, both require gradients. Maps have the size to which Swin pads them.",
+    "timm is the attention of SwinTransformerBlock with fused attention and its projections replaced by identities. It "
+    "rolls and partitions its input of C channels, and gets the projected q, k, v of these windows; ours partitions q, "
+    "k and v, which are three times the channels. timm uses its own shift mask of -100.",
+    "sdpa shifts and partitions q, k and v, adds bias and mask, and reverses the partition; 'sdpa, no copies' gets the "
     "windows and the sum of bias and mask, and leaves its output in windows.",
 ]
 
@@ -38,13 +38,13 @@ class WindowShape(Shape):
 
     @property
     def detail(self) -> str:
-        """The shift, and in the sweep the window."""
+        """The shift, and the window if it is not 7."""
         window = f"window {self.window} " if self.window != 7 else ""
         return f"{window}shift {self.shift}" if self.shift else window.strip()
 
     @property
     def keys(self) -> int:
-        """Keys of a query."""
+        """Number of keys of a query."""
         return self.window**2
 
     def inputs(self, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
@@ -64,7 +64,7 @@ class WindowShape(Shape):
 
 
 def random_shape(generator: random.Random) -> WindowShape:
-    """Any windows on a small map."""
+    """Random windows on a small map."""
     window = generator.randint(2, 9)
     return WindowShape(
         size=(generator.randint(window, 40), generator.randint(window, 40)),
@@ -77,13 +77,13 @@ def random_shape(generator: random.Random) -> WindowShape:
 
 
 def cpu_peers(shape: WindowShape, is_training: bool) -> dict[str, Peer]:
-    """timm, and the same with less copying."""
+    """timm's block, and scaled_dot_product_attention on windows."""
     device = torch.device("cpu")
     return {"timm": timm_block(shape, device), "sdpa": Peer(functools.partial(sdpa, shape, device))}
 
 
 def cuda_peers(shape: WindowShape, device: torch.device) -> dict[str, Peer]:
-    """FlexAttention, timm, and attention on windows with its copies counted and without."""
+    """FlexAttention, timm, and scaled_dot_product_attention on windows with and without the time of its copies."""
     peers = {
         "sdpa": Peer(functools.partial(sdpa, shape, device)),
         "sdpa, no copies": sdpa_without_copies(shape, device),
@@ -95,7 +95,7 @@ def cuda_peers(shape: WindowShape, device: torch.device) -> dict[str, Peer]:
 
 
 def stages() -> list[WindowShape]:
-    """Swin's stages, plain and shifted; a map of one window has no shift."""
+    """The stages of Swin, with and without shift; a map of one window has no shift."""
     shapes = []
     for image in (224, 384, 512, 1024):
         for heads, step in zip((3, 6, 12, 24), (4, 8, 16, 32), strict=True):
@@ -109,7 +109,7 @@ def stages() -> list[WindowShape]:
 
 
 def launches(architecture: str) -> list[NamedLaunch]:
-    """Swin's windows at every class of shapes where one program holds them; and larger windows, at every class."""
+    """Launches for every class of shapes: Swin's windows, which one program holds, and larger windows."""
     whole = Stage("56x56 window 7 shift 3", 56, AxisGeometry(7, is_window=True, is_shifted=True), 3)
     others = [
         Stage("56x56 window 7", 56, AxisGeometry(7, is_window=True)),

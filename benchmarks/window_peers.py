@@ -1,7 +1,7 @@
-"""Other ways to compute window attention: partition and scaled_dot_product_attention, timm, and FlexAttention.
+"""Peers of window attention: scaled_dot_product_attention on windows, timm's block, and FlexAttention.
 
-Each is a function of packed q, k, v (B, H, W, 3, h, D) and the bias table, made for one shape; what does not depend on
-the inputs (indices, masks) is made beforehand.
+Each peer is a function of packed q, k, v (B, H, W, 3, h, D) and the bias table, made for one shape. Indices and masks
+do not depend on the inputs and are precomputed.
 
 Shape legend: B batch, H W map, h heads, D width, n windows of an image, T = w * w tokens of a window.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Partition:
-    """Maps as windows and back, and the mask of a shift, for maps that the window divides."""
+    """Window partition, its inverse and the shift mask, for maps that the window divides."""
 
     def __init__(self, shape: WindowShape, device: torch.device) -> None:
         self.size, self.window, self.shift = shape.size, shape.window, shape.shift
         assert all(length % self.window == 0 for length in self.size), "stages are padded to whole windows"
         rows, columns = (self._axis_labels(length) for length in self.size)
-        # (H, W): tokens that were side by side before the shift have one label
+        # (H, W): tokens that were contiguous before the shift have the same label
         labels = (2 * rows[:, None] + columns[None, :]).to(device)
         # (n, T)
         labels = self._windows(labels[None, :, :, None, None])[:, 0, :, 0]
@@ -36,7 +36,7 @@ class Partition:
         self.hidden = (labels[:, :, None] != labels[:, None, :]).unsqueeze(1)
         ranks = torch.arange(self.window, device=device)
         relation = ranks[None, :] - ranks[:, None] + self.window - 1
-        # (w, 1, w, 1) x (1, w, 1, w) -> (T * T): a key's place in the table, relative to its query
+        # (w, 1, w, 1) x (1, w, 1, w) -> (T * T): index in the table of each pair of a query and a key
         places = relation[:, None, :, None] * (2 * self.window - 1) + relation[None, :, None, :]
         self.places = places.reshape(-1)
 
@@ -53,15 +53,15 @@ class Partition:
         return x.roll((self.shift, self.shift), (1, 2)) if self.shift else x
 
     def added(self, bias: Tensor) -> Tensor:
-        """What is added to the scores: (h, 2w-1, 2w-1) -> (n, h, T, T), or (1, h, T, T) without a shift."""
+        """Bias and mask to add to the scores: (h, 2w-1, 2w-1) -> (n, h, T, T), or (1, h, T, T) without a shift."""
         tokens = self.window**2
         table = bias.flatten(1).index_select(1, self.places).view(1, -1, tokens, tokens)
         return table.masked_fill(self.hidden, -torch.inf) if self.shift else table
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, added: Tensor) -> Tensor:
-        """Attention within windows: three times (B * n, h, T, D) -> (B * n, h, T, D)."""
+        """Attention within windows: q, k, v (B * n, h, T, D) -> (B * n, h, T, D)."""
         count = added.shape[0]
-        # windows beside the heads, so that one mask serves every image without a copy
+        # windows are merged with heads, so that one mask is broadcast to all images without a copy
         q, k, v = (x.unflatten(0, (-1, count)).flatten(1, 2) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=added.flatten(0, 1).unsqueeze(0))
         return out.unflatten(1, (count, -1)).flatten(0, 1)
@@ -72,12 +72,12 @@ class Partition:
         return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5).flatten(0, 2)
 
     def _axis_labels(self, length: int) -> Tensor:
-        """1 where the shift brought a position from the other end, by its place after the shift."""
+        """1 for positions after the shift that were wrapped from the other end, else 0."""
         return (torch.arange(length) >= length - self.shift).long()
 
 
 def sdpa(shape: WindowShape, device: torch.device) -> Function:
-    """Partition, scaled_dot_product_attention under bias and mask, and back."""
+    """Partition, scaled_dot_product_attention under bias and mask, and the inverse partition."""
     windows = Partition(shape, device)
 
     def attend(qkv: Tensor, bias: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def sdpa(shape: WindowShape, device: torch.device) -> Function:
 
 
 def sdpa_without_copies(shape: WindowShape, device: torch.device) -> Peer:
-    """The attention of `sdpa` alone."""
+    """The attention of `sdpa`, without its copies."""
     windows = Partition(shape, device)
 
     def prepare(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -100,7 +100,7 @@ def sdpa_without_copies(shape: WindowShape, device: torch.device) -> Peer:
 
 
 def flex(shape: WindowShape, device: torch.device) -> Function:
-    """Compiled FlexAttention over the whole map: windows and shift as block mask, the bias as score mod."""
+    """Compiled FlexAttention over the whole map, with windows and shift as block mask and the bias as score_mod."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     (rows, columns), window, shift = shape.size, shape.window, shape.shift
@@ -114,7 +114,7 @@ def flex(shape: WindowShape, device: torch.device) -> Function:
         return sees_along(rows, query // columns, key // columns) & sees_along(columns, query % columns, key % columns)
 
     def place(length: int, query: Tensor, key: Tensor) -> Tensor:
-        # where the key is not attended the place is out of the table
+        # for keys that are not attended the index is outside of the table
         distance = (key - shift) % length - (query - shift) % length
         return (distance + window - 1).clamp(0, 2 * window - 2)
 
@@ -130,13 +130,13 @@ def flex(shape: WindowShape, device: torch.device) -> Function:
         out = flex_attention(q, k, v, score_mod=add_bias, block_mask=mask)
         return out.transpose(1, 2).unflatten(1, (rows, columns))
 
-    # every shape is a compilation of its own, and dynamo gives up after a few of one function
+    # every shape is compiled separately, and dynamo stops recompiling a function after a few times
     torch._dynamo.reset()
     return torch.compile(attend, dynamic=False)
 
 
 class FreeProjection(torch.autograd.Function):
-    """Stands for the projection of x: returns one computed beforehand, and on the way back x as its gradient."""
+    """Replaces the projection of x: returns a precomputed one, and in the backward pass x as its own gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, projected: Tensor) -> Tensor:
@@ -146,12 +146,12 @@ class FreeProjection(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """A gradient of x, of the right size only, and that of what was computed beforehand."""
+        """Returns x as a placeholder for its gradient, and the gradient of the precomputed projection."""
         return ctx.saved_tensors[0], gradients[0]
 
 
 def timm_block(shape: WindowShape, device: torch.device) -> Peer:
-    """The attention of timm's SwinTransformerBlock as it is, with projections that cost nothing."""
+    """The attention of timm's SwinTransformerBlock, with its projections replaced by identities."""
     from timm.models.swin_transformer import SwinTransformerBlock, window_partition
 
     channels, window, shift = shape.heads * shape.width, (shape.window, shape.window), shape.shift

@@ -1,4 +1,4 @@
-"""Agent Attention as its authors wrote it: explicit softmax, biases interpolated at every call, maps as tokens.
+"""Agent Attention as in the official code: explicit softmax, biases interpolated at every call, maps as tokens.
 
 Shape legend: B batch, H W map, N tokens, C channels, h heads, D = C / h, a agents.
 """
@@ -19,10 +19,10 @@ from .swapping import swapped
 
 
 def official(model: nn.Module) -> nn.Module:
-    """A copy of one of our networks, in evaluation mode, that computes as the official code does.
+    """Copies one of our models, and replaces its attention with the official formulation.
 
     Args:
-        model: Agent-DeiT, -PVT, -Swin or -CSWin; it keeps its own layers.
+        model: Agent-DeiT, -PVT, -Swin or -CSWin; it is not changed.
     """
     return swapped(
         model,
@@ -40,7 +40,7 @@ def _split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 class _Agents(nn.Module):
-    """Agent attention over tokens, with as many class tokens first as the layer knows."""
+    """Agent attention over tokens, with the layer's class tokens first."""
 
     def __init__(self, layer: AgentAttention) -> None:
         super().__init__()
@@ -84,14 +84,14 @@ class _Agents(nn.Module):
 
 
 class _ShiftedWindows(nn.Module):
-    """Swin's block: roll, cut, attend under bias and mask, join, roll back."""
+    """Swin's block: roll, partition, attention under bias and mask, reverse the partition, roll back."""
 
     mask: Tensor | None
 
     def __init__(self, layer: WindowAttention) -> None:
         super().__init__()
         self.layer = layer
-        # (h, w * w, w * w), made once as the official index is
+        # (w * w, w * w), computed once, like the official index
         places = torch.cartesian_prod(torch.arange(layer.window_size), torch.arange(layer.window_size))
         offsets = places[None] - places[:, None] + layer.window_size - 1
         self.index: Tensor
@@ -120,7 +120,7 @@ class _ShiftedWindows(nn.Module):
         return torch.roll(out, (shift, shift), (1, 2)) if shift else out
 
     def _mask(self, height: int, width: int, shift: int) -> Tensor:
-        """-100 between tokens from different sides of the map, (windows, w * w, w * w)."""
+        """The mask (windows, w * w, w * w): -100 between tokens from different sides of the map."""
         if (height, width) not in self.masks:
             window = self.layer.window_size
             sides = torch.zeros(1, height, width, 1)
@@ -133,7 +133,7 @@ class _ShiftedWindows(nn.Module):
 
 
 class _Stripes(nn.Module):
-    """CSWin's block: one branch per direction, each with its cut queries, keys, values and positions."""
+    """CSWin's block: one branch per direction, each with its own partition and positional convolution."""
 
     def __init__(self, layer: CrossShapedAttention) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class _Stripes(nn.Module):
 
     def _branch(self, qkv: Tensor, dwc: nn.Module, shape: tuple[int, int], size: tuple[int, int, int, int]) -> Tensor:
         heads = self.layer.num_heads // len(self.layer.dwc)
-        # through channel-first maps, as the official code goes
+        # through channels-first maps, as in the official code
         q, k, v = (part.transpose(1, 2).contiguous().reshape(size[0], size[3], *size[1:3]) for part in qkv)
         q, k = (_split_heads(_cut(part.permute(0, 2, 3, 1), *shape), heads) for part in (q, k))
         cut = _cut(v.permute(0, 2, 3, 1), *shape)
@@ -168,7 +168,7 @@ class _Stripes(nn.Module):
 
 
 def _convolved(layer: nn.Module, x: Tensor) -> Tensor:
-    """A depthwise convolution of a channel-first map."""
+    """Applies a depthwise convolution to a channels-first map."""
     assert isinstance(layer, nn.Conv2d)
     return F.conv2d(x.contiguous(), layer.weight, layer.bias, padding=layer.padding, groups=layer.groups)
 

@@ -1,9 +1,9 @@
-"""BiFormers computed as the authors' code computes them.
+"""BiFormer as computed by the official code.
 
-Maps are (B, C, H, W) between blocks, each block permutes them to (B, H, W, C) and back, norms stay beside their
-convolutions, a map is cut into regions before queries, keys and values are projected, and those of routed regions are
-gathered from a tensor expanded to one copy per region. `biformer_stl_nchw` stays (B, C, H, W) throughout. Written anew
-from what rayleizhu/BiFormer does.
+Maps are (B, C, H, W) between blocks, and each block permutes them to (B, H, W, C) and back. Norms are separate from
+their convolutions. A map is partitioned into regions before queries, keys and values are projected, and keys and values
+of routed regions are gathered from a tensor expanded to one copy per region. `biformer_stl_nchw` stays (B, C, H, W)
+throughout. Rewritten after rayleizhu/BiFormer.
 
 Shape legend: B batch, C channels, H W map, h heads, D = C / h, P = Pr * Pc regions of R = rh * rw pixels, t regions on
 a route.
@@ -23,7 +23,7 @@ from attnzoo.blocks import BiLevelRoutingAttention, ChannelsLastBatchNorm2d, Con
 
 
 def official(model: nn.Module) -> nn.Module:
-    """A network with the parameters of ours, shared, not copied, that gives the same logits in the official way.
+    """Builds the official formulation on the parameters of one of our models, which are shared, not copied.
 
     Args:
         model: one of our BiFormers in evaluation mode, not fused.
@@ -33,7 +33,7 @@ def official(model: nn.Module) -> nn.Module:
         must divide every routed map: it pads nothing.
 
     Raises:
-        TypeError: the model is no `BiFormer`.
+        TypeError: the model is not a `BiFormer`.
     """
     if not isinstance(model, BiFormer):
         raise TypeError(f"model must be a BiFormer, got {type(model).__name__}")
@@ -41,14 +41,14 @@ def official(model: nn.Module) -> nn.Module:
 
 
 class _Network(nn.Module):
-    # our modules are read by attributes that nn.Module does not declare
+    # Any: attributes of our modules are not declared by nn.Module
     def __init__(self, model: Any) -> None:
         super().__init__()
         block = _MapBlock if model.layout == "stl_nchw" else _Block
         layers: list[nn.Module] = [_channels_first(model.stem)]
         for stage in model.stages:
             layers.append(_channels_first(stage.downsample))
-            # the Swin-like layout permutes once in a stage, the other once in a block
+            # the layout "stl" permutes once per stage, the default layout once per block
             blocks = [block(x) for x in stage.blocks]
             if block is _MapBlock:
                 layers += blocks
@@ -67,7 +67,7 @@ class _Network(nn.Module):
 
 
 class _Permuted(nn.Module):
-    """Blocks of channel-last maps in a network of channel-first ones."""
+    """Channels-last blocks in a channels-first network."""
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class _Permuted(nn.Module):
 
 
 class _Residual(nn.Module):
-    """x + convolution of x: (B, C, H, W) -> (B, C, H, W)."""
+    """x + conv(x): (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, conv: nn.Module) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ def _pointwise(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 def _channels_first(module: nn.Module) -> nn.Module:
-    """The layers of ours between blocks, for maps (B, C, H, W)."""
+    """Converts our layers between blocks to channels-first maps (B, C, H, W)."""
     if isinstance(module, ResidualConv):
         return _Residual(_channels_first(module.conv))
     if isinstance(module, ConvNorm):

@@ -1,8 +1,8 @@
-"""OverLoCK as its authors compute it: channel-first maps, every branch of a large kernel by itself.
+"""OverLoCK as in the official code: channels-first maps, separate branches of large kernels.
 
-Two things differ, both in favour of this side of a comparison on a CPU. The official sum over neighborhoods is a CUDA
-operator; here the windows are gathered, a row of keys at a time. And scales of channels are 1x1 convolutions there, of
-one group per channel, which a CPU takes one by one; here they are products.
+Two things differ, both in favour of this formulation on a CPU. The official sum over neighborhoods is a CUDA operator;
+here the windows are gathered, one row of keys at a time. Channel scales are 1x1 convolutions with one group per channel
+in the official code, which a CPU computes group by group; here they are products.
 
 Shape legend: B batch, C channels, H W map, g heads, d width of a head, k side of a kernel.
 """
@@ -30,11 +30,11 @@ from attnzoo.blocks import (
 
 
 def official(model: nn.Module, merged: bool = False) -> nn.Module:
-    """A network with the same weights that computes as the official code does.
+    """Builds the official formulation with the same weights.
 
     Args:
-        model: an `attnzoo.overlock.OverLoCK` in evaluation mode, not fused; it is left as it is.
-        merged: whether the branches of large kernels are folded, as in the re-parameterised official networks.
+        model: an `attnzoo.overlock.OverLoCK` in evaluation mode, not fused; it is not changed.
+        merged: whether to fold the branches of large kernels, as in the re-parameterised official models.
 
     Returns:
         A module that maps images (B, 3, H, W) to the same logits.
@@ -43,7 +43,7 @@ def official(model: nn.Module, merged: bool = False) -> nn.Module:
         ValueError: the model is in training mode.
     """
     if model.training:
-        raise ValueError("the official formulation is compared in evaluation mode: call .eval() before")
+        raise ValueError("model must be in evaluation mode: call .eval() first")
     return _Network(copy.deepcopy(model), merged).eval()
 
 
@@ -275,7 +275,7 @@ def _norm_first(layer: NormLinear) -> tuple[nn.Module, nn.Module]:
 
 
 def _channel_first(conv: Any) -> nn.Conv2d:
-    # the class of ours differs only in the layout of its input
+    # our class differs only in the layout of its input
     conv.__class__ = nn.Conv2d
     return conv
 

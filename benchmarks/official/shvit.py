@@ -1,7 +1,7 @@
-"""SHViTs computed as the authors' code computes them.
+"""SHViT as computed by the official code.
 
-Maps are (B, C, H, W), contiguous, norms stay beside their convolutions, and attention is two products of flattened
-maps, transposed, with a softmax between. Written anew from what ysj9909/SHViT does.
+Maps are (B, C, H, W) and contiguous, norms are separate from their convolutions, and attention is two products of
+flattened, transposed maps with a softmax between them. Rewritten after ysj9909/SHViT.
 
 Shape legend: B batch, C channels, P part of them, D channels of a query, H W map, N = H * W.
 """
@@ -19,7 +19,7 @@ from attnzoo.zoo_shvit import SHViT
 
 
 def official(model: nn.Module) -> nn.Module:
-    """A network with the parameters of ours, shared, not copied, that gives the same logits in the official way.
+    """Builds the official formulation on the parameters of one of our models, which are shared, not copied.
 
     Args:
         model: one of our SHViTs in evaluation mode, not fused, with pooling and a classifier.
@@ -28,7 +28,7 @@ def official(model: nn.Module) -> nn.Module:
         The network in evaluation mode; images (B, P, H, W) -> logits (B, num_classes).
 
     Raises:
-        TypeError: the model is no `SHViT`.
+        TypeError: the model is not a `SHViT`.
     """
     if not isinstance(model, SHViT):
         raise TypeError(f"model must be a SHViT, got {type(model).__name__}")
@@ -36,7 +36,7 @@ def official(model: nn.Module) -> nn.Module:
 
 
 class _Network(nn.Module):
-    # our modules are read by attributes that nn.Module does not declare
+    # Any: attributes of our modules are not declared by nn.Module
     def __init__(self, model: Any) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -96,7 +96,7 @@ def _mlp(ours: ConvNormMlp) -> nn.Module:
 
 
 def _part(ours: Any) -> nn.Module:
-    """A block, or the middle of a downsampler."""
+    """Converts a block, or the middle part of a downsampler."""
     if isinstance(ours, InvertedDownsample):
         widened = [_conv_norm(ours.conv1), nn.ReLU(), _conv_norm(ours.conv2), nn.ReLU()]
         return nn.Sequential(*widened, ours.se, _conv_norm(ours.conv3))

@@ -1,4 +1,4 @@
-"""A network with some of its layers computed in another way."""
+"""Replaces layers of a model by other modules."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import nn
 
 
 def swapped(model: nn.Module, renderings: Mapping[type[nn.Module], Callable[[Any], nn.Module]]) -> nn.Module:
-    """A copy of a network in which every layer of these types is replaced.
+    """Copies a model, and replaces every layer of the given types.
 
     Args:
-        model: the network; it stays as it is.
-        renderings: by type of layer, what makes another module, with its weights, from the layer.
+        model: the model; it is not changed.
+        renderings: by type of layer, a function that makes the new module from the layer and its weights.
     """
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):

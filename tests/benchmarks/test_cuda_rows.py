@@ -1,4 +1,4 @@
-"""What `python -m benchmarks kernels --device cuda` does, on a CPU and with a meter that only counts."""
+"""`python -m benchmarks kernels --device cuda`, run on a CPU with a meter that only counts calls."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ TESTED = {operator.name: operator for operator in operators.operators()}
 
 
 class CountingMeter:
-    """Calls once, and reports what a device would."""
+    """Calls once, and reports made-up times and memory."""
 
     method = "counted"
 
@@ -40,7 +40,7 @@ class CountingMeter:
 
 
 def small(name: str, **changes) -> Operator:
-    """An operator with one small stage, and the peers it has on a CPU in place of those on CUDA."""
+    """An operator with one small stage, and its CPU peers in place of its CUDA peers."""
     operator = TESTED[name]
     smallest = min(operator.cuda_shapes, key=lambda shape: shape.entries)
     shape = replace(smallest, heads=2, batch=3, width=8)
@@ -83,7 +83,7 @@ def test_an_operator_is_measured_drawn_and_written(name: str, monkeypatch, tmp_p
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", TESTED)
 def test_every_peer_computes_the_operator(name: str, monkeypatch) -> None:
-    # what compiles takes too long here, and its way back needs a device
+    # compiling takes too long here, and the backward pass of compiled peers needs a GPU
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     stages = [x for x in TESTED[name].cuda_shapes if x.image == 224 and x.batch == 1 and x.size[0] <= 28]
     for shape in (replace(x, heads=2, batch=2, width=8) for x in stages):
@@ -100,7 +100,7 @@ def test_without_matplotlib_the_numbers_are_kept(monkeypatch, tmp_path: Path) ->
     monkeypatch.delitem(sys.modules, "benchmarks.picture")
     _, said, results = run(monkeypatch, tmp_path, [small("neighborhood")], quick=True)
     assert results["rows"]
-    assert said[-1] == 'no picture, it needs matplotlib: pip install "attnzoo[train]"'
+    assert said[-1] == 'no figure, it needs matplotlib: pip install "attnzoo[train]"'
 
 
 def test_important_rows_come_first_and_operators_alternate() -> None:
@@ -146,7 +146,7 @@ def test_a_peer_that_fails_is_recorded() -> None:
     (row, *_) = rows_of(small("neighborhood", cuda_peers=lambda *_: peers))
     found = cuda.measure(row, CPU, CountingMeter(), ROOF, Budget(60))["results"]
     assert found["large"] == {"error": "OutOfMemoryError: Tried to allocate 1 TiB."}
-    assert found["other"]["error"].startswith("computes something else: output differs")
+    assert found["other"]["error"].startswith("wrong result: output differs")
     assert "forward" in found["ours"]
 
 
@@ -234,7 +234,7 @@ def test_the_picture_shows_the_first_stage_in_its_plain_form() -> None:
     assert picture.first_stage(rows) == [rows[1], rows[3]]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the device itself is measured by hand")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="runs without a GPU only")
 def test_a_device_is_measured_with_its_own_meter_and_memory(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=1 << 37))

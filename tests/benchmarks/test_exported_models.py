@@ -1,4 +1,4 @@
-"""`python -m benchmarks export` on tiny models: all that is timed is right, and what cannot run says why."""
+"""`python -m benchmarks export` on tiny models: only correct runtimes are timed, and failures have a reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_command_writes_a_row_for_each_model(tmp_path: Path) -> None:
     assert first["onnxruntime_over_eager"]["median"] > 0
     assert first["onnxruntime_over_gather"]["median"] > 0
     assert first["file_bytes"] > 0
-    # nothing is compiled in a quick run, and only ours has neighborhoods
+    # a quick run compiles nothing, and only our model has neighborhood attention
     assert first["compile"] == first["aoti"] == second["gather"] == "-"
     assert "no neighborhood attention" in second["reasons"]["gather"]
 
@@ -68,13 +68,13 @@ def test_a_wrong_answer_is_not_timed_and_fails_the_command(tmp_path: Path, monke
     command = ["export", "test_resnet", "--image-size", "32", "--runtime", "onnxruntime", "--quick"]
     done = CliRunner().invoke(main, [*command, "--out", str(tmp_path)])
     assert done.exit_code == 1
-    assert "answers are wrong, the first: test_resnet B1, onnxruntime differs from eager by 1.0e-02" in done.output
+    assert "results are wrong, the first: test_resnet B1, onnxruntime differs from eager by 1.0e-02" in done.output
     (path,) = tmp_path.glob("*.json")
     assert {row["onnxruntime"] for row in json.loads(path.read_text())["rows"]} == {"-"}
 
 
 def test_a_runtime_that_fails_says_why() -> None:
-    # pytest's own patches of this configuration leave it without the entry
+    # monkeypatch cannot restore this entry of the configuration
     with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
         (row,) = rows_of("test_resnet", ("aoti", "fused"))
     assert "no C++ compiler was found" in row["reasons"]["aoti"]

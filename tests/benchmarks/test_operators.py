@@ -1,4 +1,4 @@
-"""`python -m benchmarks kernels` on a CPU: small rows, checked and timed, and what refuses to be timed."""
+"""`python -m benchmarks kernels` on a CPU: small rows are checked and timed, and wrong ones are not timed."""
 
 import json
 import random
@@ -16,7 +16,7 @@ from benchmarks.neighborhood import NeighborhoodShape
 from benchmarks.operators import Operator, Peer, chosen
 
 TESTED = {operator.name: operator for operator in operators.operators()}
-# a row of each operator that takes no time
+# a fast row of each operator
 SMALL = {"neighborhood": "neighborhood 7x7", "window": "window 7x7", "routed": "routed 14x14", "halo": "halo 8x8"}
 
 ODD = NeighborhoodShape(size=(9, 8), heads=2, batch=3, width=8, kernel=3)
@@ -27,7 +27,7 @@ def bench(*arguments: str) -> Result:
 
 
 def wrong_operator(operator: Operator, **changes) -> Operator:
-    """The operator, off by a thousandth in every call but the reference's."""
+    """The operator, off by a thousandth in all executions but the reference."""
 
     class Wrong(type(operator.cpu_shapes[0])):
         def call(self, backend):
@@ -44,7 +44,7 @@ def wrong_operator(operator: Operator, **changes) -> Operator:
 def test_a_row_is_measured_and_written(name: str, tmp_path: Path) -> None:
     done = bench("--quick", "--only", SMALL[name], "--out", str(tmp_path))
     assert done.exit_code == 0, done.output
-    assert "of these wrong: 0" in done.output
+    assert "runs, 0 wrong" in done.output
     (path,) = tmp_path.iterdir()
     assert path.name.startswith(f"{name}-cpu-")
     results = json.loads(path.read_text())
@@ -66,11 +66,11 @@ def test_help_has_an_example(command: str) -> None:
 def test_an_unknown_row_is_refused(tmp_path: Path) -> None:
     done = bench("--only", "nothing", "--out", str(tmp_path))
     assert done.exit_code == 2
-    assert "--only 'nothing' fits no row: neighborhood 56x56 h2 B1" in done.stderr
+    assert "--only 'nothing' matches no row: neighborhood 56x56 h2 B1" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="runs without a GPU only")
 def test_an_absent_device_is_said() -> None:
     done = CliRunner().invoke(main, ["kernels", "--device", "cuda"])
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)

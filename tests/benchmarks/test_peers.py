@@ -1,4 +1,4 @@
-"""`python -m benchmarks models`: the peers compute the networks, and are compared with them."""
+"""`python -m benchmarks models`: the peers compute the same logits, and are timed."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from benchmarks import against
 from benchmarks.__main__ import PEERS, main
 
-# the small member of every family whose official formulation is rendered
+# the small member of every family that has an official formulation
 PICOS = [
     "agent_pico",
     "agent_swin_pico",
@@ -70,4 +70,4 @@ def test_the_command_writes_a_row_for_each_batch(tmp_path: Path) -> None:
 def test_a_model_without_a_peer_is_refused(peer: str, name: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["models", peer, name, "--out", str(tmp_path)])
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
-    assert f"there is nothing of {peer} to compare '{name}' with" in done.stderr
+    assert f"'{name}' has no {peer} peer to compare it with" in done.stderr

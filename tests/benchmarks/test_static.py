@@ -1,4 +1,4 @@
-"""`python -m benchmarks static`: compiled for machines that are not here, in processes without the interpreter."""
+"""`python -m benchmarks static`: kernels are compiled for absent GPUs, in processes without the interpreter."""
 
 import importlib.util
 import json
@@ -54,7 +54,7 @@ AMDGCN = """
 
 def run(monkeypatch, *arguments: str):
     monkeypatch.setattr(static, "operators", lambda: [TINY])
-    # the processes that compile must not inherit it
+    # worker processes must not inherit it
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     return CliRunner().invoke(main, ["static", "--jobs", "1", *arguments])
 
@@ -83,7 +83,7 @@ def test_a_kernel_is_compiled_for_each_architecture(monkeypatch, tmp_path: Path)
 def test_a_kernel_that_does_not_compile_is_a_row_and_a_fault(monkeypatch, tmp_path: Path) -> None:
     done = run(monkeypatch, "--only", "refused", "--architecture", "sm90", "--out", str(tmp_path))
     assert done.exit_code == 1
-    assert "1 of 1 have a fault, the first: refused tiny refused bfloat16 on sm90" in done.stderr
+    assert "1 of 1 kernels have a fault, the first: refused tiny refused bfloat16 on sm90" in done.stderr
     (row,) = json.loads(next(tmp_path.glob("static-*.json")).read_text())["rows"]
     assert "no machine takes this" in row["error"]
 
@@ -91,7 +91,7 @@ def test_a_kernel_that_does_not_compile_is_a_row_and_a_fault(monkeypatch, tmp_pa
 def test_an_unknown_row_is_refused(monkeypatch, tmp_path: Path) -> None:
     done = run(monkeypatch, "--only", "nothing", "--out", str(tmp_path))
     assert done.exit_code == 2
-    assert "--only 'nothing' fits no row: tiny product" in done.stderr
+    assert "--only 'nothing' matches no row: tiny product" in done.stderr
 
 
 def test_every_launch_is_a_task_on_each_architecture() -> None:
@@ -100,7 +100,7 @@ def test_every_launch_is_a_task_on_each_architecture() -> None:
 
 
 def compile_all(only: str) -> list[dict]:
-    """Compiles what the tables hold, in processes without the interpreter."""
+    """Compiles the launches, in processes without the interpreter."""
     return list(static.rows(static.tasks(operators(), ARCHITECTURES, only), 2))
 
 
@@ -111,7 +111,7 @@ def test_the_commonest_kernels_compile_without_spilling() -> None:
     found = [row for only in commonest for row in compile_all(only)]
     assert static.faults(found) == []
     assert {row["architecture"] for row in found} == set(ARCHITECTURES)
-    # float32 is multiplied exactly, which NVIDIA's matrix units do not
+    # float32 is multiplied in IEEE precision, which NVIDIA's matrix units do not support
     assert all(row["matrix_unit"] for row in found if row["dtype"] == "bfloat16")
 
 

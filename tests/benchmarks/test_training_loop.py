@@ -1,4 +1,4 @@
-"""`python -m benchmarks training` and `python -m benchmarks scaling`, in small."""
+"""`python -m benchmarks training` and `python -m benchmarks scaling`, on small inputs."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def results(folder: Path, what: str) -> dict:
     found = json.loads(path.read_text())
     assert {"cpu", "torch", "load_average", "notes", "columns"} <= set(found)
     assert all(set(found["columns"]) <= set(row) for row in found["rows"])
-    # head, rule and rows
+    # header, separator and rows
     assert len(table(found).splitlines()) == 2 + len(found["rows"])
     return found
 
@@ -32,7 +32,7 @@ def results(folder: Path, what: str) -> dict:
 def test_the_loop_and_bare_steps_take_turns(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(training, "WORKERS", (0, 1))
     said = bench("training", "test_resnet", "--quick", "--out", str(tmp_path))
-    # what a training says is not repeated
+    # the training's own output is not shown
     assert "epoch" not in said
     (row,) = results(tmp_path, "training")["rows"]
     assert row["turns"] >= 2

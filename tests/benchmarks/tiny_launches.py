@@ -1,4 +1,4 @@
-"""An operator whose only kernel is a matrix product: what the static benchmark compiles in its own tests."""
+"""Launches for the tests of the static benchmark: a matrix product, and the operators' kernels at size one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _launch(kernel) -> Launch:
 
 
 def of_ones(architecture: str) -> list[NamedLaunch]:
-    """The operators' kernels where every count is one: the JIT makes constants of such arguments."""
+    """The operators' kernels with all sizes one: the JIT specializes such arguments to constants."""
     q, table = torch.empty(1, 1, 1, 1, 32, dtype=torch.bfloat16, device="meta"), torch.empty(1, 1, 1, device="meta")
     weights = torch.empty(1, 1, 1, 1, 1, dtype=q.dtype, device="meta")
     routes = torch.empty(1, 1, 1, dtype=torch.int32, device="meta")
