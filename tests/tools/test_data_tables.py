@@ -67,7 +67,7 @@ MISTAKES = {
         r"the column kind of .*table has no class names.*another column of image, label",
     ),
     "no names of the classes": (lambda write: write(names=None), "has no class names: set data.class_map"),
-    "a row without a class": (lambda write: write(labels=lambda i: -1 if i == 5 else i % 3), r"have unknown classes: -1"),
+    "a row without a class": (lambda write: write(labels=lambda i: -1 if i == 5 else i % 3), r"unknown classes: -1"),
     "a class map of others": (
         lambda write: {**write(), "class_map": {"red": 0, "blue": 1}},
         r"have unknown classes: green",

@@ -96,7 +96,7 @@ def test_every_family_has_its_recipe():
 def test_a_docstring_tells_command_and_what_to_expect(name):
     text = packaged_configs()[name].read_text().split('"""')[1]
     assert re.search(rf"Command: .*{name}( |$)", text, re.MULTILINE)
-    titles = ("Source:", "Published:", "not a run of ours") if name in IMAGENET else ("Time:", "Expect:")
+    titles = ("Source:", "Published:", "we have not run this recipe") if name in IMAGENET else ("Time:", "Expect:")
     assert all(title in text for title in ("Hardware:", *titles))
 
 

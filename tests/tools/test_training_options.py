@@ -310,7 +310,7 @@ MISTAKES = {
     "an unknown mixup": ({"mixup": {"mixup": 1.0}}, "mixup: .*mixup"),
     "an unknown average": ({"ema": {"decays": 0.9}}, "ema: .*decays"),
     "an unknown clip mode": ({"clip_mode": "hard"}, "clip_mode must be one of norm, value, agc, got 'hard'"),
-    "parts that do not fit": ({"accumulate": 5}, "must be a multiple of 1 processes x accumulate=5, got 12; the nearest is 10"),
+    "parts that do not fit": ({"accumulate": 5}, "multiple of 1 processes x accumulate=5, got 12; the nearest is 10"),
     "a size that is a side": (
         {"data": {"name": "colours", "input_size": 32}},
         r"data\.input_size must be three positive integers",
