@@ -1,1 +1,1 @@
-"""Training recipes: one run per file, data only."""
+"""Training recipes: one config per file, data only."""

@@ -1,1 +1,1 @@
-"""What one does with the models: train, export, list; all behind the command `attnzoo`."""
+"""The tools behind the command `attnzoo`: train, export, list and others."""

@@ -1,4 +1,4 @@
-"""The command `attnzoo`: its subcommands are imported when they are called, for torch takes seconds."""
+"""The command `attnzoo`. Subcommands are imported when they are called, because importing torch takes seconds."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import click
 
 import attnzoo
 
-# name: where the command is, what it does
+# name: (where the command is defined, summary)
 COMMANDS = {
-    "list": ("attnzoo.tools.listing:list_command", "Show the models, their size and their published accuracy."),
+    "list": ("attnzoo.tools.listing:list_command", "List the models, their size and their published accuracy."),
     "train": ("attnzoo.tools.train:train_command", "Train a model from a config."),
-    "evaluate": ("attnzoo.tools.evaluate:evaluate_command", "Judge a model on a data set."),
-    "predict": ("attnzoo.tools.predict:predict_command", "Say what is in pictures."),
+    "evaluate": ("attnzoo.tools.evaluate:evaluate_command", "Evaluate a model on a data set."),
+    "predict": ("attnzoo.tools.predict:predict_command", "Predict the classes or the objects in images."),
     "export": (
         "attnzoo.tools.export.command:export_command",
-        "Write a model as a verified file, of ONNX or PyTorch.",
+        "Export a model to a verified ONNX or PyTorch file.",
     ),
-    "convert": ("attnzoo.tools.convert:convert_command", "Write an official checkpoint in timm's layout."),
-    "bench": ("attnzoo.tools.bench.command:bench_command", "Measure the operators and the models."),
+    "convert": ("attnzoo.tools.convert:convert_command", "Convert an official checkpoint to timm's layout."),
+    "bench": ("attnzoo.tools.bench.command:bench_command", "Benchmark operators and models."),
     "demo": ("attnzoo.tools.demo:demo_command", "Train, export and check a model on handwritten digits."),
 }
 
 
-# packages whose errors are mistakes of the user: this one, and the benchmarks of a clone
+# packages whose errors are user errors: this one, and the benchmarks of a clone
 OURS = ("attnzoo", "benchmarks")
 
 
@@ -36,22 +36,22 @@ class Mistake(click.ClickException):
 
 
 class MultilineError(ValueError):
-    """A mistake of the user, such as a file that differs in many places, whose message keeps its lines."""
+    """A user error whose message keeps its line breaks, such as the list of all tensors that do not match."""
 
 
 class MistakesGroup(click.Group):
-    """A group of commands that ends a user's mistake without a traceback."""
+    """A command group that reports user errors without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command.
+        """Run a command.
 
         Raises:
-            Mistake: of the user, found by attnzoo; or a package is not installed.
+            Mistake: a user error that attnzoo has found, or a package that is not installed.
         """
         try:
             return super().invoke(ctx)
         except (ValueError, FileNotFoundError) as error:
-            # raised in a library it is a defect of ours, and the traceback is wanted
+            # an error raised inside another library is a bug of attnzoo: show the traceback
             if not _raised_by_us(error):
                 raise
             in_lines = isinstance(error, MultilineError)
@@ -64,14 +64,14 @@ class MistakesGroup(click.Group):
 
 
 class LazyGroup(MistakesGroup):
-    """Knows its commands by name, and imports one when it is called."""
+    """A command group that imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of use."""
+        """Return the command names, in the order in which they are typically used."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Imports a command."""
+        """Import a command."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -79,7 +79,7 @@ class LazyGroup(MistakesGroup):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Lists the commands without importing them."""
+        """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
@@ -94,4 +94,4 @@ def _raised_by_us(error: BaseException) -> bool:
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(attnzoo.__version__, prog_name="attnzoo")
 def main() -> None:
-    """Attention-based vision backbones: list, train, export and convert them."""
+    """List, train, evaluate, export and convert attention-based vision backbones."""

@@ -1,4 +1,4 @@
-"""`attnzoo convert`: an official checkpoint as a directory in timm's layout, config.json + model.safetensors."""
+"""`attnzoo convert`: official checkpoint to a directory in timm's layout, config.json + model.safetensors."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .weights import LISTED, read_weights
 
 @dataclass(frozen=True)
 class Conversion:
-    """A directory that was written.
+    """The result of a conversion.
 
     Attributes:
-        directory: holds config.json and model.safetensors.
-        model: the name it is a model of.
-        num_classes: as many as the file's classifier has.
+        directory: written directory with config.json and model.safetensors.
+        model: model name.
+        num_classes: number of classes of the classifier in the file.
         file: name of the official file.
-        sha256: of the official file.
-        published_url: where the authors publish the weights of this model; None where they do not.
-        unused: other things in the file that could be weights too, such as an average of them.
+        sha256: SHA-256 of the official file.
+        published_url: where the authors publish the weights of this model; None if they do not.
+        unused: other keys of the file that may also hold weights, such as an average of them.
     """
 
     directory: Path
@@ -45,19 +45,19 @@ class Conversion:
 
 
 def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = False) -> Conversion:
-    """Writes an official checkpoint in timm's layout, opened by `timm.create_model("local-dir:...", pretrained=True)`.
+    """Convert an official checkpoint to timm's layout, for `timm.create_model("local-dir:...", pretrained=True)`.
 
-    The directory is opened once before it gets its name, so it is there whole and right, or not at all.
+    The directory is loaded once under a temporary name and renamed only if that succeeds.
 
     Args:
-        official_file: what the authors published, .pth and the like or .safetensors.
-        model: a name of attnzoo, with or without its tag.
-        output: the directory to write; its parents are made.
-        overwrite: replace a converted model that is there already.
+        official_file: the file that the authors published, .pth (or similar) or .safetensors.
+        model: model name in attnzoo, with or without a tag.
+        output: the directory to write; parent directories are created.
+        overwrite: replace an existing converted model.
 
     Raises:
-        ValueError: an unknown model, a file that is no checkpoint, needs code to be read, or does not fit the model;
-            a directory in the way.
+        ValueError: the model is unknown, the file is not a checkpoint, needs code to be read, or does not match the
+            model, or the output directory contains other files.
     """
     name = _known(model)
     output = output.absolute()
@@ -65,7 +65,7 @@ def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = 
     weights, unused = read_weights(official_file)
     config = get_pretrained_cfg(model)
     assert config is not None
-    # made before the filter, which may change its form
+    # created before the filter is called, which may modify it
     network = timm.create_model(model)
     weights = checkpoint_filter(name)(weights, network)
     _fit_classes(network, config.classifier, weights)
@@ -85,10 +85,10 @@ def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = 
 
 
 def check_match(file: str, model: str, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Compares names and shapes with what a network takes.
+    """Compare the names and shapes of weights with those of a network.
 
     Raises:
-        MultilineError: they differ; says which are missing, unexpected or of another shape.
+        MultilineError: they differ; lists the tensors that are missing, unexpected or of another shape.
     """
     expected = network.state_dict()
     missing = [f"{name} {_shape(expected[name])}" for name in expected if name not in weights]
@@ -98,11 +98,13 @@ def check_match(file: str, model: str, network: nn.Module, weights: Mapping[str,
         for name in expected
         if name in weights and weights[name].shape != expected[name].shape
     ]
-    kinds = {"missing in the file": missing, "not in the model": unexpected, "of another shape": other_shape}
+    kinds = {"missing from the file": missing, "not in the model": unexpected, "of another shape": other_shape}
     if not any(kinds.values()):
         return
     counts = ", ".join(f"{len(tensors)} {kind}" for kind, tensors in kinds.items() if tensors)
-    lines = [f"{file} is not a checkpoint of {model}: of {len(expected)} tensors {counts} (names are attnzoo's)"]
+    lines = [
+        f"{file} is not a checkpoint of {model}, which has {len(expected)} tensors: {counts} (names as in attnzoo)"
+    ]
     for kind, tensors in kinds.items():
         if tensors:
             lines += [f"{kind}:", *(f"  {tensor}" for tensor in tensors[:LISTED])]
@@ -119,32 +121,34 @@ def _known(model: str) -> str:
     name = str(split_model_name_tag(model)[0])
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, names(), n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "`attnzoo list` shows the names"
-        raise ValueError(f"{name!r} is no model of attnzoo: {hint}")
+        hint = f"did you mean {', '.join(close)}?" if close else "see `attnzoo list`"
+        raise ValueError(f"unknown model {name!r}: {hint}")
     if not is_ours(name):
         own = f"zoo_{name}"
-        hint = f"did you mean {own}?" if timm.is_model(own) else "`attnzoo list` shows the names"
+        hint = f"did you mean {own}?" if timm.is_model(own) else "see `attnzoo list`"
         raise ValueError(f"{name} is a model of timm, not of attnzoo: {hint}")
     try:
         get_pretrained_cfg(model)
     except RuntimeError as error:
-        raise ValueError(f"{model} is not known: {error} Leave the tag out for the usual weights") from error
+        raise ValueError(f"unknown model {model!r}: {error} Omit the tag for the default weights") from error
     return name
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file: name a directory")
+        raise ValueError(f"output must be a directory, got the file {output}")
     found = {path.name for path in output.iterdir()} if output.is_dir() else set()
     others = sorted(found - {"config.json", "model.safetensors", SUMS})
     if others:
-        raise ValueError(f"{output} holds what is no converted model and would be lost, such as {others[0]}")
+        raise ValueError(f"{output} contains other files, such as {others[0]}: choose another directory")
     if found and not overwrite:
-        raise ValueError(f"{output} holds a model already: replace it with --overwrite, or name another directory")
+        raise ValueError(
+            f"{output} already contains a model: pass --overwrite to replace it, or choose another directory"
+        )
 
 
 def _fit_classes(network: nn.Module, classifier: str | tuple[str, ...], weights: Mapping[str, Tensor]) -> None:
-    """Gives the network as many classes as the file has; where it has no classifier, the comparison will tell."""
+    """Reset the classifier to the number of classes in the file; without one, `check_match` reports what is missing."""
     first = classifier if isinstance(classifier, str) else classifier[0]
     weight = weights.get(f"{first}.weight")
     if weight is not None and len(weight) != network.num_classes:
@@ -155,34 +159,34 @@ def _check_written(directory: Path, network: nn.Module) -> None:
     again = timm.create_model(f"local-dir:{directory}", pretrained=True).state_dict()
     expected = network.state_dict()
     same = again.keys() == expected.keys() and all(torch.equal(again[name], expected[name]) for name in expected)
-    # not the user's mistake: a family that does not take its own state dict back
+    # not a user error: a model family that does not load its own state dict
     if not same:
-        raise RuntimeError("the directory does not open as the model that was converted, and was not kept")
+        raise RuntimeError("the written directory does not load as the converted model and was discarded")
 
 
 @click.command("convert")
 @click.argument("official_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--model", required=True, metavar="NAME", help="What the file is of; see `attnzoo list`.")
+@click.option("--model", required=True, metavar="NAME", help="Model of the checkpoint; see `attnzoo list`.")
 @click.option("--output", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Directory to write.")
-@click.option("--overwrite", is_flag=True, help="Replace a converted model that is in the directory.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing converted model.")
 def convert_command(official_file: Path, model: str, output: Path, overwrite: bool) -> None:
-    """Write an official checkpoint in timm's layout.
+    """Convert an official checkpoint to timm's layout.
 
-    OFFICIAL_FILE is what the authors of a model published, .pth or .safetensors; no code of it is run. DIR receives
-    config.json and model.safetensors, with as many classes as the file has, and is opened by
-    timm.create_model("local-dir:DIR", pretrained=True). A file that does not fit the model is refused, with a list of
-    what differs.
+    OFFICIAL_FILE is the checkpoint that the authors of a model published, .pth or .safetensors. No code in it is run.
+    DIR receives config.json and model.safetensors and is opened with
+    timm.create_model("local-dir:DIR", pretrained=True). The number of classes is taken from the file. If the file does
+    not match the model, the differences are listed and nothing is written.
 
     Example: attnzoo convert nat_mini.pth --model nat_mini --output models/nat_mini
     """
     done = convert(official_file, model, output, overwrite=overwrite)
     if done.unused:
-        click.echo(f"note: {', '.join(done.unused)} in the file could be weights too and was not used", err=True)
+        click.echo(f"note: {', '.join(done.unused)} in the file may also hold weights and was not used", err=True)
     click.echo(f"{output}: {done.model}, {done.num_classes} classes, from {done.file}")
     click.echo(f"sha256 {done.sha256}")
     if done.published_url:
-        click.echo(f"the authors publish this model at {done.published_url}")
-    click.echo(f'open it with timm.create_model("local-dir:{output}", pretrained=True)')
+        click.echo(f"published at {done.published_url}")
+    click.echo(f'load it with timm.create_model("local-dir:{output}", pretrained=True)')
 
 
 if __name__ == "__main__":

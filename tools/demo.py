@@ -1,4 +1,4 @@
-"""`attnzoo demo`: the whole road in two minutes, from handwritten digits to an ONNX file that is proved right."""
+"""`attnzoo demo`: train on handwritten digits, export to ONNX and verify the file, in two minutes."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ CONFIG = "classification/digits"
 
 
 class DemoError(RuntimeError):
-    """A demo that ran, but did not show what it is to show."""
+    """The demo ran, but its accuracy is too low or the exported file is wrong."""
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo measured.
+    """The measurements of the demo.
 
     Attributes:
-        accuracy_eager, accuracy_onnx: share of the held-out digits read correctly, 0 .. 1.
-        max_difference: largest difference of the file's logits to eager's, as a share of the largest |logit|.
-        latency_ratio: ONNX Runtime over eager, one digit at a time, one thread, medians.
-        weights_size, onnx_size: files, in bytes.
-        training_seconds, seconds: of the training, and of everything.
-        model, onnx, picture: what was written.
+        accuracy_eager, accuracy_onnx: accuracy on the held-out digits, 0 .. 1.
+        max_difference: largest logit difference between ONNX Runtime and eager, relative to the largest |logit|.
+        latency_ratio: latency of ONNX Runtime over eager, batch size 1, one thread, medians.
+        weights_size, onnx_size: file sizes in bytes.
+        training_seconds, seconds: duration of the training, and of the whole demo.
+        model, onnx, picture: paths of the model directory, the ONNX file and the figure.
     """
 
     accuracy_eager: float
@@ -51,20 +51,20 @@ class DemoReport:
 
 
 def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence[str] = ()) -> DemoReport:
-    """Trains nat_pico on scikit-learn's digits, exports it, and runs the file on the held-out fifth.
+    """Train nat_pico on scikit-learn's digits, export it, and run the file on the held-out fifth.
 
     Args:
-        work_dir: receives `digits.onnx`, `digits.png` and `digits-training/`; what an earlier demo left under these
-            names is deleted first, so that an interrupted demo starts clean.
-        required_accuracy: the least share of held-out digits to be read correctly, 0 .. 1.
+        work_dir: receives `digits.onnx`, `digits.png` and `digits-training/`. Results of an earlier demo under these
+            names are deleted first, so that an interrupted demo starts clean.
+        required_accuracy: minimum accuracy on the held-out digits, 0 .. 1.
         overrides: changes to the config, "key=value".
 
     Returns:
-        What was measured.
+        The measurements.
 
     Raises:
-        DemoError: the accuracy is lower than required, or the file reads other digits than eager.
-        ExportError: the file's logits differ from eager by more than 1e-4 of the largest.
+        DemoError: the accuracy is lower than required, or differs between the file and eager.
+        ExportError: the file's logits differ from eager by more than 1e-4 of the largest |logit|.
     """
     from .data import ClassifiedImages, Draw, digits, val_transform
     from .export import ExportError, export_onnx, open_session, relative_difference
@@ -98,9 +98,11 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
     difference = relative_difference(given, eager)
     accuracy, accuracy_onnx = (_accuracy(logits, labels) for logits in (eager, given))
     if not difference <= 1e-4:
-        raise ExportError(f"{onnx} is wrong: on real digits its logits differ by {difference:.1e} of the largest")
+        raise ExportError(
+            f"{onnx} is wrong: on the held-out digits its logits differ from eager by {difference:.1e} of the largest"
+        )
     if accuracy != accuracy_onnx:
-        raise DemoError(f"{onnx} reads {accuracy_onnx:.2%} of the held-out digits, eager {accuracy:.2%}")
+        raise DemoError(f"{onnx} has an accuracy of {accuracy_onnx:.2%} on the held-out digits, eager {accuracy:.2%}")
 
     draw_digits(picture, model, images, labels, eager, held_out.classes)
     report = DemoReport(
@@ -119,7 +121,7 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
     _print(report)
     if accuracy < required_accuracy:
         raise DemoError(
-            f"{accuracy:.2%} of the held-out digits were read correctly, {required_accuracy:.0%} are required"
+            f"the accuracy on the held-out digits must be at least {required_accuracy:.0%}, got {accuracy:.2%}"
         )
     return report
 
@@ -129,7 +131,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def _latency_ratio(session: Any, model: nn.Module, images: Tensor, repeats: int = 40) -> float:
-    """Time of the file over time of eager: one thread, in turns, medians. Only the ratio outlives the machine."""
+    """Return the latency of ONNX Runtime over eager: medians of interleaved calls on one thread."""
     inputs, threads = {"images": images.numpy()}, torch.get_num_threads()
     calls: tuple[Callable[[], Any], ...] = (lambda: session.run(["logits"], inputs), lambda: model(images))
     seconds: tuple[list[float], ...] = ([], [])
@@ -154,27 +156,30 @@ def _print(report: DemoReport) -> None:
     table.add_column("")
     table.add_column("eager", justify="right")
     table.add_column("ONNX Runtime", justify="right")
-    table.add_row("held-out digits read correctly", f"{report.accuracy_eager:.2%}", f"{report.accuracy_onnx:.2%}")
-    table.add_row("file", f"{report.weights_size / 1e6:.2f} MB", f"{report.onnx_size / 1e6:.2f} MB")
-    table.add_row("time for one digit, one thread", "1", f"{report.latency_ratio:.2f}")
-    table.add_row("largest difference of a logit, of the maximum", "", f"{report.max_difference:.1e}")
-    table.add_row("seconds, of which training", f"{report.seconds:.0f}", f"{report.training_seconds:.0f}")
+    table.add_row("accuracy on held-out digits", f"{report.accuracy_eager:.2%}", f"{report.accuracy_onnx:.2%}")
+    table.add_row("file size", f"{report.weights_size / 1e6:.2f} MB", f"{report.onnx_size / 1e6:.2f} MB")
+    table.add_row("relative latency, batch size 1, one thread", "1", f"{report.latency_ratio:.2f}")
+    table.add_row("largest logit difference, relative to the maximum", "", f"{report.max_difference:.1e}")
+    table.add_row("total time, training time", f"{report.seconds:.0f} s", f"{report.training_seconds:.0f} s")
     console = Console(highlight=False)
     console.print(table)
-    for name, path in (("model", report.model), ("ONNX file", report.onnx), ("picture", report.picture)):
+    for name, path in (("model", report.model), ("ONNX file", report.onnx), ("figure", report.picture)):
         console.print(f"{name}: {os.path.relpath(path)}", soft_wrap=True)
 
 
 @click.command("demo", context_settings={"show_default": True})
 @click.option(
-    "--work-dir", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/demo"), help="Where results go."
+    "--work-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/demo"),
+    help="Directory for the results.",
 )
 def demo_command(work_dir: Path) -> None:
-    """Train, export and prove a model on handwritten digits.
+    """Train, export and check a model on handwritten digits.
 
-    Trains nat_pico on scikit-learn's digits, writes it as digits.onnx, runs that file on the held-out fifth in
-    ONNX Runtime, and draws digits.png: predictions, confusion matrix, and what one pixel attends to. Fails when the
-    file differs from the model, or fewer than 99 % of the digits are read correctly. Starts over when run again.
+    Trains nat_pico on scikit-learn's digits, exports it to digits.onnx, runs that file on the held-out fifth with
+    ONNX Runtime, and draws digits.png with the predictions, the confusion matrix, and the attention of one pixel. Fails
+    if the file differs from the model, or if the accuracy is below 99 %. Starts over when run again.
 
     Example: attnzoo demo --work-dir runs/demo
     """

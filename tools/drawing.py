@@ -1,4 +1,4 @@
-"""Pictures with their predicted classes in a strip below them."""
+"""Drawings of images with their predicted classes in a strip below."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from PIL import Image, ImageDraw, ImageFont
 from .files import replacing
 from .images import read_image
 
-# pictures are enlarged to this side at least, so that labels can be read
+# the longer side of a drawing is at least this long, so that labels can be read
 SMALLEST_SIDE = 384
-# and not larger than this where they are only to be looked at
+# and at most this long
 _LARGEST_SIDE = 1024
 
 
 def draw_classes(path: Path, found: Mapping[str, Any]) -> None:
-    """Draws a picture with its classes in a strip below it.
+    """Draw an image with its classes in a strip below it.
 
     Args:
-        path: JPEG file to write; it is there whole or not at all.
-        found: `file`, `labels` and `scores`, as `attnzoo.tools.predict.predict` gives them.
+        path: JPEG file to write; it is written atomically.
+        found: `file`, `labels` and `scores`, as returned by `attnzoo.tools.predict.predict`.
     """
     with replacing(path) as fresh:
         _with_classes(_fitted(read_image(found["file"])), found).save(fresh, format="JPEG", quality=90)
@@ -40,7 +40,7 @@ def _with_classes(picture: Image.Image, found: Mapping[str, Any]) -> Image.Image
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
-    """A picture of a size that is comfortable to look at, in its proportions."""
+    """Resize an image to a comfortable size for viewing, keeping its aspect ratio."""
     longest = max(picture.size)
     scale = min(1.0, _LARGEST_SIDE / longest) if longest > SMALLEST_SIDE else SMALLEST_SIDE / longest
     size = [max(1, round(length * scale)) for length in picture.size]

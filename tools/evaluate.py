@@ -1,4 +1,4 @@
-"""`attnzoo evaluate`: how good a model is on pictures that it has not seen."""
+"""`attnzoo evaluate`: the metrics of a model on a data set."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from torch import nn
 
 from .files import replacing
 
-# classes shown, the worst first
+# number of classes shown, the worst first
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
+    """The result of an evaluation.
 
     Attributes:
-        metrics: by name, shares as 0 .. 1.
-        per_class: of each class, by its name: the share recognised, or AP.
-        shares: names of metrics that read best in percent.
-        unreadable: what was wrong with pictures that were left out.
+        metrics: metrics by name; percentages are stored as 0 .. 1.
+        per_class: accuracy or AP by class name.
+        shares: names of the metrics that are shown in percent.
+        unreadable: one message for each image that was skipped.
     """
 
     metrics: Mapping[str, float]
@@ -40,13 +40,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Reading:
-    """How pictures are read.
+    """How images are read.
 
     Attributes:
-        split: of the data set.
-        batch_size: pictures at a time.
-        workers: processes that read.
-        skip_unreadable: leave out files that are no pictures, and list them.
+        split: split of the data set.
+        batch_size: images per batch.
+        workers: number of data loading processes.
+        skip_unreadable: skip and list files that cannot be read, instead of raising an error.
     """
 
     split: str = "val"
@@ -55,10 +55,10 @@ class Reading:
     skip_unreadable: bool = False
 
     def judge(self, judge: Any, model: nn.Module, samples: Any) -> tuple[dict[str, float], list[str]]:
-        """The metrics of a model over samples, and what was unreadable.
+        """Return the metrics of a model on samples, and a message for each file that cannot be read.
 
         Raises:
-            ValueError: a file cannot be read and is not to be skipped.
+            ValueError: a file cannot be read and `skip_unreadable` is off.
         """
         from .data import open_loader, val_batches
 
@@ -66,7 +66,7 @@ class Reading:
 
         def note(messages: list[str]) -> None:
             if messages and not self.skip_unreadable:
-                raise ValueError(f"{messages[0]}; remove the file, or use --skip-unreadable")
+                raise ValueError(f"{messages[0]}; remove the file, or pass --skip-unreadable")
             found.extend(messages)
 
         loader = open_loader(samples, val_batches(samples, self.batch_size), self.workers)
@@ -81,19 +81,19 @@ def evaluate(
     pretrained: bool = False,
     worst: Path | None = None,
 ) -> Evaluation:
-    """Judges a model on a data set, prepared the way the model wants its pictures.
+    """Evaluate a model on a data set.
 
     Args:
-        model: a directory that `attnzoo train` wrote, or a name of timm.
-        data: a recipe's `data`: the name of a data set and what it takes (`attnzoo.tools.data`); how pictures are
-            prepared is said by the model, and by `data` where it differs.
-        reading: how pictures are read.
-        pretrained: load the published weights of a name.
-        worst: for a detector, a folder for the pictures that it did worst on.
+        model: a directory that `attnzoo train` wrote, or a model name in timm.
+        data: a recipe's `data`: the name of a data set and its arguments (`attnzoo.tools.data`). Images are
+            preprocessed as the model's config says, unless `data` overrides it.
+        reading: how images are read.
+        pretrained: load the published weights; for model names.
+        worst: for a detector, a folder for drawings of its worst images.
 
     Raises:
-        ValueError: an unknown model or data set, classes that the model does not know, a file that cannot be read.
-        FileNotFoundError: a folder is not there.
+        ValueError: an unknown model or data set, classes that the model does not know, or a file that cannot be read.
+        FileNotFoundError: a folder does not exist.
     """
     import attnzoo  # noqa: F401  registers the models
 
@@ -105,7 +105,7 @@ def evaluate(
 
         return evaluate_detector(Path(model), data, reading, worst)
     if worst is not None:
-        raise ValueError("pictures of the worst cases are drawn for detectors: leave --worst out")
+        raise ValueError("--worst is for detectors, got a classifier: omit it")
     return _evaluate_classifier(model, data, reading, pretrained)
 
 
@@ -124,16 +124,16 @@ def _evaluate_classifier(model: str, data: Mapping[str, Any], reading: Reading, 
 
 
 def device() -> torch.device:
-    """The GPU where there is one."""
+    """Return the GPU if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Reordered(nn.Module):
-    """A classifier whose logits stand in the order of a data set's classes.
+    """A classifier whose logits are reordered to the classes of a data set.
 
     Args:
-        model: images to logits (B, classes).
-        order: which logit is which class; None changes nothing.
+        model: maps images to logits (B, classes).
+        order: index of each class among the model's logits; None keeps the order.
     """
 
     def __init__(self, model: nn.Module, order: Sequence[int] | None) -> None:
@@ -147,20 +147,20 @@ class Reordered(nn.Module):
 
 
 def label_order(known: Sequence[str] | None, classes: Sequence[str], count: int) -> list[int] | None:
-    """Where a model has the classes of a data set.
+    """Return the index of each class of a data set among the logits of a model; None if the order is the same.
 
     Args:
-        known: the model's class names; None where it has none, and the order is taken to be that of the data set.
-        classes: of the data set.
-        count: logits of the model.
+        known: the model's class names; None if it has none. The order is then assumed to be that of the data set.
+        classes: classes of the data set.
+        count: number of logits of the model.
 
     Raises:
-        ValueError: the model does not know a class, or has another number of unnamed ones.
+        ValueError: the model does not know a class, or has no class names and another number of classes.
     """
     if known is None:
         if count != len(classes):
             raise ValueError(
-                f"the model tells {count} classes apart and has no names for them, the data {len(classes)}"
+                f"the model has no class names and must have the {len(classes)} classes of the data, got {count}"
             )
         return None
     if missing := [name for name in classes if name not in known]:
@@ -180,21 +180,26 @@ def _labels(network: nn.Module) -> list[str] | None:
 @click.argument("model")
 @click.argument("config", required=False)
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--split", default="val", help="Part of the data set.")
-@click.option("--batch-size", type=click.IntRange(1), default=32, help="Pictures at a time.")
-@click.option("--workers", type=click.IntRange(0), default=0, help="Processes that read pictures.")
-@click.option("--skip-unreadable", is_flag=True, help="Leave files out that are no pictures, and list them.")
-@click.option("--pretrained", is_flag=True, help="Load the published weights of a name.")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file to write the metrics to.")
-@click.option("--worst", type=click.Path(path_type=Path, file_okay=False), help="Folder for a detector's worst cases.")
+@click.option("--split", default="val", help="Split of the data set.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, help="Images per batch.")
+@click.option("--workers", type=click.IntRange(0), default=0, help="Number of data loading processes.")
+@click.option("--skip-unreadable", is_flag=True, help="Skip and list files that cannot be read, instead of stopping.")
+@click.option("--pretrained", is_flag=True, help="Load the published weights; for model names.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for the metrics.")
+@click.option(
+    "--worst",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for drawings of a detector's worst images.",
+)
 def evaluate_command(
     model: str, config: str | None, options: tuple[str, ...], pretrained: bool, output: Path | None,
     worst: Path | None, **reading: Any,
 ) -> None:  # fmt: skip
-    """Judge a model on a data set.
+    """Evaluate a model on a data set.
 
-    MODEL is a directory that `attnzoo train` wrote, or a name (`attnzoo list`, or any other of timm). The data is that
-    of CONFIG, a training config or the name of a packaged one, or is given as data.name=... data.root=....
+    MODEL is a directory that `attnzoo train` wrote, or a model name (see `attnzoo list`, or any model of timm). The
+    data set is the one of CONFIG, a training config or the name of a packaged one, or it is given by data.name=...
+    data.root=...
 
     \b
     Examples:
@@ -224,7 +229,7 @@ def _print(result: Evaluation) -> None:
         table.add_row(name, f"{value:.2%}")
     console.print(table)
     if result.unreadable:
-        console.print(f"{len(result.unreadable)} files could not be read and were left out:")
+        console.print(f"{len(result.unreadable)} files could not be read and were skipped:")
         for message in result.unreadable[:_SHOWN]:
             console.print(f"  {message}", markup=False, soft_wrap=True)
 

@@ -1,6 +1,6 @@
-"""The demo's picture: what the model reads, where it errs, and what one pixel attends to.
+"""The figure of the demo: predictions, confusion matrix and the attention of one pixel.
 
-Shape legend: N images, C channels, H W map, h heads, k x k kernel.
+Shapes: N images, C channels, (H, W) map, h heads, k x k kernel.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _SHOWN = 30
 def draw_digits(
     path: Path, model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, classes: Sequence[str]
 ) -> None:
-    """Draws the picture of a run on held-out digits.
+    """Draw the results on the held-out digits.
 
     Args:
-        path: PNG file to write; it is there whole or not at all.
-        model: holds at least one `NeighborhoodAttention`; the first is looked into.
-        images: (N, 1, H, W), as the model takes them, on the CPU like all the rest.
-        labels: (N,) true classes.
-        logits: (N, classes), what the model says.
-        classes: their names.
+        path: PNG file to write; it is written atomically.
+        model: a model with at least one `NeighborhoodAttention`; the first one is drawn. All inputs are on the CPU.
+        images: (N, 1, H, W), preprocessed.
+        labels: (N,), true classes.
+        logits: (N, classes), output of the model.
+        classes: class names.
     """
     figure = Figure(figsize=(15, 5.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -50,17 +50,17 @@ def draw_digits(
 
 
 def attention_map(block: NeighborhoodAttention, x: Tensor, row: int, column: int) -> Tensor:
-    """What one pixel attends to, laid out over the map.
+    """Compute the attention weights of one query, placed on the map.
 
     Args:
-        block: the attention.
-        x: its input, (1, H, W, C).
-        row: of the query.
-        column: of the query.
+        block: the attention block.
+        x: input of the block, (1, H, W, C).
+        row: row of the query.
+        column: column of the query.
 
     Returns:
-        (H, W), averaged over the heads, zero outside the query's window. It sums to 1, or to less on a map smaller
-        than the window, which is padded: what falls on the padding is left out.
+        (H, W), averaged over the heads, zero outside the query's window. It sums to 1. On a map smaller than the
+        window, which is padded, the weights of the padding are omitted and the sum is smaller.
     """
     height, width = x.shape[1:3]
     # (1, H, W, h, k * k) -> (k, k)
@@ -85,39 +85,39 @@ def attention_map(block: NeighborhoodAttention, x: Tensor, row: int, column: int
     return result
 
 
-def _draw_predictions(panel: Any, images: Tensor, labels: Tensor, read: Tensor, classes: Sequence[str]) -> None:
-    wrong = (read != labels).nonzero().flatten().tolist()
-    right = (read == labels).nonzero().flatten().tolist()
+def _draw_predictions(panel: Any, images: Tensor, labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> None:
+    wrong = (predictions != labels).nonzero().flatten().tolist()
+    right = (predictions == labels).nonzero().flatten().tolist()
     shown = (wrong + right)[:_SHOWN]
-    note = "" if not wrong else f"; {'the mistakes are' if len(wrong) > 1 else 'the mistake is'} red"
-    panel.suptitle(f"{len(right)} of {len(images)} held-out digits read correctly{note}", fontsize=11)
+    note = "" if not wrong else "; errors in red"
+    panel.suptitle(f"Predictions: {len(right)} of {len(images)} held-out digits correct{note}", fontsize=11)
     for axes, index in zip(panel.subplots(5, 6).flat, shown, strict=False):
         axes.imshow(images[index, 0].numpy(), cmap="gray_r", interpolation="nearest")
-        said, true = classes[int(read[index])], classes[int(labels[index])]
-        text = said if said == true else f"{said}, is {true}"
-        axes.set_title(text, fontsize=10, pad=2, color="#333333" if said == true else _WRONG)
+        predicted, true = classes[int(predictions[index])], classes[int(labels[index])]
+        text = predicted if predicted == true else f"{predicted} (true: {true})"
+        axes.set_title(text, fontsize=10, pad=2, color="#333333" if predicted == true else _WRONG)
         _frame(axes)
 
 
-def _draw_confusion(panel: Any, labels: Tensor, read: Tensor, classes: Sequence[str]) -> None:
-    panel.suptitle("How often each digit was read as which", fontsize=11)
+def _draw_confusion(panel: Any, labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> None:
+    panel.suptitle("Confusion matrix", fontsize=11)
     count = len(classes)
-    matrix = torch.bincount(labels * count + read, minlength=count * count).view(count, count)
+    matrix = torch.bincount(labels * count + predictions, minlength=count * count).view(count, count)
     axes = panel.subplots()
     axes.imshow(matrix.numpy(), cmap="Blues", vmax=1.25 * float(matrix.max()))
     for true in range(count):
-        for said in range(count):
-            number = int(matrix[true, said])
+        for predicted in range(count):
+            number = int(matrix[true, predicted])
             if number:
-                color = "white" if true == said and number > matrix.max() / 2 else "#333333"
+                color = "white" if true == predicted and number > matrix.max() / 2 else "#333333"
                 axes.text(
-                    said, true, str(number), ha="center", va="center", fontsize=10,
-                    color=color if true == said else _WRONG, weight="normal" if true == said else "bold",
+                    predicted, true, str(number), ha="center", va="center", fontsize=10,
+                    color=color if true == predicted else _WRONG, weight="normal" if true == predicted else "bold",
                 )  # fmt: skip
     axes.set_xticks(range(count), classes)
     axes.set_yticks(range(count), classes)
-    axes.set_xlabel("read as")
-    axes.set_ylabel("is a")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
     axes.tick_params(length=0)
 
 
@@ -126,20 +126,20 @@ def _draw_attention(panel: Any, model: nn.Module, images: Tensor, labels: Tensor
         (name, module) for name, module in model.named_modules() if isinstance(module, NeighborhoodAttention)
     )
     kernel = "x".join(map(str, block.kernel_size))
-    panel.suptitle(f"What one pixel attends to in its {kernel} neighborhood", fontsize=11)
+    panel.suptitle(f"Attention of one pixel in its {kernel} neighborhood", fontsize=11)
     chosen = [int((labels == label).nonzero()[0]) for label in range(min(4, len(classes)))]
     inputs = _block_input(model, block, images[chosen])
-    heads = "its one head" if block.num_heads == 1 else f"mean of {block.num_heads} heads"
+    heads = "one head" if block.num_heads == 1 else f"mean over {block.num_heads} heads"
     panel.supxlabel(
-        "blue: the pixel; dashed: its neighborhood; orange: the weight\n"
-        f"{name}, a map of {inputs.shape[1]}x{inputs.shape[2]}, {heads}",
+        "blue: query pixel; dashed: neighborhood; orange: attention weight\n"
+        f"{name}, map of {inputs.shape[1]}x{inputs.shape[2]}, {heads}",
         fontsize=9,
     )
     for axes, index, x in zip(panel.subplots(2, 2).flat, chosen, inputs, strict=False):
         row, column = _query(images[index, 0], x.shape[:2])
         with torch.no_grad():
             weights = attention_map(block, x[None], row, column)
-        # drawn in cells of the map: cell (i, j) covers [j, j + 1] x [i, i + 1]
+        # in units of map cells: cell (i, j) covers [j, j + 1] x [i, i + 1]
         extent = (0, x.shape[1], x.shape[0], 0)
         axes.imshow(images[index, 0].numpy(), cmap="gray_r", alpha=0.6, interpolation="bilinear", extent=extent)
         orange = torch.tensor(to_rgba(_ATTENDED)).repeat(*weights.shape, 1)
@@ -158,7 +158,7 @@ def _box(top: int, left: int, bottom: int, right: int, **style: Any) -> Rectangl
 
 
 def _block_input(model: nn.Module, block: nn.Module, images: Tensor) -> Tensor:
-    """What arrives at a block, (N, H, W, C)."""
+    """Return the input of a block, (N, H, W, C)."""
     captured: list[Tensor] = []
     handle = block.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     try:
@@ -170,12 +170,12 @@ def _block_input(model: nn.Module, block: nn.Module, images: Tensor) -> Tensor:
 
 
 def _query(image: Tensor, size: Sequence[int]) -> tuple[int, int]:
-    """The cell of a map of this size that holds most ink among those away from the border."""
+    """Return the cell with the most ink in a map of this size, away from the border."""
     ink = torch.nn.functional.adaptive_avg_pool2d(image[None, None], (size[0], size[1]))[0, 0].clone()
     border = torch.ones_like(ink, dtype=torch.bool)
     border[2:-2, 2:-2] = min(size) < 5
-    place = int(ink.masked_fill(border, -torch.inf).argmax())
-    return place // size[1], place % size[1]
+    index = int(ink.masked_fill(border, -torch.inf).argmax())
+    return index // size[1], index % size[1]
 
 
 def _frame(axes: Any) -> None:

@@ -1,4 +1,4 @@
-"""`attnzoo list`: the models, how large they are and what was published about them."""
+"""`attnzoo list`: the models, their size and their published accuracy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import attnzoo
 
 from .files import replacing
 
-# what stands around the tables in a page
+# the tables of a page are between these two comments
 OPENING, CLOSING = "<!-- models: written by `attnzoo list --readme` -->", "<!-- /models -->"
 
 
@@ -30,11 +30,11 @@ class Entry:
     """A model.
 
     Attributes:
-        name: what timm creates it by.
-        family: module of the file that registers it.
-        parameters: their number.
-        input_size: of its images (C, H, W).
-        published: the authors' figures.
+        name: name in timm's registry.
+        family: module that registers the model.
+        parameters: number of parameters.
+        input_size: (C, H, W) of the input images.
+        published: figures published by the authors.
         weights: whether trained weights can be downloaded.
     """
 
@@ -47,13 +47,13 @@ class Entry:
 
     @property
     def size(self) -> str:
-        """Height and width of its images, and their channels unless they are three."""
+        """Input size as HxW, or as CxHxW if there are not three channels."""
         channels, height, width = self.input_size
         return f"{height}x{width}" if channels == 3 else f"{channels}x{height}x{width}"
 
 
 def entries(pattern: str = "") -> list[Entry]:
-    """The registered models of attnzoo, without those of timm.
+    """Return the registered models of attnzoo, without timm's own models.
 
     Args:
         pattern: a wildcard pattern as in `timm.list_models`, or a part of the name.
@@ -62,19 +62,19 @@ def entries(pattern: str = "") -> list[Entry]:
 
 
 def names(pattern: str = "") -> list[str]:
-    """The names of `entries`."""
+    """Return the model names of `entries`."""
     wildcard = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
     return [name for name in timm.list_models(wildcard) if is_ours(name)]
 
 
 def is_ours(name: str) -> bool:
-    """Whether a model that timm knows is one of attnzoo."""
+    """Return whether a model in timm's registry belongs to attnzoo."""
     return model_entrypoint(name).__module__.split(".")[0] == "attnzoo"
 
 
 @functools.cache
 def _entry(name: str) -> Entry:
-    # a model on the meta device has shapes and no memory
+    # on the meta device no memory is allocated
     with torch.device("meta"):
         parameters = sum(p.numel() for p in timm.create_model(name).parameters())
     config = get_pretrained_cfg(name)
@@ -90,7 +90,7 @@ def _entry(name: str) -> Entry:
 
 
 def markdown(found: Iterable[Entry]) -> str:
-    """Tables of models, one per family: its title and published sources, then its models in the order of its file."""
+    """Return one table per family: title, published sources, and the models in the order of their registration."""
     by_family = sorted(found, key=lambda entry: (entry.family, list(_family(entry).default_cfgs).index(entry.name)))
     return "\n\n".join(_table(list(models)) for _, models in groupby(by_family, key=lambda entry: entry.family))
 
@@ -101,7 +101,7 @@ def _family(entry: Entry) -> Any:
 
 def _table(models: Sequence[Entry]) -> str:
     title = (inspect.getdoc(_family(models[0])) or models[0].family).partition("\n")[0]
-    # a source once, in the order of the models
+    # unique sources, in the order of the models
     sources = dict.fromkeys(model.published["source"] for model in models if "source" in model.published)
     links = ", ".join(f"[{_label(source)}]({source})" for source in sources)
     lines = [
@@ -125,30 +125,30 @@ def _table(models: Sequence[Entry]) -> str:
 
 
 def _label(source: str) -> str:
-    """The last part of an address, which is a file or a repository."""
+    """Return the last part of a URL, a file or a repository name."""
     return source.partition("#")[0].rstrip("/").rpartition("/")[2]
 
 
 def write_tables(page: Path) -> None:
-    """Writes the tables of all models between the two comments of a page, `OPENING` and `CLOSING`.
+    """Writes the tables of all models between the comments `OPENING` and `CLOSING` of a page.
 
     Raises:
-        ValueError: the page does not have each of them once.
+        ValueError: the page does not contain each comment exactly once.
     """
     write_between(page, OPENING, CLOSING, markdown(entries()))
 
 
 def write_between(page: Path, opening: str, closing: str, tables: str) -> None:
-    """Replaces what a page holds between two comments.
+    """Replaces the text between two comments of a page.
 
     Raises:
-        ValueError: the page does not have each of them once, in this order.
+        ValueError: the page does not contain each comment exactly once, in this order.
     """
     text = page.read_text(encoding="utf-8")
     before, found, rest = text.partition(opening)
     _, end, after = rest.partition(closing)
     if not found or not end or opening in rest or closing in before + after:
-        raise ValueError(f"{page} must have {opening} and, after it, {closing} once each, on lines of their own")
+        raise ValueError(f"{page} must contain {opening} and, below it, {closing} once each")
     with replacing(page) as fresh:
         fresh.write_text(f"{before}{opening}\n\n{tables}\n\n{closing}{after}", encoding="utf-8")
 
@@ -158,15 +158,15 @@ def write_between(page: Path, opening: str, closing: str, tables: str) -> None:
 @click.option(
     "--readme",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Instead write the tables of all models into this page.",
+    help="Write the tables of all models into this Markdown file instead.",
 )
 def list_command(pattern: str, readme: Path | None) -> None:
     """List the models of attnzoo.
 
-    PATTERN is a part of the name or a wildcard pattern; all models without it.
+    PATTERN is a part of the name or a wildcard pattern. Without it, all models are listed.
 
-    Prints a table: name, parameters in millions, input size, published ImageNet-1k top-1 accuracy (the paper's figure,
-    not a measurement of ours), and whether trained weights can be downloaded.
+    The table shows the name, parameters in millions, input size, ImageNet-1k top-1 accuracy as published by the authors
+    (not measured by attnzoo), and whether trained weights can be downloaded.
 
     \b
     Examples:
@@ -176,12 +176,12 @@ def list_command(pattern: str, readme: Path | None) -> None:
     """
     if readme is not None:
         if pattern:
-            raise ValueError(f"--readme writes all models, it takes no pattern, got {pattern!r}")
+            raise ValueError(f"--readme takes no pattern because it writes all models, got {pattern!r}")
         write_tables(readme)
         return
     found = entries(pattern)
     if not found:
-        raise ValueError(f"no model of attnzoo matches {pattern!r}: see `attnzoo list` for all of them")
+        raise ValueError(f"no model of attnzoo matches {pattern!r}: see `attnzoo list` for all models")
     rows = [("name", "parameters", "input", "published top-1", "weights"), *map(_row, found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

@@ -1,4 +1,4 @@
-"""How good a model is: the metrics of a task over a data set, the same in training and in `attnzoo evaluate`."""
+"""Metrics of a model on a data set, for validation during training and for `attnzoo evaluate`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-# a hook of evaluation: called after each batch with what was unreadable in it
+# called after each batch of an evaluation with a message for each file that cannot be read
 AfterBatch = Callable[[list[str]], None]
 
 
 class ClassificationJudge:
-    """Accuracy of a classifier.
+    """Evaluates a classifier.
 
     Args:
-        classes: their number.
-        device: that the model is on.
+        classes: number of classes.
+        device: device of the model.
     """
 
     metric = "accuracy"
@@ -29,27 +29,28 @@ class ClassificationJudge:
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.classes, self.device = classes, device
-        # share of each class that was recognised, of the data set judged last
+        # accuracy of each class in the last evaluation
         self.per_class: list[float] = []
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module, loader: DataLoader[Any], after_batch: AfterBatch) -> dict[str, float]:
-        """The share of pictures whose class is first, or among the first five where there are more; the mean loss.
+        """Return the top-1 accuracy, the top-5 accuracy if there are more than five classes, and the mean loss.
 
         Args:
-            model: images (B, C, H, W) to logits (B, classes).
-            loader: batches of `images` and `labels`; every process has its part, and all get the same answer.
+            model: maps images (B, C, H, W) to logits (B, classes).
+            loader: batches of `images` and `labels`. Each process has a part of the data; the metrics are those of all
+                data on every process.
             after_batch: called after each batch.
 
         Raises:
-            ValueError: there is no picture to judge by.
+            ValueError: there are no readable images.
         """
         model.eval()
         accuracies = {"accuracy": MulticlassAccuracy(self.classes, average="micro")}
         if self.classes > 5:
             accuracies["top5"] = MulticlassAccuracy(self.classes, average="micro", top_k=5)
         accuracies["per_class"] = MulticlassAccuracy(self.classes, average=None)
-        # grouped by what they counted in the first batch, metrics that agree there would agree for ever
+        # compute groups merge metrics whose states are equal after the first batch, even if they differ later
         metrics = MetricCollection(accuracies, compute_groups=False).to(self.device)
         mean_loss, judged = MeanMetric().to(self.device), SumMetric().to(self.device)
         for batch in loader:
@@ -61,7 +62,7 @@ class ClassificationJudge:
                 judged.update(len(labels))
             after_batch(batch["unreadable"])
         if not _over_all_processes(judged):
-            raise ValueError("there is no picture to judge by: the validation data is empty or unreadable")
+            raise ValueError("no image could be evaluated: the data is empty or unreadable")
         computed = _over_all_processes(metrics)
         self.per_class = computed.pop("per_class").tolist()
         values = {name: float(value) for name, value in computed.items()}
@@ -70,6 +71,6 @@ class ClassificationJudge:
 
 def _over_all_processes(metric: Metric | MetricCollection) -> Any:
     with warnings.catch_warnings():
-        # a process may have no picture where there are fewer than processes
+        # a process has no images if there are fewer images than processes
         warnings.filterwarnings("ignore", ".*compute.*before the .*update.*")
         return metric.compute()

@@ -1,4 +1,4 @@
-"""Models by name or from a directory: what export, evaluation and prediction start from."""
+"""Opening models by name or from a directory, for export, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -19,39 +19,41 @@ from .files import check_sums, read_json, sha256
 def open_model(
     model: str, *, pretrained: bool = False, image_size: tuple[int, int] | None = None
 ) -> tuple[nn.Module, dict[str, str]]:
-    """Opens a model by its name or a directory in timm's layout (`config.json` and `model.safetensors`).
+    """Open a model by its name or from a directory in timm's layout (`config.json` and `model.safetensors`).
 
     Args:
-        model: a name that timm knows, ours included, or a directory.
-        pretrained: load the published weights of a name; a directory always brings its own.
-        image_size: height and width, for the models that are built for one size.
+        model: a model name in timm's registry, which includes attnzoo's models, or a directory.
+        pretrained: load the published weights of a model name. The weights of a directory are always loaded.
+        image_size: height and width, for models that are built for one size.
 
     Returns:
-        The model, and the metadata entries that tell its weights' origin.
+        The model, and metadata entries about the origin of its weights.
 
     Raises:
-        ValueError: an unknown name, a directory without a model or with a damaged one, a name without published
-            weights, a size below 1.
+        ValueError: the name is unknown or has no published weights, the directory contains no model or a damaged one,
+            or the size is below 1.
     """
     check_size(image_size)
     folder = Path(model)
     if (folder / "config.json").is_file():
         return _load_folder(folder, image_size)
     if folder.is_dir() and not timm.is_model(model):
-        raise ValueError(f"{model} holds no model: config.json and model.safetensors are expected in the directory")
+        raise ValueError(f"{model} contains no model: expected config.json and model.safetensors")
     if not timm.is_model(model):
         close = difflib.get_close_matches(model, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "`attnzoo list` shows the names"
-        raise ValueError(f"{model!r} is neither a model's name nor a directory: {hint}")
+        hint = f"did you mean {', '.join(close)}?" if close else "see `attnzoo list`"
+        raise ValueError(f"{model!r} is neither a model name nor a directory: {hint}")
     config = timm.get_pretrained_cfg(model)
     if not pretrained:
-        # the same command shall give the same file, also where it is only to try things out
+        # the same command gives the same file, also with random weights
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = timm.create_model(model, **_size_argument(config.to_dict(), image_size))
         return network, {"weights": "random, seed 0"}
     if not config.has_weights:
-        raise ValueError(f"{model} has no published weights: leave --pretrained out, or name a trained directory")
+        raise ValueError(
+            f"{model} has no published weights: omit --pretrained, or pass the directory of a trained model"
+        )
     network = timm.create_model(model, pretrained=True, **_size_argument(config.to_dict(), image_size))
     origin = {"weights": f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)}
     if config.license:
@@ -71,15 +73,15 @@ def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.M
     stored = read_config(folder)
     if stored.get("task") == "detection":
         raise ValueError(
-            f"{folder} holds a detector: attnzoo evaluate, predict and export take it, this command takes classifiers"
+            f"{folder} contains a detector: this command takes classifiers; use attnzoo evaluate, predict or export"
         )
     config = stored.get("pretrained_cfg", {})
     try:
         network = timm.create_model(f"local-dir:{folder}", pretrained=True, **_size_argument(config, image_size))
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{folder} does not open, its config.json and weights do not fit: {reason}") from error
-    # the path of the directory is nobody else's business; the digest says which weights these are everywhere
+        raise ValueError(f"{folder} cannot be loaded, its config.json does not match its weights: {reason}") from error
+    # not the path, which is private and differs between machines: the digest identifies the weights
     origin = {"weights": f"sha256:{sums.get(weights.name) or sha256(weights)}"}
     if config.get("license"):
         origin["license"] = config["license"]
@@ -91,35 +93,35 @@ def _size_argument(config: Mapping[str, Any], image_size: tuple[int, int] | None
 
 
 def model_directory(model: str) -> str:
-    """`model/` of a run's directory, which is where `attnzoo train` writes the model to; of all else the same."""
+    """Return the folder `model/` of a work directory of `attnzoo train`; any other argument is returned unchanged."""
     folder = Path(model)
     is_run = not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file()
     return str(folder / "model") if is_run else model
 
 
 def is_detector(model: str) -> bool:
-    """Whether a directory says that it holds a detector."""
+    """Return whether a directory contains a detector, according to its config.json."""
     folder = Path(model)
     return (folder / "config.json").is_file() and read_config(folder).get("task") == "detection"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a directory in timm's layout: data, nothing in it is run.
+    """Read the `config.json` of a directory in timm's layout.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it is not a JSON object.
     """
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise ValueError(f"{folder / 'config.json'} is not the configuration of a model")
+        raise ValueError(f"{folder / 'config.json'} is not a model configuration")
     return config
 
 
 def check_size(image_size: tuple[int, int] | None) -> None:
-    """Refuses a height or width that is none.
+    """Check that an image size is positive.
 
     Raises:
-        ValueError: says so.
+        ValueError: the height or width is below 1.
     """
     if image_size and min(image_size) < 1:
         raise ValueError(f"image_size must be a height and a width of at least 1, got {image_size}")

@@ -1,4 +1,4 @@
-"""`attnzoo predict`: what is in pictures, as JSON and as pictures that say it."""
+"""`attnzoo predict`: the classes or objects in images, as text, JSON and annotated images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .images import UnreadableImageError, read_image
 
 Say = Callable[[Sequence[Image.Image]], list[dict[str, Any]]]
 
-# what a folder is searched for
+# extensions of the images in a folder
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 
@@ -31,30 +31,30 @@ def predict(
     batch_size: int = 16,
     pretrained: bool = False,
 ) -> list[dict[str, Any]]:
-    """Says what is in pictures.
+    """Predict the classes or objects in images.
 
     Args:
-        model: a directory that `attnzoo train` wrote, or a name of timm.
-        files: pictures.
-        top: classes to name, the likeliest first.
-        least_score: of an object that is named, 0 .. 1.
-        batch_size: pictures at a time.
-        pretrained: load the published weights of a name.
+        model: a directory that `attnzoo train` wrote, or a model name in timm.
+        files: image files.
+        top: number of classes per image, for a classifier.
+        least_score: minimum score of an object, 0 .. 1, for a detector.
+        batch_size: images per batch.
+        pretrained: load the published weights; for model names.
 
     Returns:
-        For each file, in order, a dictionary with `file`, and `labels` and `scores` (0 .. 1) side by side, the best
-        first, and of a detector `boxes` (x1, y1, x2, y2 in pixels of the upright picture) beside them; or with `file`
-        and `error` where it cannot be read.
+        A dictionary for each file, in order, with `file`, `labels` and `scores` (0 .. 1), the highest score first. For
+        a detector it also has `boxes` (x1, y1, x2, y2 in pixels of the upright image). For a file that cannot be read
+        it has `file` and `error` only.
 
     Raises:
-        ValueError: an unknown model, or no pictures.
+        ValueError: the model is unknown, or `files` is empty.
     """
     import attnzoo  # noqa: F401  registers the models
 
     from .models import is_detector
 
     if not files:
-        raise ValueError("no pictures were given")
+        raise ValueError("no images were given")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if is_detector(model):
         from .detection.prediction import open_for_prediction
@@ -99,7 +99,7 @@ def _open_classifier(model: str, pretrained: bool, top: int, device: torch.devic
 
 
 def class_names(network: Any, origin: dict[str, str]) -> list[str]:
-    """Of a model's outputs: its own labels, those of ImageNet where its weights are of that, or numbers."""
+    """Return the class names of a model: its own labels, ImageNet's for published ImageNet weights, or indices."""
     labels = network.pretrained_cfg.get("label_names")
     if labels and len(labels) == network.num_classes:
         return [str(label) for label in labels]
@@ -109,10 +109,10 @@ def class_names(network: Any, origin: dict[str, str]) -> list[str]:
 
 
 def pictures_in(paths: Sequence[Path]) -> list[Path]:
-    """The files among paths, and the pictures in the folders among them, sorted.
+    """Return the given files, and the images in the given folders, sorted.
 
     Raises:
-        FileNotFoundError: a path that is neither.
+        FileNotFoundError: a path is neither a file nor a folder.
     """
     found: list[Path] = []
     for path in paths:
@@ -138,21 +138,27 @@ def _draw(path: Path, found: dict[str, Any]) -> None:
 
 @click.command("predict", context_settings={"show_default": True})
 @click.argument("model")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURE...")
-@click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON and pictures.")
-@click.option("--top", type=click.IntRange(1), default=5, help="Classes to name, the likeliest first.")
-@click.option("--least-score", type=click.FloatRange(0, 1), default=0.3, help="Of an object that is named.")
-@click.option("--batch-size", type=click.IntRange(1), default=16, help="Pictures at a time.")
-@click.option("--pretrained", is_flag=True, help="Load the published weights of a name.")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for predictions.json and annotated images.",
+)
+@click.option("--top", type=click.IntRange(1), default=5, help="Number of classes per image; for classifiers.")
+@click.option(
+    "--least-score", type=click.FloatRange(0, 1), default=0.3, help="Minimum score of an object; for detectors."
+)
+@click.option("--batch-size", type=click.IntRange(1), default=16, help="Images per batch.")
+@click.option("--pretrained", is_flag=True, help="Load the published weights; for model names.")
 def predict_command(
     model: str, paths: tuple[Path, ...], output: Path | None, top: int, least_score: float, batch_size: int,
     pretrained: bool,
 ) -> None:  # fmt: skip
-    """Say what is in pictures.
+    """Predict the classes or the objects in images.
 
-    MODEL is a directory that `attnzoo train` wrote, of a classifier or a detector, or a name. PICTURE is a file, or a
-    folder that is searched for pictures. With --output, predictions.json and a picture for each picture are written to
-    that folder.
+    MODEL is a directory that `attnzoo train` wrote, of a classifier or a detector, or the name of a classifier. IMAGE
+    is a file, or a folder that is searched for images. With --output, predictions.json and an annotated copy of each
+    image are written to that folder.
 
     Example: attnzoo predict runs/photographs/model holiday/ --output holiday-predictions
     """
@@ -168,10 +174,10 @@ def predict_command(
         said = ", ".join(f"{name} {score:.1%}" for name, score in zip(entry["labels"], entry["scores"], strict=True))
         click.echo(f"{entry['file']}: {said or 'nothing found'}")
         if output is not None:
-            # numbered: pictures of two folders may have one name
+            # numbered, because images in two folders may have the same name
             _draw(output / f"{number:05d}-{Path(entry['file']).stem}.jpg", entry)
     if all("error" in entry for entry in found):
-        raise click.ClickException("none of the pictures could be read")
+        raise click.ClickException("none of the images could be read")
 
 
 if __name__ == "__main__":

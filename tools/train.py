@@ -1,4 +1,4 @@
-"""`attnzoo train`: from a config to a trained model on disk."""
+"""`attnzoo train`: train a model from a config."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 
 def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
-    """Trains what a config describes; the config's seed decides all that is random.
+    """Train a model from a config. All randomness follows from the config's seed.
 
     Args:
         config: the keys of `attnzoo.tools.training.recipe.Recipe`.
-        work_dir: receives `model/` (the best epoch, ready for use), `best.pth` and `last.pth` (plain tensors, numbers
-            and text, each with all that `resume` needs), `history.json`, `curves.png`, and a directory per start with
-            mmengine's log.
-        resume: continue with the step after the last that `work_dir` holds; from the beginning if it holds none.
+        work_dir: receives `model/` (the model of the best epoch), `best.pth` and `last.pth` (checkpoints of tensors,
+            numbers and text, each sufficient to resume from), `history.json`, `curves.png`, and mmengine's log in a
+            directory per start.
+        resume: continue after the last stored step in `work_dir`; start from scratch if there is none.
 
     Returns:
         `work_dir / "model"`, opened by `timm.create_model(f"local-dir:{path}", pretrained=True)`.
 
     Raises:
-        ValueError: the config asks for what there is not; `work_dir` cannot be written to, or holds a run and `resume`
-            is off, or the run of another config, or a damaged one.
-        TrainingError: the loss is not finite, or a picture cannot be read.
+        ValueError: the config is invalid; `work_dir` is not writable, contains a run and `resume` is off, or contains a
+            damaged run or the run of another config.
+        TrainingError: the loss is not finite, or an image cannot be read.
         StorageError: the disk is full or gone.
-        InterruptedTraining: SIGTERM or SIGINT asked for it, and the run is stored.
+        InterruptedTraining: stopped by SIGTERM or SIGINT; the run is stored.
     """
     import attnzoo  # noqa: F401  registers the models
 
@@ -44,13 +44,13 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
     with processes() as together:
         with together.stopping_together():
             recipe = Recipe.from_config(config)
-        # asked by all before any begins to write
+        # gathered from all processes before any of them writes
         seen = together.gather((work_dir / LAST).exists())
         with together.stopping_together():
             if any(seen) and not all(seen):
                 raise ValueError(
-                    f"process {seen.index(False)} does not see {work_dir / LAST}, others do: put --work-dir on a file "
-                    "system that all machines share"
+                    f"process {seen.index(False)} cannot see {work_dir / LAST}, other processes can: --work-dir must "
+                    "be on a file system that all machines share"
                 )
             checkpoint = _read_run(work_dir / LAST, recipe, resume) if seen[0] else None
         run(recipe, work_dir, checkpoint, together)
@@ -58,20 +58,21 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
 
 
 def _read_run(last: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
-    """The checkpoint that a run continues from."""
+    """Read the checkpoint to resume from."""
     from .training.checkpoints import check_format
     from .training.storage import read_checkpoint
 
     if not resume:
         raise ValueError(
-            f"{last.parent} holds a run already: continue it with --resume, choose another --work-dir, or delete it"
+            f"{last.parent} already contains a run: pass --resume to continue it, choose another --work-dir, or delete "
+            "it"
         )
     checkpoint = read_checkpoint(last)
     check_format(checkpoint, last)
     if checkpoint["recipe"] != recipe.to_json():
         raise ValueError(
-            f"{last.parent} holds a run of another config: resume with the config and options that it was started "
-            "with, or choose another --work-dir"
+            f"{last.parent} contains a run of another config: resume with the config and options of that run, or "
+            "choose another --work-dir"
         )
     return checkpoint
 
@@ -80,21 +81,24 @@ def _read_run(last: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
 @click.argument("config")
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
-    "--work-dir", type=click.Path(path_type=Path, file_okay=False), help="Where results go.  [default: runs/CONFIG]"
+    "--work-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for the results.  [default: runs/CONFIG]",
 )
-@click.option("--resume", is_flag=True, help="Continue the run of the work directory; begin one if there is none.")
-@click.option("--cfg-options", multiple=True, metavar="KEY=VALUE...", help="Change keys of the config.")
+@click.option("--resume", is_flag=True, help="Continue the run in the work directory, or start one if there is none.")
+@click.option("--cfg-options", multiple=True, metavar="KEY=VALUE...", help="Override keys of the config.")
 def train_command(
     config: str, options: tuple[str, ...], work_dir: Path | None, resume: bool, cfg_options: tuple[str, ...]
 ) -> None:
     """Train a classifier or a detector.
 
-    CONFIG is the path of a training config (a Python file that holds data only) or the name of a packaged one, such as
-    classification/digits, classification/imagefolder or detection/digits.
+    CONFIG is the path of a training config (a Python file that contains data only) or the name of a packaged one, such
+    as classification/digits, classification/imagefolder or detection/digits.
 
-    Writes to the work directory: model/ (the best epoch, for attnzoo evaluate, predict and export; a classifier is
-    opened by timm.create_model("local-dir:...") too), best.pth and last.pth (checkpoints), history.json and curves.png.
-    SIGTERM and Ctrl-C store the run before it ends, with exit code 143 or 130; --resume continues with the next step.
+    The work directory receives model/ (the model of the best epoch, for attnzoo evaluate, predict and export; a
+    classifier also opens with timm.create_model("local-dir:...")), the checkpoints best.pth and last.pth, history.json
+    and curves.png. SIGTERM and Ctrl-C store the run before it ends with exit code 143 or 130; --resume continues with
+    the next step.
 
     \b
     Examples:
@@ -115,7 +119,7 @@ def train_command(
             train(loaded, work_dir or Path("runs") / Path(config).stem, resume)
     except InterruptedTraining as stopped:
         click.echo(str(stopped), err=True)
-        # as a shell reports a process that a signal has ended
+        # the exit code that a shell reports for a process ended by a signal
         raise SystemExit(128 + stopped.signal) from stopped
     except (TrainingError, StorageError) as error:
         raise click.ClickException(str(error)) from error

@@ -1,14 +1,14 @@
-"""Agent-DeiT on ImageNet-1k, from scratch, as its authors trained it.
+"""Agent-DeiT on ImageNet-1k from scratch, with the recipe of the authors.
 
-The folder data/imagenet holds train/ and val/ with a folder per class: data.root=... names another, and
-data.name=wds data.classes=1000 reads shards. Settings and results are the authors', not a run of ours.
+The folder data/imagenet contains train/ and val/, each with one folder per class. data.root=... sets another folder,
+data.name=wds data.classes=1000 reads shards. Settings and results are from the authors; we have not run this recipe.
 
 Command:   torchrun --nproc-per-node 8 -m attnzoo.tools.train classification/imagenet_agent_deit
-           model.name=agent_deit_tiny or agent_deit_base: the same recipe, each with its own drop path
-Hardware:  8 GPUs, 128 images each (agent_deit_tiny: 512, batch_size=4096 and four times all rates)
+           model.name=agent_deit_tiny or agent_deit_base: the same recipe, with its own drop path rate
+Hardware:  8 GPUs, 128 images each (agent_deit_tiny: 512, batch_size=4096, all learning rates times 4)
 Source:    Han et al., ECCV 2024 (arXiv:2312.08874); github.com/LeapLabTHU/Agent-Attention,
-           agent_transformer/cfgs/agent_deit_s.yaml and the defaults of agent_transformer/config.py; rates
-           are theirs for 512 images, times 2
+           agent_transformer/cfgs/agent_deit_s.yaml and the defaults of agent_transformer/config.py;
+           learning rates are those for 512 images, times 2
 Published: top-1 74.9 agent_deit_tiny, 80.5 agent_deit_small, 82.0 agent_deit_base
 """
 

@@ -1,14 +1,14 @@
-"""Agent-PVT on ImageNet-1k, from scratch, as its authors trained it.
+"""Agent-PVT on ImageNet-1k from scratch, with the recipe of the authors.
 
-The folder data/imagenet holds train/ and val/ with a folder per class: data.root=... names another, and
-data.name=wds data.classes=1000 reads shards. Settings and results are the authors', not a run of ours.
+The folder data/imagenet contains train/ and val/, each with one folder per class. data.root=... sets another folder,
+data.name=wds data.classes=1000 reads shards. Settings and results are from the authors; we have not run this recipe.
 
 Command:   torchrun --nproc-per-node 8 -m attnzoo.tools.train classification/imagenet_agent_pvt
-           model.name=agent_pvt_tiny, agent_pvt_medium or agent_pvt_large: the same recipe, each with its own drop path
+           model.name=agent_pvt_tiny, agent_pvt_medium or agent_pvt_large: the same recipe, with its own drop path rate
 Hardware:  8 GPUs, 128 images each
 Source:    Han et al., ECCV 2024 (arXiv:2312.08874); github.com/LeapLabTHU/Agent-Attention,
-           agent_transformer/cfgs/agent_pvt_s.yaml and the defaults of agent_transformer/config.py; rates
-           are theirs for 512 images, times 2
+           agent_transformer/cfgs/agent_pvt_s.yaml and the defaults of agent_transformer/config.py;
+           learning rates are those for 512 images, times 2
 Published: top-1 78.4 agent_pvt_tiny, 82.2 agent_pvt_small, 83.4 agent_pvt_medium, 83.7 agent_pvt_large
 """
 

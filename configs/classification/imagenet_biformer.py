@@ -1,22 +1,22 @@
-"""BiFormer on ImageNet-1k, from scratch, as its authors trained it.
+"""BiFormer on ImageNet-1k from scratch, with the recipe of the authors.
 
-The folder data/imagenet holds train/ and val/ with a folder per class: data.root=... names another, and
-data.name=wds data.classes=1000 reads shards. Settings and results are the authors', not a run of ours.
+The folder data/imagenet contains train/ and val/, each with one folder per class. data.root=... sets another folder,
+data.name=wds data.classes=1000 reads shards. Settings and results are from the authors; we have not run this recipe.
 
 Command:   torchrun --nproc-per-node 8 -m attnzoo.tools.train classification/imagenet_biformer
-           model.name=biformer_tiny or biformer_base: the same recipe, each with its own drop path; biformer_stl:
+           model.name=biformer_tiny or biformer_base: the same recipe, with its own drop path rate; biformer_stl:
            batch_size=1024 optimizer.lr=1e-3
 Hardware:  16 GPUs on two machines, 128 images each
 Source:    Zhu et al., CVPR 2023 (arXiv:2303.08810); github.com/rayleizhu/BiFormer, scripts/train.sh and
-           configs/train_args.yaml; the rate is theirs for 512 images, times 4
-Published: top-1 81.4 biformer_tiny, 83.8 biformer_small, 84.3 biformer_base. The authors averaged weights beside
-           the training (0.99996) and judged the trained ones
+           configs/train_args.yaml; the learning rate is that for 512 images, times 4
+Published: top-1 81.4 biformer_tiny, 83.8 biformer_small, 84.3 biformer_base. The authors also
+           averaged the weights (decay 0.99996), but evaluated the weights that were not averaged
 """
 
 seed = 0
 epochs = 300
 batch_size = 2048
-# each image three times, as DeiT samples
+# repeated augmentation as in DeiT: each image three times
 repeats = 3
 
 model = dict(name="biformer_small")

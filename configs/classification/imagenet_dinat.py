@@ -1,11 +1,11 @@
-"""DiNAT and DiNAT-s on ImageNet-1k, from scratch, as its authors trained it.
+"""DiNAT and DiNAT-s on ImageNet-1k from scratch, with the recipe of the authors.
 
-The folder data/imagenet holds train/ and val/ with a folder per class: data.root=... names another, and
-data.name=wds data.classes=1000 reads shards. Settings and results are the authors', not a run of ours.
+The folder data/imagenet contains train/ and val/, each with one folder per class. data.root=... sets another folder,
+data.name=wds data.classes=1000 reads shards. Settings and results are from the authors; we have not run this recipe.
 
 Command:   torchrun --nproc-per-node 8 -m attnzoo.tools.train classification/imagenet_dinat
-           model.name=dinat_small, dinat_s_tiny, dinat_isotropic_base ...: the same recipe, each with its own drop path
-Hardware:  128 images per GPU; the script leaves the number of GPUs open, 8 make the 1024 of Swin, whose recipe it is
+           model.name=dinat_small, dinat_s_tiny, dinat_isotropic_base ...: the same recipe, with its own drop path
+Hardware:  128 images per GPU. The script does not set the number of GPUs; 8 give 1024 as in Swin, whose recipe is used
 Source:    Hassani and Shi, arXiv:2209.15001;
            github.com/SHI-Labs/Neighborhood-Attention-Transformer, classification/configs/dinat_tiny.yml,
            dinat_s_tiny.yml and the defaults of classification/train.py

@@ -1,13 +1,13 @@
-"""OverLoCK on ImageNet-1k, from scratch, as its authors trained it.
+"""OverLoCK on ImageNet-1k from scratch, with the recipe of the authors.
 
-The folder data/imagenet holds train/ and val/ with a folder per class: data.root=... names another, and
-data.name=wds data.classes=1000 reads shards. Settings and results are the authors', not a run of ours.
+The folder data/imagenet contains train/ and val/, each with one folder per class. data.root=... sets another folder,
+data.name=wds data.classes=1000 reads shards. Settings and results are from the authors; we have not run this recipe.
 
 Command:   torchrun --nproc-per-node 8 -m attnzoo.tools.train classification/imagenet_overlock
-           model.name=overlock_xt, overlock_s or overlock_b: the same recipe, each with its own drop path
+           model.name=overlock_xt, overlock_s or overlock_b: the same recipe, with its own drop path rate
 Hardware:  8 GPUs, 256 images each
 Source:    Lou and Yu, CVPR 2025 (arXiv:2502.20087); github.com/LMMMEng/OverLoCK, scripts/train_t_model.sh
-           and the defaults of train.py; --auto-lr makes the rate 1e-3 for 1024 images, times 2
+           and the defaults of train.py; --auto-lr sets the learning rate to 1e-3 for 1024 images, times 2
 Published: top-1 82.7 overlock_xt, 84.2 overlock_t, 84.8 overlock_s, 85.1 overlock_b
 """
 

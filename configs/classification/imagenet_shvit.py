@@ -1,21 +1,21 @@
-"""SHViT on ImageNet-1k, from scratch, as its authors trained it.
+"""SHViT on ImageNet-1k from scratch, with the recipe of the authors.
 
-The folder data/imagenet holds train/ and val/ with a folder per class: data.root=... names another, and
-data.name=wds data.classes=1000 reads shards. Settings and results are the authors', not a run of ours.
+The folder data/imagenet contains train/ and val/, each with one folder per class. data.root=... sets another folder,
+data.name=wds data.classes=1000 reads shards. Settings and results are from the authors; we have not run this recipe.
 
 Command:   torchrun --nproc-per-node 8 -m attnzoo.tools.train classification/imagenet_shvit
            zoo_shvit_s1, s2, s3: data.input_size=(3,224,224) optimizer.weight_decay=0.025, 0.032, 0.035
 Hardware:  8 GPUs, 256 images each
 Source:    Yun and Ro, CVPR 2024 (arXiv:2401.16456); github.com/ysj9909/SHViT, README.md and the defaults
-           of main.py; the rate is theirs for 512 images, times 4
-Published: top-1 72.8 zoo_shvit_s1, 75.2 zoo_shvit_s2, 77.4 zoo_shvit_s3, 79.4 zoo_shvit_s4. The authors averaged
-           weights beside the training (0.99996) and judged the trained ones
+           of main.py; the learning rate is that for 512 images, times 4
+Published: top-1 72.8 zoo_shvit_s1, 75.2 zoo_shvit_s2, 77.4 zoo_shvit_s3, 79.4 zoo_shvit_s4. The authors
+           also averaged the weights (decay 0.99996), but evaluated the weights that were not averaged
 """
 
 seed = 0
 epochs = 300
 batch_size = 2048
-# each image three times, as DeiT samples
+# repeated augmentation as in DeiT: each image three times
 repeats = 3
 
 model = dict(name="zoo_shvit_s4")

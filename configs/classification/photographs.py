@@ -1,12 +1,12 @@
-"""nat_pico on patches of eight photographs that come with scikit-image: which photograph is a patch of 64x64 from?
+"""nat_pico on 64x64 patches of eight photographs from scikit-image: the class is the photograph of a patch.
 
-Patches to train on are from the left two thirds of a photograph, those to judge by from the right third.
+Training patches are from the left two thirds of a photograph, validation patches from the right third.
 
 Command:  attnzoo train classification/photographs
 Hardware: one core of a shared server CPU with AVX-512 (OMP_NUM_THREADS=1)
-Time:     122 CPU-seconds, start included
-Expect:   88.2 % of the held-out patches in the epoch that is stored, which is chosen on these same patches; 87.2 %
-          after the last
+Time:     122 CPU-seconds including startup
+Expect:   88.2 % accuracy on the held-out patches in the best epoch, which is selected on these patches; 87.2 % after
+          the last epoch
 """
 
 seed = 0
@@ -18,7 +18,7 @@ model = dict(name="nat_pico", in_chans=1)
 data = dict(
     name="photographs", input_size=(1, 64, 64), mean=(0.5,), std=(0.25,), interpolation="bilinear", crop_pct=1.0
 )
-# a patch looks alike from every side
+# patches have no preferred orientation
 augment = [dict(type="RandomHorizontalFlip"), dict(type="RandomVerticalFlip")]
 
 loss = dict(label_smoothing=0.1)

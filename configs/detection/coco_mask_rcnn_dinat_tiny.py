@@ -3,11 +3,11 @@
 Command:   torchrun --nproc-per-node 8 -m attnzoo.tools.train detection/coco_mask_rcnn_dinat_tiny data.root=COCO
 Source:    Hassani and Shi, arXiv:2209.15001;
            SHI-Labs/Neighborhood-Attention-Transformer, detection/configs/dinat/mask_rcnn_dinat_tiny_3x_coco.py
-Hardware:  8 GPUs in the published run, 2 images each; not run by us
-Published: box AP 48.6, mask AP 43.5 (not ours)
+Hardware:  8 GPUs in the published run, 2 images each; we have not run this recipe
+Published: box AP 48.6, mask AP 43.5 (by the authors)
 
 The other sizes are model.name=dinat_mini (published 47.2 and 42.5) and model.name=dinat_small
-model.drop_path_rate=0.35 (published 49.3 and 44.0). The published run leaves biases under weight decay, which timm's
+model.drop_path_rate=0.35 (published 49.3 and 44.0). The published run applies weight decay to biases, timm's
 optimizers do not.
 """
 
@@ -18,7 +18,7 @@ batch_size = 16
 workers = 4
 
 model = dict(name="dinat_tiny", pretrained=True, drop_path_rate=0.2)
-# training draws the shorter side of each picture; the last is for evaluation
+# the shorter side of each image is drawn from these in training; the last one is for evaluation
 detector = dict(
     head="mask_rcnn",
     min_size=(480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
@@ -26,7 +26,7 @@ detector = dict(
 )
 
 data = dict(name="coco", root="data/coco")
-# of half of the pictures a part, as DETR does it: the published one is 384 to 600 pixels a side
+# crop half of the images as in DETR; the published crops have sides of 384 to 600 pixels
 augment = [
     dict(type="RandomHorizontalFlip"),
     dict(
@@ -45,5 +45,5 @@ augment = [
 ]
 
 optimizer = dict(opt="adamw", lr=1e-4, weight_decay=0.05)
-# the first 500 steps of 16 images
+# warmup over the first 500 steps of 16 images
 schedule = dict(sched="multistep", decay_milestones=[27, 33], decay_rate=0.1, warmup_epochs=0.0682, warmup_lr=1e-7)

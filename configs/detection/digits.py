@@ -1,13 +1,12 @@
-"""FCOS on nat_pico: scikit-learn's handwritten digits, 1 to 5 of them on each of 1200 canvases of 128 x 128 pixels.
+"""FCOS on nat_pico: 1 to 5 of scikit-learn's handwritten digits on each of 1200 canvases of 128 x 128 pixels.
 
-The 200 canvases that are held out show digits that no other canvas shows.
+The 200 held-out canvases show digits that are on no other canvas.
 
 Command:  attnzoo train detection/digits
 Hardware: one core of a shared server CPU with AVX-512 (OMP_NUM_THREADS=1)
-Time:     152 CPU-seconds, start included; 148 s on two cores (OMP_NUM_THREADS=2)
+Time:     152 CPU-seconds including startup; 148 s on two cores (OMP_NUM_THREADS=2)
 Expect:   AP50 91.0 % and AP 70.2 % on the held-out canvases after the last epoch (seed 1: 93.3 % and 72.4 %; on two
-          cores, which sum in another order, 92.8 % and 73.5 %). The epoch that is stored is chosen on these same
-          canvases.
+          cores, which sum in another order: 92.8 % and 73.5 %). The best epoch is selected on these canvases.
 """
 
 task = "detection"

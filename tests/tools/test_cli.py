@@ -40,7 +40,7 @@ def test_an_unknown_command_is_named(call):
     ("arguments", "says"),
     [
         pytest.param(["nowhere.py"], ["nowhere.py", "classification/digits"], id="no such config"),
-        pytest.param(["classification/digits", "epoch=3"], ["epoch is no key", "did you mean epochs?"], id="typo"),
+        pytest.param(["classification/digits", "epoch=3"], ["unknown config key", "did you mean epochs?"], id="typo"),
         pytest.param(["classification/digits", "epochs"], ["key=value", "'epochs'"], id="override without value"),
         pytest.param(["classification/digits", "epochs=0"], ["epochs", "at least 1", "got 0"], id="no epochs"),
         pytest.param(["classification/digits", "batch_size=1.5"], ["batch_size", "1.5"], id="half an image"),
@@ -77,7 +77,7 @@ def test_a_mistake_ends_in_one_line(call, tmp_path, arguments, says):
     ("text", "says"),
     [
         pytest.param("epochs = ", "not valid Python", id="syntax"),
-        pytest.param("epochs = 3", "lacks model, data", id="missing keys"),
+        pytest.param("epochs = 3", "must set model, data", id="missing keys"),
         pytest.param(
             "model = 'nat_pico'\ndata = {}\nepochs = 1\nbatch_size = 1\noptimizer = {}", "model must", id="kind"
         ),

@@ -99,9 +99,9 @@ def test_what_does_not_match_is_listed(call, tmp_path):
     result = call(tmp_path / "a.pth", "--model", "nat_pico", "--output", tmp_path / "out")
     assert result.exit_code == 2
     head, *lines = result.stderr.splitlines()
-    assert "1 missing in the file, 1 not in the model, 1 of another shape" in head
+    assert "1 missing from the file, 1 not in the model, 1 of another shape" in head
     assert lines == [
-        "missing in the file:",
+        "missing from the file:",
         "  stages.0.blocks.0.attn.qkv.weight 96x32",
         "not in the model:",
         "  stages.1.blocks.0.extra 2x5",
@@ -156,7 +156,7 @@ def test_code_in_a_file_is_named_and_not_run(call, tmp_path, zipped):
     assert "would run code" in result.stderr
     assert not trace.exists()
     assert not (tmp_path / "out").exists()
-    # the same file does run it for who allows it: the test can fail
+    # with weights_only=False the code does run: the test can fail
     torch.load(tmp_path / "a.pth", weights_only=False)
     assert trace.exists()
 
@@ -165,8 +165,8 @@ def test_code_in_a_file_is_named_and_not_run(call, tmp_path, zipped):
     ("content", "says"),
     [
         pytest.param({"model_ema": {}, "epoch": 3}, "its keys are: model_ema, epoch", id="other keys"),
-        pytest.param({"model": 3}, "model holds a int", id="no dictionary inside"),
-        pytest.param([torch.zeros(2)], "holds a list", id="list"),
+        pytest.param({"model": 3}, "model must be a dictionary of tensors, got a int", id="no dictionary inside"),
+        pytest.param([torch.zeros(2)], "got a list", id="list"),
         pytest.param({}, "its keys are: none", id="empty"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_file_that_is_no_checkpoint(call, tmp_path, name):
     (tmp_path / name).write_bytes(b"no checkpoint at all")
     result = call(tmp_path / name, "--model", "nat_pico", "--output", tmp_path / "out")
     assert result.exit_code == 2
-    assert re.search(rf"{name} is no (checkpoint|safetensors file)", result.stderr)
+    assert re.search(rf"{name} is not a (PyTorch checkpoint|safetensors file)", result.stderr)
 
 
 def test_an_average_beside_the_weights_is_pointed_out(call, tmp_path):
@@ -255,6 +255,6 @@ def test_a_directory_that_opens_as_something_else_is_not_kept(tmp_path, monkeypa
         save(timm.create_model("nat_pico", num_classes=3), *arguments, **options)
 
     monkeypatch.setattr(convert, "save_for_hf", with_other_weights)
-    with pytest.raises(RuntimeError, match="does not open as the model"):
+    with pytest.raises(RuntimeError, match="does not load as the converted model"):
         convert.convert(tmp_path / "a.pth", "nat_pico", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]

@@ -121,27 +121,27 @@ def remove(path):
 
 
 MISTAKES = {
-    "no folder": (lambda root: {"root": str(root / "nowhere")}, r"data\.root: there is no folder .*nowhere"),
-    "neither root nor split": (lambda root: {}, "data lacks where its pictures are: give root"),
+    "no folder": (lambda root: {"root": str(root / "nowhere")}, r"data\.root: folder .*nowhere does not exist"),
+    "neither root nor split": (lambda root: {}, r"data needs the location of its images: set data\.root"),
     "a split that is not there": (
         lambda root: (root / "train").rename(root / "pictures") and {"root": str(root)},
-        r"has no folder or tar file train or training, but pictures, val: rename, or give data\.train",
+        r"has no folder or tar file train or training, found pictures, val: rename it, or set data\.train",
     ),
     "a named split that is not there": (
         lambda root: {"train": "nowhere"},
-        r"data\.train: there is no folder or tar file nowhere",
+        r"data\.train: folder or tar file nowhere does not exist",
     ),
     "no pictures": (
         lambda root: [remove(path) for path in (root / "train").iterdir()] and {"root": str(root)},
-        r"there are no pictures in .*train: they belong into a folder per class and end in \.jpg",
+        r"there are no images in .*train: expected one folder per class with files ending in \.jpg",
     ),
     "an empty class": (
         lambda root: remove(root / "train" / "green") or {"root": str(root)},
-        r"green in .*train hold no pictures .*: fill or remove",
+        r"class folders without images .* in .*train: green; add images or remove",
     ),
     "pictures beside the classes": (
         lambda root: picture("red").save(root / "train" / "x.png") or {"root": str(root)},
-        "pictures lie directly in .*train: put each into a folder named after its class",
+        "train contains images outside of class folders: move each image to a folder named after its class",
     ),
     "another kind of file": (
         lambda root: (root / "x.zip").write_bytes(b"x") and {"train": str(root / "x.zip")},
@@ -149,25 +149,25 @@ MISTAKES = {
     ),
     "a damaged tar file": (
         lambda root: (root / "x.tar").write_bytes(b"x" * 600) and {"train": str(root / "x.tar")},
-        r"x\.tar: a tar file is damaged, or none",
+        r"x\.tar: not a tar file, or damaged",
     ),
     "an empty tar file": (
         lambda root: write_tar(root / "x.tar", {"notes.txt": b"x"}) and {"train": str(root / "x.tar")},
-        r"there are no pictures in .*x\.tar",
+        r"there are no images in .*x\.tar",
     ),
     "a class map that is not there": (
         lambda root: {"root": str(root), "class_map": "nowhere.txt"},
-        r"data\.class_map: no file nowhere\.txt, neither here nor in",
+        r"data\.class_map: file nowhere\.txt does not exist, neither here nor in",
     ),
     "a class map with a gap": (
         lambda root: {"root": str(root), "class_map": {"red": 0, "blue": 2}},
-        r"data\.class_map must give 2 classes the labels 0 \.\. 1, each once",
+        r"data\.class_map must map its 2 classes to the labels 0 \.\. 1, each once",
     ),
     "a class map of other classes": (
         lambda root: {"root": str(root), "class_map": {"cat": 0, "dog": 1}},
-        "there are no pictures of the classes cat, dog in .*train",
+        "there are no images of the classes cat, dog in .*train",
     ),
-    "an unknown key": (lambda root: {"root": str(root), "roof": 1}, "data: imagefolder does not take these keys.*roof"),
+    "an unknown key": (lambda root: {"root": str(root), "roof": 1}, "data: invalid keys for imagefolder.*roof"),
 }  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_classes_that_differ_are_named_before_training(tmp_path):
     write_folders(tmp_path)
     (tmp_path / "val" / "red").rename(tmp_path / "val" / "rot")
     config = tiny_config({"name": "imagefolder", "root": str(tmp_path)})
-    with pytest.raises(ValueError, match=r"differ: red only to train on; rot only to judge by\. Where that is meant"):
+    with pytest.raises(ValueError, match=r"differ: red only in training; rot only in validation\. If this is intended"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "last.pth").exists()
 
@@ -192,7 +192,7 @@ def test_classes_that_differ_are_named_before_training(tmp_path):
 def test_one_class_is_not_trained_on(tmp_path):
     write_folders(tmp_path)
     config = tiny_config({"name": "imagefolder", "root": str(tmp_path), "class_map": {"red": 0}})
-    with pytest.raises(ValueError, match="the data has 1 class: to tell apart there must be two at least"):
+    with pytest.raises(ValueError, match="the data must have at least 2 classes, got 1"):
         train(config, tmp_path / "run")
 
 
@@ -223,4 +223,4 @@ def test_the_command_ends_with_a_line(tmp_path, capsys):
             ]
         )
     assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines() == [f"Error: data.root: there is no folder {tmp_path}/nowhere"]
+    assert capsys.readouterr().err.splitlines() == [f"Error: data.root: folder {tmp_path}/nowhere does not exist"]

@@ -126,30 +126,30 @@ def broken(root, content):
 
 
 MISTAKES = {
-    "no folder": (lambda root: {"root": str(root / "nowhere")}, r"data\.root: there is no folder"),
+    "no folder": (lambda root: {"root": str(root / "nowhere")}, r"data\.root: folder .*nowhere does not exist"),
     "no shards": (
         lambda root: {"root": str(root / "train")},
-        r"has no shards train/\*\.tar or train-\*\.tar, but 000000",
+        r"has no shards train/\*\.tar or train-\*\.tar, found 000000",
     ),
-    "neither root nor shards": (lambda root: {}, "data lacks where its shards are"),
+    "neither root nor shards": (lambda root: {}, "data needs the location of its shards"),
     "a shard that is not there": (
         lambda root: {"train": f"{root}/train/{{000003..000004}}.tar"},
-        r"data\.train: there is no file .*000004\.tar$",
+        r"data\.train: file does not exist: .*000004\.tar$",
     ),
-    "no classes": (lambda root: {"root": str(root), "classes": None}, "give classes .* or class_map"),
+    "no classes": (lambda root: {"root": str(root), "classes": None}, r"set data\.classes .* or data\.class_map"),
     "two answers": (
         lambda root: {"root": str(root), "class_map": {"a": 0, "b": 1}},
-        r"data\.classes is 3, but data\.class_map has 2",
+        r"data\.classes must be the number of classes in data\.class_map, 2, got 3",
     ),
     "unknown length": (
         lambda root: {"train": "pipe:cat x"},
-        r"data\.samples must be given: how many pictures pipe:cat x",
+        r"data\.samples must be set: the number of images in pipe:cat x is unknown",
     ),
     "no buffer": (lambda root: {"root": str(root), "shuffle": 0}, r"data\.shuffle must be an integer of at least 1"),
-    "no archive": (lambda root: broken(root, b"x" * 600), r"000000\.tar is no tar file, or damaged"),
+    "no archive": (lambda root: broken(root, b"x" * 600), r"000000\.tar is not a tar file, or damaged"),
     "wrong notes": (
         lambda root: (root / "_info.json").write_text("[]") and {"root": str(root)},
-        r"_info\.json does not give filenames and shard_lengths",
+        r"_info\.json must contain filenames and shard_lengths",
     ),
 }
 
@@ -165,7 +165,7 @@ def test_a_mistake_is_told_in_a_line(tmp_path, mistake):
 
 
 @pytest.mark.parametrize(
-    ("processes", "workers", "message"), [(1, 5, "lower workers to 4, or write more"), (5, 0, "each needs one: write")]
+    ("processes", "workers", "message"), [(1, 5, "lower workers to 4, or write more"), (5, 0, "got 4 shards: write")]
 )
 def test_too_few_shards_are_refused(tmp_path, processes, workers, message):
     write_shards(tmp_path)
@@ -208,15 +208,15 @@ def test_a_resumed_stream_keeps_its_workers(shards, tmp_path):
 
 
 def test_a_stream_has_no_repeats(shards, tmp_path):
-    with pytest.raises(ValueError, match="repeats=2 is for data with an index"):
+    with pytest.raises(ValueError, match="repeats must be 1 for shards, got 2"):
         train(tiny_config(shards, repeats=2), tmp_path / "run")
 
 
 DAMAGE = {
-    "a picture": ({"x.png": b"no picture", "x.cls": b"0"}, "000004.tar/x cannot be read as a picture"),
-    "a label": ({"x.png": encoded(picture("red")), "x.cls": b"7"}, "has the label '7', there are 3 classes"),
-    "no label": ({"x.png": encoded(picture("red"))}, "has no label: a file .cls beside the picture is wanted"),
-    "no picture": ({"x.cls": b"0"}, "has no picture: one of .jpg"),
+    "a picture": ({"x.png": b"no picture", "x.cls": b"0"}, "000004.tar/x cannot be read as an image"),
+    "a label": ({"x.png": encoded(picture("red")), "x.cls": b"7"}, "has the unknown label '7', there are 3 classes"),
+    "no label": ({"x.png": encoded(picture("red"))}, "has no label: expected a .cls file next to the image"),
+    "no picture": ({"x.cls": b"0"}, "has no image: expected one of .jpg"),
 }
 
 
@@ -236,21 +236,21 @@ def test_damage_stops_with_its_name_or_is_listed(shards, tmp_path, capsys, damag
     assert message in str(told.value)
     assert "Traceback" not in str(told.value)
     train(tiny_config(shards, workers=workers, batch_size=4, unreadable="skip"), tmp_path / "skip")
-    assert "1 files could not be read and were left out" in capsys.readouterr().out
+    assert "1 files could not be read and were skipped" in capsys.readouterr().out
 
 
 def test_a_shard_that_ends_early_is_told_by_its_name(shards, tmp_path):
     path = tmp_path / "data" / "train" / "000002.tar"
     shards["samples"] = 24
     path.write_bytes(path.read_bytes()[: 512 + 300])
-    with pytest.raises(TrainingError, match=r"000002\.tar cannot be read to its end"):
+    with pytest.raises(TrainingError, match=r"000002\.tar cannot be read completely"):
         train(tiny_config(shards), tmp_path / "run")
 
 
 def test_an_empty_shard_of_a_worker_stops_with_its_name(shards, tmp_path):
     write_tar(tmp_path / "data" / "train" / "000002.tar", {})
     shards["samples"] = 24
-    with pytest.raises(TrainingError, match=r"there are no pictures in .*000002\.tar") as told:
+    with pytest.raises(TrainingError, match=r"there are no images in .*000002\.tar") as told:
         train(tiny_config(shards, workers=4, batch_size=4, unreadable="skip"), tmp_path / "run")
     assert "Traceback" not in str(told.value)
 
@@ -260,5 +260,5 @@ def test_a_run_on_shards_continues_on_as_many_processes(shards, tmp_path):
     checkpoint = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
     checkpoint["random"] *= 2
     save_checkpoint(checkpoint, tmp_path / "run" / "last.pth")
-    with pytest.raises(ValueError, match="a run that 2 began continues on as many, not on 1"):
+    with pytest.raises(ValueError, match="the same number of processes: expected 2, got 1"):
         train(tiny_config(shards, epochs=1), tmp_path / "run", resume=True)

@@ -60,19 +60,19 @@ MISTAKES = {
     ),
     "no split": (
         lambda write: write(splits=("train", "test")),
-        r"data\.val: .*table has no split val or valid or .*, but train, test",
+        r"data\.val: .*table has no split val or valid or .*, found train, test",
     ),
     "no column of labels": (
         lambda write: {**write(), "target_key": "kind"},
-        r"the column kind of .*table has no names.*another target_key of image, label",
+        r"the column kind of .*table has no class names.*another column of image, label",
     ),
-    "no names of the classes": (lambda write: write(names=None), "has no names of its classes: give class_map"),
-    "a row without a class": (lambda write: write(labels=lambda i: -1 if i == 5 else i % 3), r"have the class -1"),
+    "no names of the classes": (lambda write: write(names=None), "has no class names: set data.class_map"),
+    "a row without a class": (lambda write: write(labels=lambda i: -1 if i == 5 else i % 3), r"unknown classes: -1"),
     "a class map of others": (
         lambda write: {**write(), "class_map": {"red": 0, "blue": 1}},
-        r"have the class green, which is none",
+        r"have unknown classes: green",
     ),
-    "an unknown key": (lambda write: {**write(), "file": 1}, "data: hfds does not take these keys"),
+    "an unknown key": (lambda write: {**write(), "file": 1}, "data: invalid keys for hfds"),
 }
 
 

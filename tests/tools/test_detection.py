@@ -44,7 +44,7 @@ def test_a_run_is_trained_stored_and_opened_as_it_was_judged(runs, capfd):
     directory = train(small(epochs=2, augment=[{"type": "RandomHorizontalFlip"}]), runs)
     output = capfd.readouterr()
     assert "fcos on shvit_pico, strides 8, 16, 32, 64, all weights are new" in output.out
-    assert "digits_on_canvas, 8 images to train, 5 held out, 10 classes" in output.out
+    assert "digits_on_canvas, 8 training and 5 validation images, 10 classes" in output.out
     assert "AP50" in output.out
     # pycocotools would have spoken
     assert "Accumulating" not in output.out
@@ -141,7 +141,7 @@ BAD = {
     "no head": ({"detector": {"head": None}}, "detector.head must be one of fcos"),
     "an unknown key": ({"detector": {"heads": 1}}, "detector: heads is none of its keys"),
     "no such data": ({"data": {"name": "voc"}}, "data.name must be one of coco"),
-    "no folder": ({"data": {"name": "coco", "root": "/nowhere"}}, "digits_on_canvas|coco does not take these keys"),
+    "no folder": ({"data": {"name": "coco", "root": "/nowhere"}}, "invalid keys for (digits_on_canvas|coco)"),
     "classification's augmentation": ({"augment": {"hflip": 0.5}}, "augment must be a list of torchvision transforms"),
     "mixup": ({"mixup": {"mixup_alpha": 0.2}}, "mixup is for classification"),
     "four channels": ({"model": {"in_chans": 4}}, r"model.in_chans must be 1 \(grey\) or 3"),
@@ -203,7 +203,7 @@ def test_pictures_that_cannot_be_read_stop_the_run_or_are_listed(runs, tmp_path,
     with pytest.raises(TrainingError, match=r"1.png cannot be read"):
         train(Config(config), runs / "stopped")
     train(Config({**config, "unreadable": "skip"}), runs / "skipped")
-    assert "1 files could not be read and were left out" in capfd.readouterr().out
+    assert "1 files could not be read and were skipped" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -32,7 +32,7 @@ def call():
 
 
 def save_digits(folder, count=40):
-    """Held-out digits as picture files, a folder per class; and the share that a model must recognise."""
+    """Writes held-out digits as image files, in one folder per class."""
     source = digits("val")
     for index in range(count):
         picture, label = source.open(index)
@@ -53,7 +53,7 @@ def test_what_was_measured_in_training_is_measured_again(run, call, tmp_path):
 
 def test_a_folder_of_pictures_is_judged_by_its_class_names(run, call, tmp_path):
     save_digits(tmp_path / "photos")
-    # pictures that the training saw as arrays: the same share is recognised
+    # the training read these images as arrays: the accuracy is the same
     arguments = ("data.name=imagefolder", f"data.root={tmp_path / 'photos'}", "--output", tmp_path / "metrics.json")
     result = call("evaluate", run / "model", *arguments)
     assert result.exit_code == 0, result.output
@@ -84,7 +84,7 @@ def test_an_unreadable_picture_stops_or_is_listed(run, call, tmp_path):
     ("arguments", "says"),
     [
         pytest.param(["nat_pica", "classification/digits"], ["nat_pica", "nat_pico"], id="unknown model"),
-        pytest.param(["MODEL"], ["which data?"], id="no data"),
+        pytest.param(["MODEL"], ["no data set is given"], id="no data"),
         pytest.param(["MODEL", "classification/nothing"], ["no config", "classification/digits"], id="unknown config"),
         pytest.param(["MODEL", "epochs=3"], ["data.key=value", "epochs=3"], id="not about data"),
         pytest.param(["MODEL", "data.name=digits", "--split", "test"], ["split", "test"], id="unknown split"),
@@ -143,7 +143,7 @@ def test_predict_without_a_readable_picture_fails(run, call, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"")
     assert call("predict", run / "model", tmp_path / "broken.jpg").exit_code == 1
     (tmp_path / "empty").mkdir()
-    assert "no pictures were given" in call("predict", run / "model", tmp_path / "empty").stderr
+    assert "no images were given" in call("predict", run / "model", tmp_path / "empty").stderr
     assert "neither a file nor a folder" in call("predict", run / "model", tmp_path / "nowhere").stderr
 
 

@@ -197,7 +197,7 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path, name):
     (tmp_path / name).write_bytes(DAMAGED[name]())
     messages = []
     for _ in range(2):
-        with pytest.raises(UnreadableImageError, match=f"{name} cannot be read as a picture: .+") as told:
+        with pytest.raises(UnreadableImageError, match=f"{name} cannot be read as an image: .+") as told:
             read_image(tmp_path / name)
         messages.append(str(told.value))
     # the same each time: each file is listed once
@@ -211,7 +211,7 @@ def test_a_file_that_is_not_there_is_refused_by_name(tmp_path):
 
 
 def test_other_channels_are_refused():
-    with pytest.raises(ValueError, match="pictures have 1 or 3 channels, 4 were asked for"):
+    with pytest.raises(ValueError, match="channels must be 1 or 3, got 4"):
         read_image(Image.new("RGB", (4, 4)), 4)
 
 
@@ -263,7 +263,7 @@ def test_damaged_pictures_are_skipped_and_listed(odd_folders, tmp_path, capsys, 
     config = tiny_config({"name": "imagefolder", "root": str(odd_folders)}, workers=workers, unreadable="skip")
     train(config, tmp_path / "run")
     output = capsys.readouterr().out
-    assert "4 files could not be read and were left out:" in output
+    assert "4 files could not be read and were skipped:" in output
     for name in ("red/empty.jpg", "red/text.jpg", "red/truncated.png", "blue/corrupt.png"):
         assert output.count(name) == 1
 
@@ -283,5 +283,5 @@ def test_a_set_without_a_readable_picture_says_so(odd_folders, tmp_path):
     for path in odd_folders.rglob("*.*"):
         path.write_bytes(b"x")
     config = tiny_config({"name": "imagefolder", "root": str(odd_folders)}, unreadable="skip")
-    with pytest.raises(ValueError, match=r"none of 27 pictures can be read; the first: .*0\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"none of 27 images can be read; the first: .*0\.png cannot be read"):
         train(config, tmp_path / "run")

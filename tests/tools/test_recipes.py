@@ -1,4 +1,4 @@
-"""Every packaged config is read, and its parts are taken by timm."""
+"""Every packaged config can be read, and timm accepts its parts."""
 
 import re
 
@@ -96,7 +96,7 @@ def test_every_family_has_its_recipe():
 def test_a_docstring_tells_command_and_what_to_expect(name):
     text = packaged_configs()[name].read_text().split('"""')[1]
     assert re.search(rf"Command: .*{name}( |$)", text, re.MULTILINE)
-    titles = ("Source:", "Published:", "not a run of ours") if name in IMAGENET else ("Time:", "Expect:")
+    titles = ("Source:", "Published:", "we have not run this recipe") if name in IMAGENET else ("Time:", "Expect:")
     assert all(title in text for title in ("Hardware:", *titles))
 
 
@@ -114,7 +114,7 @@ def test_published_results_are_of_models_that_there_are(name):
         ("schedule.sched=cosin", "schedule"),
         ("optimizer.opt=adamv", "optimizer"),
         ("optimizer.learning_rate=1", "optimizer"),
-        ("schedule.cooldown_epochs=3", "schedule: with what precedes and follows it, it lasts 33 epochs, not 30"),
+        ("schedule.cooldown_epochs=3", "schedule: with warmup and cooldown it must last 30 epochs, got 33"),
     ],
 )
 def test_what_timm_does_not_take_is_blamed_on_its_key(override, message):

@@ -40,7 +40,7 @@ class StopError(Exception):
 
 
 def assert_same(given, expected, place="checkpoint"):
-    """Bit by bit, whatever it holds."""
+    """Compare bit by bit, recursively."""
     assert type(given) is type(expected), place
     if isinstance(expected, dict):
         assert given.keys() == expected.keys(), place
@@ -57,7 +57,7 @@ def assert_same(given, expected, place="checkpoint"):
 
 
 def stop_after(monkeypatch, step):
-    """A process that dies just after so many steps, stored or not."""
+    """A process that dies after a number of steps, stored or not."""
     store = checkpoints.Checkpoints.after_train_iter
 
     def after_train_iter(self, runner, batch_idx, **rest):
@@ -86,7 +86,7 @@ def test_a_short_run_learns_and_its_model_opens_through_timm(small_config, runs,
     wanted = {key: value for key, value in small_config().data.to_dict().items() if key != "name"}
     assert {key: tuple(x) if isinstance(x := config[key], list) else x for key in wanted} == wanted
 
-    # one screen before, a line per epoch, a table, nothing else
+    # a summary, a line per epoch, a table, nothing else
     lines = output.out.splitlines()
     assert len(lines) <= 6 + 3 + 8, output.out
     assert "test_resnet" in lines[0]
@@ -188,7 +188,7 @@ def test_resume_without_a_run_starts_one(few_digits, small_config, runs):
 
 def test_a_work_directory_is_not_taken_over(few_digits, small_config, runs):
     train(small_config("epochs=1"), runs)
-    with pytest.raises(ValueError, match=r"holds a run already.*--resume"):
+    with pytest.raises(ValueError, match=r"already contains a run.*--resume"):
         train(small_config("epochs=1"), runs)
     with pytest.raises(ValueError, match="another config"):
         train(small_config("epochs=2"), runs, resume=True)
@@ -269,7 +269,7 @@ def test_augmentation_moves_training_images_only():
     assert not torch.equal(moved[Draw(0, 1)]["images"], moved[Draw(0, 2)]["images"])
     assert_close(moved[Draw(0, 1)]["images"], moved[Draw(0, 1)]["images"], rtol=0, atol=0)
     assert_close(fixed[Draw(0)]["images"], fixed[Draw(0)]["images"], rtol=0, atol=0)
-    with pytest.raises(ValueError, match=r"augment: type must name a transform.*'Nope'"):
+    with pytest.raises(ValueError, match=r"augment: type must be a transform.*'Nope'"):
         open_classification(recipe.data, "train", [{"type": "Nope"}])
 
 
@@ -282,7 +282,7 @@ def test_a_disk_that_is_full_keeps_the_checkpoint_before(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(storage.torch, "save", full)
-    with pytest.raises(files.StorageError, match=r"No space left.*last\.pth is the one before, and whole"):
+    with pytest.raises(files.StorageError, match=r"No space left.*the previous last\.pth is intact"):
         storage.save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.pth"]
@@ -296,7 +296,7 @@ def test_a_write_that_the_system_refuses_keeps_the_checkpoint_before(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
-        with pytest.raises(files.StorageError, match=r"last\.pth is the one before, and whole"):
+        with pytest.raises(files.StorageError, match=r"the previous last\.pth is intact"):
             storage.save_checkpoint({"weights": torch.zeros(1_000_000)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -313,7 +313,7 @@ def test_a_work_directory_that_goes_away_ends_the_run(few_digits, small_config, 
         save(self, runner, batch_idx, **rest)
 
     monkeypatch.setattr(checkpoints.Checkpoints, "after_train_iter", unmount)
-    with pytest.raises(files.StorageError, match=r"runs is gone, .* was not written"):
+    with pytest.raises(files.StorageError, match=r"runs no longer exists, .* was not written"):
         train(small_config("epochs=1", "save_interval=4"), runs)
     assert not runs.exists()
 
@@ -331,12 +331,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_files(few_digits, small
         return outputs
 
     monkeypatch.setattr(Classifier, "forward", explode)
-    with pytest.raises(TrainingError, match=r"step 6 \(epoch 1\): the loss is (nan|inf).*Its images: digit \d+, digit"):
+    with pytest.raises(TrainingError, match=r"step 6 \(epoch 1\): the loss is (nan|inf).*Images .*: digit \d+, digit"):
         train(small_config("epochs=1", "save_interval=2"), runs)
     stored = torch.load(runs / "last.pth", weights_only=True)
     assert stored["step"] == 4
     assert all(x.isfinite().all() for x in stored["state_dict"].values())
-    # nothing is wrong any more: it goes on, and ends as if nothing had been
+    # without the error it continues, and ends with the weights of an uninterrupted run
     monkeypatch.setattr(Classifier, "forward", forward)
     train(small_config("epochs=1", "save_interval=2"), runs, resume=True)
     train(small_config("epochs=1"), runs.parent / "whole")

@@ -67,14 +67,14 @@ def test_grey_pictures_sum_the_colours_of_the_first_layer(published, name, stem)
     ]
     assert len(fitted) == 1
     assert stem in (None, fitted[0])
-    assert f"fitted to other shapes: {fitted[0]}" in said
+    assert f"adapted to another shape: {fitted[0]}" in said
     assert_close(network.state_dict()[fitted[0]], weights[fitted[0]].sum(1, keepdim=True))
 
 
 def test_positions_are_fitted_to_another_size(published):
     model, weights = published("test_vit")
     network, said = network_of({**model, "img_size": 96}, 5, size=(3, 96, 96))
-    assert "fitted to other shapes: pos_embed" in said
+    assert "adapted to another shape: pos_embed" in said
     assert network.state_dict()["pos_embed"].shape != weights["pos_embed"].shape
     assert network(torch.randn(1, 3, 96, 96)).shape == (1, 5)
 
@@ -82,16 +82,16 @@ def test_positions_are_fitted_to_another_size(published):
 def test_position_biases_of_agents_are_fitted_to_another_size(published):
     model, _ = published("agent_pico")
     network, said = network_of({**model, "img_size": 128}, 5, size=(3, 128, 128))
-    assert "fitted to other shapes:" in said
+    assert "adapted to another shape:" in said
     assert network(torch.randn(1, 3, 128, 128)).shape == (1, 5)
 
 
 def test_without_pretrained_all_is_new():
-    assert network_of({"name": "test_resnet"}, 5)[1] == "all weights are new"
+    assert network_of({"name": "test_resnet"}, 5)[1] == "randomly initialized"
 
 
 MISTAKES = {
-    "classes that are not the data's": ({"num_classes": 3}, r"model\.num_classes must be the classes of the data, 5"),
+    "classes that are not the data's": ({"num_classes": 3}, r"model\.num_classes must be the number of classes .*, 5"),
     "channels that are not the data's": (
         {"in_chans": 1},
         r"model\.in_chans must be the channels of data\.input_size, 3, got 1",
@@ -99,7 +99,7 @@ MISTAKES = {
     "an unknown argument": ({"depht": 3}, "model: .*depht"),
     "no weights": (
         {"pretrained": True, "pretrained_cfg_overlay": {"file": "/nowhere.pth"}},
-        r"cannot be had: .*nowhere\.pth",
+        r"cannot be loaded: .*nowhere\.pth",
     ),
 }
 
@@ -114,7 +114,7 @@ def test_a_mistake_is_told(mistake):
 def test_weights_of_another_model_are_refused(published, tmp_path):
     published("test_resnet")
     overlay = {"file": str(tmp_path / "test_resnet.pth")}
-    with pytest.raises(ValueError, match="the weights that are to be loaded are none of test_vit") as told:
+    with pytest.raises(ValueError, match="the weights do not belong to test_vit") as told:
         network_of({"name": "test_vit", "pretrained": True, "pretrained_cfg_overlay": overlay}, 5)
     assert "\n" not in str(told.value)
 
@@ -126,12 +126,12 @@ def test_weights_that_are_not_in_the_file_are_new(published, tmp_path, caplog):
     _, said = network_of(model, 5)
     assert said == "pretrained; new: layer4.0.conv2.weight, fc.weight, fc.bias"
     assert not caplog.records
-    with pytest.raises(ValueError, match=r"cannot be had: .*Missing key.*.*layer4\.0\.conv2"):
+    with pytest.raises(ValueError, match=r"cannot be loaded: .*Missing key.*.*layer4\.0\.conv2"):
         network_of(model, 1000)
 
 
 def test_a_model_without_published_weights_says_so():
-    with pytest.raises(ValueError, match=r"weights of nat_pico cannot be had: .*model\.pretrained=False"):
+    with pytest.raises(ValueError, match=r"weights of nat_pico cannot be loaded: .*model\.pretrained=False"):
         network_of({"name": "nat_pico", "pretrained": True}, 5)
 
 

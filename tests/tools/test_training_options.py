@@ -1,4 +1,4 @@
-"""Each key of a recipe does what it says, on pictures and models that take seconds."""
+"""Every key of a recipe, on images and models that take seconds."""
 
 import json
 
@@ -28,7 +28,7 @@ PLAIN = {"name": "vit_tiny_patch16_224", "img_size": 32, "embed_dim": 24, "depth
 
 @pytest.fixture(autouse=True)
 def colours(monkeypatch):
-    """A data set of 24 pictures to train on and 12 to judge by, in memory."""
+    """A data set of 24 training and 12 validation images, in memory."""
 
     def make(split):
         labels = np.arange(24 if split == "train" else 12) % 3
@@ -217,7 +217,7 @@ def test_a_run_stops_early_after_epochs_that_are_no_better(tmp_path, monkeypatch
     train(config(epochs=5, early_stop=2), tmp_path)
     record = torch.load(tmp_path / "last.pth", weights_only=True)["record"]
     assert (len(record["epochs"]), record["best"]["epoch"]) == (4, 2)
-    assert "stopped early: the last 2 epochs were no better" in capsys.readouterr().out
+    assert "stopped early: no improvement in the last 2 epochs" in capsys.readouterr().out
 
 
 def test_every_so_many_epochs_are_validated_and_the_last(tmp_path):
@@ -310,22 +310,22 @@ MISTAKES = {
     "an unknown mixup": ({"mixup": {"mixup": 1.0}}, "mixup: .*mixup"),
     "an unknown average": ({"ema": {"decays": 0.9}}, "ema: .*decays"),
     "an unknown clip mode": ({"clip_mode": "hard"}, "clip_mode must be one of norm, value, agc, got 'hard'"),
-    "parts that do not fit": ({"accumulate": 5}, "12 cannot be shared evenly among 1 processes x accumulate=5.*is 10"),
+    "parts that do not fit": ({"accumulate": 5}, "multiple of 1 processes x accumulate=5, got 12; the nearest is 10"),
     "a size that is a side": (
         {"data": {"name": "colours", "input_size": 32}},
-        r"data\.input_size must be three numbers",
+        r"data\.input_size must be three positive integers",
     ),
     "pictures of four channels": (
         {"data": {"name": "colours", "input_size": (4, 32, 32)}, "model": {"name": "test_resnet", "in_chans": 4}},
-        r"data\.input_size begins with the channels, 1 for grey pictures or 3 for RGB, got 4",
+        r"data\.input_size must start with 1 channel \(grayscale\) or 3 channels \(RGB\), got 4",
     ),
     "colours of other channels": (
         {"data": {"name": "colours", "input_size": (3, 32, 32), "mean": (0.5, 0.5)}},
-        r"data\.mean must be a number for each of 3 channels, got",
+        r"data\.mean must have one value, or one for each of the 3 channels, got",
     ),
     "an unknown interpolation": (
         {"data": {"name": "colours", "input_size": (3, 32, 32), "interpolation": "cubist"}},
-        "does not take .*cubist",
+        "does not accept .*cubist",
     ),
     "an unknown data set": ({"data": {"name": "colors"}}, r"data\.name must be one of imagefolder, hfds, wds"),
     "an augmentation that there is not": ({"augment": {"re_probe": 0.2}}, "augment: .*re_probe"),

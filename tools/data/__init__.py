@@ -1,4 +1,4 @@
-"""Pictures to train on and to judge by: data sets by name, and what takes their pictures to tensors and batches."""
+"""Data sets by name, their transforms, samplers and data loaders."""
 
 from .classification import DATASETS, ClassifiedImages, open_classification
 from .embedded import digits, photographs

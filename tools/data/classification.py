@@ -1,10 +1,10 @@
-"""Pictures with one class each: the forms that a recipe's `data` may name.
+"""Data sets for classification, by the `data.name` of a recipe.
 
-| `data.name`   | what it reads                                                                                  |
+| `data.name`   | data                                                                                           |
 |---------------|------------------------------------------------------------------------------------------------|
 | `imagefolder` | `root/train/CLASS/*.jpg` and `root/val/CLASS/*.jpg`, or tar files of such folders under `root` |
-| `hfds`        | a data set of the Hugging Face hub or a local one, read by the package `datasets`              |
-| `wds`         | shards of the package `webdataset`, streamed: `000000.tar` ... of `KEY.jpg` and `KEY.cls`      |
+| `hfds`        | a data set of the Hugging Face Hub or a local one, read with the package `datasets`            |
+| `wds`         | streamed `webdataset` shards: `000000.tar` ... with `KEY.jpg` and `KEY.cls`                    |
 | `digits`      | scikit-learn's handwritten digits, 8x8 pixels                                                  |
 | `photographs` | patches of scikit-image's photographs                                                          |
 """
@@ -28,28 +28,28 @@ from .transforms import PREPROCESSING, Transform, preprocessing, train_transform
 
 
 class Source(Protocol):
-    """Pictures with one class each, by index."""
+    """Images with one class each, by index."""
 
     @property
     def classes(self) -> Sequence[str]:
-        """Names, in the order of the labels."""
+        """Class names, in the order of the labels."""
 
     def __len__(self) -> int: ...
 
     def open(self, index: int) -> tuple[Image.Image | BinaryIO, int]:
-        """The picture, or a file of it, and its label."""
+        """Return an image, or its file, and its label."""
 
     def name(self, index: int) -> str:
-        """What to call the picture in a message."""
+        """Return the name of an image for messages."""
 
 
 class ClassifiedImages(Samples):
-    """Samples `images` (C, H, W) and `labels`.
+    """Samples with `images` (C, H, W) and `labels`.
 
     Args:
-        source: where they are from.
-        transform: from a picture to its tensor.
-        channels: 1 for grey pictures, 3 for RGB.
+        source: the images and labels.
+        transform: maps an image to a tensor.
+        channels: 1 for grayscale, 3 for RGB.
     """
 
     def __init__(self, source: Source, transform: Transform, channels: int) -> None:
@@ -60,7 +60,7 @@ class ClassifiedImages(Samples):
         return len(self.source)
 
     def load(self, index: int) -> dict[str, Any]:
-        """Reads and prepares a picture."""
+        """Read and transform an image."""
         name = self.source.name(index)
         picture, label = self.source.open(index)
         with picture:
@@ -80,16 +80,16 @@ DATASETS: dict[str, Callable[..., Source | Shards]] = {
 def open_classification(
     data: Mapping[str, Any], split: str, augment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
 ) -> ClassifiedImages | StreamedImages:
-    """A data set as a recipe describes it.
+    """Open a split of the data set of a recipe.
 
     Args:
-        data: `name`, one of DATASETS; the keys of PREPROCESSING; what else the data set takes.
+        data: `name`, one of DATASETS; the keys of PREPROCESSING; arguments of the data set.
         split: "train" or "val".
-        augment: of training images, see `train_transform`; without it they are prepared as for evaluation.
+        augment: augmentation of training images, see `train_transform`; None for the transform of evaluation.
 
     Raises:
-        ValueError: an unknown data set, split or transform, or arguments that they do not take.
-        FileNotFoundError: a folder is not there.
+        ValueError: an unknown data set, split or transform, or invalid arguments.
+        FileNotFoundError: a folder does not exist.
     """
     source = open_source(DATASETS, data, split, PREPROCESSING)
     transform = val_transform(data) if augment is None else train_transform(data, augment)

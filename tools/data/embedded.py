@@ -1,4 +1,4 @@
-"""Real pictures that come inside ordinary packages, for first steps, demos and tests: no download."""
+"""Small data sets of real images that are part of other packages, for demos and tests without a download."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# scikit-image's pictures that have texture nearly everywhere
+# images of scikit-image that have texture nearly everywhere
 PHOTOGRAPHS = ("brick", "chelsea", "coins", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "page")
 
 
 @dataclass
 class ImagesInMemory:
-    """Grey or RGB pictures with a class each.
+    """Grayscale or RGB images with one class each.
 
     Attributes:
         pixels: uint8, (N, H, W) or (N, H, W, 3).
-        labels: class of each, N integers in [0, len(classes)).
-        classes: the names, in the order of the labels.
-        origin: what to call the data set in messages.
+        labels: (N,), integers in [0, len(classes)).
+        classes: class names, in the order of the labels.
+        origin: name of the images in messages.
     """
 
     pixels: NDArray[np.uint8]
@@ -33,19 +33,19 @@ class ImagesInMemory:
         return len(self.pixels)
 
     def open(self, index: int) -> tuple[Image.Image, int]:
-        """The picture and its class."""
+        """Return an image and its label."""
         return Image.fromarray(self.pixels[index]), int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """What to call the picture in a message."""
+        """Return the name of an image for messages."""
         return f"{self.origin} {index}"
 
 
 def digits(split: str) -> ImagesInMemory:
-    """scikit-learn's handwritten digits, 1797 grey pictures of 8x8 pixels; the same fifth is always held out.
+    """Return scikit-learn's handwritten digits, 1797 grayscale images of 8x8 pixels; a fixed fifth is held out.
 
     Args:
-        split: "train" (1437 pictures) or "val" (360), each with the classes in the same proportion.
+        split: "train" (1437 images) or "val" (360 images), stratified by class.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -53,21 +53,21 @@ def digits(split: str) -> ImagesInMemory:
     source = load_digits()
     rows = train_test_split(range(len(source.target)), test_size=0.2, stratify=source.target, random_state=0)
     chosen = rows[0] if split == "train" else rows[1]
-    # 16 grey levels as counted on the scanned form -> the 256 of an image
+    # 17 gray levels, counts of 0 .. 16 pixels of the scanned form -> 0 .. 255
     pixels = np.round(source.images[chosen] * (255 / 16)).astype(np.uint8)
     return ImagesInMemory(pixels, source.target[chosen], [str(name) for name in source.target_names], "digit")
 
 
 def photographs(split: str, size: int = 64, per_class: int = 200) -> ImagesInMemory:
-    """Patches of scikit-image's photographs, in grey: the class is the photograph that a patch is from.
+    """Return grayscale patches of scikit-image's photographs; the class is the photograph that a patch is from.
 
-    The left two thirds of a photograph are for training and the rest is held out, so no pixel is in both.
+    Training patches are from the left two thirds of a photograph and validation patches from the rest.
 
     Args:
         split: "train" or "val".
-        size: side of a patch in pixels, 1 .. 128.
-        per_class: patches to cut from each photograph for training, at random places that are always the same; a
-            quarter as many are held out.
+        size: side length of a patch in pixels, 1 .. 128.
+        per_class: training patches per photograph, at fixed random positions; there are a quarter as many validation
+            patches.
 
     Raises:
         ValueError: `size` or `per_class` out of range.
@@ -84,7 +84,7 @@ def photographs(split: str, size: int = 64, per_class: int = 200) -> ImagesInMem
         part = picture[:, :border] if split == "train" else picture[:, border:]
         if min(part.shape) < size:
             # 384 x 191 is the smallest photograph: its right third is 128 pixels wide
-            raise ValueError(f"a patch of {size} pixels does not fit into {name}")
+            raise ValueError(f"size must be at most {min(part.shape)}, the smaller side of {name}, got {size}")
         for _ in range(count):
             top, left = (int(random.integers(0, length - size + 1)) for length in part.shape)
             patches.append(part[top : top + size, left : left + size])

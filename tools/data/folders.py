@@ -1,4 +1,4 @@
-"""Pictures in folders named after their classes, as they are or in tar files."""
+"""Images in one folder per class, also in tar files."""
 
 from __future__ import annotations
 
@@ -21,31 +21,35 @@ def imagefolder(
     val: str | None = None,
     class_map: str | Mapping[str, int] | None = None,
 ) -> ReadPictures:
-    """A folder of pictures per class; the class is the last folder on the way to a picture.
+    """Open images in one folder per class; the class of an image is the name of its parent folder.
 
-    Without `train` and `val`, these are `root/train` (or `training`) and `root/val` (or `valid`, `validation`, `eval`,
-    `evaluation`), each a folder, or a tar file of that name. A folder may hold folders of classes or a tar file per
-    class. Tar files are read in place: nothing is unpacked.
+    The splits are `root/train` (or `training`) and `root/val` (or `valid`, `validation`, `eval`, `evaluation`), each a
+    folder or a tar file, unless `train` and `val` are given. A folder may contain class folders or a tar file per
+    class. Tar files are read without unpacking them.
 
     Args:
         split: "train" or "val".
-        root: of both splits.
-        train: folder or tar file to train on.
-        val: folder or tar file to judge by.
-        class_map: the classes to read and their labels: a text file with a name a line, or labels by name. Without it
-            the classes are the folders there are, in their natural order.
+        root: folder of both splits.
+        train: folder or tar file of the training images.
+        val: folder or tar file of the validation images.
+        class_map: the classes to read and their labels: a text file with one class name per line, or a dict of labels
+            by class name. By default the classes are all folders in natural order.
 
     Raises:
-        FileNotFoundError: a folder, or the split in it, is not there.
-        ValueError: there are no pictures, a class has none, or a picture is in no class.
+        FileNotFoundError: a folder or a split does not exist.
+        ValueError: there are no images, a class has no images, or an image has no class.
     """
     place = _find(split, root, {"train": train, "val": val}[split])
     labels = read_class_map(class_map, Path(root) if root is not None else place.parent)
     reader, labels = _read(place, labels)
     if "" in labels:
-        raise ValueError(f"pictures lie directly in {place}: put each into a folder named after its class")
+        raise ValueError(
+            f"{place} contains images outside of class folders: move each image to a folder named after its class"
+        )
     if place.is_dir() and (empty := _empty_folders(place, reader, labels, class_map is not None)):
-        raise ValueError(f"{listed(empty)} in {place} hold no pictures ({_extensions()}): fill or remove them")
+        raise ValueError(
+            f"class folders without images ({_extensions()}) in {place}: {listed(empty)}; add images or remove them"
+        )
     return ReadPictures(reader, ordered(labels), str(place))
 
 
@@ -53,20 +57,22 @@ def _find(split: str, root: str | None, given: str | None) -> Path:
     if given is not None:
         place = Path(given)
         if not place.exists():
-            raise FileNotFoundError(f"data.{split}: there is no folder or tar file {place}")
+            raise FileNotFoundError(f"data.{split}: folder or tar file {place} does not exist")
         return place
     if root is None:
-        raise ValueError(f"data lacks where its pictures are: give root, with {split} in it, or {split}")
+        raise ValueError(
+            f"data needs the location of its images: set data.root, which contains {split}, or data.{split}"
+        )
     if not Path(root).is_dir():
-        raise FileNotFoundError(f"data.root: there is no folder {root}")
+        raise FileNotFoundError(f"data.root: folder {root} does not exist")
     for name in SPLIT_NAMES[split]:
         for place in (Path(root, name), Path(root, f"{name}.tar")):
             if place.exists():
                 return place
     there = listed(sorted(path.name for path in Path(root).iterdir())) or "nothing"
     raise FileNotFoundError(
-        f"data.root: {root} has no folder or tar file {' or '.join(SPLIT_NAMES[split])}, but {there}: rename, or give "
-        f"data.{split}"
+        f"data.root: {root} has no folder or tar file {' or '.join(SPLIT_NAMES[split])}, found {there}: rename it, or "
+        f"set data.{split}"
     )
 
 
@@ -77,24 +83,24 @@ def _read(place: Path, labels: dict[str, int] | None) -> tuple[Any, dict[str, in
     try:
         with looking_for_pictures():
             if is_tar:
-                # an open tar file that is kept would share its position with the copies of it in workers
+                # no cached tar files: the copies in the workers would share one file position
                 reader = ReaderImageInTar(str(place), class_map=labels or "", cache_tarfiles=False, cache_tarinfo=False)
                 return reader, reader.class_name_to_idx
             reader = create_reader("", root=str(place), class_map=labels)
             return reader, reader.class_to_idx
     except tarfile.TarError as error:
-        raise ValueError(f"{place}: a tar file is damaged, or none") from error
-    # timm says so of a folder and stumbles over a tar file
+        raise ValueError(f"{place}: not a tar file, or damaged") from error
+    # timm raises RuntimeError for an empty folder and ValueError for an empty tar file
     except (RuntimeError, ValueError) as error:
         of_classes = f" of the classes {listed(list(labels))}" if labels else ""
         raise ValueError(
-            f"there are no pictures{of_classes} in {place}: they belong into a folder per class and end in "
+            f"there are no images{of_classes} in {place}: expected one folder per class with files ending in "
             f"{_extensions()}"
         ) from error
 
 
 def _empty_folders(place: Path, reader: Any, labels: Mapping[str, int], is_chosen: bool) -> list[str]:
-    """Folders of the classes that no picture is in: most likely a mistake, and no class of their own for timm."""
+    """Return the class folders without images, which timm would silently ignore."""
     if isinstance(reader, ReaderImageInTar):
         return []
     start = len(str(place)) + 1

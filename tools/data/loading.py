@@ -1,4 +1,4 @@
-"""From a data set to its batches: which samples a process has, in which order, and the loader that reads them."""
+"""Samplers and data loaders of a data set."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def train_batches(
     processes: int = 1,
     seed: int = 0,
 ) -> TrainBatches | TrainStream:
-    """The batches of a training, see `TrainBatches` and `TrainStream` for the arguments.
+    """Create the training batches of a data set, see `TrainBatches` and `TrainStream` for the arguments.
 
     Raises:
-        ValueError: a step cannot be shared evenly, the data does not fill one, or a stream is to be repeated.
+        ValueError: the batch size cannot be split evenly, there are too few samples, or `repeats` is used with shards.
     """
     where: dict[str, int] = {"rank": rank, "processes": processes, "seed": seed}
     if isinstance(samples, Samples):
         return TrainBatches(len(samples), batch_size, parts=parts, repeats=repeats, **where)
     if repeats > 1:
-        raise ValueError(f"repeats={repeats} is for data with an index: a stream has each image once")
+        raise ValueError(f"repeats must be 1 for shards, got {repeats}: they cannot be read by index")
     return TrainStream(samples, batch_size, parts=parts, workers=workers, **where)
 
 
 def val_batches(
     samples: Samples | StreamedImages, batch_size: int, *, rank: int = 0, processes: int = 1
 ) -> ValBatches | ValStream:
-    """Batches with each sample once, see `ValBatches`."""
+    """Create validation batches with each sample once, see `ValBatches`."""
     if isinstance(samples, Samples):
         return ValBatches(len(samples), batch_size, rank=rank, processes=processes)
     return ValStream(samples, batch_size, rank=rank, processes=processes)
@@ -49,28 +49,28 @@ def val_batches(
 def open_loader(
     samples: Samples | StreamedImages, batches: TrainBatches | TrainStream | ValBatches | ValStream, workers: int
 ) -> DataLoader[Any]:
-    """What reads batches.
+    """Create the data loader.
 
     Args:
         samples: the data set.
-        batches: of the same data set.
-        workers: processes that read; 0 reads in this one.
+        batches: batches of the same data set.
+        workers: number of data loading processes; 0 loads in this process.
     """
     options: dict[str, Any] = {
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
         "worker_init_fn": _start_worker,
-        # a loader without its own draws a seed from the training's random numbers, which a resumed run has drawn before
+        # by default a loader draws from torch's global generator, which would change the randomness of a resumed run
         "generator": torch.Generator(),
     }
     if isinstance(batches, (TrainStream, ValStream)):
-        # whole batches already
+        # the stream yields whole batches
         return DataLoader(batches, batch_size=None, **options)
     return DataLoader(cast(Samples, samples), batch_sampler=batches, collate_fn=samples.collate, **options)
 
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    # torchrun and Ctrl-C signal whole groups of processes: the one that trains decides when its workers end
+    # torchrun and Ctrl-C signal the whole process group: the training process decides when its workers end
     for entry in (signal.SIGTERM, signal.SIGINT):
         signal.signal(entry, signal.SIG_IGN)

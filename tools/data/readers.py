@@ -1,4 +1,4 @@
-"""Pictures that timm's readers find, and the names of their classes."""
+"""Images from timm's readers, and class maps."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from timm.data.readers.class_map import load_class_map
 
 from ..images import UnreadableImageError
 
-# what is looked for under a split's name, as in timm
+# accepted names of each split, as in timm
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "eval", "evaluation")}
 
-# timm itself looks for PNG and JPEG only
+# timm's default is PNG and JPEG only
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
 
 
 class ReadPictures:
-    """Pictures with one class each, from a reader of timm.
+    """Images with one class each, from a reader of timm.
 
     Args:
-        reader: has `reader[index]`, a file and its label, and `filename(index)`.
-        classes: names, in the order of the labels.
-        root: put before the reader's names in messages.
+        reader: has `reader[index]`, which returns a file and its label, and `filename(index)`.
+        classes: class names, in the order of the labels.
+        root: prefix of the reader's file names in messages.
     """
 
     def __init__(self, reader: Any, classes: Sequence[str], root: str) -> None:
@@ -36,27 +36,27 @@ class ReadPictures:
         return len(self.reader)
 
     def open(self, index: int) -> tuple[BinaryIO, int]:
-        """The file of a picture, and its label.
+        """Open the file of an image and return it with its label.
 
         Raises:
-            UnreadableImageError: it is gone, or may not be read.
+            UnreadableImageError: the file does not exist, or cannot be read.
         """
         try:
             file, label = self.reader[index]
-        # what timm stumbles over where a row of a table holds no picture
+        # timm raises the last two for a row of a table without an image
         except (OSError, tarfile.TarError, AssertionError, TypeError) as error:
-            reason = str(error) or "there is no picture"
+            reason = str(error) or "there is no image"
             raise UnreadableImageError(f"{self.name(index)} cannot be opened: {reason}") from error
         return file, int(label)
 
     def name(self, index: int) -> str:
-        """What to call the picture in a message."""
+        """Return the name of an image for messages."""
         return f"{self.root}/{self.reader.filename(index)}"
 
 
 @contextmanager
 def looking_for_pictures() -> Iterator[None]:
-    """timm's readers find all of EXTENSIONS meanwhile: some have no argument for it."""
+    """Set the extensions of timm's readers to EXTENSIONS within the context; some have no argument for it."""
     before = img_extensions.get_img_extensions()
     img_extensions.set_img_extensions(EXTENSIONS)
     try:
@@ -66,15 +66,15 @@ def looking_for_pictures() -> Iterator[None]:
 
 
 def read_class_map(class_map: str | Mapping[str, int] | None, root: Path) -> dict[str, int] | None:
-    """Labels by class name, from a text file with a name a line or as they are; None without.
+    """Read labels by class name from a text file with one class name per line; None without a class map.
 
     Args:
-        class_map: a path, from the current directory or from `root`, or the labels themselves.
-        root: of the data set.
+        class_map: a path, relative to the current directory or to `root`, or a dict of labels by class name.
+        root: folder of the data set.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no text file, or does not give each of N classes one of the labels 0 .. N-1.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a text file, or the labels of N classes are not 0 .. N-1.
     """
     if class_map is None:
         return None
@@ -83,17 +83,19 @@ def read_class_map(class_map: str | Mapping[str, int] | None, root: Path) -> dic
     else:
         found = next((path for path in (Path(class_map), root / class_map) if path.is_file()), None)
         if found is None:
-            raise FileNotFoundError(f"data.class_map: no file {class_map}, neither here nor in {root}")
+            raise FileNotFoundError(f"data.class_map: file {class_map} does not exist, neither here nor in {root}")
         if found.suffix != ".txt":
-            raise ValueError(f"data.class_map must be a text file (.txt) with a class a line, got {found}")
+            raise ValueError(f"data.class_map must be a text file (.txt) with one class name per line, got {found}")
         labels = load_class_map(str(found))
-        # the line after the last
+        # an empty last line
         labels.pop("", None)
     if sorted(labels.values()) != list(range(len(labels))):
-        raise ValueError(f"data.class_map must give {len(labels)} classes the labels 0 .. {len(labels) - 1}, each once")
+        raise ValueError(
+            f"data.class_map must map its {len(labels)} classes to the labels 0 .. {len(labels) - 1}, each once"
+        )
     return labels
 
 
 def ordered(labels: Mapping[str, int]) -> list[str]:
-    """Class names by their label."""
+    """Return the class names in the order of their labels."""
     return sorted(labels, key=lambda name: labels[name])

@@ -1,8 +1,7 @@
-"""What every data set here is: samples that a seed decides, and a report on the files that cannot be read.
+"""The base class of data sets: deterministic samples, and messages on files that cannot be read.
 
-A run that is killed and resumed must see the same pictures, augmented the same way, whatever the number of workers. So
-a sample does not depend on who draws it or what was drawn before: the sampler hands out a `Draw`, and its seed is all
-the randomness there is.
+A run that is killed and resumed must see the same images with the same augmentation, for any number of workers. So the
+sampler yields a `Draw`, and all randomness of a sample follows from the seed in it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from ..images import UnreadableImageError
 
 
 class Draw(NamedTuple):
-    """A sample to read: which, and the seed of its augmentation; None reads it as it is."""
+    """Index of a sample, and the seed of its augmentation; None for evaluation."""
 
     sample: int
     seed: int | None = None
@@ -30,9 +29,9 @@ class Draw(NamedTuple):
 class Samples(Dataset[dict[str, Any]]):
     """A data set of dictionaries, each with the `name` of its file.
 
-    `samples[Draw(sample, seed)]` is the sample, augmented, with a list `unreadable`: what was wrong with files that
-    were tried before it. While training the next readable sample takes the place of a file that cannot be read; without
-    a seed, when each sample is to be judged once, there is that list alone, and `collate` leaves the sample out.
+    `samples[Draw(sample, seed)]` is the augmented sample. Its list `unreadable` has a message for each file that could
+    not be read. In training, a file that cannot be read is replaced by the next readable sample. Without a seed, where
+    each sample is evaluated once, only the list is returned, and `collate` omits the sample.
     """
 
     classes: Sequence[str]
@@ -42,17 +41,17 @@ class Samples(Dataset[dict[str, Any]]):
 
     @abstractmethod
     def load(self, index: int) -> dict[str, Any]:
-        """The sample, augmented with the global random numbers.
+        """Load a sample; augmentation uses the global random number generators.
 
         Raises:
-            UnreadableImageError: its file cannot be read.
+            UnreadableImageError: the file cannot be read.
         """
 
     def try_out(self, seed: int) -> None:
-        """Reads and augments a sample, so that mistakes show before training.
+        """Load and augment a sample, so that errors are raised before training.
 
         Raises:
-            UnreadableImageError: none can be read.
+            UnreadableImageError: no sample can be read.
         """
         self[Draw(0, seed)]
 
@@ -65,7 +64,7 @@ class Samples(Dataset[dict[str, Any]]):
                     return {**sample, "unreadable": unreadable}
         if draw.seed is None:
             return {"unreadable": unreadable}
-        raise UnreadableImageError(f"none of {len(self)} pictures can be read; the first: {unreadable[0]}")
+        raise UnreadableImageError(f"none of {len(self)} images can be read; the first: {unreadable[0]}")
 
     def _load_or_note(self, index: int, unreadable: list[str]) -> dict[str, Any] | None:
         try:
@@ -75,16 +74,16 @@ class Samples(Dataset[dict[str, Any]]):
             return None
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """A batch: tensors and numbers stacked, names and what was unreadable as lists."""
+        """Collate samples to a batch: tensors and numbers are stacked, names and messages are lists."""
         return collate(samples)
 
 
 def collate(samples: Sequence[dict[str, Any]], stacked: bool = True) -> dict[str, Any]:
-    """Samples as one batch, without those that could not be read.
+    """Collate samples to a batch, without those that could not be read.
 
     Args:
         samples: dictionaries with the same keys.
-        stacked: tensors and numbers as one tensor; as a list where sizes differ.
+        stacked: stack tensors and numbers; False returns lists, for tensors of different sizes.
     """
     readable = [sample for sample in samples if len(sample) > 1]
     batch: dict[str, Any] = {}
@@ -97,12 +96,12 @@ def collate(samples: Sequence[dict[str, Any]], stacked: bool = True) -> dict[str
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Python's, numpy's and torch's random numbers from a seed, and afterwards where they were; nothing without one."""
+    """Seed Python, NumPy and torch within the context and restore their states afterwards; None does nothing."""
     if seed is None:
         yield
         return
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    # neighbouring seeds give unrelated streams in all three
+    # consecutive seeds give unrelated streams in all three
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)

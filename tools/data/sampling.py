@@ -1,4 +1,4 @@
-"""Which samples make up which step: decided by the seed alone, for any number of processes, from any step on."""
+"""Samplers: the samples of a step depend on the seed only, not on the number of processes or where a run resumed."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from torch.utils.data import Sampler
 
 from .samples import Draw
 
-# seeds of draws and of epochs are spread by a large odd number, so that runs with near seeds share none
+# multiplier of seeds: a large odd number, so that runs with similar seeds share no seeds of epochs and draws
 _SPREAD = 0x9E3779B97F4A7C15
 
 
 class TrainBatches(Sampler[list[Draw]]):
-    """The batches of one process and epoch: its share of every step's images, in a new order each epoch.
+    """The batches of one process in an epoch: its share of the images of every step, shuffled in each epoch.
 
-    A step takes `batch_size` images over all processes and all parts of an accumulated gradient, so the same images are
-    in the same step on one process and on many. What does not fill a step at the end of an epoch waits for another.
+    A step takes `batch_size` images over all processes and all accumulated batches, so the same images are in the same
+    step for any number of processes. An incomplete step at the end of an epoch is dropped.
 
     Args:
-        size: samples of the data set.
+        size: number of samples of the data set.
         batch_size: images per optimizer step.
-        parts: batches per process that accumulate to a step.
-        rank: of this process.
-        processes: their number.
-        seed: of the order and of the draws.
-        repeats: draws of each image per epoch, each augmented on its own, in as many fewer images ("repeated
-            augmentation", Hoffer et al., arXiv:1901.09335).
+        parts: accumulated batches per step and process.
+        rank: rank of this process.
+        processes: number of processes.
+        seed: seed of the order and of the augmentation.
+        repeats: draws of each image per epoch, each with its own augmentation ("repeated augmentation", Hoffer et al.,
+            arXiv:1901.09335); an epoch then covers 1 / repeats of the images.
 
     Raises:
-        ValueError: a step cannot be shared evenly, or the data set does not fill one.
+        ValueError: the batch size cannot be split evenly, or there are too few samples.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class TrainBatches(Sampler[list[Draw]]):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of an epoch."""
+        """Number of optimizer steps per epoch."""
         return self.size // self.batch_size
 
     def __len__(self) -> int:
         return self.steps * self.parts - self.first
 
     def start(self, epoch: int, batch: int) -> None:
-        """The next iteration gives the batches of `epoch` from number `batch` on."""
+        """Set the epoch, and the index of the first batch, of the next iteration."""
         self.epoch, self.first = epoch, batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -75,11 +75,11 @@ class TrainBatches(Sampler[list[Draw]]):
 
 
 class ValBatches(Sampler[list[Draw]]):
-    """Each sample once, as it is: every process takes its share, and the shares differ by one sample at most."""
+    """Each sample once, without augmentation. The shares of the processes differ by at most one sample."""
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, processes: int = 1) -> None:
         self.indices, self.batch_size = range(rank, size, processes), batch_size
-        # batches that every process has
+        # number of batches that every process has
         self.common = size // processes // batch_size
 
     def __len__(self) -> int:
@@ -91,28 +91,29 @@ class ValBatches(Sampler[list[Draw]]):
 
 
 def share(size: int, batch_size: int, parts: int, processes: int) -> int:
-    """Images per step: `batch_size`, or all there are where they are fewer.
+    """Return the images per step: `batch_size`, or fewer if the data set is smaller.
 
     Raises:
-        ValueError: they cannot be shared evenly among the parts and processes.
+        ValueError: the batch size cannot be split evenly, or there are too few samples.
     """
     shares = parts * processes
     if batch_size % shares:
         raise ValueError(
-            f"batch_size is the images per step of all processes: {batch_size} cannot be shared evenly among "
-            f"{processes} processes x accumulate={parts}; the nearest that can is "
-            f"{max(shares, round(batch_size / shares) * shares)}"
+            f"batch_size, the images per step over all processes, must be a multiple of {processes} processes x "
+            f"accumulate={parts}, got {batch_size}; the nearest is {max(shares, round(batch_size / shares) * shares)}"
         )
     if size < shares:
-        raise ValueError(f"{size} images to train on do not suffice for {processes} processes x accumulate={parts}")
+        raise ValueError(
+            f"{processes} processes x accumulate={parts} need at least {shares} training images, got {size}"
+        )
     return batch_size if size >= batch_size else size // shares * shares
 
 
 def spread(seed: int, number: int) -> int:
-    """An integer of any size for each `number` under a seed, that near seeds do not share."""
+    """Combine a seed and a number to an integer of any size; similar seeds give different integers."""
     return seed * _SPREAD + number
 
 
 def folded(number: int) -> int:
-    """A seed that torch takes, from an integer of any size."""
+    """Reduce an integer of any size to a seed that torch accepts."""
     return (number ^ (number >> 64)) % 2**63

@@ -1,4 +1,4 @@
-"""Shards: tar files of pictures and labels side by side, each read from its beginning, in the form of `webdataset`."""
+"""Shards in the format of `webdataset`: tar files of images and labels that are read sequentially."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ INFO = "_info.json"
 
 
 class Picture(NamedTuple):
-    """What a shard holds under one key.
+    """A sample of a shard.
 
     Attributes:
-        name: of the shard and the key.
-        file: the picture, not decoded; None where there is none.
-        label: its class; None where there is none.
-        problem: why it cannot be used, or "".
+        name: name of the shard and the key.
+        file: the encoded image; None if there is none.
+        label: label; None if there is none.
+        problem: why the sample cannot be used, or "".
     """
 
     name: str
@@ -34,10 +34,10 @@ class Shards:
     """Shards of one split.
 
     Args:
-        urls: of each shard, as `webdataset` opens them.
-        classes: names, in the order of the labels.
-        size: pictures in all of them.
-        shuffle: pictures to choose the next from while training.
+        urls: URL of each shard, as in `webdataset`.
+        classes: class names, in the order of the labels.
+        size: number of images in all shards.
+        shuffle: size of the shuffle buffer in training.
     """
 
     def __init__(self, urls: Sequence[str], classes: Sequence[str], size: int, shuffle: int) -> None:
@@ -48,7 +48,7 @@ class Shards:
         return self.size
 
     def read(self, url: str) -> Iterator[Picture]:
-        """The pictures of a shard, in their order; where it is damaged, its name and why comes last."""
+        """Yield the samples of a shard in order; if it is damaged, the last one describes the problem."""
         from webdataset.gopen import gopen
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -56,22 +56,24 @@ class Shards:
             with gopen(url) as stream:
                 for sample in group_by_keys(tar_file_expander([{"url": url, "stream": stream}])):
                     yield self._picture(sample, url)
-        # a broken pipe, an archive that ends early, a name twice in it
+        # a broken pipe, a truncated archive, a duplicate name
         except (OSError, tarfile.TarError, ValueError, EOFError) as error:
             reason = str(error.args[0]) if error.args else type(error).__name__
-            yield Picture(url, None, None, f"{url} cannot be read to its end: {reason}")
+            yield Picture(url, None, None, f"{url} cannot be read completely: {reason}")
 
     def _picture(self, sample: Mapping[str, Any], url: str) -> Picture:
         name = f"{url}/{sample['__key__']}"
         file = next((sample[ext[1:]] for ext in EXTENSIONS if ext[1:] in sample), None)
         if file is None:
-            return Picture(name, None, None, f"{name} has no picture: one of {', '.join(EXTENSIONS)} is wanted")
+            return Picture(name, None, None, f"{name} has no image: expected one of {', '.join(EXTENSIONS)}")
         if "cls" not in sample:
-            return Picture(name, None, None, f"{name} has no label: a file .cls beside the picture is wanted")
+            return Picture(name, None, None, f"{name} has no label: expected a .cls file next to the image")
         text = sample["cls"].decode(errors="replace").strip()
         label = self._labels.get(text, int(text) if text.isdecimal() else -1)
         if not 0 <= label < len(self.classes):
-            return Picture(name, None, None, f"{name} has the label {text!r}, there are {len(self.classes)} classes")
+            return Picture(
+                name, None, None, f"{name} has the unknown label {text!r}, there are {len(self.classes)} classes"
+            )
         return Picture(name, file, label)
 
 
@@ -86,27 +88,28 @@ def wds(
     val_samples: int | None = None,
     shuffle: int = 1000,
 ) -> Shards:
-    """Shards `000000.tar` and so on: in each `KEY.jpg` (or another picture) and `KEY.cls` (its class, as text).
+    """Open shards `000000.tar` ... with `KEY.jpg` (or another image format) and `KEY.cls` (the class as text).
 
-    Without `train` and `val` these are the tar files in `root/train` and `root/val`, or `train-*.tar` and `val-*.tar`
-    in `root`, with the same other names as for folders.
+    Without `train` and `val` the shards are the tar files in `root/train` and `root/val`, or `train-*.tar` and
+    `val-*.tar` in `root`. The same alternative names as for folders are accepted.
 
     Args:
         split: "train" or "val".
         root: folder of both splits.
-        train: shards to train on, as `webdataset` names them: "data/train-{0000..0127}.tar", an address, or
-            "pipe:COMMAND", which runs the command.
-        val: shards to judge by.
-        classes: their number, where `.cls` holds numbers.
-        class_map: a text file with the name of a class a line, or labels by name; `.cls` may then hold names too.
-        samples: pictures to train on in an epoch. By default all: what `root/_info.json` says of the shards (timm
-            writes one), or what is counted in local ones.
-        val_samples: pictures in the shards of `val`.
-        shuffle: pictures to choose the next from while training; more mixes better and takes more memory.
+        train: training shards in the syntax of `webdataset`: "data/train-{0000..0127}.tar", a URL, or "pipe:COMMAND",
+            which runs the command.
+        val: validation shards.
+        classes: number of classes, if `.cls` contains integers.
+        class_map: a text file with one class name per line, or a dict of labels by class name. `.cls` may then also
+            contain class names.
+        samples: training images per epoch. By default the number of images in the shards, from `root/_info.json`
+            (written by timm) or counted in local shards.
+        val_samples: number of images in the validation shards.
+        shuffle: size of the shuffle buffer in training. A larger one shuffles better and takes more memory.
 
     Raises:
-        FileNotFoundError: a folder or shard is not there.
-        ValueError: the classes or the number of pictures are not known.
+        FileNotFoundError: a folder or shard does not exist.
+        ValueError: the classes or the number of images are unknown.
     """
     urls = _urls(split, root, {"train": train, "val": val}[split])
     if not isinstance(shuffle, int) or shuffle < 1:
@@ -114,10 +117,14 @@ def wds(
     labels = read_class_map(class_map, Path(root or "."))
     if labels is None:
         if not isinstance(classes, int) or classes < 1:
-            raise ValueError("data: shards do not say which classes there are: give classes (a number) or class_map")
+            raise ValueError(
+                "data: shards do not contain the list of classes: set data.classes (their number) or data.class_map"
+            )
         labels = {str(label): label for label in range(classes)}
     elif classes not in (None, len(labels)):
-        raise ValueError(f"data.classes is {classes}, but data.class_map has {len(labels)}: leave classes out")
+        raise ValueError(
+            f"data.classes must be the number of classes in data.class_map, {len(labels)}, got {classes}: omit it"
+        )
     key, size = ("samples", samples) if split == "train" else ("val_samples", val_samples)
     if size is not None and (not isinstance(size, int) or size < 1):
         raise ValueError(f"data.{key} must be an integer of at least 1, got {size!r}")
@@ -130,34 +137,36 @@ def _urls(split: str, root: str | None, given: str | None) -> list[str]:
 
         urls = [str(url) for url in expand_urls(given)]
         if missing := [url for url in urls if _is_local(url) and not Path(url).is_file()]:
-            raise FileNotFoundError(f"data.{split}: there is no file {listed(missing)}")
+            raise FileNotFoundError(f"data.{split}: file does not exist: {listed(missing)}")
         return urls
     if root is None:
-        raise ValueError(f"data lacks where its shards are: give root, with those of {split} in it, or {split}")
+        raise ValueError(
+            f"data needs the location of its shards: set data.root, which contains {split}, or data.{split}"
+        )
     if not Path(root).is_dir():
-        raise FileNotFoundError(f"data.root: there is no folder {root}")
+        raise FileNotFoundError(f"data.root: folder {root} does not exist")
     for name in SPLIT_NAMES[split]:
         for pattern in (f"{name}/*.tar", f"{name}-*.tar", f"*-{name}-*.tar"):
             if found := sorted(Path(root).glob(pattern)):
                 return [str(path) for path in found]
     there = listed(sorted(path.name for path in Path(root).iterdir())) or "nothing"
     raise FileNotFoundError(
-        f"data.root: {root} has no shards {split}/*.tar or {split}-*.tar, but {there}: rename, or give data.{split}"
+        f"data.root: {root} has no shards {split}/*.tar or {split}-*.tar, found {there}: rename it, or set data.{split}"
     )
 
 
 def _count(urls: Sequence[str], root: str | None, key: str) -> int:
-    """Pictures in shards: as noted down, or counted without reading them."""
+    """Return the number of images in shards, from `_info.json` or by counting labels."""
     noted = _noted(Path(root)) if root is not None else {}
     total = 0
     for url in urls:
         if (length := noted.get(url.rpartition("/")[2])) is None:
             if not _is_local(url):
-                raise ValueError(f"data.{key} must be given: how many pictures {url} holds is not known")
+                raise ValueError(f"data.{key} must be set: the number of images in {url} is unknown")
             length = _count_local(Path(url))
         total += length
     if not total:
-        raise ValueError(f"there are no pictures in {listed(urls)}: wanted are KEY.jpg and KEY.cls")
+        raise ValueError(f"there are no images in {listed(urls)}: expected KEY.jpg and KEY.cls")
     return total
 
 
@@ -170,7 +179,7 @@ def _noted(root: Path) -> dict[str, int]:
         pairs = [pair for split in splits for pair in zip(split["filenames"], split["shard_lengths"], strict=True)]
         return {str(name).rpartition("/")[2]: int(length) for name, length in pairs}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{info} does not give filenames and shard_lengths of its splits: {error!r}") from error
+        raise ValueError(f"{info} must contain filenames and shard_lengths of its splits: {error!r}") from error
 
 
 def _count_local(path: Path) -> int:
@@ -178,7 +187,7 @@ def _count_local(path: Path) -> int:
         with tarfile.open(path) as archive:
             return sum(member.isfile() and member.name.endswith(".cls") for member in archive)
     except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{path} is no tar file, or damaged") from error
+        raise ValueError(f"{path} is not a tar file, or damaged") from error
 
 
 def _is_local(url: str) -> bool:

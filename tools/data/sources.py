@@ -1,4 +1,4 @@
-"""Data sets by the name that a recipe's `data` gives them."""
+"""Opening data sets by name."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def open_source(
     prepared: Sequence[str],
     **more: Any,
 ) -> _Source:
-    """What a recipe's `data` names.
+    """Open the data set of a recipe's `data`.
 
     Args:
-        known: makes of each data set, by name.
-        data: `name`, and what the data set takes.
+        known: functions that open a data set, by name.
+        data: `name`, and the arguments of the data set.
         split: "train" or "val".
-        prepared: keys of `data` that say how pictures are prepared, and are not for the data set.
-        more: what every data set takes.
+        prepared: keys of `data` for preprocessing, which are not arguments of the data set.
+        more: additional arguments of every data set.
 
     Raises:
-        ValueError: an unknown data set or split, or keys that it does not take.
+        ValueError: an unknown data set or split, or invalid arguments.
     """
     if split not in SPLITS:
         raise ValueError(f'split must be "train" or "val", got {split!r}')
@@ -38,4 +38,4 @@ def open_source(
     try:
         return known[name](split, **more, **options)
     except TypeError as error:
-        raise ValueError(f"data: {name} does not take these keys: {error}") from error
+        raise ValueError(f"data: invalid keys for {name}: {error}") from error

@@ -1,8 +1,8 @@
-"""Shards as a stream of batches: which process and worker reads which, in which order, from any step on.
+"""Shards as a stream of batches, which can start at any step.
 
-Every reader, a worker of a process, has a lane: shards of its own, in an order that the seed and the epoch decide, and
-a buffer that the next picture is drawn from. Batch n of a process is from lane n modulo the workers, as a DataLoader
-asks them in turn. So the workers, unlike for data sets with an index, are part of what decides a run.
+Every worker of a process has a lane: its own shards, in an order that follows from the seed and the epoch, and a
+shuffle buffer. Batch n of a process comes from lane n modulo the number of workers, the order of a DataLoader. So the
+result of a run depends on the number of workers, unlike for data sets that are read by index.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .transforms import Transform
 
 
 class StreamedImages:
-    """Samples `images` (C, H, W) and `labels`, in the order of shards.
+    """Samples with `images` (C, H, W) and `labels`, in the order of the shards.
 
     Args:
         source: the shards.
-        transform: from a picture to its tensor.
-        channels: 1 for grey pictures, 3 for RGB.
+        transform: maps an image to a tensor.
+        channels: 1 for grayscale, 3 for RGB.
     """
 
     def __init__(self, source: Shards, transform: Transform, channels: int) -> None:
@@ -39,10 +39,10 @@ class StreamedImages:
         return len(self.source)
 
     def load(self, picture: Picture, seed: int | None) -> dict[str, Any]:
-        """Reads and prepares a picture, augmented as the seed says.
+        """Decode and transform an image; the seed determines its augmentation.
 
         Raises:
-            UnreadableImageError: it cannot be read, or has no class.
+            UnreadableImageError: the image cannot be read, or has no label.
         """
         if picture.problem or picture.file is None:
             raise UnreadableImageError(picture.problem)
@@ -51,23 +51,23 @@ class StreamedImages:
             return {"images": self.transform(image), "labels": picture.label, "name": picture.name, "unreadable": []}
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """A batch, see `attnzoo.tools.data.collate`."""
+        """Collate samples to a batch, see `attnzoo.tools.data.collate`."""
         return collate(samples)
 
     def try_out(self, seed: int) -> None:
-        """Reads and augments the first picture that can be read, so that mistakes show before training.
+        """Load and augment the first readable image, so that errors are raised before training.
 
         Raises:
-            UnreadableImageError: there is none.
+            UnreadableImageError: no image can be read.
         """
-        sample: dict[str, Any] = {"unreadable": ["they are empty"]}
+        sample: dict[str, Any] = {"unreadable": ["the shards are empty"]}
         for picture in itertools.chain.from_iterable(map(self.source.read, self.source.urls)):
             if len(sample := self._load_or_note(picture, seed)) > 1:
                 return
-        raise UnreadableImageError(f"no picture of any shard can be read; the last: {sample['unreadable'][0]}")
+        raise UnreadableImageError(f"no image of any shard can be read; the last: {sample['unreadable'][0]}")
 
     def batch(self, pictures: Sequence[Picture], seeds: Sequence[int | None]) -> dict[str, Any]:
-        """A batch of these pictures, without those that cannot be read."""
+        """Load images as a batch, without those that cannot be read."""
         return self.collate([self._load_or_note(*drawn) for drawn in zip(pictures, seeds, strict=True)])
 
     def _load_or_note(self, picture: Picture, seed: int | None) -> dict[str, Any]:
@@ -78,23 +78,23 @@ class StreamedImages:
 
 
 class TrainStream(IterableDataset[dict[str, Any]]):
-    """The batches of one process and epoch, for a DataLoader with batch_size=None.
+    """The batches of one process in an epoch, for a DataLoader with batch_size=None.
 
-    A lane whose shards end before the epoch begins them again; what the others have too many waits for another epoch,
-    in which other shards are its. A picture that cannot be read is replaced by another of its batch, so that batches
-    hold the same pictures whether or not those before were decoded.
+    A lane whose shards end before the epoch starts them again; a lane with too many images does not read all of them.
+    The shards are assigned to other lanes in the next epoch. An image that cannot be read is replaced by another one of
+    its batch, so that a batch does not depend on whether earlier batches were decoded.
 
     Args:
-        images: samples.
+        images: the samples.
         batch_size: images per optimizer step.
-        parts: batches per process that accumulate to a step.
-        rank: of this process.
-        processes: their number.
-        seed: of the order and of the augmentation.
-        workers: that read for this process; 0 reads in it.
+        parts: accumulated batches per step and process.
+        rank: rank of this process.
+        processes: number of processes.
+        seed: seed of the order and of the augmentation.
+        workers: data loading processes of this process; 0 loads in the process.
 
     Raises:
-        ValueError: a step cannot be shared evenly, the images do not fill one, or there are too few shards.
+        ValueError: the batch size cannot be split evenly, or there are too few images or shards.
     """
 
     def __init__(
@@ -115,26 +115,26 @@ class TrainStream(IterableDataset[dict[str, Any]]):
         shards = len(images.source.urls)
         if shards < processes * self.lanes:
             raise ValueError(
-                f"{shards} shards cannot be shared among {processes} processes x {self.lanes} workers, each needs one: "
+                f"{processes} processes x {self.lanes} workers need one shard each, got {shards} shards: "
                 f"{f'lower workers to {shards // processes}, or ' if shards >= processes else ''}write more and "
                 "smaller shards"
             )
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of an epoch."""
+        """Number of optimizer steps per epoch."""
         return len(self.images) // self.batch_size
 
     def __len__(self) -> int:
         return self.steps * self.parts - self.first
 
     def start(self, epoch: int, batch: int) -> None:
-        """The next iteration gives the batches of `epoch` from number `batch` on."""
+        """Set the epoch, and the index of the first batch, of the next iteration."""
         self.epoch, self.first = epoch, batch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
-        # the worker that is asked first gives the first batch, whichever lane that is from
+        # the DataLoader asks worker 0 first, so it must yield the first batch, whichever lane that is from
         lane = (self.first + (0 if worker is None else worker.id)) % self.lanes
         base, size = spread(self.seed, self.epoch), self.batch_size // (self.parts * self.processes)
         pictures = self._shuffled(base, self.rank * self.lanes + lane)
@@ -145,8 +145,8 @@ class TrainStream(IterableDataset[dict[str, Any]]):
                 yield self._filled(drawn, [folded(spread(base, begin + i)) for i in range(size)])
 
     def _shuffled(self, base: int, lane: int) -> Iterator[Picture]:
-        """The pictures of a lane, each once before any comes again, without an end."""
-        # the same order in every lane, of which each takes its share
+        """Yield the images of a lane in an endless loop, reshuffled in each round."""
+        # all lanes use the same order, and each takes its share of it
         urls = list(self.images.source.urls)
         random.Random(base).shuffle(urls)
         own, draw = urls[lane :: self.processes * self.lanes], random.Random(spread(base, lane))
@@ -157,8 +157,8 @@ class TrainStream(IterableDataset[dict[str, Any]]):
                 if len(buffer) > self.images.source.shuffle:
                     yield _pop(buffer, draw)
             if not buffer:
-                # told as part of a batch: what a worker raises has its traceback for a message
-                buffer.append(Picture(own[0], None, None, f"there are no pictures in {', '.join(own)}"))
+                # reported in a batch, because the message of an exception in a worker is its traceback
+                buffer.append(Picture(own[0], None, None, f"there are no images in {', '.join(own)}"))
             while buffer:
                 yield _pop(buffer, draw)
 
@@ -169,22 +169,22 @@ class TrainStream(IterableDataset[dict[str, Any]]):
             return batch
         by_name = {picture.name: picture for picture in pictures}
         chosen = [by_name[name] for name in batch["name"]]
-        # those of the batch that can be read, in turn, as often as it takes
+        # repeat the readable images in turn until the batch is full
         again = [chosen[index % readable] for index in range(len(pictures))]
         return {**self.images.batch(again, seeds), "unreadable": batch["unreadable"]}
 
 
 class ValStream(IterableDataset[dict[str, Any]]):
-    """Each sample once, as it is: every process and worker reads shards of its own, and some may have none.
+    """Each sample once, without augmentation. Every worker of a process reads its own shards; some may have none.
 
     Args:
-        images: samples.
+        images: the samples.
         batch_size: images per batch.
-        rank: of this process.
-        processes: their number.
+        rank: rank of this process.
+        processes: number of processes.
     """
 
-    # how many batches every process has is not known before they are read
+    # the number of batches that every process has is unknown before they are read
     common = 0
 
     def __init__(self, images: StreamedImages, batch_size: int, *, rank: int = 0, processes: int = 1) -> None:
@@ -206,6 +206,6 @@ class ValStream(IterableDataset[dict[str, Any]]):
 
 def _pop(buffer: list[Picture], draw: random.Random) -> Picture:
     index = draw.randrange(len(buffer))
-    # the last takes its place: nothing is moved up
+    # swap with the last one, so that no elements are moved
     buffer[index], buffer[-1] = buffer[-1], buffer[index]
     return buffer.pop()

@@ -1,4 +1,4 @@
-"""From a picture to the tensor that a model wants: timm's transforms, and what a recipe adds to them."""
+"""Transforms from images to tensors: those of timm, and torchvision augmentations."""
 
 from __future__ import annotations
 
@@ -16,86 +16,87 @@ from ..images import MODES
 
 Transform = Callable[[Image.Image], Any]
 
-# What timm calls a data config: how a trained model wants its images
+# the keys of timm's data config
 PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 def preprocessing(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a recipe's `data` that says how images are prepared, whole.
+    """Return the complete data config of timm for a recipe's `data`.
 
     Raises:
-        ValueError: a size, or colours per channel, that cannot be.
+        ValueError: an invalid input size, mean or standard deviation.
     """
     given = {"input_size": (3, 224, 224), **{key: data[key] for key in PREPROCESSING if key in data}}
     size = given["input_size"]
     if not isinstance(size, (tuple, list)) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise ValueError(f"data.input_size must be three numbers, channels, height and width, got {size!r}")
+        raise ValueError(f"data.input_size must be three positive integers (channels, height, width), got {size!r}")
     if size[0] not in MODES:
-        raise ValueError(f"data.input_size begins with the channels, 1 for grey pictures or 3 for RGB, got {size[0]}")
+        raise ValueError(f"data.input_size must start with 1 channel (grayscale) or 3 channels (RGB), got {size[0]}")
     if size[0] == 1:
-        # timm would spread a grey picture over ImageNet's three colours
+        # one channel instead of ImageNet's three
         given = {"mean": (fmean(IMAGENET_DEFAULT_MEAN),), "std": (fmean(IMAGENET_DEFAULT_STD),), **given}
     for key in ("mean", "std"):
         value = given.get(key, (0.5,) * size[0])
         if not isinstance(value, (tuple, list)) or len(value) not in (1, size[0]):
-            raise ValueError(f"data.{key} must be a number for each of {size[0]} channels, got {value!r}")
+            raise ValueError(
+                f"data.{key} must have one value, or one for each of the {size[0]} channels, got {value!r}"
+            )
     resolved = timm.data.resolve_data_config(given)
     return {key: resolved[key] for key in PREPROCESSING}
 
 
 def val_transform(data: Mapping[str, Any]) -> Transform:
-    """timm's transform for evaluation.
+    """Create timm's transform for evaluation.
 
     Raises:
-        ValueError: what timm does not know.
+        ValueError: timm does not accept a value.
     """
     prepare = preprocessing(data)
     try:
         return timm.data.create_transform(**prepare, is_training=False)
     except (TypeError, ValueError, AssertionError, KeyError) as error:
-        raise ValueError(f"data: timm.data.create_transform does not take {prepare}: {error}") from error
+        raise ValueError(f"data: timm.data.create_transform does not accept {prepare}: {error}") from error
 
 
 def train_transform(data: Mapping[str, Any], augment: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Transform:
-    """The transform of training images.
+    """Create the transform of training images.
 
     Args:
-        data: a recipe's, see PREPROCESSING.
-        augment: as a dict the options of timm's training transform (`timm.data.create_transform`): scale, ratio,
-            hflip, color_jitter, auto_augment, re_prob and so on; as a list transforms of torchvision.transforms.v2,
-            {"type": "RandomAffine", "degrees": 10}, between the resizing of the evaluation transform and its tensor.
+        data: a recipe's `data`, see PREPROCESSING.
+        augment: a dict of options of timm's training transform (`timm.data.create_transform`): scale, ratio, hflip,
+            color_jitter, auto_augment, re_prob and so on; or a list of transforms of torchvision.transforms.v2 such as
+            {"type": "RandomAffine", "degrees": 10}, which run after the resizing of the evaluation transform.
 
     Raises:
-        ValueError: what timm or torchvision do not know.
+        ValueError: timm or torchvision does not accept a value.
     """
     prepare = preprocessing(data)
     if isinstance(augment, Mapping):
-        # interpolation may be drawn anew for each image, which evaluation must not do
+        # training may use a random interpolation per image, evaluation must not
         options = {**prepare, **augment}
         try:
             return timm.data.create_transform(**options, is_training=True)
         except (TypeError, ValueError, AssertionError, KeyError) as error:
-            raise ValueError(f"augment: timm.data.create_transform does not take it: {error}") from error
+            raise ValueError(f"augment: timm.data.create_transform does not accept it: {error}") from error
     steps = val_transform(data).transforms  # type: ignore[attr-defined]
     to_tensor = next(i for i, step in enumerate(steps) if "ToTensor" in type(step).__name__)
     return Compose([*steps[:to_tensor], *map(augmentation, augment), *steps[to_tensor:]])
 
 
 def augmentation(description: Mapping[str, Any]) -> Any:
-    """A transform of torchvision.transforms.v2.
+    """Create a transform of torchvision.transforms.v2.
 
     Args:
-        description: `type`, its name, and its arguments; `transforms` of those that hold others are described the same
-            way.
+        description: `type`, the class name, and its arguments. Nested `transforms` are described in the same way.
 
     Raises:
-        ValueError: torchvision does not know it, or not with these arguments.
+        ValueError: torchvision does not know the transform, or does not accept its arguments.
     """
     options = dict(description)
     name = options.pop("type", None)
     transform = getattr(augmentations, str(name), None)
     if not isinstance(transform, type) or not issubclass(transform, augmentations.Transform):
-        raise ValueError(f"augment: type must name a transform of torchvision.transforms.v2, got {name!r}")
+        raise ValueError(f"augment: type must be a transform of torchvision.transforms.v2, got {name!r}")
     if isinstance(options.get("transforms"), (list, tuple)):
         options["transforms"] = [augmentation(inner) for inner in options["transforms"]]
     try:

@@ -1,1 +1,1 @@
-"""The parts of `attnzoo train`: the recipe, its data and model, what runs beside the steps, what is stored."""
+"""The parts of `attnzoo train`: recipe, data and model setup, training loop, hooks and checkpoints."""

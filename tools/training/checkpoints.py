@@ -1,4 +1,4 @@
-"""When a run is stored, and how it is taken up again."""
+"""Storing and resuming a run."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from .runner import TrainingRunner
 from .sharding import load_optimizer, load_weights, whole
 from .storage import BEST, LAST, link, save_checkpoint
 
-# changes when a checkpoint of before can no longer be read
+# incremented when checkpoints of earlier versions cannot be resumed
 FORMAT = 2
 
 
 class Checkpoints(Hook):
-    """Stores the run every `save_interval` steps, after each epoch, and when it is asked to stop.
+    """Stores the run every `save_interval` steps, after each epoch, and when a signal stops it.
 
-    A checkpoint is plain tensors, numbers and text: weights, their average, optimizer, schedule, loss scale, position
-    in the data, random numbers of every process, curves, and the recipe as JSON. Rank 0 writes. mmengine's own hook
-    pickles its history classes, writes in place, forgets random numbers, and stores the config as Python that resuming
-    runs.
+    A checkpoint contains only tensors, numbers and text: weights, their average, the states of optimizer, schedule and
+    loss scale, the position in the data, the random states of all processes, the history, and the recipe as JSON. Rank
+    0 writes it. mmengine's own hook pickles its history classes, writes in place, does not store random states, and
+    stores the config as Python code that is executed on resume.
 
     Args:
-        work_dir: where to.
-        save_model: writes the model that was judged, for use, given its weights; called by rank 0 for each epoch that
-            is the best so far.
-        resume_from: the checkpoint that training starts from; None starts anew.
+        work_dir: directory of the checkpoints.
+        save_model: writes the validated model, given its weights; called by rank 0 for each epoch that is the best so
+            far.
+        resume_from: the checkpoint to resume from; None starts from scratch.
     """
 
     priority = "VERY_LOW"
@@ -47,7 +47,7 @@ class Checkpoints(Hook):
         self.work_dir, self.save_model, self._resume_from = work_dir, save_model, resume_from
 
     def before_train(self, runner: TrainingRunner) -> None:
-        """Puts everything where the checkpoint has it."""
+        """Restore the state of the checkpoint, if there is one."""
         loop = runner.train_loop
         loop.store = lambda: self._save(runner)
         state, self._resume_from = self._resume_from, None
@@ -56,11 +56,11 @@ class Checkpoints(Hook):
         with runner.train_loop.processes.stopping_together():
             try:
                 self._restore(runner, state)
-            # whatever is wrong with one that is not ours, it is not used
+            # a malformed checkpoint may raise any of these
             except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 reason = " ".join((str(error) if str(error) else type(error).__name__).split())
                 last = self.work_dir / LAST
-                raise ValueError(f"{last} does not fit the run that it is to continue: {reason}") from error
+                raise ValueError(f"{last} does not match the run: {reason}") from error
 
     def _restore(self, runner: TrainingRunner, state: Mapping[str, Any]) -> None:
         loop = runner.train_loop
@@ -71,25 +71,25 @@ class Checkpoints(Hook):
         runner.optim_wrapper.scaler.load_state_dict(state["scaler"])
         if loop.scheduler is not None:
             if state["schedule"].keys() != loop.scheduler.state_dict().keys():
-                raise ValueError("it holds another schedule")
+                raise ValueError("it contains the state of another schedule")
             loop.scheduler.load_state_dict(state["schedule"])
         loop.history.restore(state["record"])
         loop.resume(state["epoch"], state["step"], Mean(*state["mean"]))
         runner.optim_wrapper.initialize_count_status(runner.model, loop.iter, loop.max_iters)
         processes = loop.processes
-        # on another number of processes there is no state to take up, and none that would be right
+        # with another number of processes the stored random states cannot be assigned
         if len(state["random"]) == processes.count:
             set_random_state(state["random"][processes.rank])
 
     def after_train_iter(self, runner: TrainingRunner, batch_idx: int, **_: Any) -> None:
-        """Stores the run where the interval ends."""
+        """Store the run every `save_interval` steps."""
         loop = runner.train_loop
         interval = loop.recipe.save_interval
         if interval and loop.iter % loop.recipe.accumulate == 0 and loop.step % interval == 0:
             self._save(runner)
 
     def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:
-        """Stores what the epoch brought; `last` at the end, so that it never knows of a model that is not there."""
+        """Store the model if it is the best so far, and then `last`, which must not precede the model."""
         state, processes = self._state(runner), runner.train_loop.processes
         last = self.work_dir / LAST
         with processes.stopping_together():
@@ -102,7 +102,7 @@ class Checkpoints(Hook):
 
     def _save(self, runner: TrainingRunner) -> None:
         state, processes = self._state(runner), runner.train_loop.processes
-        # a disk that is full ends all processes, and none goes on before the run is stored
+        # a full disk ends all processes, and no process continues before the run is stored
         with processes.stopping_together():
             if processes.rank == 0:
                 save_checkpoint(state, self.work_dir / LAST)
@@ -115,7 +115,7 @@ class Checkpoints(Hook):
             try:
                 check_finite(weights)
             except NonFiniteError as error:
-                raise TrainingError(f"after step {loop.step}: {error}; what was stored before is intact") from error
+                raise TrainingError(f"after step {loop.step}: {error}; the previous checkpoint is intact") from error
         for messages in processes.gather(loop.history.unreadable):
             loop.history.add_unreadable(messages)
         return {
@@ -135,13 +135,13 @@ class Checkpoints(Hook):
 
 
 def check_format(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Refuses a checkpoint of another version.
+    """Check the format of a checkpoint.
 
     Raises:
-        ValueError: says so.
+        ValueError: it was written by another version of attnzoo.
     """
     if checkpoint.get("format") != FORMAT:
         raise ValueError(
-            f"{path} was written by another version of attnzoo (format {checkpoint.get('format')}, here {FORMAT}): "
-            "its weights can be used, the run cannot be resumed"
+            f"{path} was written by another version of attnzoo (expected format {FORMAT}, got "
+            f"{checkpoint.get('format')}): the run cannot be resumed, but the weights can be used"
         )

@@ -1,4 +1,4 @@
-"""Training of classifiers: data, model and loss of a recipe."""
+"""Setup of the training of a classifier: data, model and loss."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .storage import save_model
 
 
 def classification(recipe: Recipe, processes: Processes) -> Setup:
-    """Opens the data of a recipe and makes its model.
+    """Open the data of a recipe and create its model.
 
     Args:
-        recipe: of the task "classification".
-        processes: that train together.
+        recipe: a recipe of the task "classification".
+        processes: the processes of the training.
 
     Raises:
-        ValueError: the recipe asks for what there is not, or contradicts itself or the data.
-        FileNotFoundError: a folder is not there.
+        ValueError: the recipe is invalid or does not match the data.
+        FileNotFoundError: a folder does not exist.
     """
     train_set = open_classification(recipe.data, "train", recipe.augment)
     val_set = open_classification(recipe.data, "val")
@@ -44,7 +44,7 @@ def classification(recipe: Recipe, processes: Processes) -> Setup:
         recipe.channels_last,
         recipe.freeze == "backbone",
     )
-    # a mistake in the augmentation or the data shows now, not in a worker
+    # report errors of the augmentation or the data here, not from a worker
     train_set.try_out(recipe.seed)
     prepare = preprocessing(recipe.data)
 
@@ -67,9 +67,9 @@ def classification(recipe: Recipe, processes: Processes) -> Setup:
 
 
 def _differing(train: Sequence[str], val: Sequence[str]) -> str:
-    sides = [("train on", set(train) - set(val)), ("judge by", set(val) - set(train))]
-    only = [f"{', '.join(sorted(names)[:8])} only to {what}" for what, names in sides if names]
+    sides = [("training", set(train) - set(val)), ("validation", set(val) - set(train))]
+    only = [f"{', '.join(sorted(names)[:8])} only in {what}" for what, names in sides if names]
     return (
-        f"the classes to train on and to judge by differ: {'; '.join(only) or 'they are in another order'}. Where that "
-        "is meant, data.class_map says which there are"
+        f"the classes of training and validation data differ: {'; '.join(only) or 'their order'}. If this is intended, "
+        "list the classes with data.class_map"
     )

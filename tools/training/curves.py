@@ -1,4 +1,4 @@
-"""The course of a training: points in the history, `history.json`, a picture, and TensorBoard where it is asked for."""
+"""Training curves: the history, `history.json`, a plot, and optionally TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .history import History
 from .runner import TrainingRunner
 
 HISTORY, PICTURE = "history.json", "curves.png"
-# drawing takes half a second, an epoch may take two
+# drawing takes half a second, and an epoch of a small data set not much longer
 _SECONDS_BETWEEN_PICTURES = 60.0
 
 
 class Curves(Hook):
-    """Notes loss and learning rate, and draws them with the metrics.
+    """Records loss and learning rate, and plots them with the metrics.
 
     Args:
-        work_dir: where to.
-        tensorboard: write TensorBoard scalars too.
+        work_dir: directory for the files.
+        tensorboard: also write TensorBoard scalars.
     """
 
     priority = "NORMAL"
@@ -40,7 +40,7 @@ class Curves(Hook):
             self.writer = SummaryWriter(str(work_dir / "tensorboard"))
 
     def after_train_iter(self, runner: TrainingRunner, batch_idx: int, outputs: Any = None, **_: Any) -> None:
-        """A point of the loss and the rate."""
+        """Record the loss and the learning rate every `log_interval` steps."""
         loop = runner.train_loop
         if loop.iter % loop.recipe.accumulate or loop.step % loop.recipe.log_interval:
             return
@@ -53,7 +53,7 @@ class Curves(Hook):
             self.writer.add_scalar("train/lr", rate, loop.step)
 
     def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:
-        """The metrics of an epoch."""
+        """Write the history, and the plot if the last one is old enough."""
         loop = runner.train_loop
         if self.writer is not None:
             for name, value in metrics.items():
@@ -66,18 +66,18 @@ class Curves(Hook):
             self._drawn = time.monotonic()
 
     def after_train(self, runner: TrainingRunner) -> None:
-        """The whole picture."""
+        """Draw the final plot."""
         draw_curves(runner.train_loop.history, runner.train_loop.steps_per_epoch, self.work_dir / PICTURE)
         if self.writer is not None:
             self.writer.close()
 
 
 def draw_curves(history: History, steps_per_epoch: int, path: Path) -> None:
-    """Draws loss, learning rate and metrics over epochs.
+    """Plot loss, learning rate and the metric over epochs.
 
     Args:
-        history: what there is to draw.
-        steps_per_epoch: to put steps on the axis of epochs.
+        history: the history of the training.
+        steps_per_epoch: converts steps to epochs.
         path: PNG file to write.
     """
     figure = Figure(figsize=(11, 3.4), dpi=110, layout="constrained")
@@ -86,14 +86,14 @@ def draw_curves(history: History, steps_per_epoch: int, path: Path) -> None:
     epochs = [step / steps_per_epoch for step, _, _ in history.steps]
     losses.plot(epochs, [loss for _, loss, _ in history.steps], color="#9fb8d8", linewidth=0.8)
     losses.plot([e["epoch"] for e in history.epochs], [e["loss"] for e in history.epochs], color="#1f4e9c")
-    losses.set_title("loss: steps, and the mean of an epoch", fontsize=10)
+    losses.set_title("training loss: steps (light), epoch mean (dark)", fontsize=10)
     rates.plot(epochs, [rate for _, _, rate in history.steps], color="#1f4e9c")
     rates.set_title("learning rate", fontsize=10)
     validated = [epoch for epoch in history.epochs if history.metric in epoch]
     scores.plot([e["epoch"] for e in validated], [e[history.metric] for e in validated], color="#1f4e9c", marker=".")
     if history.best is not None:
         scores.axvline(history.best["epoch"], color="#e8710a", linestyle="--", linewidth=1)
-    scores.set_title(f"{history.metric}; dashed: the epoch that is stored", fontsize=10)
+    scores.set_title(f"{history.metric} (dashed: best epoch)", fontsize=10)
     for axes in (losses, rates, scores):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)

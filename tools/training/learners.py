@@ -1,4 +1,4 @@
-"""A timm classifier with its loss, as mmengine steps it."""
+"""A timm classifier with its loss, as an mmengine model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ class Classifier(BaseModel):
     """A timm model and its loss.
 
     Args:
-        model: images (B, C, H, W) to logits (B, classes); in training perhaps with an auxiliary head's, as a tuple.
-        loss: logits and labels, (B) or (B, classes) when they are mixed, to a scalar.
-        mixup: mixes images and labels of a batch; None does not.
-        aux_loss_weight: of an auxiliary head's loss, beside 1 for the other.
-        channels_last: lay images out channels last.
-        frozen: leave all but the classifier as it is in evaluation.
+        model: maps images (B, C, H, W) to logits (B, classes); in training it may return a tuple of the logits and
+            those of an auxiliary head.
+        loss: maps logits and labels, (B,) or (B, classes) with mixup, to a scalar.
+        mixup: mixes the images and labels of a batch; None for no mixing.
+        aux_loss_weight: weight of the auxiliary head's loss; the main loss has weight 1.
+        channels_last: use the channels-last memory format for images.
+        frozen: keep everything but the classifier in evaluation mode.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Classifier(BaseModel):
         self.frozen = frozen
 
     def train(self, mode: bool = True) -> Classifier:
-        """As usual, but a frozen backbone stays in evaluation: its statistics and paths are not trained either."""
+        """Set the mode; a frozen backbone stays in evaluation mode, without batch statistics and drop path."""
         super().train(mode)
         if mode and self.frozen:
             self.model.eval()
@@ -50,7 +51,7 @@ class Classifier(BaseModel):
         return self
 
     def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = "tensor") -> Any:
-        """Loss for training, logits otherwise."""
+        """Return the loss for mode "loss", the logits otherwise."""
         images = images.contiguous(memory_format=self.memory_format)
         if mode != "loss":
             return self.model(images)
@@ -64,18 +65,18 @@ class Classifier(BaseModel):
 
 
 def classifier_of(model: nn.Module) -> nn.Module:
-    """The part of a timm model that gives the logits; of several (distilled models) as a list."""
+    """Return the classifier of a timm model; several classifiers (distilled models) as a list."""
     classifier: Any = model.get_classifier()  # type: ignore[operator]
     return nn.ModuleList(classifier) if isinstance(classifier, (tuple, list)) else classifier
 
 
 def create_loss(options: dict[str, Any], is_mixed: bool) -> nn.Module:
-    """The loss of a recipe.
+    """Create the loss of a recipe.
 
     Args:
-        options: `name`, one of LOSSES ("cross_entropy" without), `label_smoothing`, and what timm's BinaryCrossEntropy
-            takes.
-        is_mixed: labels are (B, classes), smoothed where they are mixed.
+        options: `name`, one of LOSSES ("cross_entropy" by default), `label_smoothing`, and arguments of timm's
+            BinaryCrossEntropy.
+        is_mixed: labels come from mixup, which smooths them: (B, classes).
 
     Raises:
         ValueError: an unknown loss or option.
@@ -96,19 +97,21 @@ def create_loss(options: dict[str, Any], is_mixed: bool) -> nn.Module:
 
 
 def create_mixup(options: dict[str, Any], smoothing: float, classes: int, batch_size: int) -> Mixup | None:
-    """What mixes batches; None where the recipe asks for nothing.
+    """Create the mixup of a recipe; None if there are no options.
 
     Args:
-        options: of `timm.data.Mixup`.
-        smoothing: of the labels.
-        classes: their number.
-        batch_size: images in a batch of a process.
+        options: arguments of `timm.data.Mixup`.
+        smoothing: label smoothing.
+        classes: number of classes.
+        batch_size: images per batch and process.
 
     Raises:
-        ValueError: an unknown option, or a batch that cannot be paired.
+        ValueError: an unknown option, or an odd batch size.
     """
     if not options:
         return None
     if batch_size % 2:
-        raise ValueError(f"mixup pairs the images of a batch: it must be even, got {batch_size} images per process")
+        raise ValueError(
+            f"mixup pairs the images of a batch: the batch size per process must be even, got {batch_size}"
+        )
     return blaming("mixup", Mixup, label_smoothing=smoothing, num_classes=classes, **options)

@@ -1,8 +1,8 @@
-"""The training loop: mmengine's hooks at the usual moments, but a position that is exact to the step.
+"""The training loop. It calls mmengine's hooks, but can resume at any step.
 
-mmengine's own loops resume at the start of an epoch at best. Here the position is the number of batches done; order
-and augmentation of the data follow from it and the seed (`attnzoo.tools.data`), so a run that was stopped anywhere
-continues with the very next batch.
+mmengine's own loops can resume only at the start of an epoch. Here the position is the number of batches done. The
+order and augmentation of the data follow from it and the seed (`attnzoo.tools.data`), so a run that was stopped
+anywhere continues with the next batch.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from .recipe import Recipe
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot go on. The message says where it stopped, why, and what is kept."""
+    """The training cannot continue. The message says where it stopped, why, and what is stored."""
 
 
 class InterruptedTraining(Exception):  # noqa: N818  nothing went wrong
-    """A training that was asked to stop, and is stored.
+    """The training was stopped by a signal and is stored.
 
     Attributes:
-        signal: that asked.
+        signal: the signal.
     """
 
     def __init__(self, message: str, received: signal.Signals) -> None:
@@ -45,10 +45,10 @@ class InterruptedTraining(Exception):  # noqa: N818  nothing went wrong
 
 
 class Interruption:
-    """Whether the process was asked to stop, by SIGTERM (preemption) or SIGINT (Ctrl-C).
+    """Records SIGTERM (preemption) and SIGINT (Ctrl-C).
 
-    The first signal waits for the end of the step; a second one has its usual effect at once. Under torchrun it waits
-    too: a scheduler signals torchrun and its processes, and torchrun passes it on to them once more.
+    The first signal stops the run at the end of the step; a second one has its usual effect immediately. Under torchrun
+    the second one also waits: a scheduler signals torchrun and its processes, and torchrun forwards the signal to them.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -58,7 +58,7 @@ class Interruption:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Listens meanwhile; signals can be heard in the main thread only."""
+        """Record signals within the context; this works in the main thread only."""
         usual: dict[signal.Signals, Any] = {}
 
         def note(number: int, frame: Any) -> None:
@@ -80,20 +80,19 @@ class Interruption:
 
 
 class TrainLoop(BaseLoop):
-    """Epochs of steps of parts; each part is a batch of the data loader.
+    """Runs epochs of optimizer steps; a step accumulates one or more batches of the data loader.
 
     Args:
-        runner: whose model, optimizer and hooks are used.
-        dataloader: of the training.
-        batches: where the data loader is: has `start(epoch, batch)`, and the `steps` and `batch_size` of an epoch.
-        recipe: what to train and how.
-        processes: that train together.
-        history: what is noted down.
-        ema: average of the weights, updated after each step; None without.
-        scheduler: of the learning rate; None for the optimizer's own.
-        validate: gives the metrics of the model as it is; called between two epochs with what to call after every
-            batch.
-        common_val_batches: batches of the validation that every process has.
+        runner: provides the model, optimizer and hooks.
+        dataloader: the training data.
+        batches: the position of the data loader: has `start(epoch, batch)`, `steps` per epoch and `batch_size`.
+        recipe: the recipe.
+        processes: the processes of the training.
+        history: records the training.
+        ema: average of the weights, updated after each step; None for no average.
+        scheduler: learning rate schedule; None for a fixed learning rate.
+        validate: returns the metrics of the current model; it is given a function to call after every batch.
+        common_val_batches: number of validation batches that every process has.
     """
 
     def __init__(
@@ -118,24 +117,24 @@ class TrainLoop(BaseLoop):
         self.max_epochs, self.max_iters = recipe.epochs, recipe.epochs * self.batches_per_epoch
         self.epoch = self.iter = 0
         self.interruption, self.mean = Interruption(), Mean()
-        # set by who can store the run: called before it is left
+        # set by the hook that stores the run: called before an interrupted run ends
         self.store: Callable[[], None] = lambda: None
 
     @property
     def max_steps(self) -> int:
-        """Optimizer steps of the whole training."""
+        """Number of optimizer steps of the whole training."""
         return self.max_epochs * self.steps_per_epoch
 
     @property
     def step(self) -> int:
-        """Optimizer steps done."""
+        """Number of optimizer steps done."""
         return self.iter // self.recipe.accumulate
 
     def resume(self, epoch: int, step: int, mean: Mean) -> None:
-        """Continues after `step` optimizer steps, which lie in or just after `epoch` (counted from 0).
+        """Continue after `step` optimizer steps, which are in or at the end of `epoch` (counted from 0).
 
         Raises:
-            ValueError: they do not, or there are not so many.
+            ValueError: the epoch does not contain this step, or the training is shorter.
         """
         first = epoch * self.steps_per_epoch
         if not (0 <= epoch <= self.max_epochs and first <= step <= min(first + self.steps_per_epoch, self.max_steps)):
@@ -143,11 +142,11 @@ class TrainLoop(BaseLoop):
         self.epoch, self.iter, self.mean = epoch, step * self.recipe.accumulate, mean
 
     def run(self) -> nn.Module:
-        """Trains to the end.
+        """Train to the end.
 
         Raises:
-            TrainingError: the loss or a weight is not finite, or a file cannot be read and the recipe stops there.
-            InterruptedTraining: a signal asked for it.
+            TrainingError: the loss or a weight is not finite, or a file cannot be read and `unreadable` is "stop".
+            InterruptedTraining: a signal stopped the training.
         """
         self.runner.call_hook("before_train")
         with self.interruption.watch():
@@ -183,7 +182,7 @@ class TrainLoop(BaseLoop):
 
         def after_batch(unreadable: list[str]) -> None:
             untold.extend(unreadable)
-            # asking is a conversation of all processes: one that has a batch more must not ask alone
+            # collective operations: not for a batch that only some processes have
             if next(batches) < self.common_val_batches:
                 self._note_unreadable(untold)
                 untold.clear()
@@ -197,14 +196,14 @@ class TrainLoop(BaseLoop):
         names, unreadable = batch.pop("name", []), batch.pop("unreadable")
         self._note_unreadable(unreadable)
         if not names:
-            raise TrainingError(f"no picture of a batch can be read; the first: {unreadable[0]}. {self._kept()}")
+            raise TrainingError(f"no image of a batch can be read; the first: {unreadable[0]}. {self._kept()}")
         self.runner.call_hook("before_train_iter", batch_idx=index, data_batch=batch)
         try:
             outputs = self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
         except NonFiniteError as error:
             self.processes.stop_if(TrainingError(self._why_not_finite(str(error), names)) if error.is_here else None)
             raise
-        # the mean over all processes: what is noted does not depend on their number
+        # the mean over all processes, so that the history does not depend on their number
         outputs["loss"] = self.runner.optim_wrapper.loss
         self.mean.add(outputs["loss"].item())
         self.iter += 1
@@ -223,8 +222,8 @@ class TrainLoop(BaseLoop):
         self.store()
         received = self.interruption.received or signal.SIGTERM
         stopped = InterruptedTraining(
-            f"stopped by {received.name} after step {self.step} of {self.max_steps}; the run "
-            "is stored, continue it with --resume",
+            f"stopped by {received.name} after step {self.step} of {self.max_steps}; the run is stored, continue it "
+            "with --resume",
             received,
         )
         self.processes.stop(stopped)
@@ -235,13 +234,13 @@ class TrainLoop(BaseLoop):
         self.history.add_unreadable(messages)
 
     def _why_unreadable(self, message: str) -> str:
-        return f"{message}; remove the file, or set unreadable=skip to go on without such files. {self._kept()}"
+        return f"{message}; remove the file, or set unreadable=skip to skip such files. {self._kept()}"
 
     def _why_not_finite(self, what: str, names: Sequence[str]) -> str:
         return (
-            f"step {self.step + 1} (epoch {self.epoch + 1}): {what}. Its images: {listed(names)}. "
-            f"A lower optimizer.lr, clip_grad=1.0 or precision=float32 may help. {self._kept()}"
+            f"step {self.step + 1} (epoch {self.epoch + 1}): {what}. Images of the batch: {listed(names)}. "
+            f"Try a lower optimizer.lr, clip_grad=1.0 or precision=float32. {self._kept()}"
         )
 
     def _kept(self) -> str:
-        return "What was stored before is intact: --resume continues from there"
+        return "The last checkpoint is intact: continue from it with --resume"

@@ -1,4 +1,4 @@
-"""The model of a recipe, and a word on which of its weights are new."""
+"""Creating the model of a recipe, and reporting which of its weights are new."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _NAMED = 6
 
 
 def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
-    """A classifier for the data of a recipe.
+    """Create the classifier of a recipe.
 
     Args:
-        recipe: names the model and its arguments.
-        num_classes: of the data.
+        recipe: the recipe, with the model name and its arguments.
+        num_classes: number of classes of the data.
 
     Returns:
-        The model, and what is to be said about where its weights are from.
+        The model, and a description of the origin of its weights.
 
     Raises:
-        ValueError: the recipe contradicts the data, or timm does not take its arguments.
+        ValueError: the recipe does not match the data, or timm does not accept its arguments.
     """
     options = recipe.model_arguments
     if num_classes < 2:
-        raise ValueError(f"the data has {num_classes} class: to tell apart there must be two at least")
-    # the data decides, and a config that says otherwise is wrong
+        raise ValueError(f"the data must have at least 2 classes, got {num_classes}")
+    # the number of classes is taken from the data
     if options.pop("num_classes", num_classes) != num_classes:
-        raise ValueError(f"model.num_classes must be the classes of the data, {num_classes}: leave it out")
+        raise ValueError(f"model.num_classes must be the number of classes of the data, {num_classes}: omit it")
     channels, expected = options.get("in_chans", 3), recipe.data.get("input_size", (3, 224, 224))[0]
     if channels != expected:
         raise ValueError(f"model.in_chans must be the channels of data.input_size, {expected}, got {channels}")
@@ -54,39 +54,39 @@ def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
         network.requires_grad_(False)
         classifier_of(network).requires_grad_(True)
     if not options.get("pretrained"):
-        return network, "all weights are new"
+        return network, "randomly initialized"
     return network, _origin(network, recipe.model["name"], missing)
 
 
 def _create(name: str, num_classes: int, options: dict[str, Any]) -> tuple[nn.Module, list[str]]:
-    """A model, and which of its weights the published ones lack."""
+    """Create a model; also returns the names of its weights that are missing from the published ones."""
     try:
         with _noting_missing() as missing:
             network = blaming("model", timm.create_model, name, num_classes=num_classes, **options)
-    # weights that there are none of, cannot be reached, or are another model's
+    # the weights do not exist, cannot be downloaded, or belong to another model
     except (RuntimeError, OSError, pickle.UnpicklingError) as error:
         if not options.get("pretrained"):
             raise
-        # a file that is not there has no words of its own
+        # the error of a missing file has no message
         reason = str(error) or f"{type(error).__name__} {options.get('pretrained_cfg_overlay', '')}"
         raise ValueError(
-            f"model: the published weights of {name} cannot be had: {textwrap.shorten(reason, 200)}. Name a file with "
-            "model.pretrained_cfg_overlay.file=..., or start without them, model.pretrained=False"
+            f"model: the published weights of {name} cannot be loaded: {textwrap.shorten(reason, 200)}. Set a file "
+            "with model.pretrained_cfg_overlay.file=..., or train from scratch with model.pretrained=False"
         ) from error
     if missing and set(missing) >= {key for key, _ in network.named_parameters()}:
-        raise ValueError(f"model: the weights that are to be loaded are none of {name}: not one of its names is there")
+        raise ValueError(f"model: the weights do not belong to {name}: none of its parameters is among them")
     return network, missing
 
 
 @contextmanager
 def _noting_missing() -> Iterator[list[str]]:
-    """Collects the weights that timm does not find meanwhile: it goes on without them, and says so to its log alone."""
+    """Collect the names of the weights that timm reports as missing; it only logs them."""
     missing: list[str] = []
 
     def note(record: logging.LogRecord) -> bool:
         if found := re.match(r"Missing keys \((.*?)\)", record.getMessage()):
             missing.extend(found[1].split(", "))
-        # said in the summary instead
+        # reported in the summary instead
         return False
 
     logger = logging.getLogger("timm.models._builder")
@@ -101,10 +101,10 @@ def _noting_missing() -> Iterator[list[str]]:
 
 
 def _origin(network: nn.Module, name: str, missing: list[str]) -> str:
-    """Which weights are published ones, which were fitted to other shapes, and which are new."""
+    """Describe which weights are new and which were adapted to another shape."""
     own = network.state_dict()
     config: Any = network.pretrained_cfg
-    # shapes as published, without memory for them
+    # the published shapes, without allocating memory
     with torch.device("meta"):
         published = timm.create_model(name, num_classes=config["num_classes"]).state_dict()
     changed = [key for key in own if key in published and own[key].shape != published[key].shape]
@@ -114,5 +114,5 @@ def _origin(network: nn.Module, name: str, missing: list[str]) -> str:
     if new:
         said.append(f"new: {listed(new, _NAMED)}")
     if fitted:
-        said.append(f"fitted to other shapes: {listed(fitted, _NAMED)}")
+        said.append(f"adapted to another shape: {listed(fitted, _NAMED)}")
     return "; ".join(said)

@@ -1,4 +1,4 @@
-"""How a step changes the weights: timm's optimizers and schedules, mixed precision, and what refuses a bad loss."""
+"""Optimization: timm's optimizers and schedules, mixed precision, and checks for values that are not finite."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or weight that is infinite or not a number. Nothing was learned from it.
+    """A loss or weight is infinite or NaN. It is raised before the loss is used or the weights are stored.
 
     Attributes:
-        is_here: this process has it; otherwise another has.
+        is_here: whether the value occurred on this process, not on another.
     """
 
     def __init__(self, message: str, is_here: bool = True) -> None:
@@ -33,19 +33,19 @@ class NonFiniteError(RuntimeError):
 
 
 class Optimization(OptimWrapper):
-    """mmengine's optimizer wrapper with autocast on any device, and a loss that is looked at before it is learned from.
+    """mmengine's optimizer wrapper with autocast on any device, which checks the loss before the backward pass.
 
     Args:
-        optimizer: of the parameters.
-        device: "cpu", "cuda" and so on.
-        precision: of autocast; "float16" scales the loss, "float32" casts nothing.
-        accumulate: parts of a step.
-        clip_grad: how much a step's gradient is clipped to; None does not.
-        clip_mode: what that is, a mode of `timm.utils.clip_grad.dispatch_clip_grad`.
-        mean: of the loss over all processes, see `Processes.mean`.
+        optimizer: the optimizer.
+        device: device type, such as "cpu" or "cuda".
+        precision: dtype of autocast. "float16" scales the loss, "float32" disables autocast.
+        accumulate: number of batches whose gradients are accumulated in a step.
+        clip_grad: limit of the gradient; None for no clipping.
+        clip_mode: mode of `timm.utils.clip_grad.dispatch_clip_grad`.
+        mean: averages the loss over all processes, see `Processes.mean`.
 
     Attributes:
-        loss: of the last part, the mean over all processes.
+        loss: loss of the last batch, averaged over all processes.
     """
 
     def __init__(
@@ -66,28 +66,28 @@ class Optimization(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """One forward pass."""
+        """The context of a forward pass."""
         with super().optim_context(model), torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
             yield
 
     def update_params(self, loss: Tensor, *arguments: Any, **keywords: Any) -> None:
-        """Adds the gradient of a part, and steps after the last part.
+        """Accumulate the gradient of a batch; after the last batch of a step, update the weights.
 
         Raises:
-            NonFiniteError: the loss is infinite or not a number, on any process: raised on all of them.
+            NonFiniteError: the loss is infinite or NaN on any process. It is raised on all processes.
         """
-        # before the backward pass, in which processes wait for each other
+        # before the backward pass, which synchronizes the processes
         self.loss = self.mean(loss.detach())
         if not torch.isfinite(self.loss):
             raise NonFiniteError(f"the loss is {loss.item()}", is_here=not torch.isfinite(loss))
         super().update_params(loss, *arguments, **keywords)
 
     def backward(self, loss: Tensor, **keywords: Any) -> None:
-        """The gradient of the scaled loss."""
+        """Run the backward pass of the scaled loss."""
         super().backward(self.scaler.scale(loss), **keywords)
 
     def step(self, **keywords: Any) -> None:
-        """Changes the weights; with a scaled loss not where its gradient overflowed."""
+        """Clip the gradient and update the weights; the update is skipped if a scaled gradient overflowed."""
         if self.clip_grad_kwargs:
             self.scaler.unscale_(self.optimizer)
             self._clip_grad()
@@ -100,12 +100,12 @@ class Optimization(OptimWrapper):
 
 
 def create_optimization(recipe: Recipe, model: nn.Module, processes: Processes) -> Optimization:
-    """The optimizer of a recipe.
+    """Create the optimizer of a recipe.
 
     Args:
-        recipe: what to train and how.
-        model: the timm model or the detector, whose `no_weight_decay()` and `group_matcher()` know its names.
-        processes: that train together.
+        recipe: the recipe.
+        model: the timm model or the detector, with `no_weight_decay()` and `group_matcher()`.
+        processes: the processes of the training.
 
     Raises:
         ValueError: timm does not know the optimizer or its arguments.
@@ -117,27 +117,27 @@ def create_optimization(recipe: Recipe, model: nn.Module, processes: Processes) 
 
 
 def create_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> Scheduler | None:
-    """The learning rate over time; None where the recipe asks for sched="none".
+    """Create the learning rate schedule of a recipe; None for sched="none".
 
     Args:
-        recipe: what to train and how.
-        optimizer: whose rate it sets.
-        steps: of an epoch.
+        recipe: the recipe.
+        optimizer: the optimizer whose learning rate is scheduled.
+        steps: optimizer steps per epoch.
 
     Raises:
-        ValueError: timm does not know the schedule or its arguments, or it is longer or shorter than the training.
+        ValueError: timm does not know the schedule or its arguments, or its length differs from that of the training.
     """
-    # a constant rate too is scaled per layer where the optimizer has layer decay
+    # with layer decay, a constant rate also has to be scaled per layer
     settings = recipe.schedule or {"sched": "constant"}
     settings = {"step_on_epochs": False, "num_epochs": recipe.epochs, "updates_per_epoch": steps, **settings}
     scheduler, epochs = blaming("schedule", create_scheduler_v2, optimizer, **settings)
     if scheduler is not None and epochs != recipe.epochs:
-        raise ValueError(f"schedule: with what precedes and follows it, it lasts {epochs} epochs, not {recipe.epochs}")
+        raise ValueError(f"schedule: with warmup and cooldown it must last {recipe.epochs} epochs, got {epochs}")
     return scheduler
 
 
 def blaming(key: str, function: Callable[..., Any], *positional: Any, **options: Any) -> Any:
-    """Calls a library with what the recipe says under `key`, and blames the recipe where it does not fit."""
+    """Call a library function with the options of a recipe key; the key is prepended to its errors."""
     try:
         return function(*positional, **options)
     except (TypeError, ValueError, AssertionError, KeyError) as error:
@@ -145,10 +145,10 @@ def blaming(key: str, function: Callable[..., Any], *positional: Any, **options:
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Looks at the weights before they are stored.
+    """Check the weights before they are stored.
 
     Raises:
-        NonFiniteError: one is infinite or not a number; names it.
+        NonFiniteError: a weight is infinite or NaN; the message names it.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -1,8 +1,8 @@
-"""The processes of a training: one, or as many as torchrun started.
+"""The processes of a training: one, or those that torchrun started.
 
-Whoever asks here asks together with all the others: what is a conversation must be reached by every process. What goes
-wrong on one is raised on all of them, and told once, by rank 0. A process that is killed is noticed by the others when
-they talk to it next, and by torchrun, which ends them.
+The methods are collective operations: every process must call them. An error on one process ends all of them and is
+reported once, by rank 0. If a process is killed, the others fail at their next collective operation, and torchrun ends
+them.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-# for rank 0 to say why before torchrun sees another process end, and ends rank 0 as well
+# time for rank 0 to report the error before torchrun notices that another process ended, and ends rank 0
 _SECONDS_TO_SPEAK = 3.0
 
 
 class LeftToRankZero(SystemExit):
-    """Ends a process in silence: rank 0 says why."""
+    """Ends a process without a message: rank 0 reports the reason."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Where this process stands.
+    """The processes of a training, seen from one of them.
 
     Attributes:
-        rank: 0 .. count - 1; rank 0 alone writes and speaks.
-        count: processes of the training, on all machines.
-        device: of this process.
+        rank: 0 .. count - 1; only rank 0 writes files and messages.
+        count: number of processes on all machines.
+        device: device of this process.
     """
 
     rank: int
@@ -43,7 +43,7 @@ class Processes:
     device: torch.device
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, by rank."""
+        """Return the values of all processes, by rank."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -51,16 +51,16 @@ class Processes:
         return values
 
     def any(self, value: bool) -> bool:
-        """Whether it is so on any process."""
+        """Return whether the value is true on any process."""
         if self.count == 1:
             return value
-        # on the CPU, where asking does not wait for the device
+        # on the CPU, which does not wait for the device
         flag = torch.tensor(int(value))
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean over all processes."""
+        """Return the mean over all processes."""
         if self.count == 1:
             return value
         total = value.clone()
@@ -68,11 +68,11 @@ class Processes:
         return total / self.count
 
     def copy_buffers(self, module: nn.Module) -> None:
-        """Gives every process the buffers that rank 0 has, such as the statistics of batch normalisation."""
+        """Broadcast the buffers of rank 0, such as batch norm statistics."""
         self._copy(module.buffers())
 
     def copy_weights(self, module: nn.Module) -> None:
-        """Gives every process the parameters and buffers that rank 0 has."""
+        """Broadcast the parameters and buffers of rank 0."""
         self._copy(module.parameters())
         self._copy(module.buffers())
 
@@ -82,14 +82,14 @@ class Processes:
                 dist.broadcast(tensor.detach(), 0)
 
     def stop(self, error: Exception) -> NoReturn:
-        """Ends all processes, each of which calls this: rank 0 raises the error, the others end in silence."""
+        """End all processes: rank 0 raises the error, the others exit without a message."""
         if self.rank == 0:
             error.is_told = True  # type: ignore[attr-defined]
             raise error
         raise LeftToRankZero(1)
 
     def stop_if(self, error: Exception | None) -> None:
-        """Ends all processes if there is an error on any; rank 0 raises its own, or that of the first that has one."""
+        """End all processes if any of them has an error; rank 0 raises its own, or the first of another process."""
         if self.count == 1:
             if error is not None:
                 raise error
@@ -105,7 +105,7 @@ class Processes:
 
     @contextmanager
     def stopping_together(self) -> Iterator[None]:
-        """What any process raises inside ends all of them, see `stop_if`. No conversation may take place inside."""
+        """End all processes if any of them raises inside, see `stop_if`. Use no collective operations inside."""
         raised = None
         try:
             yield
@@ -116,9 +116,9 @@ class Processes:
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """Joins the processes that torchrun started, for as long as a training lasts; alone without torchrun.
+    """Join the process group of torchrun for the duration of a training; without torchrun there is one process.
 
-    Tensors on CUDA devices travel through NCCL and others through gloo.
+    CUDA tensors are communicated with NCCL, others with gloo.
 
     Raises:
         ValueError: there are more processes on this machine than devices.
@@ -127,8 +127,8 @@ def processes() -> Iterator[Processes]:
     cuda = torch.cuda.is_available()
     if cuda and local_rank >= torch.cuda.device_count():
         raise ValueError(
-            f"process {local_rank} of this machine has no device, there are {torch.cuda.device_count()}: start as many "
-            f"processes, torchrun --nproc-per-node {torch.cuda.device_count()}"
+            f"process {local_rank} of this machine has no device: start one process per device with "
+            f"torchrun --nproc-per-node {torch.cuda.device_count()}"
         )
     if cuda:
         torch.cuda.set_device(local_rank)
@@ -146,7 +146,7 @@ def processes() -> Iterator[Processes]:
             time.sleep(_SECONDS_TO_SPEAK)
         raise
     except Exception as error:
-        # torchrun names the process that failed first, and shows once more what it has written here
+        # torchrun reports the process that failed first, with the error recorded here
         if not hasattr(error, "is_told"):
             get_error_handler().record_exception(error)
         raise
@@ -159,5 +159,5 @@ def _rebuilt(kind: type[Exception], message: str) -> Exception:
     try:
         return kind(message)
     except TypeError:
-        # one that is made of more than a message
+        # an exception that takes more than a message
         return RuntimeError(f"{kind.__name__}: {message}")

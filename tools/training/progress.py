@@ -1,4 +1,4 @@
-"""What a training says: a summary before, a line per epoch, a bar where there is a terminal, a table at the end."""
+"""The output of a training: a summary, a line per epoch, a progress bar on a terminal, and a final table."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from rich.table import Table
 from .runner import TrainingRunner
 from .storage import MODEL
 
-# Where nobody watches a bar, an epoch of an hour still says that it moves
+# without a progress bar, a long epoch prints a line now and then
 SECONDS_BETWEEN_LINES = 30.0
-# unreadable files listed at the end
+# maximum number of unreadable files listed at the end
 _LISTED = 20
-# more do not fit into 80 columns
+# more metrics do not fit into 80 columns
 _METRICS_IN_A_ROW = 6
 
 
 class Progress(Hook):
-    """Speaks on rank 0.
+    """Prints the progress of a training, on rank 0.
 
     Args:
         facts: lines of the summary, by title.
-        work_dir: where the run is stored.
-        shares: metrics that are shares of 1 and read best in percent.
+        work_dir: directory of the run.
+        shares: names of the metrics that are shown in percent.
     """
 
     priority = "LOW"
@@ -50,21 +50,22 @@ class Progress(Hook):
         )
 
     def before_train(self, runner: TrainingRunner) -> None:
-        """Says what is about to happen."""
+        """Print the summary and start the progress bar."""
         loop = runner.train_loop
         network, recipe = runner.network, loop.recipe
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         frozen = sum(p.numel() for p in network.parameters()) - trained
-        schedule = recipe.schedule.get("sched", "cosine") if recipe.schedule else "constant rate"
+        schedule = recipe.schedule.get("sched", "cosine") if recipe.schedule else "constant"
         device, count = loop.processes.device, loop.processes.count
         threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
         lines = {
             **self.facts,
-            "parameters": f"{trained / 1e6:.2f} M" + (f" to train, {frozen / 1e6:.2f} M frozen" if frozen else ""),
-            "schedule": f"{loop.max_epochs} epochs of {loop.steps_per_epoch} steps, {loop.batches.batch_size} images a "
-            f"step, {recipe.optimizer.get('opt', 'sgd')} {recipe.optimizer.get('lr', '')}, {schedule}",
-            "runs on": (f"{count} x " if count > 1 else "") + f"{device}, {recipe.precision}{threads}",
-            "stored in": short(self.work_dir),
+            "parameters": f"{trained / 1e6:.2f} M" + (f" trainable, {frozen / 1e6:.2f} M frozen" if frozen else ""),
+            "schedule": f"{loop.max_epochs} epochs of {loop.steps_per_epoch} steps, batch size "
+            f"{loop.batches.batch_size}, {recipe.optimizer.get('opt', 'sgd')}, learning rate "
+            f"{recipe.optimizer.get('lr', 'default')}, {schedule}",
+            "device": (f"{count} x " if count > 1 else "") + f"{device}, {recipe.precision}{threads}",
+            "work dir": short(self.work_dir),
         }
         for key, value in lines.items():
             self._print(f"{key:<11}{value}")
@@ -76,7 +77,7 @@ class Progress(Hook):
         self._task = self.bar.add_task("", total=loop.max_iters, completed=loop.iter, epoch=loop.epoch, loss=0.0)
 
     def after_train_iter(self, runner: TrainingRunner, batch_idx: int, **_: Any) -> None:
-        """Moves the bar, or speaks up after a long silence."""
+        """Update the bar; without a bar, print a line every `SECONDS_BETWEEN_LINES`."""
         loop = runner.train_loop
         self.bar.update(self._task, advance=1, epoch=loop.epoch + 1, loss=loop.mean.value)
         if not self.console.is_terminal and time.monotonic() - self._spoken > SECONDS_BETWEEN_LINES:
@@ -84,30 +85,30 @@ class Progress(Hook):
             self._say(runner, loop.epoch + 1, f"loss {loop.mean.value:.3f}  {batch}")
 
     def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:
-        """One line for the epoch."""
+        """Print a line for the epoch."""
         loop = runner.train_loop
         shown = "".join(f"  {name} {self._format(name, value)}" for name, value in metrics.items())
         self._say(runner, loop.epoch, f"loss {loop.mean.value:.3f}{shown}")
 
     def after_train(self, runner: TrainingRunner) -> None:
-        """Says what came out and where it is."""
+        """Print the best and last metrics, the model directory, and the skipped files."""
         self.bar.stop()
         loop, history = runner.train_loop, runner.train_loop.history
         if loop.epoch < loop.max_epochs:
-            self._print(f"stopped early: the last {history.waited()} epochs were no better")
+            self._print(f"stopped early: no improvement in the last {history.waited()} epochs")
         validated = [epoch for epoch in history.epochs if history.metric in epoch]
         if history.best is not None:
             self.console.print(self._table({"best": history.best, "last": validated[-1]}))
-            self._print(f"model in {short(self.work_dir / MODEL)}")
+            self._print(f"model saved to {short(self.work_dir / MODEL)}")
         if history.unreadable:
-            self._print(f"{len(history.unreadable)} files could not be read and were left out:")
+            self._print(f"{len(history.unreadable)} files could not be read and were skipped:")
             for message in history.unreadable[:_LISTED]:
                 self._print(f"  {message}")
             if len(history.unreadable) > _LISTED:
                 self._print(f"  and {len(history.unreadable) - _LISTED} more")
 
     def stop(self) -> None:
-        """Gives the terminal back: a bar hides the cursor."""
+        """Stop the progress bar, which hides the cursor."""
         self.bar.stop()
 
     def _table(self, epochs: Mapping[str, Mapping[str, float]]) -> Table:
@@ -117,7 +118,7 @@ class Progress(Hook):
             for title, values in epochs.items()
         ]
         header = ["", "epoch", *names]
-        # more metrics than a terminal has room for stand below each other
+        # many metrics are shown in rows instead of columns
         if len(names) > _METRICS_IN_A_ROW:
             header, *rows = [list(line) for line in zip(header, *rows, strict=True)]
         table = Table(*header)
@@ -133,7 +134,7 @@ class Progress(Hook):
         self._spoken = time.monotonic()
         spent = self._spoken - self._started
         left = spent / max(1, loop.iter - self._first_iter) * (loop.max_iters - loop.iter)
-        times = f"{timedelta(seconds=round(spent))} spent, {timedelta(seconds=round(left))} left"
+        times = f"{timedelta(seconds=round(spent))} elapsed, {timedelta(seconds=round(left))} left"
         self._print(f"epoch {epoch:>{len(str(loop.max_epochs))}}/{loop.max_epochs}  {what}  {times}")
 
     def _print(self, line: str) -> None:
@@ -141,5 +142,5 @@ class Progress(Hook):
 
 
 def short(path: Path) -> str:
-    """A path as it is shown: relative where it lies below the current directory."""
+    """Format a path: relative if it is below the current directory."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,4 +1,4 @@
-"""All states of random numbers that a training draws from, as plain tensors and numbers."""
+"""The states of all random number generators of a training, as tensors and numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The states of Python, numpy, torch and every CUDA device."""
+    """Return the random states of Python, NumPy, torch and all CUDA devices."""
     name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -22,7 +22,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Puts all random numbers where `random_state` found them; CUDA's only where there are as many devices."""
+    """Restore the states of `random_state`; those of CUDA only if the number of devices is the same."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

@@ -1,4 +1,4 @@
-"""A recipe: what a config must and may say, checked once, before anything is built."""
+"""The recipe: the keys of a training config and their validation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PARALLEL = ("ddp", "fsdp")
 FREEZE = ("none", "backbone")
 UNREADABLE = ("stop", "skip")
 CLIP_MODES = ("norm", "value", "agc")
-# These change how a run goes, not where it ends: a resumed run may change them
+# keys that do not affect the result: a resumed run may change them
 FREE_TO_CHANGE = ("workers", "log_interval", "save_interval", "tensorboard", "unreadable", "parallel")
-# Optimizers that treat each weight by itself, so that a slice of a parameter is as good as the whole
+# elementwise optimizers, which can update a slice of a parameter
 SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
-# data whose order follows from the number of workers too: there a resumed run may not change it
+# data sets whose order depends on the number of workers: a resumed run may not change `workers`
 STREAMED = ("wds",)
 
 _NUMBERS = {
-    # key: least value
+    # key: minimum
     "epochs": 1, "batch_size": 1, "accumulate": 1, "repeats": 1, "early_stop": 0, "save_interval": 0, "val_interval": 1,
     "workers": 0, "log_interval": 1, "seed": 0,
 }  # fmt: skip
@@ -43,48 +43,47 @@ class Recipe:
 
     Args:
         model: `name` of a timm model, and arguments of `timm.create_model`.
-        data: `name` of a data set, its arguments, and how its images are prepared (`attnzoo.tools.data`).
+        data: `name` of a data set, its arguments, and the preprocessing of its images (`attnzoo.tools.data`).
         epochs: passes over the training data.
-        batch_size: images per optimizer step, of all processes and accumulated parts together: the same recipe is the
-            same training on one device and on many.
-        optimizer: arguments of `timm.optim.create_optimizer_v2`, `layer_decay` among them.
+        batch_size: images per optimizer step, over all processes and accumulated batches, so that the same recipe is
+            the same training on one device and on many.
+        optimizer: arguments of `timm.optim.create_optimizer_v2`, including `layer_decay`.
         task: "classification" or "detection".
-        detector: for detection, `head` and what it takes (`attnzoo.tools.detection.training`).
-        schedule: arguments of `timm.scheduler.create_scheduler_v2`, stepped with every update unless
-            `step_on_epochs=True`; a constant rate without.
+        detector: for detection, `head` and its arguments (`attnzoo.tools.detection.training`).
+        schedule: arguments of `timm.scheduler.create_scheduler_v2`, stepped after every update unless
+            `step_on_epochs=True`; a constant learning rate by default.
         loss: `name` "cross_entropy" or "bce", and `label_smoothing` (0 .. 1).
-        aux_loss_weight: of the loss of an auxiliary head, for models that have one; 0.4 is what OverLoCK was trained
-            with.
-        augment: of the training images (`attnzoo.tools.data.train_transform`): a dict of timm's options, or a list of
-            torchvision transforms.
-        mixup: arguments of `timm.data.Mixup`: mixup_alpha, cutmix_alpha, prob and so on; none without.
-        ema: arguments of `timm.utils.ModelEmaV3`, such as decay: the average is what is judged and stored; no average
-            without.
-        clip_grad: largest norm of a step's gradient; None does not clip.
-        clip_mode: what clip_grad limits: the "norm" of the gradient, each "value" of it, or with "agc" the norm per
-            unit as a share of the weights' norm (Brock et al., arXiv:2102.06171).
-        accumulate: parts that a process computes a step in, one after the other, where memory is short.
-        repeats: draws of each image per epoch, in as many fewer images ("repeated augmentation").
-        precision: "float32"; "bfloat16" or "float16" for autocast, the latter with a scaled loss. Weights and
+        aux_loss_weight: weight of the loss of an auxiliary head, for models that have one; OverLoCK was trained with
+            0.4.
+        augment: augmentation of training images (`attnzoo.tools.data.train_transform`): a dict of timm's options, or a
+            list of torchvision transforms.
+        mixup: arguments of `timm.data.Mixup`: mixup_alpha, cutmix_alpha, prob and so on; no mixup by default.
+        ema: arguments of `timm.utils.ModelEmaV3`, such as decay; the average is then validated and stored. No average
+            by default.
+        clip_grad: limit of the gradient of a step; None for no clipping.
+        clip_mode: what clip_grad limits: "norm" the norm of the gradient, "value" each element, "agc" the norm per
+            unit relative to the norm of the weights (Brock et al., arXiv:2102.06171).
+        accumulate: number of batches that a process splits a step into, to save memory.
+        repeats: draws of each image per epoch ("repeated augmentation"); an epoch then has 1 / repeats of the images.
+        precision: "float32", or "bfloat16" or "float16" for autocast; "float16" scales the loss. Weights and
             evaluation stay in float32.
-        channels_last: lay images and convolutions out channels last.
+        channels_last: use the channels-last memory format.
         compile: compile the model with torch.compile.
-        grad_checkpointing: recompute activations in the backward pass, where the model can.
-        freeze: "backbone" trains the classifier alone, on features as they are in evaluation.
-        early_stop: stop after so many epochs without a better one; 0 never does.
-        parallel: how processes share the work: "ddp" copies the model to each, "fsdp" spreads weights, gradients and
-            the optimizer's state over all, for models that are too large for one.
-        sync_batchnorm: batch normalisation over the images of all processes; on GPUs.
-        save_interval: optimizer steps between two saves of the run's state, beside the one after each epoch; 0 for
-            none. A run that dies repeats as much at most.
-        val_interval: epochs between two validations; the last is always validated.
-        unreadable: what to do about a file that is no picture: "stop" with its name, or "skip" it and list it in the
-            end.
-        seed: of weights, order and augmentation.
-        workers: processes that read data, per training process; 0 reads in that process. Streamed shards are shared
-            among them, so there a resumed run keeps their number.
+        grad_checkpointing: recompute activations in the backward pass, if the model supports it.
+        freeze: "backbone" trains only the classifier; the backbone stays in evaluation mode.
+        early_stop: number of epochs without improvement after which to stop; 0 for never.
+        parallel: "ddp" copies the model to each process; "fsdp" shards weights, gradients and optimizer state, for
+            models that are too large for one device.
+        sync_batchnorm: synchronize batch norm over all processes; on GPUs only.
+        save_interval: optimizer steps between two checkpoints, in addition to the one after each epoch; 0 for none. A
+            run that is killed repeats at most this many steps.
+        val_interval: epochs between two validations; the last epoch is always validated.
+        unreadable: how to handle a file that cannot be read: "stop" with an error, or "skip" it and list it at the end.
+        seed: seed of weights, data order and augmentation.
+        workers: data loading processes per training process; 0 loads in the training process. Shards are distributed
+            over the workers, so with them a resumed run must have the same number.
         log_interval: steps between two points of the curves.
-        tensorboard: write TensorBoard scalars too.
+        tensorboard: also write TensorBoard scalars.
     """
 
     model: dict[str, Any]
@@ -122,21 +121,19 @@ class Recipe:
 
     @classmethod
     def from_config(cls, config: Config) -> Recipe:
-        """Reads and checks a config.
+        """Read and validate a config.
 
         Raises:
-            ValueError: an unknown or missing key, or a value that cannot be; says which, and what is allowed.
+            ValueError: an unknown or missing key, or an invalid value.
         """
         values = config.to_dict()
         allowed = {entry.name: entry for entry in dataclasses.fields(cls)}
         for key in values:
             if key not in allowed:
-                raise ValueError(
-                    f"{key} is no key of a training config{_guess(key, allowed)}: use {', '.join(allowed)}"
-                )
+                raise ValueError(f"unknown config key {key}{_guess(key, allowed)}: must be one of {', '.join(allowed)}")
         required = [name for name, entry in allowed.items() if _is_required(entry)]
         if missing := [key for key in required if key not in values]:
-            raise ValueError(f"the config lacks {', '.join(missing)}")
+            raise ValueError(f"the config must set {', '.join(missing)}")
         recipe = cls(**values)
         recipe._check()
         return recipe
@@ -173,18 +170,18 @@ class Recipe:
             names = timm.list_models()
             raise ValueError(f"model.name must be a model known to timm, got {name!r}{_guess(str(name), names)}")
         if self.task == "detection" and (wrong := [key for key in ("mixup", "loss") if getattr(self, key)]):
-            raise ValueError(f"{wrong[0]} is for classification: a detector brings its own losses, leave it out")
+            raise ValueError(f'{wrong[0]} is for classification only, got task="detection": omit it')
         if self.task == "classification" and self.detector:
-            raise ValueError('detector is for task = "detection": add that, or leave detector out')
+            raise ValueError('detector is for detection only: set task="detection", or omit it')
         if self.schedule.get("sched") == "plateau":
-            raise ValueError("schedule.sched=plateau is deprecated in timm and not offered: use cosine or step")
+            raise ValueError("schedule.sched=plateau is not supported (deprecated in timm): use cosine or step")
         if self.parallel == "fsdp":
             self._check_sharded()
 
     def _check_sharded(self) -> None:
         given: dict[str, Any] = {key: getattr(self, key) for key in ("ema", "compile", "channels_last")}
         if wrong := [key for key, value in given.items() if value]:
-            raise ValueError(f'parallel="fsdp" cannot be combined with {wrong[0]}: leave it out, or use parallel="ddp"')
+            raise ValueError(f'parallel="fsdp" cannot be combined with {wrong[0]}: omit it, or use parallel="ddp"')
         if self.precision == "float16":
             raise ValueError('parallel="fsdp" cannot be combined with precision="float16": use "bfloat16"')
         if self.clip_grad is not None and self.clip_mode == "agc":
@@ -192,17 +189,17 @@ class Recipe:
         name = self.optimizer.get("opt", "sgd")
         if name not in SHARDED_OPTIMIZERS:
             raise ValueError(
-                f'parallel="fsdp" takes optimizers that treat each weight by itself, {", ".join(SHARDED_OPTIMIZERS)}, '
-                f'got optimizer.opt={name!r}: choose one of them, or use parallel="ddp"'
+                f'parallel="fsdp" requires optimizer.opt to be one of {", ".join(SHARDED_OPTIMIZERS)}, '
+                f'got {name!r}: choose one of them, or use parallel="ddp"'
             )
 
     @property
     def model_arguments(self) -> dict[str, Any]:
-        """What `timm.create_model` is given besides the name."""
+        """The arguments of `timm.create_model` other than the name."""
         return {key: value for key, value in self.model.items() if key != "name"}
 
     def to_json(self) -> str:
-        """What decides where a run ends, as text: equal for equal runs."""
+        """Serialize the keys that affect the result of a run; equal for equal runs."""
         free = [key for key in FREE_TO_CHANGE if key != "workers" or self.data.get("name") not in STREAMED]
         decisive = {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
         return json.dumps(decisive, sort_keys=True)

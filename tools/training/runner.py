@@ -1,4 +1,4 @@
-"""mmengine's Runner, without what it says, loads and writes by itself."""
+"""mmengine's Runner without its default logging, loading and checkpoints."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from .optimization import Optimization
 from .processes import Processes
 from .recipe import Recipe
 
-# mmengine's hooks that are not wanted: the loop, the schedule, the checkpoints and the curves are ours
+# mmengine's default hooks that are replaced by the training loop, its schedule, `Checkpoints` and `Curves`
 _LEFT_OUT = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
 
 
 class TrainingRunner(Runner):
-    """Steps a model on the processes that there are.
+    """Trains a model on one or more processes.
 
     Args:
         learner: the model with its loss.
-        network: the part of it that is wanted in the end.
+        network: the part of the learner that is stored.
         loader: training data.
-        optimization: of the network's parameters.
-        recipe: what to train and how.
-        processes: that train together.
-        hooks: what runs beside the steps.
-        make_loop: gives the loop of a runner.
-        work_dir: for mmengine's log file.
+        optimization: optimizer wrapper of the network's parameters.
+        recipe: the recipe.
+        processes: the processes of the training.
+        hooks: hooks of the training.
+        make_loop: creates the loop of a runner.
+        work_dir: directory of mmengine's log file.
     """
 
     def __init__(
@@ -63,26 +63,26 @@ class TrainingRunner(Runner):
             default_hooks=dict.fromkeys(_LEFT_OUT),
             custom_hooks=list(hooks),
             randomness={"seed": recipe.seed, "diff_rank_seed": True},
-            # mmengine keeps loggers and hubs by this name for the life of the process: no two runs may share them
+            # mmengine keeps loggers and message hubs by this name until the process ends: runs must not share them
             experiment_name=uuid.uuid4().hex,
             cfg=Config({"recipe": recipe.to_json()}),
         )
 
     def build_train_loop(self, loop: Any) -> TrainLoop:
-        """Ours, see `attnzoo.tools.training.loop`."""
+        """Create the loop of `attnzoo.tools.training.loop`."""
         return self._make_loop(self)
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
-        """To the device, and where there are more processes into what keeps their copies alike."""
+        """Move the model to the device; with several processes, wrap it for distributed data parallel."""
         model = model.to(self.processes.device)
-        # what is spread over the processes has but one copy
+        # a sharded model has no copies to synchronize
         if self.processes.count == 1 or self.recipe.parallel == "fsdp":
             return model
         is_cuda = self.processes.device.type == "cuda"
         return MMDistributedDataParallel(model, device_ids=[self.processes.device.index] if is_cuda else None)
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
-        """mmengine's logger, only warnings on the console."""
+        """Build mmengine's logger, with only warnings on the console."""
         logger = super().build_logger(log_level, log_file, **kwargs)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
@@ -90,10 +90,10 @@ class TrainingRunner(Runner):
         return logger
 
     def dump_config(self) -> None:
-        """Nothing: the recipe is stored as data."""
+        """Do nothing: the recipe is stored in the checkpoint."""
 
     def _init_model_weights(self) -> None:
-        """Nothing: timm has initialised or loaded its model, and the wrapper makes the copies alike."""
+        """Do nothing: timm has initialized or loaded the model, and the wrapper synchronizes the copies."""
 
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
         self.logger.info("torch %s, %d processes on %s", torch.__version__, self.processes.count, self.processes.device)

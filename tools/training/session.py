@@ -1,4 +1,4 @@
-"""A training from a recipe: the parts are made, put together and run."""
+"""Building and running the training of a recipe."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .setup import Setup
 from .sharding import gathered, shard
 from .storage import MODEL
 
-# by the recipe's task, what makes its setup: imported when it is asked for
+# functions that create the setup of a task, imported when they are needed
 SETUPS = {
     "classification": "attnzoo.tools.training.classification:classification",
     "detection": "attnzoo.tools.detection.training:detection",
@@ -45,24 +45,24 @@ def run(
     processes: Processes,
     more_hooks: Sequence[Hook] = (),
 ) -> None:
-    """Trains to the end.
+    """Train to the end.
 
     Args:
-        recipe: what to train and how.
-        work_dir: where it is stored.
-        resume_from: a checkpoint of the same recipe; None starts anew.
-        processes: that train together.
-        more_hooks: that run after those of the training.
+        recipe: the recipe.
+        work_dir: directory of the run.
+        resume_from: a checkpoint of the same recipe; None starts from scratch.
+        processes: the processes of the training.
+        more_hooks: additional hooks, which run after those of the training.
 
     Raises:
-        ValueError: the recipe asks for what there is not, or `work_dir` cannot be written to.
-        TrainingError: the training cannot go on.
-        InterruptedTraining: a signal asked it to stop, and it is stored.
+        ValueError: the recipe is invalid, or `work_dir` is not writable.
+        TrainingError: the training cannot continue.
+        InterruptedTraining: stopped by a signal; the run is stored.
     """
     where = {"rank": processes.rank, "processes": processes.count}
     with processes.stopping_together():
         _check_devices(recipe, processes)
-        # the same weights on every process
+        # the same initial weights on every process
         _seed(recipe.seed)
         task = _setup_of(recipe.task)(recipe, processes)
         batches = train_batches(
@@ -90,7 +90,7 @@ def run(
     val_loader = open_loader(task.val_set, judged_by, recipe.workers)
 
     def validate(after_batch: Callable[[list[str]], None]) -> dict[str, float]:
-        # all judge by what rank 0 stores
+        # all processes validate the buffers of rank 0, which are stored
         processes.copy_buffers(judged)
         with gathered(task.network):
             return task.judge(judged, val_loader, after_batch)
@@ -125,14 +125,14 @@ def _setup_of(task: str) -> Callable[[Recipe, Processes], Setup]:
 
 def _check_devices(recipe: Recipe, processes: Processes) -> None:
     if recipe.sync_batchnorm and processes.count > 1 and processes.device.type == "cpu":
-        raise ValueError("sync_batchnorm=True needs GPUs: torch has none for the CPU, leave it out")
+        raise ValueError("sync_batchnorm=True needs GPUs, got device cpu: omit it")
 
 
 def _check_resumed(resume_from: Mapping[str, Any] | None, batches: Any, processes: Processes) -> None:
     before = len(resume_from["random"]) if resume_from else processes.count
     if isinstance(batches, TrainStream) and before != processes.count:
         raise ValueError(
-            f"shards are shared among processes: a run that {before} began continues on as many, not on "
+            f"a run on shards must be resumed with the same number of processes: expected {before}, got "
             f"{processes.count}"
         )
 
@@ -140,15 +140,15 @@ def _check_resumed(resume_from: Mapping[str, Any] | None, batches: Any, processe
 def _place(
     task: Setup, recipe: Recipe, processes: Processes
 ) -> Callable[[nn.Module, Mapping[str, Tensor], Path], None]:
-    """Brings the network of a task to the devices; returns what writes it as a directory, given its weights."""
+    """Move the network of a task to the devices and return a function that writes it to a directory."""
     network = task.network
     if processes.count > 1 and recipe.sync_batchnorm:
-        # timm's knows its own layers that normalise and activate in one
+        # timm's function also converts its fused norm and activation layers
         convert_sync_batchnorm(network)
     if processes.count == 1 or recipe.parallel == "ddp":
         network.to(processes.device)
         return lambda judged, weights, directory: task.save(judged, directory)
-    # a network without memory, for the weights to be put into when they are whole
+    # a network on the meta device, into which the gathered weights are loaded
     shell = copy.deepcopy(network).to("meta")
     processes.copy_weights(network.to(processes.device))
     shard(network, processes)
@@ -165,8 +165,8 @@ def _changed_processes(resume_from: Mapping[str, Any] | None, processes: Process
     if before == processes.count:
         return {}
     return {
-        "processes": f"{processes.count}, the run had {before}: the steps have the same images, but random numbers of "
-        "drop path, dropout and mixup differ"
+        "processes": f"{processes.count}, previously {before}: the steps have the same images, but the random numbers "
+        "of drop path, dropout and mixup differ"
     }
 
 

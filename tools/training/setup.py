@@ -1,4 +1,4 @@
-"""What training needs of classification or detection; the loop, the checkpoints and the curves are the same."""
+"""The interface between a task (classification or detection) and the training."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from ..metrics import AfterBatch
 
 
 class Judge(Protocol):
-    """Gives a model its metrics over a data set."""
+    """Computes the metrics of a model on a data set."""
 
     @property
     def metric(self) -> str:
-        """The one that decides which epoch is best; more is better."""
+        """The metric that determines the best epoch; higher is better."""
 
     @property
     def shares(self) -> Sequence[str]:
-        """Metrics that read best in percent."""
+        """Names of the metrics that are shown in percent."""
 
     def __call__(self, model: nn.Module, loader: DataLoader[Any], after_batch: AfterBatch) -> dict[str, float]:
-        """The metrics by name; `after_batch` is called after each batch with what was unreadable in it."""
+        """Return metrics by name; `after_batch` is called after each batch with its messages on unreadable files."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a recipe asks for, ready to be trained.
+    """Model, data and metrics of a task.
 
     Attributes:
-        learner: takes a batch to its losses.
-        network: the part of it that is wanted in the end; its weights are stored and averaged.
-        train_set: samples to learn from.
-        val_set: samples to judge by.
-        judge: gives the metrics.
-        save: writes a network as a directory.
-        facts: lines of the summary that is shown before training, by title.
+        learner: maps a batch to its losses.
+        network: the part of the learner whose weights are averaged and stored.
+        train_set: training data.
+        val_set: validation data.
+        judge: computes the metrics.
+        save: writes a network to a directory.
+        facts: lines of the summary that is printed before training, by title.
     """
 
     learner: BaseModel
@@ -54,5 +54,5 @@ class Setup:
 
 
 def describe_data(train_set: Samples | StreamedImages, val_set: Samples | StreamedImages, name: str) -> str:
-    """A line about the data."""
-    return f"{name}, {len(train_set)} images to train, {len(val_set)} held out, {len(train_set.classes)} classes"
+    """Describe the data in one line."""
+    return f"{name}, {len(train_set)} training and {len(val_set)} validation images, {len(train_set.classes)} classes"

@@ -1,8 +1,8 @@
-"""Weights spread over all processes, for models that are too large for one: torch's fully_shard (FSDP).
+"""Sharded training with torch's fully_shard (FSDP), for models that are too large for one device.
 
-Each process keeps a slice of every parameter, of its gradient and of the optimizer's state. A block of the network is
-put together just before it computes, and taken apart after. In a checkpoint tensors are whole, so that a run can
-continue on another number of processes, and with whole copies too. Without sharding the functions here change nothing.
+Each process keeps a slice of every parameter, gradient and optimizer state. The parameters of a block are gathered just
+before it runs and resharded after. Checkpoints contain full tensors, so that a run can continue with another number of
+processes, or without sharding. On networks that are not sharded, the functions of this module have no effect.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from .processes import Processes
 
 
 def shard(network: nn.Module, processes: Processes) -> None:
-    """Spreads the parameters of a network over the processes, block by block and what is left together.
+    """Shard the parameters of a network over the processes, block by block; the remaining ones are one group.
 
     Args:
-        network: the same on every process, on its device; changed in place. Optimizers are made after this.
-        processes: that share it.
+        network: the network on its device, with equal weights on every process; it is modified in place. The optimizer
+            must be created afterwards.
+        processes: the processes of the training.
     """
     mesh = init_device_mesh(processes.device.type, (processes.count,))
     for block in _blocks(network):
@@ -34,20 +35,20 @@ def shard(network: nn.Module, processes: Processes) -> None:
 
 
 def _blocks(network: nn.Module) -> list[nn.Module]:
-    """What a network repeats, the innermost first: children of one class in one list, such as blocks and stages."""
+    """Return the repeated modules of a network, such as blocks and stages, innermost first."""
     found: list[nn.Module] = []
     for container in network.modules():
         if not isinstance(container, (nn.Sequential, nn.ModuleList)):
             continue
         children = list(container)
-        # a single layer is not worth a conversation
+        # single layers are too small to be sharded on their own
         found += [
             child
             for child in children
             if sum(type(other) is type(child) for other in children) > 1
             and any(True for _ in child.children())
             and any(True for _ in child.parameters())
-            # a list is not called, so nothing would put its weights together
+            # a list is not called, so its parameters would not be gathered
             and not isinstance(child, (nn.ModuleList, nn.ModuleDict))
         ]
     return list(dict.fromkeys(reversed(found)))
@@ -55,7 +56,7 @@ def _blocks(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def gathered(network: nn.Module) -> Iterator[None]:
-    """The weights are whole on every process meanwhile: in evaluation one computes without the others."""
+    """Gather all parameters on every process within the context, for evaluation without communication."""
     parts = [module for module in network.modules() if isinstance(module, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -65,19 +66,19 @@ def gathered(network: nn.Module) -> Iterator[None]:
     finally:
         for part in parts:
             part.reshard()
-            # the outermost is needed again at once when the backward pass begins
+            # the root module is needed at once when the backward pass begins
             part.set_reshard_after_forward(part is not network, recurse=False)
 
 
 def whole(state: Any, keep: bool = True) -> Any:
-    """A state with its slices put together; a conversation of all processes.
+    """Gather the slices of a state into full tensors; a collective operation.
 
     Args:
         state: dictionaries and lists of tensors, numbers and text.
-        keep: whether this process wants them; tensors are empty otherwise.
+        keep: whether this process needs the result; otherwise the tensors are empty.
     """
     if isinstance(state, DTensor):
-        # one after the other, on the CPU: all of them may be more than a device holds
+        # one at a time, on the CPU: together they may not fit on the device
         tensor: Tensor = state.full_tensor().detach()
         return tensor.cpu() if keep else torch.empty(0)
     if isinstance(state, Mapping):
@@ -88,16 +89,16 @@ def whole(state: Any, keep: bool = True) -> Any:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Gives a network, sharded or not, weights that are whole."""
+    """Load full weights into a network, sharded or not."""
     own = network.state_dict()
     network.load_state_dict({name: _spread_like(own.get(name), tensor) for name, tensor in weights.items()})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Gives an optimizer, of sharded parameters or not, a state that is whole."""
+    """Load a full state into an optimizer, of sharded parameters or not."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     spread = {
-        # what is not as large as its parameter, such as a count, is the same everywhere
+        # entries without the shape of the parameter, such as a step count, are the same on all processes
         index: {
             key: _spread_like(parameters[index], value) if _fits(parameters[index], value) else value
             for key, value in entries.items()
@@ -114,5 +115,5 @@ def _fits(parameter: Tensor, value: Any) -> bool:
 def _spread_like(own: Tensor | None, tensor: Tensor) -> Tensor:
     if not isinstance(own, DTensor):
         return tensor
-    # each takes its slice of what all have
+    # every process has the full tensor and takes its slice
     return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements, src_data_rank=None)

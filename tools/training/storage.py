@@ -1,8 +1,8 @@
-"""What a run leaves on disk: written beside its place and renamed, and sealed, so that damage is noticed.
+"""Checkpoints and model directories: written atomically and with checksums.
 
-A checkpoint is an ordinary file of torch.save, read by `torch.load(path, weights_only=True)`. After its end stands, as
-the comment that a zip archive may have, the SHA-256 of all that comes before: torch itself does not notice a flipped
-bit. The weights are under `state_dict`, where timm looks for them.
+A checkpoint is a normal file of torch.save, read by `torch.load(path, weights_only=True)`. The SHA-256 of its contents
+is appended as the comment of the zip archive, because torch does not detect flipped bits. The weights are under
+`state_dict`, where timm looks for them.
 """
 
 from __future__ import annotations
@@ -25,37 +25,37 @@ from ..weights import read_file
 
 MODEL, BEST, LAST = "model", "best.pth", "last.pth"
 
-# arguments of timm.create_model about weights that the stored ones replace, and what config.json has already
+# arguments of timm.create_model about initial weights, and those that are in config.json anyway
 _NOT_STORED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "num_classes")
 _SEAL = b"sha256:"
 _SEAL_SIZE = len(_SEAL) + 64
-# the end of a zip archive: a signature, 16 bytes that do not matter here, and the length of the comment
+# end of central directory of a zip archive: signature, 16 bytes not used here, length of the comment
 _END, _END_SIZE = b"PK\x05\x06", 22
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Writes tensors, numbers and text, sealed.
+    """Write a checkpoint with a checksum.
 
     Raises:
-        StorageError: it could not be written; what was at `path` is still there.
+        StorageError: it could not be written; the previous file at `path` is intact.
     """
     with storing(path) as fresh:
         torch.save(checkpoint, fresh)
         with fresh.open("r+b") as file:
             _seal(file)
-            # the name must not reach the disk before the contents
+            # the contents must be on disk before the rename
             file.flush()
             os.fsync(file.fileno())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads what `save_checkpoint` wrote.
+    """Read a checkpoint of `save_checkpoint`.
 
     Raises:
-        ValueError: it is damaged, or no checkpoint of `attnzoo train`.
+        ValueError: the file is damaged, or not a checkpoint of `attnzoo train`.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is no file")
+        raise ValueError(f"{path} does not exist or is not a file")
     _check_seal(path)
     checkpoint = read_file(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("recipe"), str):
@@ -64,15 +64,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def link(source: Path, path: Path) -> None:
-    """Gives a file a second name, in place of what had it.
+    """Hard link `source` to `path`, replacing `path`; copies the file if links are not supported.
 
     Raises:
-        StorageError: it could not; what was at `path` is still there.
+        StorageError: it could not be written; the previous file at `path` is intact.
     """
     with storing(path) as fresh:
         try:
             fresh.hardlink_to(source)
-        # not every file system can
+        # not every file system supports hard links
         except OSError:
             shutil.copyfile(source, fresh)
 
@@ -84,22 +84,22 @@ def save_model(
     preprocessing: Mapping[str, Any],
     classes: Sequence[str],
 ) -> None:
-    """Stores a model as timm does, config.json + model.safetensors, opened by timm.create_model("local-dir:...").
+    """Save a model in timm's layout, config.json + model.safetensors, for timm.create_model("local-dir:...").
 
     Args:
-        model: made by `timm.create_model`.
-        directory: replaced as a whole when it exists.
-        arguments: what `timm.create_model` was given besides the name.
+        model: a model created by `timm.create_model`.
+        directory: directory to write; an existing one is replaced.
+        arguments: the arguments of `timm.create_model` other than the name.
         preprocessing: timm's data config, the keys of `attnzoo.tools.data.PREPROCESSING`.
-        classes: label names, in the order of the outputs.
+        classes: class names, in the order of the outputs.
 
     Raises:
-        StorageError: it could not be written; what was at `directory` is still there.
+        StorageError: it could not be written; the previous directory is intact.
     """
     data_config = {key: preprocessing[key] for key in PREPROCESSING if key in preprocessing}
     config = {"label_names": list(classes), "pretrained_cfg": {**data_config, "num_classes": len(classes)}}
     kept = {key: value for key, value in arguments.items() if key not in _NOT_STORED}
-    # safetensors refuses what is laid out channels last
+    # safetensors requires contiguous tensors, which channels-last weights are not
     handle = model.register_state_dict_post_hook(_lay_out)
     try:
         with storing(directory) as fresh:
@@ -116,7 +116,7 @@ def _lay_out(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
 def _seal(file: Any) -> None:
     size = file.seek(0, os.SEEK_END)
     file.seek(size - _END_SIZE)
-    assert file.read(4) == _END, "torch.save has not written a plain zip archive"
+    assert file.read(4) == _END, "torch.save has not written a zip archive without a comment"
     file.seek(size - 2)
     file.write(struct.pack("<H", _SEAL_SIZE))
     file.seek(0)
@@ -131,16 +131,16 @@ def _check_seal(path: Path) -> None:
         seal = file.read()
         file.seek(0)
         if not seal.startswith(_SEAL):
-            raise ValueError(f"{path} is not a checkpoint of `attnzoo train`, or does not end where it should")
+            raise ValueError(f"{path} is not a checkpoint of `attnzoo train`, or truncated")
         if seal[len(_SEAL) :] != _digest(file, size - _SEAL_SIZE):
             raise ValueError(
-                f"{path} is damaged: it is not what was written. Where {BEST} beside it is whole, copy that over it to "
-                "continue after the best epoch"
+                f"{path} is damaged: it does not match its checksum. To continue from the best epoch, replace it with "
+                f"{BEST}"
             )
 
 
 def _digest(file: Any, size: int) -> bytes:
-    """SHA-256, in hexadecimal, of the next `size` bytes of a file."""
+    """Return the SHA-256, in hexadecimal, of the next `size` bytes of a file."""
     digest = hashlib.sha256()
     while size and (chunk := file.read(min(size, 2**20))):
         digest.update(chunk)
