@@ -43,7 +43,7 @@ class MistakesGroup(click.Group):
     """A command group that reports user errors without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command.
+        """Runs a command.
 
         Raises:
             Mistake: a user error that attnzoo has found, or a package that is not installed.
@@ -67,11 +67,11 @@ class LazyGroup(MistakesGroup):
     """A command group that imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the command names, in the order in which they are typically used."""
+        """Returns the command names, in the order in which they are typically used."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
+        """Imports a command."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -79,7 +79,7 @@ class LazyGroup(MistakesGroup):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
+        """Lists the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 

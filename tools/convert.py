@@ -45,7 +45,7 @@ class Conversion:
 
 
 def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = False) -> Conversion:
-    """Convert an official checkpoint to timm's layout, for `timm.create_model("local-dir:...", pretrained=True)`.
+    """Converts an official checkpoint to timm's layout, for `timm.create_model("local-dir:...", pretrained=True)`.
 
     The directory is loaded once under a temporary name and renamed only if that succeeds.
 
@@ -85,7 +85,7 @@ def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = 
 
 
 def check_match(file: str, model: str, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Compare the names and shapes of weights with those of a network.
+    """Compares the names and shapes of weights with those of a network.
 
     Raises:
         MultilineError: they differ; lists the tensors that are missing, unexpected or of another shape.
@@ -148,7 +148,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 def _fit_classes(network: nn.Module, classifier: str | tuple[str, ...], weights: Mapping[str, Tensor]) -> None:
-    """Reset the classifier to the number of classes in the file; without one, `check_match` reports what is missing."""
+    """Resets the classifier to the number of classes in the file; without one, `check_match` reports the problem."""
     first = classifier if isinstance(classifier, str) else classifier[0]
     weight = weights.get(f"{first}.weight")
     if weight is not None and len(weight) != network.num_classes:

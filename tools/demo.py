@@ -51,7 +51,7 @@ class DemoReport:
 
 
 def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence[str] = ()) -> DemoReport:
-    """Train nat_pico on scikit-learn's digits, export it, and run the file on the held-out fifth.
+    """Trains nat_pico on scikit-learn's digits, exports it, and runs the file on the held-out fifth.
 
     Args:
         work_dir: receives `digits.onnx`, `digits.png` and `digits-training/`. Results of an earlier demo under these
@@ -131,7 +131,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def _latency_ratio(session: Any, model: nn.Module, images: Tensor, repeats: int = 40) -> float:
-    """Return the latency of ONNX Runtime over eager: medians of interleaved calls on one thread."""
+    """Returns the latency of ONNX Runtime over eager: medians of interleaved calls on one thread."""
     inputs, threads = {"images": images.numpy()}, torch.get_num_threads()
     calls: tuple[Callable[[], Any], ...] = (lambda: session.run(["logits"], inputs), lambda: model(images))
     seconds: tuple[list[float], ...] = ([], [])

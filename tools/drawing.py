@@ -18,7 +18,7 @@ _LARGEST_SIDE = 1024
 
 
 def draw_classes(path: Path, found: Mapping[str, Any]) -> None:
-    """Draw an image with its classes in a strip below it.
+    """Draws an image with its classes in a strip below it.
 
     Args:
         path: JPEG file to write; it is written atomically.
@@ -40,7 +40,7 @@ def _with_classes(picture: Image.Image, found: Mapping[str, Any]) -> Image.Image
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
-    """Resize an image to a comfortable size for viewing, keeping its aspect ratio."""
+    """Resizes an image to a comfortable size for viewing, keeping its aspect ratio."""
     longest = max(picture.size)
     scale = min(1.0, _LARGEST_SIDE / longest) if longest > SMALLEST_SIDE else SMALLEST_SIDE / longest
     size = [max(1, round(length * scale)) for length in picture.size]

@@ -55,7 +55,7 @@ class Reading:
     skip_unreadable: bool = False
 
     def judge(self, judge: Any, model: nn.Module, samples: Any) -> tuple[dict[str, float], list[str]]:
-        """Return the metrics of a model on samples, and a message for each file that cannot be read.
+        """Returns the metrics of a model on samples, and a message for each file that cannot be read.
 
         Raises:
             ValueError: a file cannot be read and `skip_unreadable` is off.
@@ -81,7 +81,7 @@ def evaluate(
     pretrained: bool = False,
     worst: Path | None = None,
 ) -> Evaluation:
-    """Evaluate a model on a data set.
+    """Evaluates a model on a data set.
 
     Args:
         model: a directory that `attnzoo train` wrote, or a model name in timm.
@@ -124,7 +124,7 @@ def _evaluate_classifier(model: str, data: Mapping[str, Any], reading: Reading, 
 
 
 def device() -> torch.device:
-    """Return the GPU if there is one, otherwise the CPU."""
+    """Returns the GPU if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -147,7 +147,7 @@ class Reordered(nn.Module):
 
 
 def label_order(known: Sequence[str] | None, classes: Sequence[str], count: int) -> list[int] | None:
-    """Return the index of each class of a data set among the logits of a model; None if the order is the same.
+    """Returns the index of each class of a data set among the logits of a model; None if the order is the same.
 
     Args:
         known: the model's class names; None if it has none. The order is then assumed to be that of the data set.

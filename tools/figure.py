@@ -28,7 +28,7 @@ _SHOWN = 30
 def draw_digits(
     path: Path, model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, classes: Sequence[str]
 ) -> None:
-    """Draw the results on the held-out digits.
+    """Draws the results on the held-out digits.
 
     Args:
         path: PNG file to write; it is written atomically.
@@ -50,7 +50,7 @@ def draw_digits(
 
 
 def attention_map(block: NeighborhoodAttention, x: Tensor, row: int, column: int) -> Tensor:
-    """Compute the attention weights of one query, placed on the map.
+    """Computes the attention weights of one query, placed on the map.
 
     Args:
         block: the attention block.
@@ -158,7 +158,7 @@ def _box(top: int, left: int, bottom: int, right: int, **style: Any) -> Rectangl
 
 
 def _block_input(model: nn.Module, block: nn.Module, images: Tensor) -> Tensor:
-    """Return the input of a block, (N, H, W, C)."""
+    """Returns the input of a block, (N, H, W, C)."""
     captured: list[Tensor] = []
     handle = block.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     try:
@@ -170,7 +170,7 @@ def _block_input(model: nn.Module, block: nn.Module, images: Tensor) -> Tensor:
 
 
 def _query(image: Tensor, size: Sequence[int]) -> tuple[int, int]:
-    """Return the cell with the most ink in a map of this size, away from the border."""
+    """Returns the cell with the most ink in a map of this size, away from the border."""
     ink = torch.nn.functional.adaptive_avg_pool2d(image[None, None], (size[0], size[1]))[0, 0].clone()
     border = torch.ones_like(ink, dtype=torch.bool)
     border[2:-2, 2:-2] = min(size) < 5

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`, for a file or a directory, and rename it to `path` on success.
+    """Yields a temporary path next to `path`, for a file or a directory, and renames it to `path` on success.
 
     If the writer raises, `path` is unchanged. If the process is killed, `path` is the old or the new version, never a
     partial one.
@@ -65,7 +65,7 @@ def storing(path: Path) -> Iterator[Path]:
 
 
 def check_writable(directory: Path, hint: str) -> None:
-    """Create a directory and check that it is writable, before any time is spent on training.
+    """Creates a directory and checks that it is writable, before any time is spent on training.
 
     Args:
         directory: the directory.
@@ -83,7 +83,7 @@ def check_writable(directory: Path, hint: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Reads a JSON file.
 
     Raises:
         ValueError: the file is not JSON, or nested too deeply.
@@ -100,13 +100,13 @@ SUMS = "SHA256SUMS"
 
 
 def write_sums(directory: Path) -> None:
-    """Write the SHA-256 of every file of a directory to `SUMS`, because safetensors files have no checksum."""
+    """Writes the SHA-256 of every file of a directory to `SUMS`, because safetensors files have no checksum."""
     files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != SUMS)
     (directory / SUMS).write_text("".join(f"{sha256(path)}  {path.name}\n" for path in files))
 
 
 def check_sums(directory: Path) -> dict[str, str]:
-    """Compare the files of a directory with the checksums of `write_sums`; a directory without checksums passes.
+    """Compares the files of a directory with the checksums of `write_sums`; a directory without checksums passes.
 
     Returns:
         The SHA-256 of each compared file, by name.
@@ -134,7 +134,7 @@ def check_sums(directory: Path) -> dict[str, str]:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -143,7 +143,7 @@ def sha256(path: Path) -> str:
 
 
 def listed(names: Sequence[str], shown: int = 8) -> str:
-    """Join names for a message; at most `shown` are listed."""
+    """Joins names for a message; at most `shown` are listed."""
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 

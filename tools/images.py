@@ -23,7 +23,7 @@ class UnreadableImageError(ValueError):
 def read_image(
     file: str | Path | BinaryIO | Image.Image, channels: int = 3, name: str | None = None, upright: bool = True
 ) -> Image.Image:
-    """Read an image as 8-bit grayscale or RGB, upright, with transparent pixels on white.
+    """Reads an image as 8-bit grayscale or RGB, upright, with transparent pixels on white.
 
     16-bit images are scaled to 8 bits by their full range 0 .. 65535, not by the values they contain. Of an animation
     the first frame is read.

@@ -53,7 +53,7 @@ class Entry:
 
 
 def entries(pattern: str = "") -> list[Entry]:
-    """Return the registered models of attnzoo, without timm's own models.
+    """Returns the registered models of attnzoo, without timm's own models.
 
     Args:
         pattern: a wildcard pattern as in `timm.list_models`, or a part of the name.
@@ -62,13 +62,13 @@ def entries(pattern: str = "") -> list[Entry]:
 
 
 def names(pattern: str = "") -> list[str]:
-    """Return the model names of `entries`."""
+    """Returns the model names of `entries`."""
     wildcard = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
     return [name for name in timm.list_models(wildcard) if is_ours(name)]
 
 
 def is_ours(name: str) -> bool:
-    """Return whether a model in timm's registry belongs to attnzoo."""
+    """Returns whether a model in timm's registry belongs to attnzoo."""
     return model_entrypoint(name).__module__.split(".")[0] == "attnzoo"
 
 
@@ -90,7 +90,7 @@ def _entry(name: str) -> Entry:
 
 
 def markdown(found: Iterable[Entry]) -> str:
-    """Return one table per family: title, published sources, and the models in the order of their registration."""
+    """Returns one table per family: title, published sources, and the models in the order of their registration."""
     by_family = sorted(found, key=lambda entry: (entry.family, list(_family(entry).default_cfgs).index(entry.name)))
     return "\n\n".join(_table(list(models)) for _, models in groupby(by_family, key=lambda entry: entry.family))
 
@@ -125,7 +125,7 @@ def _table(models: Sequence[Entry]) -> str:
 
 
 def _label(source: str) -> str:
-    """Return the last part of a URL, a file or a repository name."""
+    """Returns the last part of a URL, a file or a repository name."""
     return source.partition("#")[0].rstrip("/").rpartition("/")[2]
 
 

@@ -34,7 +34,7 @@ class ClassificationJudge:
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module, loader: DataLoader[Any], after_batch: AfterBatch) -> dict[str, float]:
-        """Return the top-1 accuracy, the top-5 accuracy if there are more than five classes, and the mean loss.
+        """Returns the top-1 accuracy, the top-5 accuracy if there are more than five classes, and the mean loss.
 
         Args:
             model: maps images (B, C, H, W) to logits (B, classes).

@@ -19,7 +19,7 @@ from .files import check_sums, read_json, sha256
 def open_model(
     model: str, *, pretrained: bool = False, image_size: tuple[int, int] | None = None
 ) -> tuple[nn.Module, dict[str, str]]:
-    """Open a model by its name or from a directory in timm's layout (`config.json` and `model.safetensors`).
+    """Opens a model by its name or from a directory in timm's layout (`config.json` and `model.safetensors`).
 
     Args:
         model: a model name in timm's registry, which includes attnzoo's models, or a directory.
@@ -93,20 +93,20 @@ def _size_argument(config: Mapping[str, Any], image_size: tuple[int, int] | None
 
 
 def model_directory(model: str) -> str:
-    """Return the folder `model/` of a work directory of `attnzoo train`; any other argument is returned unchanged."""
+    """Returns the folder `model/` of a work directory of `attnzoo train`; any other argument is returned unchanged."""
     folder = Path(model)
     is_run = not (folder / "config.json").is_file() and (folder / "model" / "config.json").is_file()
     return str(folder / "model") if is_run else model
 
 
 def is_detector(model: str) -> bool:
-    """Return whether a directory contains a detector, according to its config.json."""
+    """Returns whether a directory contains a detector, according to its config.json."""
     folder = Path(model)
     return (folder / "config.json").is_file() and read_config(folder).get("task") == "detection"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read the `config.json` of a directory in timm's layout.
+    """Reads the `config.json` of a directory in timm's layout.
 
     Raises:
         ValueError: it is not a JSON object.
@@ -118,7 +118,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_size(image_size: tuple[int, int] | None) -> None:
-    """Check that an image size is positive.
+    """Checks that an image size is positive.
 
     Raises:
         ValueError: the height or width is below 1.

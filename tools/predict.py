@@ -31,7 +31,7 @@ def predict(
     batch_size: int = 16,
     pretrained: bool = False,
 ) -> list[dict[str, Any]]:
-    """Predict the classes or objects in images.
+    """Predicts the classes or objects in images.
 
     Args:
         model: a directory that `attnzoo train` wrote, or a model name in timm.
@@ -99,7 +99,7 @@ def _open_classifier(model: str, pretrained: bool, top: int, device: torch.devic
 
 
 def class_names(network: Any, origin: dict[str, str]) -> list[str]:
-    """Return the class names of a model: its own labels, ImageNet's for published ImageNet weights, or indices."""
+    """Returns the class names of a model: its own labels, ImageNet's for published ImageNet weights, or indices."""
     labels = network.pretrained_cfg.get("label_names")
     if labels and len(labels) == network.num_classes:
         return [str(label) for label in labels]
@@ -109,7 +109,7 @@ def class_names(network: Any, origin: dict[str, str]) -> list[str]:
 
 
 def pictures_in(paths: Sequence[Path]) -> list[Path]:
-    """Return the given files, and the images in the given folders, sorted.
+    """Returns the given files, and the images in the given folders, sorted.
 
     Raises:
         FileNotFoundError: a path is neither a file nor a folder.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
-    """Train a model from a config. All randomness follows from the config's seed.
+    """Trains a model from a config. All randomness follows from the config's seed.
 
     Args:
         config: the keys of `attnzoo.tools.training.recipe.Recipe`.
@@ -58,7 +58,7 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
 
 
 def _read_run(last: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
-    """Read the checkpoint to resume from."""
+    """Reads the checkpoint to resume from."""
     from .training.checkpoints import check_format
     from .training.storage import read_checkpoint
 

@@ -22,7 +22,7 @@ LISTED = 20
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the tensors of a checkpoint by name, and the unused keys that may also hold weights.
+    """Returns the tensors of a checkpoint by name, and the unused keys that may also hold weights.
 
     Raises:
         ValueError: the file is not a checkpoint, needs code to be read, or its weights are not found.
@@ -51,7 +51,7 @@ def _is_weights(value: Any) -> bool:
 
 
 def read_file(path: Path) -> Any:
-    """Load a file of torch or safetensors to the CPU.
+    """Loads a file of torch or safetensors to the CPU.
 
     Raises:
         ValueError: the file does not exist, is damaged, or contains more than tensors, numbers and text.
@@ -84,7 +84,7 @@ def read_file(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Reject an archive that is damaged or that unpacks to more than its own size; torch never compresses."""
+    """Rejects an archive that is damaged or that unpacks to more than its own size; torch never compresses."""
     if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
         return
     try:
@@ -104,7 +104,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _foreign(path: Path) -> list[str]:
-    """List what the file would import, without importing it; empty if that cannot be determined."""
+    """Lists what the file would import, without importing it; empty if that cannot be determined."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:

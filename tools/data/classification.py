@@ -37,10 +37,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def open(self, index: int) -> tuple[Image.Image | BinaryIO, int]:
-        """Return an image, or its file, and its label."""
+        """Returns an image, or its file, and its label."""
 
     def name(self, index: int) -> str:
-        """Return the name of an image for messages."""
+        """Returns the name of an image for messages."""
 
 
 class ClassifiedImages(Samples):
@@ -60,7 +60,7 @@ class ClassifiedImages(Samples):
         return len(self.source)
 
     def load(self, index: int) -> dict[str, Any]:
-        """Read and transform an image."""
+        """Reads and transforms an image."""
         name = self.source.name(index)
         picture, label = self.source.open(index)
         with picture:
@@ -80,7 +80,7 @@ DATASETS: dict[str, Callable[..., Source | Shards]] = {
 def open_classification(
     data: Mapping[str, Any], split: str, augment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
 ) -> ClassifiedImages | StreamedImages:
-    """Open a split of the data set of a recipe.
+    """Opens a split of the data set of a recipe.
 
     Args:
         data: `name`, one of DATASETS; the keys of PREPROCESSING; arguments of the data set.

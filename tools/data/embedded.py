@@ -33,16 +33,16 @@ class ImagesInMemory:
         return len(self.pixels)
 
     def open(self, index: int) -> tuple[Image.Image, int]:
-        """Return an image and its label."""
+        """Returns an image and its label."""
         return Image.fromarray(self.pixels[index]), int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """Return the name of an image for messages."""
+        """Returns the name of an image for messages."""
         return f"{self.origin} {index}"
 
 
 def digits(split: str) -> ImagesInMemory:
-    """Return scikit-learn's handwritten digits, 1797 grayscale images of 8x8 pixels; a fixed fifth is held out.
+    """Returns scikit-learn's handwritten digits, 1797 grayscale images of 8x8 pixels; a fixed fifth is held out.
 
     Args:
         split: "train" (1437 images) or "val" (360 images), stratified by class.
@@ -59,7 +59,7 @@ def digits(split: str) -> ImagesInMemory:
 
 
 def photographs(split: str, size: int = 64, per_class: int = 200) -> ImagesInMemory:
-    """Return grayscale patches of scikit-image's photographs; the class is the photograph that a patch is from.
+    """Returns grayscale patches of scikit-image's photographs; the class is the photograph that a patch is from.
 
     Training patches are from the left two thirds of a photograph and validation patches from the rest.
 

@@ -21,7 +21,7 @@ def imagefolder(
     val: str | None = None,
     class_map: str | Mapping[str, int] | None = None,
 ) -> ReadPictures:
-    """Open images in one folder per class; the class of an image is the name of its parent folder.
+    """Opens images in one folder per class; the class of an image is the name of its parent folder.
 
     The splits are `root/train` (or `training`) and `root/val` (or `valid`, `validation`, `eval`, `evaluation`), each a
     folder or a tar file, unless `train` and `val` are given. A folder may contain class folders or a tar file per
@@ -100,7 +100,7 @@ def _read(place: Path, labels: dict[str, int] | None) -> tuple[Any, dict[str, in
 
 
 def _empty_folders(place: Path, reader: Any, labels: Mapping[str, int], is_chosen: bool) -> list[str]:
-    """Return the class folders without images, which timm would silently ignore."""
+    """Returns the class folders without images, which timm would silently ignore."""
     if isinstance(reader, ReaderImageInTar):
         return []
     start = len(str(place)) + 1

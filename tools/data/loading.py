@@ -24,7 +24,7 @@ def train_batches(
     processes: int = 1,
     seed: int = 0,
 ) -> TrainBatches | TrainStream:
-    """Create the training batches of a data set, see `TrainBatches` and `TrainStream` for the arguments.
+    """Creates the training batches of a data set, see `TrainBatches` and `TrainStream` for the arguments.
 
     Raises:
         ValueError: the batch size cannot be split evenly, there are too few samples, or `repeats` is used with shards.
@@ -40,7 +40,7 @@ def train_batches(
 def val_batches(
     samples: Samples | StreamedImages, batch_size: int, *, rank: int = 0, processes: int = 1
 ) -> ValBatches | ValStream:
-    """Create validation batches with each sample once, see `ValBatches`."""
+    """Creates validation batches with each sample once, see `ValBatches`."""
     if isinstance(samples, Samples):
         return ValBatches(len(samples), batch_size, rank=rank, processes=processes)
     return ValStream(samples, batch_size, rank=rank, processes=processes)
@@ -49,7 +49,7 @@ def val_batches(
 def open_loader(
     samples: Samples | StreamedImages, batches: TrainBatches | TrainStream | ValBatches | ValStream, workers: int
 ) -> DataLoader[Any]:
-    """Create the data loader.
+    """Creates the data loader.
 
     Args:
         samples: the data set.

@@ -36,7 +36,7 @@ class ReadPictures:
         return len(self.reader)
 
     def open(self, index: int) -> tuple[BinaryIO, int]:
-        """Open the file of an image and return it with its label.
+        """Opens the file of an image and returns it with its label.
 
         Raises:
             UnreadableImageError: the file does not exist, or cannot be read.
@@ -50,13 +50,13 @@ class ReadPictures:
         return file, int(label)
 
     def name(self, index: int) -> str:
-        """Return the name of an image for messages."""
+        """Returns the name of an image for messages."""
         return f"{self.root}/{self.reader.filename(index)}"
 
 
 @contextmanager
 def looking_for_pictures() -> Iterator[None]:
-    """Set the extensions of timm's readers to EXTENSIONS within the context; some have no argument for it."""
+    """Sets the extensions of timm's readers to EXTENSIONS within the context; some have no argument for it."""
     before = img_extensions.get_img_extensions()
     img_extensions.set_img_extensions(EXTENSIONS)
     try:
@@ -66,7 +66,7 @@ def looking_for_pictures() -> Iterator[None]:
 
 
 def read_class_map(class_map: str | Mapping[str, int] | None, root: Path) -> dict[str, int] | None:
-    """Read labels by class name from a text file with one class name per line; None without a class map.
+    """Reads labels by class name from a text file with one class name per line; None without a class map.
 
     Args:
         class_map: a path, relative to the current directory or to `root`, or a dict of labels by class name.
@@ -97,5 +97,5 @@ def read_class_map(class_map: str | Mapping[str, int] | None, root: Path) -> dic
 
 
 def ordered(labels: Mapping[str, int]) -> list[str]:
-    """Return the class names in the order of their labels."""
+    """Returns the class names in the order of their labels."""
     return sorted(labels, key=lambda name: labels[name])

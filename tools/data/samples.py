@@ -41,14 +41,14 @@ class Samples(Dataset[dict[str, Any]]):
 
     @abstractmethod
     def load(self, index: int) -> dict[str, Any]:
-        """Load a sample; augmentation uses the global random number generators.
+        """Loads a sample; augmentation uses the global random number generators.
 
         Raises:
             UnreadableImageError: the file cannot be read.
         """
 
     def try_out(self, seed: int) -> None:
-        """Load and augment a sample, so that errors are raised before training.
+        """Loads and augments a sample, so that errors are raised before training.
 
         Raises:
             UnreadableImageError: no sample can be read.
@@ -74,12 +74,12 @@ class Samples(Dataset[dict[str, Any]]):
             return None
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Collate samples to a batch: tensors and numbers are stacked, names and messages are lists."""
+        """Collates samples to a batch: tensors and numbers are stacked, names and messages are lists."""
         return collate(samples)
 
 
 def collate(samples: Sequence[dict[str, Any]], stacked: bool = True) -> dict[str, Any]:
-    """Collate samples to a batch, without those that could not be read.
+    """Collates samples to a batch, without those that could not be read.
 
     Args:
         samples: dictionaries with the same keys.
@@ -96,7 +96,7 @@ def collate(samples: Sequence[dict[str, Any]], stacked: bool = True) -> dict[str
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Seed Python, NumPy and torch within the context and restore their states afterwards; None does nothing."""
+    """Seeds Python, NumPy and torch within the context and restores their states afterwards; None does nothing."""
     if seed is None:
         yield
         return

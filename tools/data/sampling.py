@@ -59,7 +59,7 @@ class TrainBatches(Sampler[list[Draw]]):
         return self.steps * self.parts - self.first
 
     def start(self, epoch: int, batch: int) -> None:
-        """Set the epoch, and the index of the first batch, of the next iteration."""
+        """Sets the epoch, and the index of the first batch, of the next iteration."""
         self.epoch, self.first = epoch, batch
 
     def __iter__(self) -> Iterator[list[Draw]]:
@@ -91,7 +91,7 @@ class ValBatches(Sampler[list[Draw]]):
 
 
 def share(size: int, batch_size: int, parts: int, processes: int) -> int:
-    """Return the images per step: `batch_size`, or fewer if the data set is smaller.
+    """Returns the images per step: `batch_size`, or fewer if the data set is smaller.
 
     Raises:
         ValueError: the batch size cannot be split evenly, or there are too few samples.
@@ -110,10 +110,10 @@ def share(size: int, batch_size: int, parts: int, processes: int) -> int:
 
 
 def spread(seed: int, number: int) -> int:
-    """Combine a seed and a number to an integer of any size; similar seeds give different integers."""
+    """Combines a seed and a number to an integer of any size; similar seeds give different integers."""
     return seed * _SPREAD + number
 
 
 def folded(number: int) -> int:
-    """Reduce an integer of any size to a seed that torch accepts."""
+    """Reduces an integer of any size to a seed that torch accepts."""
     return (number ^ (number >> 64)) % 2**63

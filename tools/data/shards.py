@@ -48,7 +48,7 @@ class Shards:
         return self.size
 
     def read(self, url: str) -> Iterator[Picture]:
-        """Yield the samples of a shard in order; if it is damaged, the last one describes the problem."""
+        """Yields the samples of a shard in order; if it is damaged, the last one describes the problem."""
         from webdataset.gopen import gopen
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -88,7 +88,7 @@ def wds(
     val_samples: int | None = None,
     shuffle: int = 1000,
 ) -> Shards:
-    """Open shards `000000.tar` ... with `KEY.jpg` (or another image format) and `KEY.cls` (the class as text).
+    """Opens shards `000000.tar` ... with `KEY.jpg` (or another image format) and `KEY.cls` (the class as text).
 
     Without `train` and `val` the shards are the tar files in `root/train` and `root/val`, or `train-*.tar` and
     `val-*.tar` in `root`. The same alternative names as for folders are accepted.
@@ -156,7 +156,7 @@ def _urls(split: str, root: str | None, given: str | None) -> list[str]:
 
 
 def _count(urls: Sequence[str], root: str | None, key: str) -> int:
-    """Return the number of images in shards, from `_info.json` or by counting labels."""
+    """Returns the number of images in shards, from `_info.json` or by counting labels."""
     noted = _noted(Path(root)) if root is not None else {}
     total = 0
     for url in urls:

@@ -17,7 +17,7 @@ def open_source(
     prepared: Sequence[str],
     **more: Any,
 ) -> _Source:
-    """Open the data set of a recipe's `data`.
+    """Opens the data set of a recipe's `data`.
 
     Args:
         known: functions that open a data set, by name.

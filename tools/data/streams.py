@@ -39,7 +39,7 @@ class StreamedImages:
         return len(self.source)
 
     def load(self, picture: Picture, seed: int | None) -> dict[str, Any]:
-        """Decode and transform an image; the seed determines its augmentation.
+        """Decodes and transforms an image; the seed determines its augmentation.
 
         Raises:
             UnreadableImageError: the image cannot be read, or has no label.
@@ -51,11 +51,11 @@ class StreamedImages:
             return {"images": self.transform(image), "labels": picture.label, "name": picture.name, "unreadable": []}
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Collate samples to a batch, see `attnzoo.tools.data.collate`."""
+        """Collates samples to a batch, see `attnzoo.tools.data.collate`."""
         return collate(samples)
 
     def try_out(self, seed: int) -> None:
-        """Load and augment the first readable image, so that errors are raised before training.
+        """Loads and augments the first readable image, so that errors are raised before training.
 
         Raises:
             UnreadableImageError: no image can be read.
@@ -67,7 +67,7 @@ class StreamedImages:
         raise UnreadableImageError(f"no image of any shard can be read; the last: {sample['unreadable'][0]}")
 
     def batch(self, pictures: Sequence[Picture], seeds: Sequence[int | None]) -> dict[str, Any]:
-        """Load images as a batch, without those that cannot be read."""
+        """Loads images as a batch, without those that cannot be read."""
         return self.collate([self._load_or_note(*drawn) for drawn in zip(pictures, seeds, strict=True)])
 
     def _load_or_note(self, picture: Picture, seed: int | None) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class TrainStream(IterableDataset[dict[str, Any]]):
         return self.steps * self.parts - self.first
 
     def start(self, epoch: int, batch: int) -> None:
-        """Set the epoch, and the index of the first batch, of the next iteration."""
+        """Sets the epoch, and the index of the first batch, of the next iteration."""
         self.epoch, self.first = epoch, batch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -145,7 +145,7 @@ class TrainStream(IterableDataset[dict[str, Any]]):
                 yield self._filled(drawn, [folded(spread(base, begin + i)) for i in range(size)])
 
     def _shuffled(self, base: int, lane: int) -> Iterator[Picture]:
-        """Yield the images of a lane in an endless loop, reshuffled in each round."""
+        """Yields the images of a lane in an endless loop, reshuffled in each round."""
         # all lanes use the same order, and each takes its share of it
         urls = list(self.images.source.urls)
         random.Random(base).shuffle(urls)

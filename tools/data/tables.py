@@ -15,7 +15,7 @@ class Rows(ReadPictures):
     """Images in the rows of a table, named by their row number: reading a file name would load the image."""
 
     def name(self, index: int) -> str:
-        """Return the name of an image for messages."""
+        """Returns the name of an image for messages."""
         return f"{self.root} row {index}"
 
 
@@ -29,7 +29,7 @@ def hfds(
     target_key: str = "label",
     class_map: str | Mapping[str, int] | None = None,
 ) -> Rows:
-    """Open a data set with the package `datasets`, through timm's reader.
+    """Opens a data set with the package `datasets`, through timm's reader.
 
     Args:
         split: "train" or "val".

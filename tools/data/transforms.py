@@ -21,7 +21,7 @@ PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop
 
 
 def preprocessing(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the complete data config of timm for a recipe's `data`.
+    """Returns the complete data config of timm for a recipe's `data`.
 
     Raises:
         ValueError: an invalid input size, mean or standard deviation.
@@ -46,7 +46,7 @@ def preprocessing(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def val_transform(data: Mapping[str, Any]) -> Transform:
-    """Create timm's transform for evaluation.
+    """Creates timm's transform for evaluation.
 
     Raises:
         ValueError: timm does not accept a value.
@@ -59,7 +59,7 @@ def val_transform(data: Mapping[str, Any]) -> Transform:
 
 
 def train_transform(data: Mapping[str, Any], augment: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Transform:
-    """Create the transform of training images.
+    """Creates the transform of training images.
 
     Args:
         data: a recipe's `data`, see PREPROCESSING.
@@ -84,7 +84,7 @@ def train_transform(data: Mapping[str, Any], augment: Mapping[str, Any] | Sequen
 
 
 def augmentation(description: Mapping[str, Any]) -> Any:
-    """Create a transform of torchvision.transforms.v2.
+    """Creates a transform of torchvision.transforms.v2.
 
     Args:
         description: `type`, the class name, and its arguments. Nested `transforms` are described in the same way.

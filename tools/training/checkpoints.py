@@ -47,7 +47,7 @@ class Checkpoints(Hook):
         self.work_dir, self.save_model, self._resume_from = work_dir, save_model, resume_from
 
     def before_train(self, runner: TrainingRunner) -> None:
-        """Restore the state of the checkpoint, if there is one."""
+        """Restores the state of the checkpoint, if there is one."""
         loop = runner.train_loop
         loop.store = lambda: self._save(runner)
         state, self._resume_from = self._resume_from, None
@@ -82,14 +82,14 @@ class Checkpoints(Hook):
             set_random_state(state["random"][processes.rank])
 
     def after_train_iter(self, runner: TrainingRunner, batch_idx: int, **_: Any) -> None:
-        """Store the run every `save_interval` steps."""
+        """Stores the run every `save_interval` steps."""
         loop = runner.train_loop
         interval = loop.recipe.save_interval
         if interval and loop.iter % loop.recipe.accumulate == 0 and loop.step % interval == 0:
             self._save(runner)
 
     def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:
-        """Store the model if it is the best so far, and then `last`, which must not precede the model."""
+        """Stores the model if it is the best so far, and then `last`, which must not precede the model."""
         state, processes = self._state(runner), runner.train_loop.processes
         last = self.work_dir / LAST
         with processes.stopping_together():
@@ -135,7 +135,7 @@ class Checkpoints(Hook):
 
 
 def check_format(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Check the format of a checkpoint.
+    """Checks the format of a checkpoint.
 
     Raises:
         ValueError: it was written by another version of attnzoo.

@@ -18,7 +18,7 @@ from .storage import save_model
 
 
 def classification(recipe: Recipe, processes: Processes) -> Setup:
-    """Open the data of a recipe and create its model.
+    """Opens the data of a recipe and creates its model.
 
     Args:
         recipe: a recipe of the task "classification".

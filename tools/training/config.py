@@ -13,7 +13,7 @@ from mmengine.config import DictAction
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config file.
+    """Reads a config file.
 
     Args:
         name: path of an mmengine Python config, or the name of a packaged one such as "classification/digits".
@@ -43,7 +43,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def data_of(name: str | None, options: Sequence[str]) -> dict[str, Any]:
-    """Return the `data` of a config, of "data.key=value" options, or of a config with options as overrides.
+    """Returns the `data` of a config, of "data.key=value" options, or of a config with options as overrides.
 
     Args:
         name: a config, see `load_config`; None for options only. If it contains "=", it is an option too.
@@ -69,7 +69,7 @@ def data_of(name: str | None, options: Sequence[str]) -> dict[str, Any]:
 
 
 def packaged_configs() -> dict[str, Path]:
-    """Return the configs that are installed with attnzoo, by name."""
+    """Returns the configs that are installed with attnzoo, by name."""
     # packages are installed as files, so the resources have paths
     root = Path(str(resources.files("attnzoo.configs")))
     found = sorted(path for path in root.rglob("*.py") if path.name != "__init__.py")

@@ -40,7 +40,7 @@ class Curves(Hook):
             self.writer = SummaryWriter(str(work_dir / "tensorboard"))
 
     def after_train_iter(self, runner: TrainingRunner, batch_idx: int, outputs: Any = None, **_: Any) -> None:
-        """Record the loss and the learning rate every `log_interval` steps."""
+        """Records the loss and the learning rate every `log_interval` steps."""
         loop = runner.train_loop
         if loop.iter % loop.recipe.accumulate or loop.step % loop.recipe.log_interval:
             return
@@ -53,7 +53,7 @@ class Curves(Hook):
             self.writer.add_scalar("train/lr", rate, loop.step)
 
     def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:
-        """Write the history, and the plot if the last one is old enough."""
+        """Writes the history, and the plot if the last one is old enough."""
         loop = runner.train_loop
         if self.writer is not None:
             for name, value in metrics.items():
@@ -66,14 +66,14 @@ class Curves(Hook):
             self._drawn = time.monotonic()
 
     def after_train(self, runner: TrainingRunner) -> None:
-        """Draw the final plot."""
+        """Draws the final plot."""
         draw_curves(runner.train_loop.history, runner.train_loop.steps_per_epoch, self.work_dir / PICTURE)
         if self.writer is not None:
             self.writer.close()
 
 
 def draw_curves(history: History, steps_per_epoch: int, path: Path) -> None:
-    """Plot loss, learning rate and the metric over epochs.
+    """Plots loss, learning rate and the metric over epochs.
 
     Args:
         history: the history of the training.

@@ -27,7 +27,7 @@ class History:
     unreadable: list[str] = field(default_factory=list)
 
     def add_epoch(self, epoch: int, loss: float, metrics: Mapping[str, float]) -> bool:
-        """Record an epoch and return whether it is the best so far.
+        """Records an epoch and returns whether it is the best so far.
 
         Args:
             epoch: number of the epoch, counted from 1.
@@ -42,18 +42,18 @@ class History:
         return True
 
     def add_unreadable(self, messages: Iterable[str]) -> None:
-        """Record files that could not be read."""
+        """Records files that could not be read."""
         known = set(self.unreadable)
         self.unreadable += [message for message in dict.fromkeys(messages) if message not in known]
 
     def waited(self) -> int:
-        """Return the number of epochs since the best one."""
+        """Returns the number of epochs since the best one."""
         if not self.epochs or self.best is None:
             return 0
         return int(self.epochs[-1]["epoch"] - self.best["epoch"])
 
     def state(self) -> dict[str, Any]:
-        """Return the history as numbers and text."""
+        """Returns the history as numbers and text."""
         return {
             "metric": self.metric,
             "best": self.best,
@@ -63,7 +63,7 @@ class History:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the history from a result of `state`."""
+        """Restores the history from a result of `state`."""
         self.best, self.epochs, self.unreadable = state["best"], list(state["epochs"]), list(state["unreadable"])
         self.steps = [(int(step), loss, rate) for step, loss, rate in state["steps"]]
 
@@ -76,7 +76,7 @@ class Mean:
     count: int = 0
 
     def add(self, value: float) -> None:
-        """Add a value."""
+        """Adds a value."""
         self.total, self.count = self.total + value, self.count + 1
 
     @property

@@ -43,7 +43,7 @@ class Classifier(BaseModel):
         self.frozen = frozen
 
     def train(self, mode: bool = True) -> Classifier:
-        """Set the mode; a frozen backbone stays in evaluation mode, without batch statistics and drop path."""
+        """Sets the mode; a frozen backbone stays in evaluation mode, without batch statistics and drop path."""
         super().train(mode)
         if mode and self.frozen:
             self.model.eval()
@@ -51,7 +51,7 @@ class Classifier(BaseModel):
         return self
 
     def forward(self, images: Tensor, labels: Tensor | None = None, mode: str = "tensor") -> Any:
-        """Return the loss for mode "loss", the logits otherwise."""
+        """Returns the loss for mode "loss", the logits otherwise."""
         images = images.contiguous(memory_format=self.memory_format)
         if mode != "loss":
             return self.model(images)
@@ -65,13 +65,13 @@ class Classifier(BaseModel):
 
 
 def classifier_of(model: nn.Module) -> nn.Module:
-    """Return the classifier of a timm model; several classifiers (distilled models) as a list."""
+    """Returns the classifier of a timm model; several classifiers (distilled models) as a list."""
     classifier: Any = model.get_classifier()  # type: ignore[operator]
     return nn.ModuleList(classifier) if isinstance(classifier, (tuple, list)) else classifier
 
 
 def create_loss(options: dict[str, Any], is_mixed: bool) -> nn.Module:
-    """Create the loss of a recipe.
+    """Creates the loss of a recipe.
 
     Args:
         options: `name`, one of LOSSES ("cross_entropy" by default), `label_smoothing`, and arguments of timm's
@@ -97,7 +97,7 @@ def create_loss(options: dict[str, Any], is_mixed: bool) -> nn.Module:
 
 
 def create_mixup(options: dict[str, Any], smoothing: float, classes: int, batch_size: int) -> Mixup | None:
-    """Create the mixup of a recipe; None if there are no options.
+    """Creates the mixup of a recipe; None if there are no options.
 
     Args:
         options: arguments of `timm.data.Mixup`.

@@ -58,7 +58,7 @@ class Interruption:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Record signals within the context; this works in the main thread only."""
+        """Records signals within the context; this works in the main thread only."""
         usual: dict[signal.Signals, Any] = {}
 
         def note(number: int, frame: Any) -> None:
@@ -131,7 +131,7 @@ class TrainLoop(BaseLoop):
         return self.iter // self.recipe.accumulate
 
     def resume(self, epoch: int, step: int, mean: Mean) -> None:
-        """Continue after `step` optimizer steps, which are in or at the end of `epoch` (counted from 0).
+        """Continues after `step` optimizer steps, which are in or at the end of `epoch` (counted from 0).
 
         Raises:
             ValueError: the epoch does not contain this step, or the training is shorter.
@@ -142,7 +142,7 @@ class TrainLoop(BaseLoop):
         self.epoch, self.iter, self.mean = epoch, step * self.recipe.accumulate, mean
 
     def run(self) -> nn.Module:
-        """Train to the end.
+        """Trains to the end.
 
         Raises:
             TrainingError: the loss or a weight is not finite, or a file cannot be read and `unreadable` is "stop".

@@ -23,7 +23,7 @@ _NAMED = 6
 
 
 def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
-    """Create the classifier of a recipe.
+    """Creates the classifier of a recipe.
 
     Args:
         recipe: the recipe, with the model name and its arguments.
@@ -59,7 +59,7 @@ def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
 
 
 def _create(name: str, num_classes: int, options: dict[str, Any]) -> tuple[nn.Module, list[str]]:
-    """Create a model; also returns the names of its weights that are missing from the published ones."""
+    """Creates a model; also returns the names of its weights that are missing from the published ones."""
     try:
         with _noting_missing() as missing:
             network = blaming("model", timm.create_model, name, num_classes=num_classes, **options)
@@ -80,7 +80,7 @@ def _create(name: str, num_classes: int, options: dict[str, Any]) -> tuple[nn.Mo
 
 @contextmanager
 def _noting_missing() -> Iterator[list[str]]:
-    """Collect the names of the weights that timm reports as missing; it only logs them."""
+    """Collects the names of the weights that timm reports as missing; it only logs them."""
     missing: list[str] = []
 
     def note(record: logging.LogRecord) -> bool:
@@ -101,7 +101,7 @@ def _noting_missing() -> Iterator[list[str]]:
 
 
 def _origin(network: nn.Module, name: str, missing: list[str]) -> str:
-    """Describe which weights are new and which were adapted to another shape."""
+    """Describes which weights are new and which were adapted to another shape."""
     own = network.state_dict()
     config: Any = network.pretrained_cfg
     # the published shapes, without allocating memory

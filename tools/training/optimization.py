@@ -71,7 +71,7 @@ class Optimization(OptimWrapper):
             yield
 
     def update_params(self, loss: Tensor, *arguments: Any, **keywords: Any) -> None:
-        """Accumulate the gradient of a batch; after the last batch of a step, update the weights.
+        """Accumulates the gradient of a batch; after the last batch of a step, updates the weights.
 
         Raises:
             NonFiniteError: the loss is infinite or NaN on any process. It is raised on all processes.
@@ -83,11 +83,11 @@ class Optimization(OptimWrapper):
         super().update_params(loss, *arguments, **keywords)
 
     def backward(self, loss: Tensor, **keywords: Any) -> None:
-        """Run the backward pass of the scaled loss."""
+        """Runs the backward pass of the scaled loss."""
         super().backward(self.scaler.scale(loss), **keywords)
 
     def step(self, **keywords: Any) -> None:
-        """Clip the gradient and update the weights; the update is skipped if a scaled gradient overflowed."""
+        """Clips the gradient and updates the weights; the update is skipped if a scaled gradient overflowed."""
         if self.clip_grad_kwargs:
             self.scaler.unscale_(self.optimizer)
             self._clip_grad()
@@ -100,7 +100,7 @@ class Optimization(OptimWrapper):
 
 
 def create_optimization(recipe: Recipe, model: nn.Module, processes: Processes) -> Optimization:
-    """Create the optimizer of a recipe.
+    """Creates the optimizer of a recipe.
 
     Args:
         recipe: the recipe.
@@ -117,7 +117,7 @@ def create_optimization(recipe: Recipe, model: nn.Module, processes: Processes) 
 
 
 def create_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> Scheduler | None:
-    """Create the learning rate schedule of a recipe; None for sched="none".
+    """Creates the learning rate schedule of a recipe; None for sched="none".
 
     Args:
         recipe: the recipe.
@@ -137,7 +137,7 @@ def create_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int
 
 
 def blaming(key: str, function: Callable[..., Any], *positional: Any, **options: Any) -> Any:
-    """Call a library function with the options of a recipe key; the key is prepended to its errors."""
+    """Calls a library function with the options of a recipe key; the key is prepended to its errors."""
     try:
         return function(*positional, **options)
     except (TypeError, ValueError, AssertionError, KeyError) as error:
@@ -145,7 +145,7 @@ def blaming(key: str, function: Callable[..., Any], *positional: Any, **options:
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Check the weights before they are stored.
+    """Checks the weights before they are stored.
 
     Raises:
         NonFiniteError: a weight is infinite or NaN; the message names it.

@@ -43,7 +43,7 @@ class Processes:
     device: torch.device
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the values of all processes, by rank."""
+        """Returns the values of all processes, by rank."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -51,7 +51,7 @@ class Processes:
         return values
 
     def any(self, value: bool) -> bool:
-        """Return whether the value is true on any process."""
+        """Returns whether the value is true on any process."""
         if self.count == 1:
             return value
         # on the CPU, which does not wait for the device
@@ -60,7 +60,7 @@ class Processes:
         return bool(flag)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Return the mean over all processes."""
+        """Returns the mean over all processes."""
         if self.count == 1:
             return value
         total = value.clone()
@@ -68,11 +68,11 @@ class Processes:
         return total / self.count
 
     def copy_buffers(self, module: nn.Module) -> None:
-        """Broadcast the buffers of rank 0, such as batch norm statistics."""
+        """Broadcasts the buffers of rank 0, such as batch norm statistics."""
         self._copy(module.buffers())
 
     def copy_weights(self, module: nn.Module) -> None:
-        """Broadcast the parameters and buffers of rank 0."""
+        """Broadcasts the parameters and buffers of rank 0."""
         self._copy(module.parameters())
         self._copy(module.buffers())
 
@@ -82,14 +82,14 @@ class Processes:
                 dist.broadcast(tensor.detach(), 0)
 
     def stop(self, error: Exception) -> NoReturn:
-        """End all processes: rank 0 raises the error, the others exit without a message."""
+        """Ends all processes: rank 0 raises the error, the others exit without a message."""
         if self.rank == 0:
             error.is_told = True  # type: ignore[attr-defined]
             raise error
         raise LeftToRankZero(1)
 
     def stop_if(self, error: Exception | None) -> None:
-        """End all processes if any of them has an error; rank 0 raises its own, or the first of another process."""
+        """Ends all processes if any of them has an error; rank 0 raises its own, or the first of another process."""
         if self.count == 1:
             if error is not None:
                 raise error
@@ -105,7 +105,7 @@ class Processes:
 
     @contextmanager
     def stopping_together(self) -> Iterator[None]:
-        """End all processes if any of them raises inside, see `stop_if`. Use no collective operations inside."""
+        """Ends all processes if any of them raises inside, see `stop_if`. Use no collective operations inside."""
         raised = None
         try:
             yield
@@ -116,7 +116,7 @@ class Processes:
 
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """Join the process group of torchrun for the duration of a training; without torchrun there is one process.
+    """Joins the process group of torchrun for the duration of a training; without torchrun there is one process.
 
     CUDA tensors are communicated with NCCL, others with gloo.
 

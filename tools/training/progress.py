@@ -50,7 +50,7 @@ class Progress(Hook):
         )
 
     def before_train(self, runner: TrainingRunner) -> None:
-        """Print the summary and start the progress bar."""
+        """Prints the summary and starts the progress bar."""
         loop = runner.train_loop
         network, recipe = runner.network, loop.recipe
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -77,7 +77,7 @@ class Progress(Hook):
         self._task = self.bar.add_task("", total=loop.max_iters, completed=loop.iter, epoch=loop.epoch, loss=0.0)
 
     def after_train_iter(self, runner: TrainingRunner, batch_idx: int, **_: Any) -> None:
-        """Update the bar; without a bar, print a line every `SECONDS_BETWEEN_LINES`."""
+        """Updates the bar; without a bar, print a line every `SECONDS_BETWEEN_LINES`."""
         loop = runner.train_loop
         self.bar.update(self._task, advance=1, epoch=loop.epoch + 1, loss=loop.mean.value)
         if not self.console.is_terminal and time.monotonic() - self._spoken > SECONDS_BETWEEN_LINES:
@@ -85,13 +85,13 @@ class Progress(Hook):
             self._say(runner, loop.epoch + 1, f"loss {loop.mean.value:.3f}  {batch}")
 
     def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:
-        """Print a line for the epoch."""
+        """Prints a line for the epoch."""
         loop = runner.train_loop
         shown = "".join(f"  {name} {self._format(name, value)}" for name, value in metrics.items())
         self._say(runner, loop.epoch, f"loss {loop.mean.value:.3f}{shown}")
 
     def after_train(self, runner: TrainingRunner) -> None:
-        """Print the best and last metrics, the model directory, and the skipped files."""
+        """Prints the best and last metrics, the model directory, and the skipped files."""
         self.bar.stop()
         loop, history = runner.train_loop, runner.train_loop.history
         if loop.epoch < loop.max_epochs:
@@ -108,7 +108,7 @@ class Progress(Hook):
                 self._print(f"  and {len(history.unreadable) - _LISTED} more")
 
     def stop(self) -> None:
-        """Stop the progress bar, which hides the cursor."""
+        """Stops the progress bar, which hides the cursor."""
         self.bar.stop()
 
     def _table(self, epochs: Mapping[str, Mapping[str, float]]) -> Table:
@@ -142,5 +142,5 @@ class Progress(Hook):
 
 
 def short(path: Path) -> str:
-    """Format a path: relative if it is below the current directory."""
+    """Formats a path: relative if it is below the current directory."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -11,7 +11,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Return the random states of Python, NumPy, torch and all CUDA devices."""
+    """Returns the random states of Python, NumPy, torch and all CUDA devices."""
     name, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -22,7 +22,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Restore the states of `random_state`; those of CUDA only if the number of devices is the same."""
+    """Restores the states of `random_state`; those of CUDA only if the number of devices is the same."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))

@@ -121,7 +121,7 @@ class Recipe:
 
     @classmethod
     def from_config(cls, config: Config) -> Recipe:
-        """Read and validate a config.
+        """Reads and validate a config.
 
         Raises:
             ValueError: an unknown or missing key, or an invalid value.
@@ -199,7 +199,7 @@ class Recipe:
         return {key: value for key, value in self.model.items() if key != "name"}
 
     def to_json(self) -> str:
-        """Serialize the keys that affect the result of a run; equal for equal runs."""
+        """Serializes the keys that affect the result of a run; equal for equal runs."""
         free = [key for key in FREE_TO_CHANGE if key != "workers" or self.data.get("name") not in STREAMED]
         decisive = {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
         return json.dumps(decisive, sort_keys=True)

@@ -69,11 +69,11 @@ class TrainingRunner(Runner):
         )
 
     def build_train_loop(self, loop: Any) -> TrainLoop:
-        """Create the loop of `attnzoo.tools.training.loop`."""
+        """Creates the loop of `attnzoo.tools.training.loop`."""
         return self._make_loop(self)
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
-        """Move the model to the device; with several processes, wrap it for distributed data parallel."""
+        """Moves the model to the device; with several processes, wrap it for distributed data parallel."""
         model = model.to(self.processes.device)
         # a sharded model has no copies to synchronize
         if self.processes.count == 1 or self.recipe.parallel == "fsdp":
@@ -82,7 +82,7 @@ class TrainingRunner(Runner):
         return MMDistributedDataParallel(model, device_ids=[self.processes.device.index] if is_cuda else None)
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
-        """Build mmengine's logger, with only warnings on the console."""
+        """Builds mmengine's logger, with only warnings on the console."""
         logger = super().build_logger(log_level, log_file, **kwargs)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
@@ -90,10 +90,10 @@ class TrainingRunner(Runner):
         return logger
 
     def dump_config(self) -> None:
-        """Do nothing: the recipe is stored in the checkpoint."""
+        """Does nothing: the recipe is stored in the checkpoint."""
 
     def _init_model_weights(self) -> None:
-        """Do nothing: timm has initialized or loaded the model, and the wrapper synchronizes the copies."""
+        """Does nothing: timm has initialized or loaded the model, and the wrapper synchronizes the copies."""
 
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
         self.logger.info("torch %s, %d processes on %s", torch.__version__, self.processes.count, self.processes.device)

@@ -45,7 +45,7 @@ def run(
     processes: Processes,
     more_hooks: Sequence[Hook] = (),
 ) -> None:
-    """Train to the end.
+    """Trains to the end.
 
     Args:
         recipe: the recipe.
@@ -140,7 +140,7 @@ def _check_resumed(resume_from: Mapping[str, Any] | None, batches: Any, processe
 def _place(
     task: Setup, recipe: Recipe, processes: Processes
 ) -> Callable[[nn.Module, Mapping[str, Tensor], Path], None]:
-    """Move the network of a task to the devices and return a function that writes it to a directory."""
+    """Moves the network of a task to the devices and returns a function that writes it to a directory."""
     network = task.network
     if processes.count > 1 and recipe.sync_batchnorm:
         # timm's function also converts its fused norm and activation layers

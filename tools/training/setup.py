@@ -27,7 +27,7 @@ class Judge(Protocol):
         """Names of the metrics that are shown in percent."""
 
     def __call__(self, model: nn.Module, loader: DataLoader[Any], after_batch: AfterBatch) -> dict[str, float]:
-        """Return metrics by name; `after_batch` is called after each batch with its messages on unreadable files."""
+        """Returns metrics by name; `after_batch` is called after each batch with its messages on unreadable files."""
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,5 @@ class Setup:
 
 
 def describe_data(train_set: Samples | StreamedImages, val_set: Samples | StreamedImages, name: str) -> str:
-    """Describe the data in one line."""
+    """Describes the data in one line."""
     return f"{name}, {len(train_set)} training and {len(val_set)} validation images, {len(train_set.classes)} classes"

@@ -21,7 +21,7 @@ from .processes import Processes
 
 
 def shard(network: nn.Module, processes: Processes) -> None:
-    """Shard the parameters of a network over the processes, block by block; the remaining ones are one group.
+    """Shards the parameters of a network over the processes, block by block; the remaining ones are one group.
 
     Args:
         network: the network on its device, with equal weights on every process; it is modified in place. The optimizer
@@ -35,7 +35,7 @@ def shard(network: nn.Module, processes: Processes) -> None:
 
 
 def _blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the repeated modules of a network, such as blocks and stages, innermost first."""
+    """Returns the repeated modules of a network, such as blocks and stages, innermost first."""
     found: list[nn.Module] = []
     for container in network.modules():
         if not isinstance(container, (nn.Sequential, nn.ModuleList)):
@@ -56,7 +56,7 @@ def _blocks(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def gathered(network: nn.Module) -> Iterator[None]:
-    """Gather all parameters on every process within the context, for evaluation without communication."""
+    """Gathers all parameters on every process within the context, for evaluation without communication."""
     parts = [module for module in network.modules() if isinstance(module, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -71,7 +71,7 @@ def gathered(network: nn.Module) -> Iterator[None]:
 
 
 def whole(state: Any, keep: bool = True) -> Any:
-    """Gather the slices of a state into full tensors; a collective operation.
+    """Gathers the slices of a state into full tensors; a collective operation.
 
     Args:
         state: dictionaries and lists of tensors, numbers and text.
@@ -89,13 +89,13 @@ def whole(state: Any, keep: bool = True) -> Any:
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load full weights into a network, sharded or not."""
+    """Loads full weights into a network, sharded or not."""
     own = network.state_dict()
     network.load_state_dict({name: _spread_like(own.get(name), tensor) for name, tensor in weights.items()})
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load a full state into an optimizer, of sharded parameters or not."""
+    """Loads a full state into an optimizer, of sharded parameters or not."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     spread = {
         # entries without the shape of the parameter, such as a step count, are the same on all processes

@@ -34,7 +34,7 @@ _END, _END_SIZE = b"PK\x05\x06", 22
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint with a checksum.
+    """Writes a checkpoint with a checksum.
 
     Raises:
         StorageError: it could not be written; the previous file at `path` is intact.
@@ -49,7 +49,7 @@ def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of `save_checkpoint`.
+    """Reads a checkpoint of `save_checkpoint`.
 
     Raises:
         ValueError: the file is damaged, or not a checkpoint of `attnzoo train`.
@@ -84,7 +84,7 @@ def save_model(
     preprocessing: Mapping[str, Any],
     classes: Sequence[str],
 ) -> None:
-    """Save a model in timm's layout, config.json + model.safetensors, for timm.create_model("local-dir:...").
+    """Saves a model in timm's layout, config.json + model.safetensors, for timm.create_model("local-dir:...").
 
     Args:
         model: a model created by `timm.create_model`.
@@ -140,7 +140,7 @@ def _check_seal(path: Path) -> None:
 
 
 def _digest(file: Any, size: int) -> bytes:
-    """Return the SHA-256, in hexadecimal, of the next `size` bytes of a file."""
+    """Returns the SHA-256, in hexadecimal, of the next `size` bytes of a file."""
     digest = hashlib.sha256()
     while size and (chunk := file.read(min(size, 2**20))):
         digest.update(chunk)
