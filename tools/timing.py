@@ -12,9 +12,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 TURNS = (
-    "Candidates take turns in rounds, in rotating order. In each turn a candidate first runs untimed, to warm up caches "
-    "and allocator, and is then timed; its time of the round is the median of the timed calls. Ratios are taken within "
-    "a round. The median and the 10th and 90th percentile over the rounds are reported."
+    "Candidates take turns in rounds, in rotating order. In each turn a candidate first runs untimed, to warm up "
+    "caches and allocator, and is then timed; its time of the round is the median of the timed calls. Ratios are taken "
+    "within a round. The median and the 10th and 90th percentile over the rounds are reported."
 )
 
 

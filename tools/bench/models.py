@@ -1,4 +1,4 @@
-"""`attnzoo bench models`: latency, throughput and peak memory of models over batch and image size, in several runtimes."""
+"""`attnzoo bench models`: latency, throughput and peak memory over batch and image size, in several runtimes."""
 
 from __future__ import annotations
 
