@@ -111,7 +111,7 @@ BAD = {
     ),
     "an unknown category": ({"annotations": [annotation(1, [1, 1, 2, 2], category_id=5)]}, "category id 5.*3, 9"),
     "an id that no tensor holds": ({"images": [{"id": 2**70}]}, "id must be an integer"),
-    "an unknown image": ({"annotations": [annotation(1, [1, 1, 2, 2], image_id=99)]}, "image id 99, which is not among"),
+    "an unknown image": ({"annotations": [annotation(1, [1, 1, 2, 2], image_id=99)]}, "image id 99, which is not"),
     "a box outside the image": ({"annotations": [annotation(1, [41, 1, 2, 2])]}, "outside of a.png, which is 40 x 30"),
     "a box above the image": ({"annotations": [annotation(1, [1, -9, 2, 9])]}, "outside of a.png"),
     "a box of three numbers": ({"annotations": [annotation(1, [1, 1, 2])]}, "bbox must be four numbers"),
