@@ -1,4 +1,4 @@
-"""The file of a detector finds what torchvision finds: the same boxes, scores and labels in the same order."""
+"""The file of a detector has the same boxes, scores and labels as torchvision, in the same order."""
 
 from __future__ import annotations
 

@@ -287,8 +287,8 @@ def test_mistakes_are_one_line(tmp_path, options, message):
     ("given", "message"),
     [
         pytest.param([], "calibration holds no images", id="none"),
-        pytest.param([torch.zeros(2, 3, 8, 8)], "must be 3x12x16, .* got 3x8x8", id="size"),
-        pytest.param([torch.zeros(1, 12, 16)], "must be 3x12x16, .* got 1x12x16", id="channels"),
+        pytest.param([torch.zeros(2, 3, 8, 8)], "must be 3x12x16 .* got 3x8x8", id="size"),
+        pytest.param([torch.zeros(1, 12, 16)], "must be 3x12x16 .* got 1x12x16", id="channels"),
     ],
 )
 def test_calibration_that_does_not_fit_is_refused(given, message):

@@ -75,11 +75,11 @@ def models_command(
     models: tuple[str, ...], device: str, batches: tuple[int, ...], sizes: tuple[int, ...],
     runtimes: tuple[str, ...], training: bool, threads: int, seconds: float, out: Path,
 ) -> None:  # fmt: skip
-    """Measure latency, throughput and peak memory of MODELS.
+    """Measure latency, throughput and peak memory of models.
 
-    MODELS are timm model names, created with random weights. The runtimes are eager, eager after `fuse()`,
-    torch.compile, and an ONNX file in ONNX Runtime and OpenVINO (on a CPU). The logits of each must agree with eager
-    before it is timed. Prints a table, and writes `models-<device>-<date>.json` and a plot of latency over batch size.
+    MODEL is a timm model name; the weights are random. The runtimes are eager, eager after `fuse()`, torch.compile, and
+    an ONNX file in ONNX Runtime and OpenVINO (on a CPU). The logits of each runtime must agree with eager before it is
+    timed. Prints a table, and writes `models-<device>-<date>.json` and a plot of latency over batch size.
 
     \b
     Examples:

@@ -26,7 +26,7 @@ from .runtimes import OF_TORCH, RUNTIMES, Call, Exported
 # largest difference relative to the largest logit; on a GPU compiled kernels may multiply in TF32
 TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
 ROUNDS = 15
-HEAD = ("model", "size", "batch", "runtime", "direction", "ms", "(p10-p90)", "images/s", "memory MiB", "over eager")
+HEAD = ("model", "size", "batch", "runtime", "direction", "ms", "(p10-p90)", "images/s", "memory MiB", "time / eager")
 NOTES = [
     "Random weights and images, float32. `fused` is eager after `fuse()`; the fused model is also compiled and "
     "exported. One ONNX file with a dynamic batch runs in ONNX Runtime and OpenVINO. A training step is forward, "

@@ -79,7 +79,7 @@ class DetectionJudge:
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module, loader: DataLoader[Any], after_batch: AfterBatch) -> dict[str, float]:
-        """AP over overlaps of 0.5 .. 0.95, at 0.5 and at 0.75, of small, medium and large objects, and AR.
+        """AP over IoU 0.5 .. 0.95, at 0.5 and at 0.75, for small, medium and large objects, and AR.
 
         Metrics of object sizes without objects are left out.
 

@@ -118,7 +118,7 @@ def cases_of(task: Task, dynamic: Sequence[str]) -> list[Tensor]:
 
 
 def sizes_of(task: Task, dynamic: Sequence[str]) -> list[tuple[int, int]]:
-    """Up to three sizes that the model takes, where a side is dynamic: its own, another aspect ratio, and a larger one.
+    """Up to three sizes that the model takes, where a side is dynamic: its own, a non-square one, and a larger one.
 
     Sides are odd if the model takes odd sizes, else multiples of 32, the stride of most models, or of 64.
     """

@@ -84,7 +84,7 @@ def export_command(
     Examples:
       attnzoo export nat_pico --output nat_pico.onnx
       attnzoo export nat_pico --format pt2 --output nat_pico.pt2
-      attnzoo export runs/digits/model --output digits.onnx --precision int8 --calibration pictures
+      attnzoo export runs/digits/model --output digits.onnx --precision int8 --calibration images
     """
     _check_format(form, output)
     model, size = model_directory(model), options["image_size"]
@@ -137,6 +137,6 @@ def _line(report: ExportReport, form: str) -> str:
     kind = form if report.opset is None else f"opset {report.opset}"
     return (
         f"{report.path}: {report.file_size / 1e6:.2f} MB, {kind}, images {'x'.join(map(str, report.input_size))}, "
-        f"dynamic: {', '.join(report.dynamic) or 'nothing'}; differs from eager by at most {report.max_difference:.1e} "
+        f"dynamic: {', '.join(report.dynamic) or 'none'}; differs from eager by at most {report.max_difference:.1e} "
         f"({len(report.checked)} input shapes)"
     )
