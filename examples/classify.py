@@ -1,4 +1,4 @@
-"""Says what is in pictures, with a file of `attnzoo export` and without torch: pip install onnxruntime numpy pillow.
+"""Classifies images with a file of `attnzoo export`, without torch: pip install onnxruntime numpy pillow.
 
 Example: python examples/classify.py model.onnx picture.jpg
 """
@@ -14,14 +14,14 @@ from shared import likeliest, normalise, open_picture, prepare, read_notes
 
 
 def open_session(file: str | Path, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Opens a file on the CPU; with 0 threads ONNX Runtime takes one for each core.
+    """Opens a file on the CPU; with 0 threads ONNX Runtime uses one thread per core.
 
     Raises:
-        ValueError: it is no model, or none that ONNX Runtime knows.
+        ValueError: ONNX Runtime cannot load the file.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # masked scores become numbers so small that many processors slow down on them
+    # masked scores become denormal numbers, which are slow on many processors
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -30,10 +30,10 @@ def open_session(file: str | Path, threads: int = 0) -> onnxruntime.InferenceSes
 
 
 def classify(session: onnxruntime.InferenceSession, picture: Image.Image, top: int = 5) -> list[tuple[str, float]]:
-    """The likeliest classes of a picture and their probabilities, the best first."""
+    """The most likely classes of an image and their probabilities, best first."""
     notes = read_notes(session.get_modelmeta().custom_metadata_map)
     image = prepare(picture, notes)
-    # a file of `attnzoo export --preprocess` takes pixels and does the rest itself
+    # a file of `attnzoo export --preprocess` takes uint8 pixels and normalises them itself
     if session.get_inputs()[0].type != "tensor(uint8)":
         image = normalise(image, notes)
     return likeliest(session.run(["logits"], {"images": image[None]})[0][0], notes.get("labels"), top)
@@ -41,7 +41,7 @@ def classify(session: onnxruntime.InferenceSession, picture: Image.Image, top: i
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
-        sys.exit("usage: python classify.py MODEL.onnx PICTURE...")
+        sys.exit("usage: python classify.py MODEL.onnx IMAGE...")
     try:
         opened = open_session(sys.argv[1])
         for path in sys.argv[2:]:

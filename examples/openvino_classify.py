@@ -1,4 +1,4 @@
-"""Says what is in pictures with OpenVINO, from the same file as classify.py: pip install openvino numpy pillow.
+"""Classifies images with OpenVINO, from the same file as classify.py: pip install openvino numpy pillow.
 
 Example: python examples/openvino_classify.py model.onnx picture.jpg
 """
@@ -15,12 +15,12 @@ from shared import likeliest, normalise, open_picture, prepare, read_notes
 
 
 def open_model(file: str | Path, precision: str = "f32") -> tuple[openvino.CompiledModel, dict[str, Any]]:
-    """Opens a file on the CPU, and reads what it says of itself.
+    """Opens a file on the CPU, and reads its metadata.
 
-    By default OpenVINO calculates in bf16 where the processor can; "f32" gives the answers of the model.
+    By default OpenVINO computes in bf16 if the processor supports it; "f32" gives the outputs of the model.
 
     Raises:
-        ValueError: it is no model, or does not say how pictures are prepared.
+        ValueError: the file is not a model, or its metadata lacks preprocessing.
     """
     try:
         model = openvino.Core().read_model(str(file))
@@ -33,9 +33,9 @@ def open_model(file: str | Path, precision: str = "f32") -> tuple[openvino.Compi
 def classify(
     model: openvino.CompiledModel, notes: dict[str, Any], picture: Image.Image, top: int = 5
 ) -> list[tuple[str, float]]:
-    """The likeliest classes of a picture and their probabilities, the best first."""
+    """The most likely classes of an image and their probabilities, best first."""
     image = prepare(picture, notes)
-    # a file of `attnzoo export --preprocess` takes pixels and does the rest itself
+    # a file of `attnzoo export --preprocess` takes uint8 pixels and normalises them itself
     if model.input("images").element_type != openvino.Type.u8:
         image = normalise(image, notes)
     return likeliest(model({"images": image[None]})["logits"][0], notes.get("labels"), top)
@@ -43,7 +43,7 @@ def classify(
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
-        sys.exit("usage: python openvino_classify.py MODEL.onnx PICTURE...")
+        sys.exit("usage: python openvino_classify.py MODEL.onnx IMAGE...")
     try:
         opened = open_model(sys.argv[1])
         for path in sys.argv[2:]:

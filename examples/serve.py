@@ -1,4 +1,4 @@
-"""A small HTTP service: send a picture, get its classes as JSON. pip install onnxruntime numpy pillow.
+"""A small HTTP service: send an image, get its classes as JSON. pip install onnxruntime numpy pillow.
 
 Example:
     python examples/serve.py model.onnx --port 8000
@@ -19,12 +19,12 @@ import onnxruntime
 from classify import classify, open_session
 from shared import open_picture, read_notes
 
-# a body that is too large is still received up to this many times the limit, so that its sender hears of it
+# a body that is too large is still read up to this many times the limit, so that the sender gets the response
 _PATIENCE = 4
 
 
 class RefusalError(Exception):
-    """A request that is not answered with classes, and the status and words that it gets."""
+    """A request that is rejected, with the status and the message of the response."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
@@ -32,14 +32,14 @@ class RefusalError(Exception):
 
 
 class Service(ThreadingHTTPServer):
-    """One session for all requests, each of which has a thread.
+    """A server with one session for all requests, and a thread for each request.
 
     Args:
         address: host and port; with port 0 the system chooses one.
-        session: of a classifier.
-        at_a_time: pictures that are decoded and looked at together; more wait.
-        most_bytes, most_pixels: of a picture that is taken.
-        top: classes in an answer.
+        session: session of a classifier.
+        at_a_time: number of images that are decoded and classified at the same time; other requests wait.
+        most_bytes, most_pixels: largest size of an image.
+        top: number of classes in a response.
     """
 
     daemon_threads = True
@@ -54,7 +54,7 @@ class Service(ThreadingHTTPServer):
         most_pixels: int = 50_000_000,
         top: int = 5,
     ) -> None:
-        # says what is wrong with the file before the first request
+        # raises errors in the metadata before the first request
         self.notes = read_notes(session.get_modelmeta().custom_metadata_map)
         self.session, self.top = session, top
         self.most_bytes, self.most_pixels = most_bytes, most_pixels
@@ -63,18 +63,18 @@ class Service(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET tells about the model, POST classifies the picture in the body."""
+    """GET describes the model, POST classifies the image in the body."""
 
     server: Service
-    # seconds that a silent sender may hold a thread
+    # seconds without data after which a connection is closed
     timeout = 10
 
     def do_GET(self) -> None:
-        """Answers `{"model", "labels", "input_size"}`: for people and for health checks."""
+        """Responds with `{"model", "labels", "input_size"}`; can be used as a health check."""
         self._answer(HTTPStatus.OK, {key: self.server.notes.get(key) for key in ("model", "labels", "input_size")})
 
     def do_POST(self) -> None:
-        """Answers `{"labels", "scores"}`, the best first, or `{"error"}`."""
+        """Responds with `{"labels", "scores"}`, best first, or with `{"error"}`."""
         try:
             body = self._read()
             with self.server.turn:
@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
                     found = classify(self.server.session, picture, self.server.top)
                 except Exception as error:
                     self.log_error("%s", error)
-                    raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "the model failed on this picture") from error
+                    raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "the model failed on this image") from error
             labels, scores = zip(*found, strict=True)
             self._answer(HTTPStatus.OK, {"labels": labels, "scores": scores})
         except RefusalError as refusal:
@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()):
             raise RefusalError(
-                HTTPStatus.LENGTH_REQUIRED, "the header Content-Length is missing: send the picture as the body"
+                HTTPStatus.LENGTH_REQUIRED, "the header Content-Length is missing: send the image as the body"
             )
         size, most = int(length), self.server.most_bytes
         if size > most:
@@ -104,14 +104,14 @@ class Handler(BaseHTTPRequestHandler):
             while unread > 0 and (part := self.rfile.read(min(unread, 2**16))):
                 unread -= len(part)
             raise RefusalError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has {size} bytes, at most {most} are taken"
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has {size} bytes, at most {most} are allowed"
             )
         try:
             body = self.rfile.read(size)
         except TimeoutError as error:
-            raise RefusalError(HTTPStatus.REQUEST_TIMEOUT, f"{size} bytes were promised and did not arrive") from error
+            raise RefusalError(HTTPStatus.REQUEST_TIMEOUT, f"timed out waiting for {size} bytes") from error
         if len(body) < size:
-            raise RefusalError(HTTPStatus.BAD_REQUEST, f"{len(body)} of {size} bytes arrived")
+            raise RefusalError(HTTPStatus.BAD_REQUEST, f"expected {size} bytes, got {len(body)}")
         return body
 
     def _answer(self, status: HTTPStatus, content: dict[str, Any]) -> None:
@@ -124,14 +124,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serves until it is stopped."""
+    """Runs the service until it is stopped."""
     parser = argparse.ArgumentParser(description="Serve a file of `attnzoo export` over HTTP.")
     parser.add_argument("model")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind; 0.0.0.0 to accept other machines")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime for a picture; 0 is one for each core")
-    parser.add_argument("--at-a-time", type=int, default=2, help="pictures that are looked at together")
-    parser.add_argument("--most-bytes", type=int, default=10_000_000, help="of a picture")
+    parser.add_argument("--threads", type=int, default=0, help="ONNX Runtime threads per image; 0 for one per core")
+    parser.add_argument("--at-a-time", type=int, default=2, help="images that are classified at the same time")
+    parser.add_argument("--most-bytes", type=int, default=10_000_000, help="largest size of an image in bytes")
     options = parser.parse_args()
     try:
         session = open_session(options.model, options.threads)
@@ -140,7 +140,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     with service:
-        print(f"http://{options.host}:{service.server_port} takes pictures", flush=True)
+        print(f"http://{options.host}:{service.server_port} is ready", flush=True)
         try:
             service.serve_forever()
         except KeyboardInterrupt:

@@ -1,7 +1,7 @@
-"""What comes before a model and after it, for the examples of this folder, with NumPy and Pillow alone.
+"""Preprocessing and postprocessing for the examples of this folder, with NumPy and Pillow only.
 
-A picture becomes, pixel by pixel, what timm's transform for evaluation makes of it; how stands in the notes, the
-metadata of an exported file. H W C are height, width and channels.
+The result is the same, pixel by pixel, as that of timm's evaluation transform. The settings are read from the metadata
+of an exported file. H W C are height, width and channels.
 """
 
 from __future__ import annotations
@@ -15,53 +15,51 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# what is a number, a list or the like; the rest is text as it stands
+# entries that are JSON; the others are plain text
 _JSON = ("input_size", "mean", "std", "crop_pct", "labels")
 _NEEDED = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 def read_notes(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What a file says of itself, read from its metadata.
+    """Parses the metadata of a file.
 
     Raises:
-        ValueError: it does not say how pictures are prepared, or it is no classifier.
+        ValueError: the metadata lacks preprocessing, or the file is not a classifier.
     """
     if metadata.get("task", "classify") != "classify":
         raise ValueError(
-            f"the file is for {metadata['task']}, and this is for classifiers: `--task classify` makes one"
+            f"the task of the file must be classify, got {metadata['task']}: export it with `--task classify`"
         )
     missing = [key for key in _NEEDED if key not in metadata]
     if missing:
-        raise ValueError(f"the file does not say {', '.join(missing)}: was it written by `attnzoo export`?")
+        raise ValueError(f"the metadata of the file lacks {', '.join(missing)}: was it written by `attnzoo export`?")
     return {key: json.loads(value) if key in _JSON else value for key, value in metadata.items()}
 
 
 def open_picture(file: str | Path | BinaryIO, most_pixels: int = 100_000_000) -> Image.Image:
-    """Opens a picture and reads it whole.
+    """Opens and decodes an image.
 
     Raises:
-        ValueError: it is no picture, is damaged, or has too many pixels.
+        ValueError: the file is not an image, is damaged, or has too many pixels.
     """
-    name = file if isinstance(file, (str, Path)) else "what was sent"
+    name = file if isinstance(file, (str, Path)) else "the request body"
     try:
         picture = Image.open(file)
         if picture.width * picture.height > most_pixels:
-            raise ValueError(
-                f"it is {picture.width} x {picture.height} large, at most {most_pixels} pixels are allowed"
-            )
+            raise ValueError(f"it has {picture.width} x {picture.height} pixels, at most {most_pixels} are allowed")
         picture.load()
-    # decoders of damaged files raise nearly anything
+    # decoders raise various exceptions for damaged files
     except Exception as error:
         is_unknown = isinstance(error, UnidentifiedImageError)
-        reason = "its contents are none that Pillow knows" if is_unknown else error
-        raise ValueError(f"{name} cannot be read as a picture: {reason}") from error
+        reason = "its format is unknown to Pillow" if is_unknown else error
+        raise ValueError(f"{name} cannot be read as an image: {reason}") from error
     return picture
 
 
 def prepare(picture: Image.Image, notes: Mapping[str, Any]) -> np.ndarray:
-    """A picture, upright, resized, and its middle cut out: (H, W, C), 0 .. 255.
+    """Applies the EXIF orientation, resizes, and crops the center: (H, W, C), 0 .. 255.
 
-    Transparent pictures are shown on white, pictures of 16 bits are brought to 8.
+    Transparent images are composited on white, 16-bit images are converted to 8 bits.
     """
     channels, height, width = notes["input_size"]
     picture = ImageOps.exif_transpose(picture)
@@ -74,31 +72,31 @@ def prepare(picture: Image.Image, notes: Mapping[str, Any]) -> np.ndarray:
     is_bordered = notes["crop_mode"] == "border"
     fill = tuple(round(255 * value) if is_bordered else 0 for value in notes["mean"])
     image = Image.new(picture.mode, (width, height), fill)
-    # a side that is too long is cut at both ends, one that is too short is filled up
+    # a side that is too long is cropped at both ends, one that is too short is padded
     image.paste(picture, (_offset(width, picture.width), _offset(height, picture.height)))
     return np.asarray(image).reshape(height, width, channels)
 
 
 def normalise(pixels: np.ndarray, notes: Mapping[str, Any]) -> np.ndarray:
-    """(H, W, C), 0 .. 255 -> (C, H, W) float32, with the mean and deviation that the model was trained on."""
+    """Normalises with mean and standard deviation: (H, W, C), 0 .. 255 -> (C, H, W) float32."""
     mean, std = (np.asarray(notes[key], np.float32) for key in ("mean", "std"))
     return ((pixels / np.float32(255) - mean) / std).transpose(2, 0, 1)
 
 
 def likeliest(logits: np.ndarray, labels: Sequence[str] | None, top: int) -> list[tuple[str, float]]:
-    """Labels and probabilities of the largest of one picture's logits; a class without a label is its number."""
+    """Labels and probabilities of the largest logits of one image; without labels, class indices."""
     scores = np.exp(logits - logits.max())
     scores /= scores.sum()
     return [(labels[i] if labels else str(i), float(scores[i])) for i in np.argsort(-scores)[:top]]
 
 
 def _resized(size: tuple[int, int], notes: Mapping[str, Any]) -> tuple[int, int]:
-    """Width and height that a picture of a width and height gets before its middle is cut out."""
+    """Width and height of a resized image, before the center crop."""
     _, *sides = notes["input_size"]
     height, width = (math.floor(side / notes["crop_pct"]) for side in sides)
     if notes["crop_mode"] == "squash":
         return width, height
-    # the numbers are timm's and torchvision's to the last pixel: the latter rounds the longer side down
+    # the same size as timm and torchvision: torchvision rounds the longer side down
     if notes["crop_mode"] == "center" and width == height:
         return width * size[0] // min(size), width * size[1] // min(size)
     ratios = size[0] / width, size[1] / height

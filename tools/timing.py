@@ -1,4 +1,4 @@
-"""Timing: in turns on a shared, noisy CPU, where only ratios within one turn are compared; by events on CUDA."""
+"""Timing: interleaved rounds on a noisy CPU, where only ratios within a round are compared; CUDA events on a GPU."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 TURNS = (
-    "Candidates take turns in rounds, in an order that rotates. In its turn a candidate runs untimed first, so that "
-    "caches and allocator are its own, then timed; its time of the round is the median of the timed calls. A ratio is "
-    "taken within a round; reported are median, 10th and 90th percentile over the rounds."
+    "Candidates take turns in rounds, in rotating order. In each turn a candidate first runs untimed, to warm up "
+    "caches and allocator, and is then timed; its time of the round is the median of the timed calls. Ratios are taken "
+    "within a round. The median and the 10th and 90th percentile over the rounds are reported."
 )
 
 
 def take_turns(candidates: dict[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Times candidates against each other.
+    """Times candidates in interleaved rounds.
 
     Args:
-        candidates: what to call, by name.
-        rounds: most rounds.
-        seconds: time after which no further round begins, but there are always two.
+        candidates: functions to call, by name.
+        rounds: largest number of rounds.
+        seconds: time after which no further round begins, except for the first two.
 
     Returns:
-        Seconds per call of every round, by name.
+        Seconds per call in every round, by name.
     """
     names = list(candidates)
-    # the first call of anything pays for caches and compilation
+    # the first call includes compilation and cache misses
     calls = {name: _calls(_seconds(candidates[name], 2)) for name in names}
     times: dict[str, list[float]] = {name: [] for name in names}
     begin = time.perf_counter()
@@ -46,7 +46,7 @@ def take_turns(candidates: dict[str, Callable[[], object]], rounds: int, seconds
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """Median and spread."""
+    """Median, 10th and 90th percentile."""
     ordered = torch.tensor(values, dtype=torch.float64)
     median, p10, p90 = (float(f"{ordered.quantile(q).item():.4g}") for q in (0.5, 0.1, 0.9))
     return {"median": median, "p10": p10, "p90": p90}
@@ -58,49 +58,49 @@ class Meter(Protocol):
     method: str
 
     def milliseconds(self, call: Callable[[], object]) -> list[float]:
-        """Times of many calls."""
+        """Times of repeated calls."""
 
     def peak_bytes(self, call: Callable[[], object]) -> int | None:
-        """What a call holds at most beyond what was there before it; None where that cannot be known."""
+        """Peak memory above the level before the call; None if it cannot be measured."""
 
 
 class CudaMeter:
-    """CUDA events around each call, with the L2 cache cleared before it."""
+    """Times calls with CUDA events, and clears the L2 cache before each call."""
 
     method = (
-        "CUDA events around single calls after a warm-up, as many calls as fit a fixed time, the L2 cache cleared "
-        "before each (triton.testing.do_bench); reported are median, 10th and 90th percentile over the calls. "
-        "Peak bytes are of the allocator, less what was held before the call."
+        "Single calls are timed with CUDA events after a warm-up, as many as fit into a fixed time, with the L2 cache "
+        "cleared before each (triton.testing.do_bench). The median and the 10th and 90th percentile over the calls are "
+        "reported. Peak bytes are the peak memory of the allocator above the level before the call."
     )
 
     def __init__(self, device: torch.device, repeat_ms: float = 40) -> None:
         self.device, self.repeat_ms = device, repeat_ms
 
     def milliseconds(self, call: Callable[[], object]) -> list[float]:
-        """Times of at least one call, and of as many as fit the time."""
+        """Times of as many calls as fit into the time, at least one."""
         from triton.testing import do_bench
 
         times: list[float] = do_bench(call, warmup=self.repeat_ms / 4, rep=self.repeat_ms, return_mode="all")
         return times
 
     def peak_bytes(self, call: Callable[[], object]) -> int | None:
-        """By the counters of torch's allocator."""
+        """Peak memory of torch's allocator above the level before the call."""
         return peak_bytes(call, self.device)
 
 
 class HostMeter:
-    """A clock around each call, for calls that return when they are done."""
+    """Times synchronous calls with a clock."""
 
     method = (
-        "A clock around single calls after one that is not timed, at least three calls, as many as fit a fixed time; "
-        "reported are median, 10th and 90th percentile over the calls."
+        "Single calls are timed with a clock after one untimed call, as many as fit into a fixed time, at least three. "
+        "The median and the 10th and 90th percentile over the calls are reported."
     )
 
     def __init__(self, repeat_ms: float = 1000) -> None:
         self.repeat_ms = repeat_ms
 
     def milliseconds(self, call: Callable[[], object]) -> list[float]:
-        """Times of at least three calls, and of as many as fit the time."""
+        """Times of as many calls as fit into the time, at least three."""
         call()
         times: list[float] = []
         while len(times) < 3 or sum(times) < self.repeat_ms:
@@ -108,12 +108,12 @@ class HostMeter:
         return times
 
     def peak_bytes(self, call: Callable[[], object]) -> int | None:
-        """The host does not say."""
+        """None: not measured on the host."""
         return None
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
-    """What torch has allocated at most on a device during a call, beyond what there was before it."""
+    """Peak memory that torch allocates on a device during a call, above the level before the call."""
     call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -124,31 +124,31 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
-    # the profiler's own summary adds up what each operator allocates, and knows no peak
+    # the profiler's own summary sums the allocations of each operator and has no peak
     events = profiler.profiler.kineto_results.events()
     steps = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     return max(itertools.accumulate((size for _, size in steps), initial=0))
 
 
 class Budget:
-    """Time that may be spent, in seconds from now."""
+    """A time limit in seconds, which starts when it is created."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock, self._begin, self.seconds = clock, clock(), seconds
 
     @property
     def spent(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return self._clock() - self._begin
 
     @property
     def is_spent(self) -> bool:
-        """Whether nothing more should begin."""
+        """Whether the time limit has been reached."""
         return self.spent >= self.seconds
 
 
 def _seconds(function: Callable[[], object], calls: int = 1) -> float:
-    """Time of the last of some calls."""
+    """Time of the last of several calls."""
     for _ in range(calls):
         begin = time.perf_counter()
         function()
@@ -157,6 +157,6 @@ def _seconds(function: Callable[[], object], calls: int = 1) -> float:
 
 
 def _calls(seconds: float) -> tuple[int, int]:
-    """Untimed and timed calls of a turn: some 50 ms of each, and for what takes longer one call."""
+    """Numbers of untimed and timed calls per turn: about 50 ms of calls, or one call if it takes longer."""
     count = max(1, min(10, int(0.05 / seconds)))
     return min(count, 3), count

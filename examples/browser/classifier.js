@@ -1,37 +1,37 @@
-// A model in the browser: opened from its file, asked about pictures.
+// A classifier in the browser: opens a model file and classifies images.
 
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
 import { readNotes } from "./metadata.js";
 import { normalise, prepare } from "./preprocess.js";
 
 ort.env.wasm.wasmPaths = new URL("./node_modules/onnxruntime-web/dist/", import.meta.url).href;
-// threads share memory, which a page may do only where its server isolates it from others
+// threads need shared memory, which a page may only use if its server isolates it from others
 if (!globalThis.crossOriginIsolated) ort.env.wasm.numThreads = 1;
 
-// phones refuse a larger canvas
+// phones do not support a larger canvas
 const MOST_PIXELS = 16_000_000;
 
-/** Opens the file at an address, and gives its notes and the session that runs it. */
+/** Opens the file at an address; returns its metadata, its session and its size in bytes. */
 export async function openModel(address) {
   const answer = await fetch(address);
   if (!answer.ok) {
-    throw new Error(`There is no model: the server answered ${answer.status} for ${address}. Put the file of attnzoo export beside this page, as ${address}.`);
+    throw new Error(`The model could not be loaded: the server returned ${answer.status} for ${address}. Put the file of attnzoo export next to this page, as ${address}.`);
   }
   const bytes = new Uint8Array(await answer.arrayBuffer());
   const notes = readNotes(bytes);
   const session = await ort.InferenceSession.create(bytes, {
     executionProviders: ["wasm"],
-    // masked scores become numbers too small for a processor's fast path
+    // masked scores become denormal numbers, which are slow on many processors
     extra: { session: { set_denormal_as_zero: "1" } },
   });
   return { notes, session, size: bytes.length };
 }
 
-/** The likeliest classes of a picture, the best first: pairs of label and probability. */
+/** The most likely classes of an image, best first: pairs of label and probability. */
 export async function classify({ notes, session }, picture, top = 5) {
   const [channels, height, width] = notes.input_size;
   const prepared = prepare(picture, notes);
-  // a file of `attnzoo export --preprocess` takes pixels and does the rest itself
+  // a file of `attnzoo export --preprocess` takes uint8 pixels and normalises them itself
   const takesPixels = session.inputMetadata[0].type === "uint8";
   const image = takesPixels
     ? new ort.Tensor("uint8", new Uint8Array(prepared.data), [1, height, width, channels])
@@ -42,11 +42,11 @@ export async function classify({ notes, session }, picture, top = 5) {
   return order.slice(0, top).map((i) => [notes.labels?.[i] ?? String(i), scores[i]]);
 }
 
-/** The pixels of a picture file, upright, on white where it is transparent. */
+/** The pixels of an image file, with its EXIF orientation applied, composited on white. */
 export async function readPicture(file) {
   let bitmap;
   try {
-    // the colours as they are stored: models learn from pictures without their colour profiles
+    // the colours as stored: models are trained on images without their colour profiles
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch (error) {
     throw new Error(`${file.name || "This"} cannot be read as a picture.`, { cause: error });

@@ -1,7 +1,7 @@
-// What a file of `attnzoo export` says of itself, read from its bytes: onnxruntime-web does not hand it out.
+// Reads the metadata of a file of `attnzoo export` from its bytes, because onnxruntime-web does not provide it.
 //
-// ONNX files are protobuf messages. Of the outermost, field 14 is a list of entries with a key (field 1) and a value
-// (field 2); everything else, the graph and its weights, is skipped without being looked at.
+// ONNX files are protobuf messages. In the outermost message, field 14 is a list of entries with a key (field 1) and a
+// value (field 2). Everything else, the graph and its weights, is skipped.
 
 const ENTRIES = 14;
 const KEY = 1;
@@ -10,7 +10,7 @@ const VALUE = 2;
 const JSON_KEYS = ["input_size", "mean", "std", "crop_pct", "labels"];
 const NEEDED = ["input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode"];
 
-/** How pictures are prepared, the labels and what else a file says; throws where it does not say what is needed. */
+/** Preprocessing, labels and other metadata of a file; throws if required entries are missing. */
 export function readNotes(bytes) {
   const decoder = new TextDecoder();
   const notes = {};
@@ -22,27 +22,27 @@ export function readNotes(bytes) {
   }
   const task = notes.task ?? "classify";
   if (task !== "classify") {
-    throw new Error(`The file is for ${task}, and this page is for classifiers: --task classify makes one.`);
+    throw new Error(`The task of the file must be classify, got ${task}: export it with --task classify.`);
   }
   const missing = NEEDED.filter((key) => !(key in notes));
   if (missing.length) {
-    throw new Error(`The file does not say ${missing.join(", ")}: was it written by attnzoo export?`);
+    throw new Error(`The metadata of the file lacks ${missing.join(", ")}: was it written by attnzoo export?`);
   }
   return Object.fromEntries(Object.entries(notes).map(([key, text]) => [key, JSON_KEYS.includes(key) ? JSON.parse(text) : text]));
 }
 
-/** The fields of a message that have a length, as pairs of number and bytes. */
+/** The length-delimited fields of a message, as pairs of field number and bytes. */
 function* fields(bytes) {
   let position = 0;
   const varint = () => {
     let value = 0;
-    // a multiplication, for 32 bits are too few for the lengths of large files
+    // multiplies instead of shifting, because the lengths of large files exceed 32 bits
     for (let factor = 1; position < bytes.length; factor *= 128) {
       const byte = bytes[position++];
       value += (byte & 127) * factor;
       if (byte < 128) return value;
     }
-    throw new Error("The file ends early: was it copied whole?");
+    throw new Error("The file is truncated: was it copied completely?");
   };
   while (position < bytes.length) {
     const tag = varint();
@@ -52,9 +52,9 @@ function* fields(bytes) {
     else if (kind === 5) position += 4;
     else if (kind === 2) {
       const length = varint();
-      if (position + length > bytes.length) throw new Error("The file ends early: was it copied whole?");
+      if (position + length > bytes.length) throw new Error("The file is truncated: was it copied completely?");
       yield [Math.floor(tag / 8), bytes.subarray(position, position + length)];
       position += length;
-    } else throw new Error("This is no ONNX file.");
+    } else throw new Error("This is not an ONNX file.");
   }
 }

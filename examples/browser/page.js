@@ -1,4 +1,4 @@
-// The page: what is chosen, dropped or pasted is classified and shown.
+// The page: classifies an image that is chosen, dropped or pasted, and shows the result.
 
 const MODEL = "model.onnx";
 
@@ -8,10 +8,10 @@ const [input, drop, status, error, found] = ["file", "drop", "status", "error", 
 let model;
 let classifier;
 let shownPicture;
-// of the pictures that were given in a row, the last one counts
+// number of the latest image, whose result is shown
 let newest = 0;
 
-/** One of loading, ready, working, done and failed; the style follows it. */
+/** Sets the state for the stylesheet: loading, ready, working, done or failed. */
 function setState(state, message, failure = "") {
   document.body.dataset.state = state;
   status.textContent = message;
@@ -40,11 +40,11 @@ async function start() {
 async function show(file) {
   if (!model) return;
   if (!file) {
-    fail(new Error("There was no picture in what was given."));
+    fail(new Error("No picture was found in the dropped or pasted content."));
     return;
   }
   const number = ++newest;
-  setState("working", "Looking …");
+  setState("working", "Classifying …");
   found.hidden = true;
   try {
     const picture = await classifier.readPicture(file);
@@ -94,10 +94,10 @@ function pictureIn(transfer) {
 
 input.addEventListener("change", () => {
   if (input.files.length) show(input.files[0]);
-  // the same picture can be chosen again
+  // so that the same image can be chosen again
   input.value = "";
 });
-// a picture that misses the zone must not replace the page
+// an image dropped outside the drop zone must not replace the page
 for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
 document.addEventListener("dragover", () => drop.classList.add("over"));
 for (const name of ["dragleave", "drop"]) document.addEventListener(name, () => drop.classList.remove("over"));

@@ -1,9 +1,9 @@
-// Pictures as a model wants them, pixel by pixel what timm's transform for evaluation makes with Pillow.
+// Preprocessing of images, pixel by pixel the same as timm's evaluation transform with Pillow.
 //
-// The canvas of a browser resizes in a way of its own, different in each, and a model answers differently: so a picture is
-// resized here. A picture is { width, height, channels, data }, data being bytes, row by row, channels last.
+// Images are resized here because the canvas resizes differently in every browser, which changes the results of a model.
+// An image is { width, height, channels, data }, where data holds bytes, row by row, channels last.
 
-// the kernels, and how far they reach to each side, in pixels of the smaller picture
+// the resampling filters, and their support to each side, in pixels of the smaller image
 const sinc = (x) => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x));
 const FILTERS = {
   box: [0.5, (x) => (x > -0.5 && x <= 0.5 ? 1 : 0)],
@@ -12,24 +12,24 @@ const FILTERS = {
   bicubic: [2, (x) => cubic(Math.abs(x))],
   lanczos: [3, (x) => (Math.abs(x) < 3 ? sinc(x) * sinc(x / 3) : 0)],
 };
-// weights are whole numbers, parts of two to the power of this
+// weights are integers with this many fractional bits
 const BITS = 22;
 
-/** The middle of a picture, resized: of the size and channels that the notes of a file say. */
+/** Resizes an image and crops its center, to the size and channels in the metadata of a file. */
 export function prepare(picture, notes) {
   const [channels, height, width] = notes.input_size;
   if (channels === 1) picture = grey(picture);
   return crop(resize(picture, ...resizedSize(picture, notes), notes.interpolation), width, height, notes);
 }
 
-/** Bytes, channels last -> numbers around 0, channels first. */
+/** Normalises with mean and standard deviation: bytes, channels last -> floats, channels first. */
 export function normalise({ width, height, channels, data }, { mean, std }) {
   const area = width * height;
   const values = new Float32Array(channels * area);
   for (let channel = 0; channel < channels; channel++) {
     const [middle, spread] = [Math.fround(mean[channel]), Math.fround(std[channel])];
     for (let i = 0; i < area; i++) {
-      // rounded to 32 bits after each step, as timm does
+      // rounded to float32 after each step, as in timm
       const share = Math.fround(data[i * channels + channel] / 255);
       values[channel * area + i] = Math.fround(share - middle) / spread;
     }
@@ -52,14 +52,14 @@ function resizedSize(picture, notes) {
 
 function resize(picture, width, height, interpolation) {
   if (interpolation === "nearest") return resizeNearest(picture, width, height);
-  if (!(interpolation in FILTERS)) throw new Error(`The file asks for ${interpolation} resizing, which is unknown here.`);
-  // rows before columns; recent versions of Pillow turn this around for some shapes, which moves pixels a little
+  if (!(interpolation in FILTERS)) throw new Error(`The interpolation ${interpolation} of the file is not supported.`);
+  // rows before columns; recent versions of Pillow use the other order for some shapes, which changes pixels slightly
   const narrow = width === picture.width ? picture : resizeRows(picture, width, interpolation);
   if (height === picture.height) return narrow;
   return transpose(resizeRows(transpose(narrow), height, interpolation));
 }
 
-/** Every row of a picture, brought to a width. */
+/** Resizes every row of an image to a new width. */
 function resizeRows({ width, height, channels, data }, newWidth, interpolation) {
   const taps = Array.from({ length: newWidth }, (_, x) => weights(x, width, newWidth, interpolation));
   const resized = new Uint8ClampedArray(newWidth * height * channels);
@@ -77,11 +77,11 @@ function resizeRows({ width, height, channels, data }, newWidth, interpolation) 
   return { width: newWidth, height, channels, data: resized };
 }
 
-/** Which pixels of a row make a pixel of the new one: the first, and how much each counts from there on. */
+/** The source pixels of a resized pixel: the index of the first, and the weights of the pixels from there on. */
 function weights(x, width, newWidth, interpolation) {
   const [reach, filter] = FILTERS[interpolation];
   const scale = width / newWidth;
-  // a smaller picture sees every pixel of the larger one
+  // when downsampling, the filter is stretched to cover every source pixel
   const stretch = Math.max(scale, 1);
   const center = (x + 0.5) * scale;
   const first = Math.max(0, Math.trunc(center - reach * stretch + 0.5));
@@ -107,7 +107,7 @@ function resizeNearest({ width, height, channels, data }, newWidth, newHeight) {
 function nearest(side, newSide) {
   const step = side / newSide;
   const nearestTo = new Array(newSide);
-  // added up as Pillow does: where a pixel lies between two, the error of rounding decides
+  // accumulated as in Pillow: where a pixel lies between two, the rounding error decides
   for (let i = 0, at = step * 0.5; i < newSide; i++, at += step) nearestTo[i] = Math.floor(at);
   return nearestTo;
 }
@@ -122,7 +122,7 @@ function transpose({ width, height, channels, data }) {
   return { width: height, height: width, channels, data: turned };
 }
 
-/** A side that is too long is cut at both ends, one that is too short is filled up. */
+/** Crops a side that is too long at both ends, and pads one that is too short. */
 function crop(picture, width, height, { crop_mode, mean }) {
   const { channels } = picture;
   const fill = mean.map((value) => (crop_mode === "border" ? round(255 * value) : 0));
@@ -143,7 +143,7 @@ function offset(wanted, given) {
   return wanted > given ? Math.floor((wanted - given) / 2) : -round((given - wanted) / 2);
 }
 
-/** To the nearest whole number, halves to the even one, as Python does. */
+/** Rounds to the nearest integer, and halves to the even one, as Python does. */
 function round(value) {
   const below = Math.floor(value);
   const isHalf = value - below === 0.5;
@@ -155,7 +155,7 @@ function cubic(x) {
   return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
 }
 
-/** Brightness as Pillow weighs the colours. */
+/** Converts to greyscale with Pillow's weights of the colours. */
 function grey({ width, height, data }) {
   const values = new Uint8ClampedArray(width * height);
   for (let i = 0; i < values.length; i++) {

@@ -95,7 +95,7 @@ def test_the_gather_computes_the_block(options: dict[str, Any], bias: bool) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["nat_pica"], "'nat_pica' is no model's name", id="name"),
+        pytest.param(["nat_pica"], "'nat_pica' is not a model name", id="name"),
         pytest.param(["test_vit", "--image-size", "60"], "choose another image size", id="size"),
     ],
 )

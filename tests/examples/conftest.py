@@ -1,4 +1,4 @@
-"""The examples as a user runs them: files of one folder that import one another."""
+"""Fixtures for the examples, which are imported from their folder as a user runs them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def file(trained: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def free(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A directory and its file, which takes any size and was made for one that is not square."""
+    """A directory and its file, which takes any size and has a default size that is not square."""
     torch.manual_seed(0)
     folder = save_trained(tmp_path_factory.mktemp("free") / "model", "shvit_pico", (96, 64), crop_pct=1.0)
     return folder, export_trained(folder, folder.parent / "model.onnx", dynamic=("batch", "height", "width"))
@@ -35,12 +35,12 @@ def free(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def photograph() -> Image.Image:
-    """A real one, wider than high."""
+    """A real photograph, wider than high."""
     data = pytest.importorskip("skimage.data", reason="needs attnzoo[train]")
     return Image.fromarray(data.chelsea())
 
 
 @pytest.fixture(scope="session")
 def noise() -> Image.Image:
-    """Higher than wide; every pixel counts."""
+    """A noise image, higher than wide, in which every pixel matters."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (97, 71, 3), np.uint8))

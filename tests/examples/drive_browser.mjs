@@ -1,4 +1,4 @@
-// Opens a page in a headless browser, gives it pictures one after the other, and prints as JSON what it then shows.
+// Opens a page in a headless browser, gives it images one by one, and prints as JSON what it shows after each.
 //
 // node drive_browser.mjs '{"modules", "browser", "address", "steps": [{"give": "choose" | "drop" | "paste", "file"}], "width", "dark", "screenshot"}'
 
@@ -9,7 +9,7 @@ import { basename, join } from "node:path";
 const { modules, browser: path, address, steps, width, dark, screenshot } = JSON.parse(process.argv[2]);
 const require = createRequire(join(modules, "package.json"));
 const { default: puppeteer } = await import(require.resolve("puppeteer-core"));
-// a browser of the machine, or the one that npm brought
+// an installed browser, or the one installed by npm
 const executablePath = path ?? (await require("@sparticuz/chromium").executablePath());
 
 const browser = await puppeteer.launch({

@@ -1,4 +1,4 @@
-"""The page in a real browser gives the probabilities that ONNX Runtime gives in Python, and says what is wrong."""
+"""The page in a real browser has the same probabilities as ONNX Runtime in Python, and reports errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def open_page(tmp_path: Path) -> Iterator[Open]:
-    """Serves the page beside a model, gives it pictures in turn, and says what it shows after each."""
+    """Serves the page with a model, gives it images one by one, and returns what it shows after each."""
     site = tmp_path / "site"
     site.mkdir()
     for path in PAGE.iterdir():
@@ -103,14 +103,14 @@ def test_page_gives_what_onnxruntime_gives_in_python(tmp_path, open_page, file, 
     assert opened["state"] == "ready"
     assert opened["model"].startswith("nat_pico: ")
     assert f"64 x 64 pixels, {len(LABELS)} classes" in opened["model"]
-    assert all(opened["namesOfInputs"]), "an input without a label is none to a screen reader"
-    assert opened["focused"] == "file", "the keyboard must reach the chooser"
+    assert all(opened["namesOfInputs"]), "inputs need a label for screen readers"
+    assert opened["focused"] == "file", "the file input must be reachable by keyboard"
     session = classify.open_session(file)
     for answer, (name, picture) in zip(shown, pictures.items(), strict=True):
         assert_same_classes(answer, session, picture)
         assert answer["picture"] == f"The picture {name}"
     hosts = {address.split("/")[2].split(":")[0] for address in told["asked"] if address.startswith("http")}
-    assert hosts == {"127.0.0.1"}, "pictures must not leave the machine, and nothing comes from elsewhere"
+    assert hosts == {"127.0.0.1"}, "images must not leave the machine, and nothing is loaded from elsewhere"
 
 
 def test_picture_is_turned_and_laid_on_white_as_in_python(tmp_path, open_page, file, photograph):
@@ -118,7 +118,7 @@ def test_picture_is_turned_and_laid_on_white_as_in_python(tmp_path, open_page, f
     exif[0x0112] = 6
     photograph.save(tmp_path / "turned.png", exif=exif)
     cut = photograph.copy()
-    # wholly transparent or not at all: browsers and Pillow round what is between differently
+    # fully transparent or opaque: browsers and Pillow round partial transparency differently
     cut.putalpha(Image.linear_gradient("L").resize(cut.size).point(lambda value: 255 * (value > 120)))
     cut.save(tmp_path / "cut.png")
     told = open_page(file, [("choose", tmp_path / "turned.png"), ("choose", tmp_path / "cut.png")])
@@ -128,7 +128,7 @@ def test_picture_is_turned_and_laid_on_white_as_in_python(tmp_path, open_page, f
 
 
 def saying(file: Path, **notes: str) -> Path:
-    """A file that says something else of how pictures are prepared."""
+    """A file with changed metadata on preprocessing."""
     proto = onnx.load(file)
     onnx.helper.set_model_props(proto, {**{entry.key: entry.value for entry in proto.metadata_props}, **notes})
     changed = file.with_name("changed.onnx")
@@ -173,12 +173,12 @@ def test_mistakes_are_told_and_forgotten(tmp_path, open_page, file, noise):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        pytest.param(lambda _: None, "There is no model: the server answered 404 for model.onnx.", id="missing"),
+        pytest.param(lambda _: None, "The model could not be loaded: the server returned 404 for", id="missing"),
         pytest.param(
-            lambda content: content[: len(content) // 2], "The file ends early: was it copied whole?", id="cut"
+            lambda content: content[: len(content) // 2], "The file is truncated: was it copied completely?", id="cut"
         ),
-        pytest.param(lambda _: b"<html>", "This is no ONNX file.", id="not-onnx"),
-        pytest.param(lambda _: b"", "The file does not say input_size, mean", id="empty"),
+        pytest.param(lambda _: b"<html>", "This is not an ONNX file.", id="not-onnx"),
+        pytest.param(lambda _: b"", "The metadata of the file lacks input_size, mean", id="empty"),
     ],
 )
 def test_model_that_cannot_be_opened_is_told(open_page, file, damage, message):

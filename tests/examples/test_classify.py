@@ -1,4 +1,4 @@
-"""The example for ONNX Runtime gives the probabilities that `attnzoo predict` gives, and needs no torch for it."""
+"""The example for ONNX Runtime has the same probabilities as `attnzoo predict`, without torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import shared
 
 
 def notes_of(size: tuple[int, int, int] = (3, 64, 64), **config: object) -> dict:
-    """What a file of a model with this preprocessing says of itself."""
+    """The metadata of a file of a model with this preprocessing."""
     model = torch.nn.Identity()
     model.pretrained_cfg = {"architecture": "any", "input_size": size, **config}
     return shared.read_notes(describe(model, size))
@@ -138,8 +138,8 @@ def test_mistakes_are_one_line(tmp_path, file, arguments):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"input_size": "[3, 8, 8]"}, "does not say mean, std, interpolation"),
-        ({"task": "detect"}, "is for detect, and this is for classifiers"),
+        ({"input_size": "[3, 8, 8]"}, "lacks mean, std, interpolation"),
+        ({"task": "detect"}, "must be classify, got detect"),
     ],
 )
 def test_files_that_say_too_little_are_refused(metadata, message):
@@ -149,7 +149,7 @@ def test_files_that_say_too_little_are_refused(metadata, message):
 
 def test_pictures_with_too_many_pixels_are_refused(tmp_path, noise):
     noise.save(tmp_path / "noise.png")
-    with pytest.raises(ValueError, match="it is 71 x 97 large, at most 100 pixels are allowed"):
+    with pytest.raises(ValueError, match="it has 71 x 97 pixels, at most 100 are allowed"):
         shared.open_picture(tmp_path / "noise.png", most_pixels=100)
 
 

@@ -1,4 +1,4 @@
-"""docs/deployment.md is true: its first commands work as they stand, and its table has what files say."""
+"""docs/deployment.md: its first commands work word for word, and its table has all metadata keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenVINO gives what ONNX Runtime gives, from the same file."""
+"""OpenVINO and ONNX Runtime have the same outputs for the same file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import openvino_classify
 
 
 def written(name: str, size: tuple[int, int], dynamic: tuple[str, ...], **options: object) -> bytes:
-    """A file as `attnzoo export` writes it, without the check that its own tests do."""
+    """A file as `attnzoo export` writes it, without its check."""
     model = timm.create_model(name, num_classes=5, **options).eval()
     with torch.no_grad():
         for tensor in model.state_dict().values():

@@ -1,4 +1,4 @@
-"""The page prepares pictures as Pillow and timm do, to the last bit, and reads metadata as ONNX Runtime does."""
+"""The page preprocesses images exactly as Pillow and timm do, and reads metadata as ONNX Runtime does."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run_node(script: str, *arguments: str) -> bytes:
 
 @pytest.fixture
 def rows_first(monkeypatch):
-    """Pillow as every version resized until some began to take columns first where that is quicker."""
+    """Makes Pillow resize rows first, as some versions resize columns first where that is faster."""
     resize = Image.Image.resize
 
     def in_turns(picture, size, resample):
@@ -76,7 +76,7 @@ def rows_first(monkeypatch):
 def test_pictures_are_those_of_pillow(tmp_path, rows_first, changes, size):
     notes = {"input_size": [3, 64, 64], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     notes |= {"interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center", **changes}
-    # noise is what shows a difference of one in any pixel
+    # noise reveals a difference of one in any pixel
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8))
     (tmp_path / "pixels").write_bytes(picture.tobytes())
     given = run_node(PREPARE, str(tmp_path / "pixels"), f"{size[0]}x{size[1]}", json.dumps(notes))

@@ -1,4 +1,4 @@
-"""The service answers many at a time, says what is wrong with a request, and outlives it."""
+"""The service answers concurrent requests, and reports invalid ones without failing."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def test_model_is_told(service):
 @pytest.mark.parametrize(
     ("body", "headers", "status", "message"),
     [
-        pytest.param(b"no picture", {}, 400, "its contents are none that Pillow knows", id="text"),
-        pytest.param(b"", {}, 400, "its contents are none that Pillow knows", id="nothing"),
-        pytest.param("damaged", {}, 400, "what was sent cannot be read as a picture: ", id="damaged"),
-        pytest.param(b"0" * 400_001, {}, 413, "the body has 400001 bytes, at most 400000 are taken", id="large"),
-        pytest.param(b"", {"Content-Length": str(10**12)}, 413, "at most 400000 are taken", id="said-to-be-huge"),
+        pytest.param(b"no picture", {}, 400, "its format is unknown to Pillow", id="text"),
+        pytest.param(b"", {}, 400, "its format is unknown to Pillow", id="nothing"),
+        pytest.param("damaged", {}, 400, "the request body cannot be read as an image: ", id="damaged"),
+        pytest.param(b"0" * 400_001, {}, 413, "the body has 400001 bytes, at most 400000 are allowed", id="large"),
+        pytest.param(b"", {"Content-Length": str(10**12)}, 413, "at most 400000 are allowed", id="said-to-be-huge"),
         pytest.param(b"", {"Content-Length": "-1"}, 411, "the header Content-Length is missing", id="length-below-0"),
         pytest.param([b"abc"], {"Transfer-Encoding": "chunked"}, 411, "Content-Length is missing", id="in-chunks"),
     ],
@@ -90,7 +90,7 @@ def test_picture_of_too_many_pixels_is_refused_before_it_is_decoded(service):
     assert len(body) < service.most_bytes
     status, answer = ask(service, body=body)
     assert status == 400
-    assert "it is 8000 x 7000 large, at most 50000000 pixels are allowed" in answer["error"]
+    assert "it has 8000 x 7000 pixels, at most 50000000 are allowed" in answer["error"]
 
 
 def test_model_that_fails_is_told_and_outlived(service, noise, monkeypatch):
@@ -99,7 +99,7 @@ def test_model_that_fails_is_told_and_outlived(service, noise, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(serve, "classify", fail)
-        assert ask(service, body=encoded(noise)) == (500, {"error": "the model failed on this picture"})
+        assert ask(service, body=encoded(noise)) == (500, {"error": "the model failed on this image"})
     assert ask(service, body=encoded(noise))[0] == 200
 
 

@@ -1,4 +1,4 @@
-"""Directories as `attnzoo train` writes them and files as `attnzoo export` does, of random weights."""
+"""Directories in the layout of `attnzoo train` and files of `attnzoo export`, with random weights."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LABELS = ["ant", "bee", "cat", "dog", "elk"]
 
 
 def save_trained(folder: Path, name: str = "nat_pico", size: tuple[int, int] = (64, 64), **config: object) -> Path:
-    """A directory in timm's layout, whose model tells pictures apart."""
+    """A directory in timm's layout, whose model has distinct probabilities."""
     overlay = {"input_size": (3, *size), **config}
     model = timm.create_model(name, num_classes=len(LABELS), pretrained_cfg_overlay=overlay)
     with torch.no_grad():
-        # an untrained head gives all classes about the same probability
+        # an untrained head predicts about the same probability for all classes
         for parameter in model.get_classifier().parameters():
             parameter.normal_(std=0.3)
     timm.models.save_for_hf(model, str(folder), {"label_names": LABELS}, safe_serialization=True)
@@ -34,13 +34,13 @@ def save_trained(folder: Path, name: str = "nat_pico", size: tuple[int, int] = (
 
 
 def export_trained(folder: Path, output: Path, **options: object) -> Path:
-    """What `attnzoo export FOLDER --output OUTPUT` writes."""
+    """Writes the same file as `attnzoo export FOLDER --output OUTPUT`."""
     model, origin = open_model(str(folder))
     return export_onnx(model, output, metadata=origin, **options).path
 
 
 def taking_pixels(file: Path, output: Path) -> Path:
-    """What `--preprocess` makes of a file: `images` are pixels, uint8 (batch, height, width, 3)."""
+    """Adds preprocessing to a file as `--preprocess` does: `images` are uint8 pixels (batch, height, width, 3)."""
     proto = onnx.load(file)
     graph, notes = proto.graph, {entry.key: entry.value for entry in proto.metadata_props}
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""`attnzoo bench` on tiny models: what is timed is right, and what cannot run says why."""
+"""`attnzoo bench` on tiny models: only correct results are timed, and failures are reported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_two_models_in_two_runtimes(tmp_path: Path) -> None:
         assert (row["peak_bytes"] is None) == (row["runtime"] == "onnxruntime")
         assert (row["over_eager"] is None) == (row["runtime"] == "eager")
     assert "images/s" in done.output
-    # a picture beside the table
+    # a plot next to the results
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".json", ".png"]
 
 
@@ -64,7 +64,7 @@ def test_a_wrong_answer_is_not_timed_and_fails_the_command(tmp_path: Path, monke
     monkeypatch.setitem(models.RUNTIMES, "fused", lambda exported: lambda images: 1.01 * right(exported)(images))
     done = bench("nat_pico", "--image-size", "64", "--batch", "1", "--runtime", "fused", "--out", str(tmp_path))
     assert done.exit_code == 1
-    assert "answers are wrong, the first: nat_pico B1 fused: differs from eager by" in done.output
+    assert "results are wrong, the first: nat_pico B1 fused: differs from eager by" in done.output
     assert [row["runtime"] for row in rows_of(tmp_path) if "milliseconds" in row] == ["eager"]
 
 
@@ -87,9 +87,9 @@ def test_a_runtime_that_fails_says_why_and_the_others_go_on(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["nat_pica"], "'nat_pica' is no model's name", id="name"),
+        pytest.param(["nat_pica"], "'nat_pica' is not a model name", id="name"),
         pytest.param(["test_vit", "--image-size", "60"], "choose another image size", id="size"),
-        pytest.param(["kernels", "--only", "nothing"], "--only 'nothing' fits no row", id="row"),
+        pytest.param(["kernels", "--only", "nothing"], "--only 'nothing' matches no row", id="row"),
         pytest.param(["nat_pico", "--runtime", "tensorrt"], "'tensorrt' is not one of", id="runtime"),
     ],
 )

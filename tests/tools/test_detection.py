@@ -46,7 +46,7 @@ def test_a_run_is_trained_stored_and_opened_as_it_was_judged(runs, capfd):
     assert "fcos on shvit_pico, strides 8, 16, 32, 64, all weights are new" in output.out
     assert "digits_on_canvas, 8 training and 5 validation images, 10 classes" in output.out
     assert "AP50" in output.out
-    # pycocotools would have spoken
+    # printed by pycocotools
     assert "Accumulating" not in output.out
     assert output.err == ""
     opened, config = open_detector(directory)
@@ -63,7 +63,7 @@ class StopError(Exception):
 @pytest.mark.full
 @pytest.mark.parametrize("head", ["retinanet", "faster_rcnn"])
 def test_a_run_that_died_continues_to_the_same_weights(runs, monkeypatch, head):
-    """Proposals are drawn at random, and so are the sizes of pictures: both continue where they were."""
+    """Proposals and image sizes are random: both random states continue after a resume."""
     config = small(epochs=2, detector={"head": head, "min_size": [48, 64]}, augment=[{"type": "RandomHorizontalFlip"}])
     whole = load_file(train(config, runs / "whole") / "model.safetensors")
     save = Checkpoints._save
@@ -126,7 +126,7 @@ def test_a_pretrained_backbone_is_taken_over_and_not_looked_for_again(runs, tmp_
     directory = train(small(model=model, freeze="backbone"), runs)
     detector, config = open_detector(directory)
     assert config["model_args"] == {}
-    # its statistics are of many more pictures than a batch has
+    # its statistics come from many more images than a batch has
     assert config["detector"]["frozen_batchnorm"] is True
     own, published = detector.backbone.body.model.state_dict(), classifier.state_dict()
     assert_close(own, {name: published[name] for name in own}, rtol=0, atol=0)
@@ -139,16 +139,16 @@ def test_channels_last_changes_no_weight(runs):
 
 BAD = {
     "no head": ({"detector": {"head": None}}, "detector.head must be one of fcos"),
-    "an unknown key": ({"detector": {"heads": 1}}, "detector: heads is none of its keys"),
+    "an unknown key": ({"detector": {"heads": 1}}, "detector: unknown key 'heads'"),
     "no such data": ({"data": {"name": "voc"}}, "data.name must be one of coco"),
     "no folder": ({"data": {"name": "coco", "root": "/nowhere"}}, "invalid keys for (digits_on_canvas|coco)"),
     "classification's augmentation": ({"augment": {"hflip": 0.5}}, "augment must be a list of torchvision transforms"),
     "mixup": ({"mixup": {"mixup_alpha": 0.2}}, "mixup is for classification"),
     "four channels": ({"model": {"in_chans": 4}}, r"model.in_chans must be 1 \(grey\) or 3"),
-    "an argument of no model": ({"model": {"nonsense": 1}}, "shvit_pico does not give features with"),
+    "an argument of no model": ({"model": {"nonsense": 1}}, "shvit_pico cannot return features with"),
     "a size that the backbone does not take": (
         {"model": {"name": "biformer_pico"}, "detector": {"min_size": 96, "max_size": 96}},
-        r"biformer_pico does not take a picture of 64 x 64 pixels .*auto_pad",
+        r"biformer_pico does not take an image of 64 x 64 pixels .*auto_pad",
     ),
     "a mean of two numbers": ({"data": {"mean": [0.5, 0.5]}}, "data.mean must be 3 numbers"),
 }
@@ -163,7 +163,7 @@ def test_mistakes_end_in_one_line_before_training(runs, case):
 
 
 def coco(folder: Path, annotations) -> dict:
-    """Both splits: the pictures of two canvases."""
+    """A data set in the COCO format with the same canvases in both splits."""
     canvases = open_detection(SMALL["data"], "train", [])
     (folder / "annotations").mkdir(parents=True)
     images = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 64} for i in range(4)]
@@ -193,7 +193,7 @@ def test_one_class_with_crowds_and_empty_and_degenerate_boxes_is_trained(runs, t
     config = {**small(detector={"head": head}).to_dict(), "data": coco(tmp_path / "coco", boxes)}
     _, stored = open_detector(train(Config(config), runs))
     assert stored["label_names"] == ["digit"]
-    assert "1 boxes without width or height left out, 1 boxes clipped to the picture" in capfd.readouterr().out
+    assert "1 boxes without width or height left out, 1 boxes clipped to the image" in capfd.readouterr().out
 
 
 def test_pictures_that_cannot_be_read_stop_the_run_or_are_listed(runs, tmp_path, capfd):
@@ -211,7 +211,7 @@ def test_packaged_configs_describe_detectors(name):
     recipe = Recipe.from_config(load_config(name, ["model.pretrained=False"]))
     options = DetectorOptions.from_dict(recipe.detector)
     arguments = {key: value for key, value in recipe.model.items() if key not in ("name", "pretrained")}
-    # shapes alone: the large ones would take long to make
+    # shapes only: creating the large ones would take long
     with torch.device("meta"):
         detector = create_detector(recipe.model["name"], arguments, options, 80, [0.5] * 3, [0.5] * 3)
     published = {"mask_rcnn": [4, 8, 16, 32, 64], "retinanet": [8, 16, 32, 64, 128], "fcos": [4, 8, 16, 32]}

@@ -19,7 +19,7 @@ def annotation(number, box, image_id=7, category_id=3, **more):
 
 @pytest.fixture
 def content():
-    """Two pictures, one without boxes; category ids that neither start at 0 nor follow each other."""
+    """Two images, one without boxes; category ids neither start at 0 nor are consecutive."""
     return {
         "images": [
             {"id": 7, "file_name": "a.png", "width": WIDTH, "height": HEIGHT},
@@ -35,7 +35,7 @@ def content():
 
 @pytest.fixture
 def write(tmp_path, content):
-    """Stores pictures and annotations of both splits, and gives the recipe's `data`."""
+    """Writes images and annotations of both splits, and returns the `data` of a recipe."""
 
     def write(**changes):
         (tmp_path / "annotations").mkdir(exist_ok=True)
@@ -98,7 +98,7 @@ def test_degenerate_boxes_are_left_out_and_boxes_that_stick_out_are_clipped(writ
     ]
     samples = open_detection(write(), "val")
     assert samples[Draw(0)]["targets"]["boxes"].tolist() == [[38, 0, 40, 3], [1, 1, 3, 3]]
-    assert samples.source.remarks == "2 boxes without width or height left out, 1 boxes clipped to the picture"
+    assert samples.source.remarks == "2 boxes without width or height left out, 1 boxes clipped to the image"
 
 
 BAD = {
@@ -111,7 +111,7 @@ BAD = {
     ),
     "an unknown category": ({"annotations": [annotation(1, [1, 1, 2, 2], category_id=5)]}, "category id 5.*3, 9"),
     "an id that no tensor holds": ({"images": [{"id": 2**70}]}, "id must be an integer"),
-    "an unknown image": ({"annotations": [annotation(1, [1, 1, 2, 2], image_id=99)]}, "image 99, which is not among"),
+    "an unknown image": ({"annotations": [annotation(1, [1, 1, 2, 2], image_id=99)]}, "image id 99, which is not"),
     "a box outside the image": ({"annotations": [annotation(1, [41, 1, 2, 2])]}, "outside of a.png, which is 40 x 30"),
     "a box above the image": ({"annotations": [annotation(1, [1, -9, 2, 9])]}, "outside of a.png"),
     "a box of three numbers": ({"annotations": [annotation(1, [1, 1, 2])]}, "bbox must be four numbers"),
@@ -140,18 +140,18 @@ def test_wrong_annotations_are_refused_in_one_line(write, case):
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_a_file_name_cannot_leave_the_folder(write, content, case):
     content["images"][0]["file_name"] = BAD_FILES[case]
-    with pytest.raises(ValueError, match="file_name must stay in the folder"):
+    with pytest.raises(ValueError, match="file_name must be inside the folder"):
         open_detection(write(), "val")
 
 
 def test_what_is_not_there_is_named(write, content, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"instances_train2017.json is not there: set data.root"):
+    with pytest.raises(FileNotFoundError, match=r"instances_train2017.json does not exist: set data.root"):
         open_detection({"name": "coco", "root": str(tmp_path)}, "train", [])
     content["images"] += [{"id": i, "file_name": f"{i}.png", "width": 4, "height": 4} for i in range(100, 108)]
     with pytest.raises(FileNotFoundError, match=r"8 of the 10 images .*: 100.png, 101.png, .*104.png, \.\.\."):
         open_detection(write(), "train", [])
     data = write()
-    with pytest.raises(FileNotFoundError, match=r"nowhere is not there: set data.root, and data.train_images"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: set data.root, and data.train_images"):
         open_detection({**data, "train_images": "nowhere"}, "train", [])
     (tmp_path / "annotations" / "instances_val2017.json").write_text("{broken")
     with pytest.raises(ValueError, match="is not JSON"):
@@ -177,12 +177,12 @@ def test_masks_are_asked_for_only_where_they_are(write, content):
 
 
 BAD_OUTLINES = {
-    "two corners": ([[1, 1, 2, 2]], "three corners at least"),
-    "an odd number": ([[1, 1, 2, 2, 3, 3, 4]], "three corners at least"),
-    "text": ([["1", 1, 2, 2, 3, 3]], "must be made of numbers"),
-    "infinity": ([[1, 1, 2, 2, 3, float("inf")]], "must be made of numbers"),
+    "two corners": ([[1, 1, 2, 2]], "at least three corners"),
+    "an odd number": ([[1, 1, 2, 2, 3, 3, 4]], "at least three corners"),
+    "text": ([["1", 1, 2, 2, 3, 3]], "must be a list of finite numbers"),
+    "infinity": ([[1, 1, 2, 2, 3, float("inf")]], "must be a list of finite numbers"),
     "a number": (7, "must be polygons or a dict"),
-    "run lengths of another picture": ({"size": [4, 4], "counts": [16]}, r"picture, \[30, 40\], got \[4, 4\]"),
+    "run lengths of another picture": ({"size": [4, 4], "counts": [16]}, r"image, \[30, 40\], got \[4, 4\]"),
     "run lengths that are too many": ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH + 1]}, "add up to 40 x 30"),
 }
 
@@ -213,11 +213,11 @@ def test_a_picture_of_another_size_than_annotated_is_not_learned_from(write, tmp
     data = write()
     Image.new("RGB", (WIDTH, WIDTH)).save(tmp_path / "val2017" / "a.png")
     samples = open_detection(data, "val")
-    with pytest.raises(UnreadableImageError, match=r"a.png has 40 x 40 pixels, but was annotated as 40 x 30"):
+    with pytest.raises(UnreadableImageError, match=r"a.png has 40 x 40 pixels, but its annotated size is 40 x 30"):
         samples.load(0)
-    # counted and listed as every file that cannot be read
+    # counted and listed like any unreadable file
     assert samples.collate([samples[Draw(0)], samples[Draw(1)]])["unreadable"] == [
-        f"{samples.source.name(0)} has 40 x 40 pixels, but was annotated as 40 x 30"
+        f"{samples.source.name(0)} has 40 x 40 pixels, but its annotated size is 40 x 30"
     ]
 
 

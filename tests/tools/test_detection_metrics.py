@@ -15,7 +15,7 @@ A, B, FAR = [10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 80.0, 80.0], [0.0, 80.0, 9.0,
 
 
 def picture(truth, found, image_id=0, crowds=()):
-    """Boxes with their label, found ones with their score too."""
+    """An image with boxes and labels, and detections with boxes, labels and scores."""
     boxes = [box for box, _ in truth]
     return JudgedPicture(
         image_id,
@@ -43,7 +43,7 @@ CASES = {
     "nothing is found": ([picture([(A, 0)], [])], 0.0, 0.0),
     "one of two classes": ([picture([(A, 0), (B, 1)], [(A, 0, 0.9)])], 0.5, 0.5),
     "the wrong class": ([picture([(A, 0)], [(A, 1, 0.9)])], 0.0, 0.0),
-    # the share of precision that is left where the first detection is wrong
+    # precision 1/2, because the first detection is wrong
     "a stronger false alarm": ([picture([(A, 0)], [(FAR, 0, 0.9), (A, 0, 0.8)])], 0.5, 0.5),
     "a weaker false alarm costs nothing": ([picture([(A, 0)], [(A, 0, 0.9), (FAR, 0, 0.8)])], 1.0, 1.0),
     "found twice": (
@@ -51,7 +51,7 @@ CASES = {
         51 / 101 + 50 / 101 * 2 / 3,
         None,
     ),
-    # 1600 / 2000 = 0.8: seven of the ten overlaps are reached
+    # overlap 1600 / 2000 = 0.8: seven of the ten thresholds are reached
     "not quite in place": ([picture([(A, 0)], [([10.0, 10.0, 50.0, 60.0], 0, 0.9)])], 1.0, 0.7),
     "a detection in a crowd counts for nothing": (
         [picture([(A, 0), (B, 0)], [(B, 0, 0.9), (A, 0, 0.8)], crowds=(1,))],
@@ -99,14 +99,14 @@ def test_the_table_has_a_row_for_each_class():
 
 
 def test_nothing_to_judge_by_is_said():
-    with pytest.raises(ValueError, match="no picture to judge by"):
+    with pytest.raises(ValueError, match="no images to evaluate on"):
         judge_pictures([], CLASSES)
-    with pytest.raises(ValueError, match="no box to judge by in the 1 pictures"):
+    with pytest.raises(ValueError, match="no boxes to evaluate on in the 1 images"):
         judge_pictures([picture([(A, 0)], [], crowds=(0,))], CLASSES)
 
 
 class Answers(nn.Module):
-    """Finds what it is told, picture by picture."""
+    """Returns given detections, image by image."""
 
     def __init__(self, answers):
         super().__init__()
@@ -143,7 +143,7 @@ def test_masks_are_judged_apart_from_boxes():
 
 
 def test_processes_together_judge_as_one():
-    """Each has its part of the pictures, and all get the metrics of the whole."""
+    """Each process has its part of the images, and all get the metrics of the whole data set."""
     masks = torch.zeros(1, 100, 100, dtype=torch.uint8)
     samples = [batch(i, [B], masks) for i in range(3)]
     right = {"boxes": torch.tensor([B]), "labels": torch.tensor([0]), "scores": torch.tensor([0.9])}
@@ -151,7 +151,7 @@ def test_processes_together_judge_as_one():
     answers = [right, wrong, right]
 
     class Second(Processes):
-        """The process that has picture 1, and hears from the one that has 0 and 2."""
+        """The process with image 1, which gathers images 0 and 2 from the other process."""
 
         def gather(self, value):
             return [others, value]
@@ -189,6 +189,6 @@ def test_the_worst_pictures_come_first(tmp_path):
     drawn = torch.from_numpy(np.array(Image.open(paths[1])))
     plain = torch.from_numpy(np.array(samples.source.picture(3, 3).resize((384, 384), Image.Resampling.NEAREST)))
     assert drawn.shape == plain.shape
-    # the box is drawn over the picture, and the rest is as it was
+    # the box is drawn over the image, and the rest is unchanged
     assert_close(drawn[30, 40:140], torch.tensor([0, 200, 70], dtype=torch.uint8).expand(100, 3))
     assert_close(drawn[200:], plain[200:])

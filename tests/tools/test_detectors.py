@@ -36,7 +36,7 @@ def target(boxes, labels, size=64):
     return {"boxes": boxes, "labels": torch.tensor(labels, dtype=torch.int64), "masks": masks}
 
 
-# the second picture has nothing to find
+# the second image has no objects
 TARGETS = [target([[4, 4, 40, 40], [30, 30, 60, 62]], [0, 2]), target([], [])]
 
 
@@ -51,7 +51,7 @@ def test_every_head_learns_and_answers_on_every_kind_of_backbone(head, backbone)
     losses = detector.train()(images, TARGETS)
     assert all(name.startswith("loss_") and loss.isfinite() for name, loss in losses.items())
     sum(losses.values()).backward()
-    # a parameter without a gradient makes several processes wait for it forever
+    # in distributed training, processes would wait forever for a parameter without a gradient
     assert [name for name, p in detector.named_parameters() if p.requires_grad and p.grad is None] == []
     with torch.inference_mode():
         found = detector.eval()(images)
@@ -75,7 +75,7 @@ def test_a_batch_without_any_object_is_learned_from(head):
 @pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_labels_count_from_zero_for_every_head(head):
-    """A detector that is taught one picture by heart says the labels that it was taught."""
+    """A detector that is overfitted to one image predicts the labels that it was trained with."""
     detector, _ = make(head, "four levels")
     image, truth = torch.rand(3, 64, 64) * 0.1, target([[4, 4, 28, 28], [34, 34, 60, 60]], [0, 2])
     image[:, 4:28, 4:28], image[0, 34:60, 34:60] = 1.0, 0.7
@@ -169,12 +169,12 @@ def test_layers_of_the_backbone_are_known_to_the_optimizer():
 
 
 BAD_OPTIONS = {
-    "an unknown key": ({"head": "fcos", "levels": 3}, "levels is none of its keys: use head, min_size"),
+    "an unknown key": ({"head": "fcos", "levels": 3}, "unknown key 'levels': use head, min_size"),
     "no head": ({}, "detector.head must be one of fcos, .*, got None"),
     "another head": ({"head": "yolo"}, "detector.head must be one of .*'yolo'"),
     "a width that cannot be normalised": ({"head": "fcos", "width": 80}, "multiple of 32"),
     "no size": ({"head": "fcos", "min_size": []}, "detector.min_size must be"),
-    "a negative threshold": ({"head": "fcos", "score_threshold": -1}, "score_threshold must be a number of 0 .. 1"),
+    "a negative threshold": ({"head": "fcos", "score_threshold": -1}, "score_threshold must be a number in 0 .. 1"),
     "a size of text": ({"head": "fcos", "max_size": "800"}, "max_size must be an integer"),
     "a switch that is a number": ({"head": "fcos", "frozen_batchnorm": 1}, "must be True or False"),
 }
@@ -188,7 +188,7 @@ def test_wrong_options_are_refused(case):
 
 
 def test_a_backbone_without_features_is_refused():
-    with pytest.raises(ValueError, match=r"nat_pico does not give features with .*'nonsense'"):
+    with pytest.raises(ValueError, match=r"nat_pico cannot return features with .*'nonsense'"):
         PyramidBackbone("nat_pico", {"nonsense": 1})
 
 
@@ -216,14 +216,14 @@ def test_what_was_stored_opens_and_answers_the_same(stored):
 
 
 WRONG_CONFIGS = {
-    "another task": ({"task": "classification"}, 'its task must be "detection"'),
-    "an unknown model": ({"architecture": "local-dir:/x"}, "'local-dir:/x' is no model of timm"),
-    "weights from elsewhere": ({"model_args": {"pretrained_cfg": {"url": "x"}}}, "must not have pretrained_cfg"),
-    "a checkpoint from elsewhere": ({"model_args": {"checkpoint_path": "x"}}, "must not have checkpoint_path"),
+    "another task": ({"task": "classification"}, 'task must be "detection"'),
+    "an unknown model": ({"architecture": "local-dir:/x"}, "'local-dir:/x' is not a model of timm"),
+    "weights from elsewhere": ({"model_args": {"pretrained_cfg": {"url": "x"}}}, "must not contain pretrained_cfg"),
+    "a checkpoint from elsewhere": ({"model_args": {"checkpoint_path": "x"}}, "must not contain checkpoint_path"),
     "no names": ({"label_names": []}, "label_names must be"),
     "other arguments": ({"model_args": {"nonsense": 1}}, "does not describe a detector.*nonsense"),
-    "more classes than weights": ({"label_names": [*CLASSES, "d"]}, "do not fit: model.roi_heads"),
-    "a size that fits no machine": ({"detector": {"head": "fcos", "width": 2**40}}, "does not describe|do not fit"),
+    "more classes than weights": ({"label_names": [*CLASSES, "d"]}, "do not match: model.roi_heads"),
+    "a size that fits no machine": ({"detector": {"head": "fcos", "width": 2**40}}, "does not describe|do not match"),
     "a mean of text": ({"preprocessing": {"mean": ["0"], "std": [1]}}, "preprocessing.mean must be"),
     "another head": ({"detector": {"head": "yolo"}}, "detector.head must be one of"),
 }
@@ -258,9 +258,9 @@ def test_damaged_files_are_refused(stored):
     with pytest.raises(ValueError, match=r"SHA256SUMS names 'model.safetensors', which is not there"):
         open_detector(directory)
     (directory / "SHA256SUMS").unlink()
-    with pytest.raises(FileNotFoundError, match=r"model.safetensors is not there"):
+    with pytest.raises(FileNotFoundError, match=r"model.safetensors does not exist"):
         open_detector(directory)
     for broken in ("", "[]", text[:-20], "[" * 100_000):
         (directory / "config.json").write_text(broken)
-        with pytest.raises(ValueError, match=r"is not JSON|is not of a detector"):
+        with pytest.raises(ValueError, match=r"is not JSON|is not the config of a detector"):
             open_detector(directory)

@@ -1,4 +1,4 @@
-"""The exported file: right, complete in what it says, silent about where it was made, and never wrong on disk."""
+"""The exported file is correct, has complete metadata, holds no local paths, and is never written if it is wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def texts(path: Path) -> bytes:
-    """The file without its weights: what is left is all the text that it holds."""
+    """The file without its weights, with all text that it holds."""
     proto = onnx.load(path)
     del proto.graph.initializer[:]
     return proto.SerializeToString()
@@ -194,12 +194,12 @@ def test_mistakes_are_one_line(tmp_path, arguments, message):
 
 
 def test_module_without_a_size_needs_one(tmp_path):
-    with pytest.raises(ValueError, match="image_size is needed: Tiny is not a model of timm"):
+    with pytest.raises(ValueError, match="image_size is required: Tiny is not a timm model"):
         export_onnx(Tiny(), tmp_path / "model.onnx")
 
 
 def test_features_are_not_logits(tmp_path):
-    with pytest.raises(ValueError, match=r"must give logits \(B, classes\), it gave \(2, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"must return logits \(B, classes\), got \(2, 3, 8, 8\)"):
         export_onnx(nn.Identity(), tmp_path / "model.onnx", image_size=(8, 8))
 
 

@@ -1,4 +1,4 @@
-"""What the check of a file does where the model chooses by rank and rounding may decide."""
+"""The check of a file for models that choose by rank, where rounding may decide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attnzoo.tools.export.tasks import Classify
 
 
 class Chooser(nn.Module):
-    """Answers 1 where the odd columns of an image are brighter than the even ones, and else 2."""
+    """Returns 1 if the odd columns of an image are brighter than the even ones, and otherwise 2."""
 
     chooses_by_rank = True
 
@@ -26,7 +26,7 @@ DECIDED = UNDECIDED + torch.tensor([0.0, 1.0, 0.0, 1.0])
 
 
 def says(number: float) -> checking.Answer:
-    """A file that gives this number."""
+    """A file that always returns this number."""
     return lambda images: {"logits": torch.full((len(images), 1), number)}
 
 

@@ -1,4 +1,4 @@
-"""The file of a detector finds what torchvision finds: the same boxes, scores and labels in the same order."""
+"""The file of a detector has the same boxes, scores and labels as torchvision, in the same order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BACKBONES = {
 }
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 CLASSES = ["ant", "bee", "cat"]
-# brought to 64 x 89 and padded to 64 x 96 or more
+# resized to 64 x 89 and padded to 64 x 96 or more
 SIZE = (40, 56)
 
 
@@ -41,7 +41,7 @@ def make(head, backbone="shvit_pico", **options):
 
 
 def revealed(head, backbone, size):
-    """The task of a detector that finds much."""
+    """The task of a detector that finds many objects."""
     detector, _ = make(head, backbone)
     reveal(detector, size)
     return detect(detector, size)
@@ -52,7 +52,7 @@ def pictures(count, size):
 
 
 def assert_finds_the_same(given, detector, images):
-    """Compares with what the detector gives, row by row: boxes in pixels, the same labels, the same order."""
+    """Compares with the detections of the detector, row by row: boxes in pixels, the same labels, the same order."""
     with torch.inference_mode():
         expected = detector(list(images))
     assert sum(len(one["labels"]) for one in expected) > 0, "nothing was found: the test could not fail"
@@ -74,7 +74,7 @@ def test_module_that_is_traced_finds_what_torchvision_finds(head, backbone):
         given = dict(zip(task.outputs, task.network(images), strict=True))
     assert_finds_the_same(given, task.network.detector, images)
     expected = task.expected(images)
-    assert expected["is_clear"].all(), "the answer hangs on rounding: the check would see nothing"
+    assert expected["is_clear"].all(), "the result depends on rounding: the check would be skipped"
     assert task.difference(given, expected) <= 1e-6
 
 
@@ -192,9 +192,9 @@ def test_equal_scores_may_change_places():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["{detector}", "--task", "classify"], "is a detector: its file is for task detect", id="classify"),
-        pytest.param(["{detector}", "--task", "features"], "is a detector: its file is for task detect", id="features"),
-        pytest.param(["test_vit", "--task", "detect"], "is no detector: task detect takes a directory", id="detect"),
+        pytest.param(["{detector}", "--task", "classify"], "is a detector: task must be detect", id="classify"),
+        pytest.param(["{detector}", "--task", "features"], "is a detector: task must be detect", id="features"),
+        pytest.param(["test_vit", "--task", "detect"], "not a detector: task detect needs a directory", id="detect"),
         pytest.param(
             ["{detector}", "--dynamic", "batch,height"],
             "a detector's file is for one image size, dynamic must be batch or none, got batch,height",

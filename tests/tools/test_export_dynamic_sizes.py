@@ -1,4 +1,4 @@
-"""What stands in a file for operators whose size is free, against the operators themselves, at sizes of all kinds."""
+"""The ONNX forms of operators with dynamic sizes, compared with the operators themselves at many sizes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytest.importorskip("onnx", reason="needs attnzoo[export]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
 
 CHANNELS, HEADS = 8, 2
-# one tile and many, tiles of unequal sides, the last tile moved inward by little and by much
+# one tile and many, tiles of unequal sides, the last tile shifted inward by little and by much
 SIZES = [(24, 30), (7, 7), (8, 50), (13, 14), (31, 19)]
 
 
@@ -57,7 +57,7 @@ class ChannelsFirst(nn.Module):
 
 
 class Neighborhood(nn.Module):
-    """Queries, keys and values straight from the map, with a bias, and a key and a value beyond it."""
+    """Queries, keys and values directly from the map, with a bias, and a key and a value for positions past the map."""
 
     def __init__(
         self, kernel: tuple[int, int], has_bias: bool = True, is_padded: bool = False, **window: object
@@ -79,7 +79,7 @@ class Neighborhood(nn.Module):
 
 
 class Halves(nn.Module):
-    """Weights from a position table alone, and what they sum."""
+    """Weights from a position table only, and the weighted sum of the values."""
 
     def __init__(self, kernel: int) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class Halves(nn.Module):
 
 
 def mixers() -> dict[str, tuple[nn.Module, Sequence[tuple[int, int]]]]:
-    """By name: a mixer, and sizes of maps beside the common ones."""
+    """By name: a mixer, and map sizes in addition to the common ones."""
     torch.manual_seed(0)
     contmix = ContMix(CHANNELS // 2, CHANNELS // 2, HEADS, kernel_size=7, small_kernel_size=5)
     routed = {"regions": 4, "topk": 3, "auto_pad": True}
@@ -126,7 +126,7 @@ def mixers() -> dict[str, tuple[nn.Module, Sequence[tuple[int, int]]]]:
     }
 
 
-# torch reasons for a minute about regions whose number depends on the size
+# torch takes a minute to trace regions whose number depends on the size
 @pytest.mark.parametrize(
     "name",
     [
@@ -138,7 +138,7 @@ def test_any_size_in_one_graph(name: str) -> None:
     mixer, sizes = mixers()[name]
     network = OnMaps(mixer).eval()
     for parameter in network.parameters():
-        # nothing that starts as zero hides what it is multiplied with
+        # no parameter stays at zero and hides what it is multiplied with
         nn.init.normal_(parameter, std=0.5)
     proto = graphs.trace(network, torch.zeros(2, CHANNELS, 61, 77), ("maps",), ("batch", "height", "width"), 20)
     session = open_session(graphs.serialise(proto, {}), threads=1)

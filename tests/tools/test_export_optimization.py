@@ -1,4 +1,4 @@
-"""What is written in our own form: it computes the same in every shape, in fewer nodes."""
+"""The ONNX translations of this package compute the same in every shape, in fewer nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
 
 
 class Attention(nn.Module):
-    """Queries, keys and values are the images, cut in three; options are those of scaled_dot_product_attention."""
+    """Queries, keys and values are slices of the images; options are passed to scaled_dot_product_attention."""
 
     def __init__(self, mask: Tensor | None = None, **options: Any) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Attention(nn.Module):
 
 
 class Lines(nn.Module):
-    """A linear layer over the last axis of the images, which are cut to a number of dimensions."""
+    """A linear layer over the last axis of the images, which are flattened to a number of dimensions."""
 
     def __init__(self, dimensions: int, bias: bool) -> None:
         super().__init__()

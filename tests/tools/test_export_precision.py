@@ -1,4 +1,4 @@
-"""Files of lower precision and with preprocessing inside: small, close to float32, and never kept when they are not."""
+"""Files of lower precision and with preprocessing inside are small and close to float32, or they are not kept."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ class Tiny(nn.Module):
 
 
 class Fragile(Tiny):
-    """What `body` is to see is small beside constants, as where the branches of a network add little to its stream.
+    """The input of `body` is small compared with added constants, as in residual streams to which branches add little.
 
     Args:
-        is_balanced: the constants add up to nothing, so that rounded weights do no harm.
+        is_balanced: the constants sum to zero, so that rounded weights do no harm.
     """
 
     def __init__(self, is_balanced: bool) -> None:
         super().__init__()
-        # no border of zeros, so that the constants add up to the same everywhere
+        # no zero padding, so that the constants sum to the same everywhere
         self.body = nn.Conv2d(24, 48, 3)
         signs = torch.ones(24)
         if is_balanced:
-            # pairs of inputs of opposite constants, whose weights are the same
+            # pairs of inputs with opposite constants and equal weights
             signs[::2] = -1
             self.body.weight.data[:, ::2] = self.body.weight.data[:, 1::2]
         self.register_buffer("offset", (40 if is_balanced else 10) * signs[:, None, None])
@@ -81,14 +81,14 @@ class Fragile(Tiny):
 
 
 class Loud(Tiny):
-    """Numbers above the range of float16 between `stem` and `body`, and below it again at the end."""
+    """Values above the range of float16 between `stem` and `body`, and within it again at the end."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(self.stem(x).relu() * 1e5).mean((2, 3)) * 1e-5)
 
 
 class Masked(Tiny):
-    """Attention between the pixels of a row that only sees the left, masked with what people mask with."""
+    """Causal attention between the pixels of a row, masked with a commonly used value."""
 
     def __init__(self, masked: float) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def require_sound(content: bytes) -> None:
 
 @pytest.fixture(scope="module", params=["nat_pico", "shvit_pico"])
 def traced(request):
-    """A network, and its graph, which takes seconds to trace."""
+    """A network and its graph, shared because tracing takes seconds."""
     torch.manual_seed(0)
     task = preparation.make_task(timm.create_model(request.param).eval(), "classify", (64, 64))
     return task, onnx_file.to_graph(task, ("batch",), 20)
@@ -135,7 +135,7 @@ def finished(traced, precision: str):
     task, traced_proto = traced
     proto = onnx.ModelProto()
     proto.CopyFrom(traced_proto)
-    # the classes of untrained networks hang on nothing
+    # the classes of untrained networks are arbitrary
     finish = Finish(precision, None, images_of((64, 64)), 0.0)
     return finish.apply(proto, task, checking.cases_of(task, ("batch",)), {}, 1e-4)
 
@@ -146,11 +146,11 @@ def test_half_precision_halves_the_file_and_stays_close(traced):
     require_sound(done.content)
     assert len(done.content) < 0.55 * traced[1].ByteSize()
     assert done.fidelity.difference <= 1e-2
-    # the mean over a map, and the norm over a whole image, add up many numbers
+    # the mean over a map sums many values
     assert "ReduceMean" in done.kept
     floats = [x for x in initializers(done.content).values() if x.dtype == np.float16]
     if traced[0].network.default_cfg["architecture"].startswith("nat"):
-        assert any(np.isinf(x).any() for x in floats), "the mask must stay what it is"
+        assert any(np.isinf(x).any() for x in floats), "the mask must stay infinite"
 
 
 def test_eight_bits_make_a_third_of_the_file(traced):
@@ -171,7 +171,7 @@ def test_layers_that_int8_ruins_stay_in_float_and_are_named(tmp_path, is_balance
     assert report.kept == ("body",)
     assert json.loads(report.metadata["kept_float32"]) == ["body"]
     assert report.fidelity.error <= 0.1
-    # where rounded weights do no harm, large ones stay rounded
+    # if rounded weights do no harm, large ones stay quantised
     assert ("body.weight/int8" in initializers(report.path.read_bytes())) == is_balanced
     again = export_onnx(Fragile(is_balanced), tmp_path / "again.onnx", image_size=(12, 16), **options)
     assert again.path.read_bytes() == report.path.read_bytes()
@@ -180,7 +180,7 @@ def test_layers_that_int8_ruins_stay_in_float_and_are_named(tmp_path, is_balance
 def test_numbers_too_large_for_float16_stay_in_float32(tmp_path):
     report = export_onnx(Loud(), tmp_path / "model.onnx", image_size=(12, 16), precision="fp16")
     assert report.fidelity.difference <= 1e-2
-    assert report.fidelity.agreement is None, "the classes of noise say nothing"
+    assert report.fidelity.agreement is None, "the classes of noise are meaningless"
     assert any(name.startswith("body/") for name in report.kept)
     assert not any(name.startswith("head/") for name in report.kept)
 
@@ -265,8 +265,8 @@ def test_command_names_size_agreement_and_what_stays_in_float(tmp_path):
     [
         pytest.param(["--precision", "int8"], "int8 needs calibration images: --calibration DIR", id="none"),
         pytest.param(["--calibration", "{tmp}"], "calibration is for --precision int8 and fp16", id="idle"),
-        pytest.param(["--precision", "int8", "--calibration", "{tmp}/no"], "there is no folder", id="no-folder"),
-        pytest.param(["--precision", "int8", "--calibration", "{tmp}/empty"], "holds no pictures", id="empty"),
+        pytest.param(["--precision", "int8", "--calibration", "{tmp}/no"], "does not exist", id="no-folder"),
+        pytest.param(["--precision", "int8", "--calibration", "{tmp}/empty"], "holds no images", id="empty"),
         pytest.param(["--precision", "fp16", "--calibration", "{tmp}/bad"], "cannot be read as a picture", id="bad"),
         pytest.param(["--precision", "fp16", "--task", "detect"], "exported in fp32 only", id="detector"),
     ],
@@ -288,8 +288,8 @@ def test_mistakes_are_one_line(tmp_path, options, message):
     ("given", "message"),
     [
         pytest.param([], "calibration holds no images", id="none"),
-        pytest.param([torch.zeros(2, 3, 8, 8)], "must be 3x12x16, .* got 3x8x8", id="size"),
-        pytest.param([torch.zeros(1, 12, 16)], "must be 3x12x16, .* got 1x12x16", id="channels"),
+        pytest.param([torch.zeros(2, 3, 8, 8)], "must be 3x12x16 .* got 3x8x8", id="size"),
+        pytest.param([torch.zeros(1, 12, 16)], "must be 3x12x16 .* got 1x12x16", id="channels"),
     ],
 )
 def test_calibration_that_does_not_fit_is_refused(given, message):
@@ -305,9 +305,9 @@ def test_preprocessing_needs_mean_and_std(tmp_path):
 @pytest.mark.parametrize(
     ("precision", "fidelity", "message"),
     [
-        pytest.param("int8", Fidelity(float("inf"), float("inf"), 1.0, 9), "what is no number", id="not-a-number"),
-        pytest.param("int8", Fidelity(0.3, 0.1, 0.9, 9), "on the class of 90.0% of 9 images", id="agreement"),
-        pytest.param("int8", Fidelity(0.3, 0.3, None, 9), "off by 30% of their size", id="maps"),
+        pytest.param("int8", Fidelity(float("inf"), float("inf"), 1.0, 9), "output is not finite", id="not-a-number"),
+        pytest.param("int8", Fidelity(0.3, 0.1, 0.9, 9), "top class of float32 on 90.0% of 9 images", id="agreement"),
+        pytest.param("int8", Fidelity(0.3, 0.3, None, 9), "relative error of the outputs is 30%", id="maps"),
         pytest.param("fp16", Fidelity(0.02, 0.001, None, 9), "differ from float32 by 2.0e-02", id="half"),
     ],
 )
@@ -328,7 +328,7 @@ def test_refused_file_leaves_the_old_one(tmp_path, monkeypatch):
         return changed, ()
 
     monkeypatch.setattr("attnzoo.tools.export.precision.to_int8", wrong)
-    with pytest.raises(ExportError, match=r"at least 95\.0% are asked for"):
+    with pytest.raises(ExportError, match=r"at least 95\.0% is required"):
         export_onnx(Tiny(), output, image_size=(12, 16), precision="int8", calibration=images_of((12, 16)))
     assert output.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]

@@ -1,4 +1,4 @@
-"""Programs of torch.export and packages of AOTInductor: right at any batch, with metadata, never wrong on disk."""
+"""Programs of torch.export and packages of AOTInductor are correct at any batch size, or are not written."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_program(path: Path) -> tuple[nn.Module, dict[str, str]]:
 def test_program_equals_eager_at_any_batch(tmp_path, name, size, options):
     model = timm.create_model(name, **options).train()
     report = export_program(model, tmp_path / "model.pt2", image_size=size)
-    assert model.training, "the caller's model must stay as it was"
+    assert model.training, "the caller's model must not be modified"
     assert report.max_difference <= 1e-4
     assert report.opset is None
     assert report.file_size == report.path.stat().st_size
@@ -135,7 +135,7 @@ def test_wrong_file_is_refused_also_behind_layers_that_start_as_zero(tmp_path, m
 
 def test_package_without_a_compiler_is_one_line(tmp_path):
     command = ["export", "test_vit", "--format", "aoti", "--output", str(tmp_path / "model.pt2")]
-    # pytest's own patches of this configuration leave it without the entry
+    # the test configuration leaves this config without the entry
     with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
         run = CliRunner().invoke(main, command)
     assert run.exit_code == 1
@@ -147,10 +147,10 @@ def test_package_without_a_compiler_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["--output", "{tmp}/model.pt2"], "model.pt2 would hold ONNX: name it .onnx", id="onnx-as-pt2"),
+        pytest.param(["--output", "{tmp}/model.pt2"], "suffix of a PyTorch file: name it .onnx", id="onnx-as-pt2"),
         pytest.param(["--format", "pt2", "--output", "{tmp}/model.onnx"], "must end in .pt2", id="pt2-as-onnx"),
         pytest.param(
-            ["--format", "pt2", "--opset", "20", "--output", "{tmp}/model.pt2"], "--opset is of ONNX files", id="opset"
+            ["--format", "pt2", "--opset", "20", "--output", "{tmp}/model.pt2"], "--opset applies to ONNX", id="opset"
         ),
         pytest.param(["--format", "pt2", "--output", "{tmp}"], "output must be a file", id="output-is-a-folder"),
     ],

@@ -1,1 +1,1 @@
-"""`attnzoo bench`: how fast models and kernels are on this machine, after a check that what is timed is right."""
+"""`attnzoo bench`: measures models and kernels on this machine, after checking their results."""

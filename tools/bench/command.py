@@ -1,4 +1,4 @@
-"""`attnzoo bench MODEL...` and `attnzoo bench kernels`; what they need is imported when they run."""
+"""`attnzoo bench MODEL...` and `attnzoo bench kernels`; their dependencies are imported when they run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ _out = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/bench"), show_default=True,
     help="Folder of the results.",
 )  # fmt: skip
-_device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where.")
+_device = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device to run on."
+)
 
 
 class ModelsByDefault(click.Group):
-    """A group whose first word may be a model's name: then it is the command for models."""
+    """A group that runs the command `models` if the first argument is not a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Puts the command in front of a model's name."""
+        """Inserts the command `models` before a model name."""
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             args = ["models", *args]
         return super().parse_args(ctx, args)
@@ -27,10 +29,10 @@ class ModelsByDefault(click.Group):
 
 @click.group("bench", cls=ModelsByDefault, subcommand_metavar="MODEL... | kernels [OPTIONS]")
 def bench_command() -> None:
-    """Measure models, or the kernels, on this machine.
+    """Measure models or kernels on this machine.
 
     `attnzoo bench MODEL...` is short for `attnzoo bench models MODEL...`. The project's own comparisons with other
-    implementations are in a clone's folder benchmarks/.
+    implementations are in the folder benchmarks/ of the repository.
 
     \b
     Examples:
@@ -49,35 +51,35 @@ def bench_command() -> None:
     multiple=True,
     default=(1, 8),
     show_default=True,
-    help="Images of a batch; may be repeated.",
+    help="Batch size; may be repeated.",
 )
 @click.option(
     "--image-size",
     "sizes",
     type=click.IntRange(1),
     multiple=True,
-    help="Side of the images; may be repeated.  [default: the model's own]",
+    help="Side of square images; may be repeated.  [default: the size of the model]",
 )
 @click.option(
     "--runtime",
     "runtimes",
     type=click.Choice(RUNTIMES),
     multiple=True,
-    help="Only this one beside eager; may be repeated.  [default: all that are installed]",
+    help="Runtime to measure in addition to eager; may be repeated.  [default: all installed]",
 )
 @click.option("--training", is_flag=True, help="Measure training steps too, eager and compiled.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the CPU.")
-@click.option("--seconds", type=click.FloatRange(0), default=10, show_default=True, help="Time for a row.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
+@click.option("--seconds", type=click.FloatRange(0), default=10, show_default=True, help="Time limit per row.")
 @_out
 def models_command(
     models: tuple[str, ...], device: str, batches: tuple[int, ...], sizes: tuple[int, ...],
     runtimes: tuple[str, ...], training: bool, threads: int, seconds: float, out: Path,
 ) -> None:  # fmt: skip
-    """Measure latency, throughput and peak memory of MODELS.
+    """Measure latency, throughput and peak memory of models.
 
-    MODELS are names that timm knows, with random weights. Runtimes: eager, after `fuse()`, by torch.compile, and one
-    ONNX file in ONNX Runtime and OpenVINO (on a CPU). The logits of each must agree with eager before it is timed.
-    Writes a table, `models-<device>-<date>.json` and a picture of latency over batch.
+    MODEL is a timm model name; the weights are random. The runtimes are eager, eager after `fuse()`, torch.compile, and
+    an ONNX file in ONNX Runtime and OpenVINO (on a CPU). The logits of each runtime must agree with eager before it is
+    timed. Prints a table, and writes `models-<device>-<date>.json` and a plot of latency over batch size.
 
     \b
     Examples:
@@ -91,20 +93,21 @@ def models_command(
     chosen = tuple(name for name in RUNTIMES if name == "eager" or not runtimes or name in runtimes)
     wrong = run_models(Settings(models, device, batches, sizes, chosen, training, threads, seconds, out), click.echo)
     if wrong:
-        raise click.ClickException(f"{len(wrong)} answers are wrong, the first: {wrong[0]}")
+        raise click.ClickException(f"{len(wrong)} results are wrong, the first: {wrong[0]}")
 
 
 @bench_command.command("kernels")
 @_device
-@click.option("--only", default="", metavar="TEXT", help="Rows whose name contains this, such as 56x56 or window.")
-@click.option("--batch", type=click.IntRange(1), help="Images of a batch.  [default: 32 on CUDA, 1 on a CPU]")
-@click.option("--seconds", type=click.FloatRange(0), default=120, show_default=True, help="Time for all rows.")
+@click.option("--only", default="", metavar="TEXT", help="Only rows whose name contains TEXT, such as 56x56.")
+@click.option("--batch", type=click.IntRange(1), help="Batch size.  [default: 32 on CUDA, 1 on a CPU]")
+@click.option("--seconds", type=click.FloatRange(0), default=120, show_default=True, help="Time limit for all rows.")
 @_out
 def kernels_command(device: str, only: str, batch: int | None, seconds: float, out: Path) -> None:
     """Measure the operators of attnzoo.kernels at the stages of their networks.
 
-    Each is checked against the reference execution first; what is wrong is not timed. Then forward and backward pass,
-    the execution that is chosen on the device beside eager. Writes a table and `kernels-<device>-<date>.json`.
+    Each operator is first checked against the reference execution, and not timed if its result is wrong. Then the
+    forward and backward pass are timed, in eager and in the execution that is chosen on the device. Prints a table, and
+    writes `kernels-<device>-<date>.json`.
 
     \b
     Examples:
@@ -123,4 +126,4 @@ def _require(device: str) -> None:
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda needs a CUDA or ROCm device that torch can see: use --device cpu")
+        raise ValueError("--device cuda needs a CUDA or ROCm device, and torch found none: use --device cpu")

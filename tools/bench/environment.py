@@ -1,4 +1,4 @@
-"""The machine and the versions that a measurement depends on."""
+"""The hardware and the package versions that a measurement depends on."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import torch
 
 
 def environment(device: torch.device) -> dict[str, object]:
-    """What a result file says of where it was measured."""
+    """The hardware and versions for a result file."""
     return {**_host(), **(_cuda(device) if device.type == "cuda" else {})}
 
 
 def device_name(device: torch.device) -> str:
-    """What the device calls itself."""
+    """The name of the device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
 
 
 def version(package: str) -> str | None:
-    """Of an installed package."""
+    """The version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -35,7 +35,7 @@ def _host() -> dict[str, object]:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "system": platform.system(),
-        # what else the machine was doing: above its cores, spreads widen
+        # other load on the machine: above the number of cores the measurements scatter
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -1,4 +1,4 @@
-"""`attnzoo bench kernels`: the operators at the stages of their networks, the chosen execution beside eager.
+"""`attnzoo bench kernels`: the operators at the stages of their networks, the chosen execution compared with eager.
 
 Shape legend: B batch, H W map, h heads, D width.
 """
@@ -21,7 +21,7 @@ from .report import reason, slug, table, today, write
 
 HEAD = ("operator", "dtype", "execution", "direction", "ms", "(p10-p90)", "eager / chosen")
 DTYPES = {"cpu": (torch.float32,), "cuda": (torch.bfloat16, torch.float32)}
-# of the norm of what the reference gives for the last image
+# largest difference for the last image, relative to the norm of the reference
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 WIDTH = 32
 
@@ -31,10 +31,10 @@ class Row:
     """An operator at one stage of a network.
 
     Attributes:
-        name: on screen.
+        name: name in the table.
         operator: public function.
-        inputs: makes its inputs for a batch, dtype and device; those of five axes require gradients.
-        arguments: of the operator beside them.
+        inputs: makes the inputs for a batch size, dtype and device; floating-point inputs require gradients.
+        arguments: further arguments of the operator.
     """
 
     name: str
@@ -75,7 +75,7 @@ def _maps(
     side: int, heads: int, bias: int = 0, topk: int = 0, tables: int = 0
 ) -> Callable[[int, torch.dtype, torch.device], dict[str, Tensor]]:
     def make(batch: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-        # the maps of a packed projection
+        # q, k and v are views of a packed projection
         qkv = torch.randn(batch, side, side, 3, heads, WIDTH, dtype=dtype, device=device).unbind(3)
         found = {name: x.detach().requires_grad_() for name, x in zip("qkv", qkv, strict=True)}
         if bias:
@@ -96,22 +96,22 @@ def run_kernels(
     """Measures the operators, prints a table, and writes `kernels-<device>-<date>.json`.
 
     Args:
-        device_type: "cpu", one thread of it, or "cuda".
-        only: rows whose name contains this.
-        batch: images of a batch.
-        seconds: for all rows; the first is measured in any case.
+        device_type: "cpu" (one thread) or "cuda".
+        only: measure only rows whose name contains this text.
+        batch: batch size.
+        seconds: time limit for all rows; the first row is always measured.
         out: folder of the file.
-        say: takes a line of output.
+        say: prints a line of output.
 
     Returns:
         A line for each wrong result.
 
     Raises:
-        ValueError: `only` fits no row.
+        ValueError: `only` matches no row.
     """
     listed = [row for row in rows() if only in row.name]
     if not listed:
-        raise ValueError(f"--only {only!r} fits no row: {', '.join(row.name for row in rows())}")
+        raise ValueError(f"--only {only!r} matches no row, choose from: {', '.join(row.name for row in rows())}")
     device = torch.device(device_type)
     torch.manual_seed(0)
     if device.type == "cpu":
@@ -124,7 +124,7 @@ def run_kernels(
     for dtype in DTYPES[device.type]:
         for row in listed:
             if found and budget.is_spent:
-                say(f"the time was spent; not measured: {row.name} {dtype}")
+                say(f"skipped {row.name} {dtype}: the time limit was reached")
                 continue
             found += measure(row, batch, dtype, device, meter)
             write(path, {**head, "rows": found})
@@ -136,7 +136,7 @@ def run_kernels(
 
 
 def measure(row: Row, batch: int, dtype: torch.dtype, device: torch.device, meter: Meter) -> list[dict[str, Any]]:
-    """The results of a row: the chosen execution and eager, forward and backward; an error where there is none."""
+    """The results of a row for the chosen execution and eager, forward and backward, or their errors."""
     head = {"name": row.name, "dtype": str(dtype).removeprefix("torch.")}
     inputs = row.inputs(batch, dtype, device)
     chosen = explain(row.operator, inputs["q"]).backend
@@ -150,7 +150,7 @@ def measure(row: Row, batch: int, dtype: torch.dtype, device: torch.device, mete
                 errors.append({**here, "error": f"differs from the reference by {difference:.1e}", "is_wrong": True})
                 continue
             times[backend] = _times(row, inputs, backend, meter)
-        except Exception as error:  # a kernel that does not start: eager's times are still wanted
+        except Exception as error:  # a kernel may fail to start: eager is still measured
             errors.append({**here, "error": reason(error), "is_wrong": backend == chosen})
     entries: list[dict[str, Any]] = [
         {**head, "execution": backend, "direction": direction, "milliseconds": of_direction}
@@ -166,7 +166,7 @@ def measure(row: Row, batch: int, dtype: torch.dtype, device: torch.device, mete
 
 
 def _difference(row: Row, inputs: dict[str, Tensor], backend: str) -> float:
-    """Of the last image, from the reference in float64: of the norm."""
+    """Difference for the last image to the reference in float64, relative to its norm."""
     last = {name: x[-1:] if x.ndim == 5 or name == "routes" else x for name, x in inputs.items()}
     exact = {name: x.detach().double() if x.is_floating_point() else x for name, x in last.items()}
     with torch.no_grad():

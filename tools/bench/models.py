@@ -1,4 +1,4 @@
-"""`attnzoo bench models`: latency, throughput and peak memory of networks over batch and size, in several runtimes."""
+"""`attnzoo bench models`: latency, throughput and peak memory over batch and image size, in several runtimes."""
 
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ from .environment import device_name, environment
 from .report import reason, slug, table, today, write
 from .runtimes import OF_TORCH, RUNTIMES, Call, Exported
 
-# of the largest logit; on a GPU compiled kernels may multiply in TF32
+# largest difference relative to the largest logit; on a GPU compiled kernels may multiply in TF32
 TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}
 ROUNDS = 15
-HEAD = ("model", "size", "batch", "runtime", "direction", "ms", "(p10-p90)", "images/s", "memory MiB", "over eager")
+HEAD = ("model", "size", "batch", "runtime", "direction", "ms", "(p10-p90)", "images/s", "memory MiB", "time / eager")
 NOTES = [
-    "Random weights and images, float32. `fused` is eager after `fuse()`, which is also compiled and exported; one "
-    "ONNX file for any batch runs in ONNX Runtime and OpenVINO. A training step is forward, cross-entropy, backward "
-    "and one step of SGD. Before anything is timed the logits must agree with eager. Peak memory is the most that "
-    "torch's allocator holds beyond what it held before; that of ONNX Runtime and OpenVINO is not known to it.",
+    "Random weights and images, float32. `fused` is eager after `fuse()`; the fused model is also compiled and "
+    "exported. One ONNX file with a dynamic batch runs in ONNX Runtime and OpenVINO. A training step is forward, "
+    "cross-entropy, backward and one step of SGD. The logits must agree with eager before a runtime is timed. Peak "
+    "memory is the peak of torch's allocator above the level before the call; it does not include ONNX Runtime and "
+    "OpenVINO.",
 ]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured.
+    """Settings of a benchmark.
 
     Attributes:
-        models: names that timm knows.
+        models: timm model names.
         device: "cpu" or "cuda".
-        batches: numbers of images.
-        sizes: sides of images; the model's own where there are none.
-        runtimes: of `RUNTIMES`, "eager" among them.
+        batches: batch sizes.
+        sizes: sides of square images; empty for the size of the model.
+        runtimes: names from `RUNTIMES`, including "eager".
         training: measure training steps too.
-        threads: of the CPU.
-        seconds: time for a row.
+        threads: number of CPU threads.
+        seconds: time limit per row.
         out: folder of the files.
     """
 
@@ -63,17 +64,17 @@ class Settings:
 
 
 def run_models(settings: Settings, say: Callable[[str], None]) -> list[str]:
-    """Measures models, prints a table, and writes `models-<device>-<date>.json` and a picture beside it.
+    """Measures models, prints a table, and writes `models-<device>-<date>.json` and a plot next to it.
 
     Args:
         settings: what to measure.
-        say: takes a line of output.
+        say: prints a line of output.
 
     Returns:
-        A line for each answer that is wrong.
+        A line for each wrong result.
 
     Raises:
-        ValueError: a name that timm does not know, an image size that the model does not take.
+        ValueError: a name is unknown to timm, or a model does not take an image size.
     """
     require_names(settings.models)
     device = torch.device(settings.device)
@@ -88,7 +89,7 @@ def run_models(settings: Settings, say: Callable[[str], None]) -> list[str]:
                 rows.append(row)
                 if "error" in row:
                     say(f"{row['model']} B{row['batch']} {row['runtime']} {row['direction']}: {row['error']}")
-                # row by row: what was measured outlives a run that is stopped
+                # written after every row, so that a stopped run keeps its results
                 write(path, {**head, "rows": rows})
     timed = [row for row in rows if "error" not in row]
     say(table(HEAD, [_cells(row) for row in timed]))
@@ -98,18 +99,18 @@ def run_models(settings: Settings, say: Callable[[str], None]) -> list[str]:
 
 
 def require_names(models: Sequence[str]) -> None:
-    """Refuses a name that timm does not know.
+    """Checks that timm knows all names.
 
     Raises:
-        ValueError: says which.
+        ValueError: a name is unknown to timm.
     """
     for name in models:
         if not timm.is_model(name):
-            raise ValueError(f"{name!r} is no model's name: see `attnzoo list`, and timm.list_models() for timm's own")
+            raise ValueError(f"{name!r} is not a model name: see `attnzoo list` and timm.list_models()")
 
 
 def measure(name: str, side: int | None, settings: Settings) -> Iterator[dict[str, Any]]:
-    """The rows of a model at one size: one for each batch, direction and runtime.
+    """The rows of a model at one image size: one for each batch size, direction and runtime.
 
     Raises:
         ValueError: the model does not take images of this size.
@@ -119,7 +120,7 @@ def measure(name: str, side: int | None, settings: Settings) -> Iterator[dict[st
     fixed = {"img_size": size} if size and config is not None and config.fixed_input_size else {}
     torch.manual_seed(0)
     model = timm.create_model(name, **fixed).eval()
-    # behind a layer that starts as zero an answer could be wrong unseen
+    # a layer that is initialized to zero would hide wrong results
     task = make_task(without_zeros(model) or copy.deepcopy(model), "classify", size)
     device = torch.device(settings.device)
     task = task.with_network(task.network.to(device))
@@ -145,7 +146,7 @@ def _inference(
         try:
             call: Call = RUNTIMES[name](exported)
             difference = relative_difference(call(images).cpu(), expected.cpu())
-        except Exception as error:  # not installed, no compiler, or not for this model: the others are still wanted
+        except Exception as error:  # not installed, no compiler, or unsupported model: the others are still measured
             yield {**here, "error": reason(error)}
             continue
         if not difference <= TOLERANCE[images.device.type]:
@@ -167,7 +168,7 @@ def _training(
 
 
 def _first_step(network: nn.Module, images: Tensor, name: str, calls: dict[str, Callable[[], object]]) -> str | None:
-    """Takes the first step, and adds the step to the calls; or says why it fails: out of memory, or no compiler."""
+    """Runs a first step and adds it to `calls`; returns the error if it fails, e.g. out of memory or no compiler."""
     try:
         step = training_step(network, images, name == "compiled")
         step()
@@ -178,7 +179,7 @@ def _first_step(network: nn.Module, images: Tensor, name: str, calls: dict[str, 
 
 
 def training_step(network: nn.Module, images: Tensor, is_compiled: bool) -> Callable[[], None]:
-    """A step of SGD of a copy of a network on one batch, to call again and again."""
+    """A function that trains a copy of a network for one SGD step, always on the same batch."""
     network = copy.deepcopy(network).train()
     run: Callable[[Tensor], Any] = network
     if is_compiled:
@@ -223,7 +224,7 @@ def _timed(
 
 
 def _over_eager(times: Mapping[str, list[float]], name: str, device: torch.device) -> dict[str, float] | None:
-    """Ratios of a runtime's times to eager's; of the same turn on a CPU, of medians on a GPU."""
+    """Ratios of the times of a runtime to eager: within the same round on a CPU, to the median of eager on a GPU."""
     if name == "eager" or "eager" not in times:
         return None
     if device.type == "cuda":
@@ -252,7 +253,7 @@ def _draw(path: Path, rows: Sequence[Mapping[str, Any]], say: Callable[[str], No
     try:
         from .picture import draw_latency
     except ModuleNotFoundError as error:
-        say(f'no picture, it needs {str(error.name).split(".")[0]}: pip install "attnzoo[train]"')
+        say(f'no plot was written, {str(error.name).split(".")[0]} is missing: pip install "attnzoo[train]"')
         return
     if draw_latency(path, rows):
-        say(f"drawn in {path}")
+        say(f"plot written to {path}")

@@ -1,4 +1,4 @@
-"""Latency over batch, a line for each model, size and runtime."""
+"""A plot of latency over batch size, with a line for each model, image size and runtime."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..files import replacing
 
 
 def draw_latency(path: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Draws rows of `models.measure`, inference and training side by side.
+    """Plots rows of `models.measure`, with inference and training side by side.
 
     Args:
         path: PNG file to write.
-        rows: those that were timed.
+        rows: rows that were timed.
 
     Returns:
-        Whether there was something to draw.
+        Whether there was something to plot.
     """
     directions = list(dict.fromkeys(row["direction"] for row in rows))
     if not directions:
@@ -37,8 +37,8 @@ def draw_latency(path: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
             axes.loglog(*zip(*sorted(points), strict=True), "o-", markersize=4, label=name)
         batches = sorted({row["batch"] for row in rows})
         axes.set_xticks(batches, [str(batch) for batch in batches], minor=False)
-        axes.set_xlabel("images of a batch")
-        axes.set_ylabel(f"milliseconds of {'a training step' if direction == 'training' else 'a batch'}, median")
+        axes.set_xlabel("batch size")
+        axes.set_ylabel(f"median milliseconds per {'training step' if direction == 'training' else 'batch'}")
         axes.grid(True, which="major", alpha=0.3)
         axes.legend(fontsize=8)
     with replacing(path) as fresh:

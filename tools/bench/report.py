@@ -1,4 +1,4 @@
-"""Result files: what is in all of them, and that they are there whole or not at all."""
+"""Result files and tables: common entries, formatting, and atomic writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..files import replacing
 
 
 def today() -> str:
-    """The date in a result file and its name."""
+    """The date for a result file and its name."""
     return datetime.date.today().isoformat()
 
 
@@ -23,13 +23,13 @@ def slug(name: str) -> str:
 
 
 def write(path: Path, results: Mapping[str, Any]) -> None:
-    """Writes a result file."""
+    """Writes a result file atomically."""
     with replacing(path) as fresh:
         fresh.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Cells in columns: the first to the left, the rest to the right."""
+    """Formats cells in columns: the first is left-aligned, the others are right-aligned."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
@@ -39,12 +39,12 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def plain(cell: Any) -> str:
-    """A cell of a table on screen: of a summary the median."""
+    """Formats a cell of a table; of a summary, the median."""
     value = cell["median"] if isinstance(cell, dict) else cell
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def reason(error: Exception, line: int = 0) -> str:
-    """An error as one entry of a result file: its kind, and one line of what it says."""
+    """Formats an error for a result file: its type and one line of its message."""
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[line].strip()[:200]}" if said else type(error).__name__

@@ -1,4 +1,4 @@
-"""Where a model can run: each runtime makes, of a classifier, a function from images (B, C, H, W) to logits."""
+"""Runtimes of a model: each turns a classifier into a function from images (B, C, H, W) to logits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ OPSET = 20
 
 @dataclass
 class Exported:
-    """A classifier and the ONNX file made of it, once.
+    """A classifier and its ONNX file, which is exported once.
 
     Attributes:
-        task: with the network, in evaluation mode.
-        folder: where files are written.
-        threads: of a runtime.
+        task: task with the network, in evaluation mode.
+        folder: folder for files.
+        threads: number of threads of a runtime.
     """
 
     task: Task
@@ -36,7 +36,7 @@ class Exported:
 
     @property
     def content(self) -> bytes:
-        """The ONNX file, for any batch."""
+        """Content of the ONNX file, with a dynamic batch."""
         if self._content is None:
             from ..export import graphs
             from ..export.onnx_file import to_graph
@@ -51,13 +51,13 @@ def eager(exported: Exported) -> Call:
 
 
 def fused(exported: Exported) -> Call:
-    """The network with parallel branches and norms folded, which all that follow start from, too."""
+    """The network with parallel branches and norms folded; the following runtimes use it too."""
     return logits_of(fuse(copy.deepcopy(exported.task.network)))
 
 
 def compiled(exported: Exported) -> Call:
-    """By torch.compile, for the batch that comes first."""
-    # every batch is a compilation of its own: a second one would be compiled for any
+    """The fused network compiled by torch.compile, for the first batch size."""
+    # compile for each batch size: torch would otherwise compile the second one for a dynamic batch
     torch._dynamo.reset()
     return logits_of(torch.compile(fuse(copy.deepcopy(exported.task.network)), dynamic=False))
 
@@ -77,7 +77,7 @@ def openvino(exported: Exported) -> Call:
         "INFERENCE_NUM_THREADS": exported.threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        # where the processor multiplies bfloat16 faster, it would do that
+        # otherwise it uses bfloat16 on processors where that is faster
         "INFERENCE_PRECISION_HINT": "f32",
     }
     model = openvino.Core().compile_model(str(file), "CPU", settings)
@@ -92,7 +92,7 @@ RUNTIMES: dict[str, Callable[[Exported], Call]] = {
     "onnxruntime": onnxruntime,
     "openvino": openvino,
 }
-# those that run torch's own operators, on any device
+# runtimes that use torch's own operators, on any device
 OF_TORCH = ("eager", "fused", "compiled")
 
 
@@ -105,7 +105,7 @@ def in_session(content: bytes, threads: int = 1) -> Call:
 
 
 def logits_of(network: nn.Module | Callable[[Tensor], Any]) -> Call:
-    """A network, called without gradients."""
+    """Calls a network without gradients."""
 
     def call(images: Tensor) -> Tensor:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Any timm backbone as a pyramid of features with one width, which is what torchvision's detectors stand on.
+"""Any timm backbone with a feature pyramid of uniform width, as torchvision's detectors need it.
 
 Shapes: B batch, C channels, H W height and width of a level, S stride in pixels.
 """
@@ -19,25 +19,25 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 
 class PyramidBackbone(nn.Module):
-    """Features of a timm model, joined by a feature pyramid network (Lin et al., arXiv:1612.03144).
+    """A timm model with a feature pyramid network (Lin et al., arXiv:1612.03144).
 
-    Of several features with one stride (as in plain transformers) the last is taken.
+    If several features have the same stride (as in plain transformers), the last is used.
 
     Args:
         architecture: name of a timm model.
-        arguments: of `timm.create_model`.
+        arguments: arguments of `timm.create_model`.
         width: channels of every level.
-        finer: levels finer than the backbone's, each from the finest by a transposed convolution.
-        coarser: levels coarser than the backbone's, each half the one before.
-        pooled: make the coarser ones by taking every second pixel (Faster R-CNN), not by convolutions (RetinaNet).
+        finer: number of levels finer than the backbone's, each upsampled by a transposed convolution.
+        coarser: number of levels coarser than the backbone's, each half the size of the one before.
+        pooled: make coarser levels by taking every second pixel (Faster R-CNN), not by convolutions (RetinaNet).
         normalized: normalise the channels of the backbone's features.
 
     Attributes:
-        strides: of the levels, finest first.
-        out_channels: of every level.
+        strides: strides of the levels, finest first.
+        out_channels: channels of every level.
 
     Raises:
-        ValueError: timm does not give features of the model, or not with these arguments.
+        ValueError: timm cannot create the model with `features_only`, or not with these arguments.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class PyramidBackbone(nn.Module):
         self.taken = [i for i, stride in enumerate(reductions) if stride not in reductions[i + 1 :]]
         strides, channels = [reductions[i] for i in self.taken], [channels[i] for i in self.taken]
         if strides != sorted(strides):
-            raise ValueError(f"model: {architecture} has features of the strides {strides}: they must become coarser")
+            raise ValueError(f"model: the strides of the features of {architecture} must increase, got {strides}")
         if strides[0] < 2**finer:
             raise ValueError(
                 f"detector.finer_levels: {architecture} starts at stride {strides[0]}, {finer} finer levels would be "
                 "finer than pixels"
             )
         self.norms = nn.ModuleList([LayerNorm2d(count) if normalized else nn.Identity() for count in channels])
-        # each level is half as wide as the next at least, and no finer level is wider than the pyramid
+        # no finer level is wider than the pyramid
         finer_widths = [channels[0]] + [min(channels[0], width)] * finer
         self.finer = nn.ModuleList(
             [nn.ConvTranspose2d(finer_widths[i], finer_widths[i + 1], 2, stride=2) for i in range(finer)]
@@ -76,11 +76,11 @@ class PyramidBackbone(nn.Module):
         self.strides += [strides[-1] * 2**step for step in range(1, coarser + 1)]
         self.out_channels = width
         self.memory_format = torch.contiguous_format
-        # read once: the hook that tells the format is not part of every timm version's features
+        # read once: not every timm version has `output_fmt` on its feature extractors
         self.is_channel_last = Format(getattr(self.body, "output_fmt", Format.NCHW)) == Format.NHWC
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) to levels (B, width, H/S, W/S) by their number, finest first."""
+        """Images (B, 3, H, W) -> levels (B, width, H/S, W/S) by index as text, finest first."""
         features = self.body(images.contiguous(memory_format=self.memory_format))
         chosen = [features[i] for i in self.taken]
         if self.is_channel_last:
@@ -91,17 +91,17 @@ class PyramidBackbone(nn.Module):
         return self.fpn(OrderedDict((str(i), x) for i, x in enumerate(levels)))
 
     def batch_norms(self) -> list[nn.Module]:
-        """Batch normalisations of the backbone itself."""
+        """The batch normalisation layers of the backbone itself."""
         return [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
 
 
 class CoarserLevels(ExtraFPNBlock):
-    """Levels beyond the coarsest of a pyramid.
+    """Additional levels, coarser than the coarsest of a pyramid.
 
     Args:
         width: channels of a level.
-        count: levels to add.
-        pooled: take every second pixel; without, stride-2 convolutions with ReLU between (Lin et al.,
+        count: number of levels to add.
+        pooled: take every second pixel; otherwise stride-2 convolutions with ReLU between them (Lin et al.,
             arXiv:1708.02002).
     """
 
@@ -133,18 +133,18 @@ def _halving(width: int) -> nn.Conv2d:
 
 
 def create_body(architecture: str, arguments: Mapping[str, Any]) -> Any:
-    """A timm model that gives its features.
+    """Creates a timm model that returns its features.
 
     Raises:
-        ValueError: it cannot, or timm does not take the arguments.
+        ValueError: the model has no features, or does not take the arguments.
     """
     try:
         return timm.create_model(architecture, features_only=True, **arguments)
-    # what timm says of a model without features, and of arguments that a model does not have
+    # timm raises various exceptions for a model without features and for unknown arguments
     except (RuntimeError, TypeError, ValueError, AssertionError, KeyError, AttributeError, IndexError) as error:
-        raise ValueError(f"model: {architecture} does not give features with {dict(arguments)}: {error}") from error
+        raise ValueError(f"model: {architecture} cannot return features with {dict(arguments)}: {error}") from error
 
 
 def level_names(backbone: PyramidBackbone, coarser: int) -> Sequence[str]:
-    """The levels that regions are read from: all but the ones beyond the backbone's."""
+    """Names of the levels that regions are pooled from: all but the additional coarser ones."""
     return [str(i) for i in range(len(backbone.strides) - coarser)]

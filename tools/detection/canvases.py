@@ -1,4 +1,4 @@
-"""Canvases with handwritten digits on them: a real detection data set that is made on the fly."""
+"""A small detection data set that is generated on the fly: canvases with real handwritten digits."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from PIL import Image
 from ..data.embedded import digits
 from .coco import Objects
 
-# a digit's pixel counts as ink from here on, of 255
+# smallest pixel value that counts as ink, of 255
 _INK = 64
-# places tried for a digit before it is left out
+# positions tried for a digit before it is left out
 _TRIES = 20
 
 
 class DigitsOnCanvas:
-    """scikit-learn's handwritten digits at random sizes and places on coloured, textured canvases.
+    """scikit-learn's handwritten digits at random sizes and positions on coloured, textured canvases.
 
-    A canvas is decided by its number alone, and no digit is on canvases of both splits.
+    A canvas depends on its split and index only, and no digit is used in both splits.
 
     Args:
         split: "train" or "val".
         size: side of a canvas in pixels.
-        train_images: canvases to learn from.
-        val_images: canvases that are held out.
-        most: digits on a canvas; there is one at least.
+        train_images: number of canvases for training.
+        val_images: number of canvases for validation.
+        most: largest number of digits on a canvas; the smallest is one.
         smallest: side of the smallest digit in pixels, with its margin.
-        largest: side of the largest.
-        with_masks: give the outlines too.
+        largest: side of the largest digit in pixels, with its margin.
+        with_masks: include masks.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: an argument is out of range.
     """
 
     remarks = ""
@@ -67,11 +67,11 @@ class DigitsOnCanvas:
         return self.count
 
     def name(self, index: int) -> str:
-        """What to call a canvas in a message."""
+        """The name of a canvas in messages."""
         return f"{self.split} canvas {index}"
 
     def identity(self, index: int) -> int:
-        """The number of a canvas."""
+        """The index of a canvas."""
         return index
 
     def objects(self, index: int) -> Objects:
@@ -100,7 +100,7 @@ class DigitsOnCanvas:
             masks.append(self._paste(random, canvas, ink, top, left))
         boxes = np.asarray(taken, dtype=np.float32).reshape(-1, 4)
         areas = np.asarray([mask.sum() for mask in masks], dtype=np.float32)
-        # the area that decides whether an object is small is its box's where only boxes are asked for
+        # without masks, the area that decides whether an object is small is the area of its box
         if not self.with_masks:
             areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         crowds = np.zeros(len(boxes), dtype=np.bool_)
@@ -109,7 +109,7 @@ class DigitsOnCanvas:
         )
 
     def _background(self, random: np.random.Generator) -> NDArray[np.float64]:
-        """Coarse patches of colour under fine noise, in the middle of the range: ink is darker or lighter."""
+        """Coarse colour patches with fine noise, in the middle of the range: ink is darker or lighter."""
         coarse = random.uniform(70, 185, size=(5, 5, 3)).astype(np.uint8)
         patches = Image.fromarray(coarse).resize((self.size, self.size), Image.Resampling.BICUBIC)
         noise = random.normal(0, 10, size=(self.size, self.size, 1))
@@ -135,7 +135,7 @@ class DigitsOnCanvas:
     def _paste(
         self, random: np.random.Generator, canvas: NDArray[np.float64], ink: NDArray[np.uint8], top: int, left: int
     ) -> NDArray[np.uint8]:
-        """Draws the ink, and gives its mask on the whole canvas."""
+        """Draws the ink, and returns its mask on the whole canvas."""
         colour = random.uniform(0, 40, size=3) if random.random() < 0.5 else random.uniform(215, 255, size=3)
         part = np.s_[top : top + ink.shape[0], left : left + ink.shape[1]]
         share = ink[..., None] / 255

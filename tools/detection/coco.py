@@ -1,4 +1,4 @@
-"""Annotations in COCO's format: read whole, and checked whole, before anything is trained on them."""
+"""Annotations in the COCO format, read and validated completely before training."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..files import read_json
 from ..images import UnreadableImageError, read_image
 from .outlines import check_outline
 
-# files or boxes named in a message
+# largest number of files named in a message
 _NAMED = 5
 
 
 @dataclass
 class Objects:
-    """What is to be found in a picture.
+    """The annotated objects of an image.
 
     Attributes:
         boxes: float32 (N, 4), x1 y1 x2 y2 in pixels.
         labels: int64 (N), from 0.
-        areas: float32 (N), in pixels, of the objects and not of their boxes where that is known.
-        crowds: bool (N), boxes around more objects than could be told apart.
-        outlines: N COCO segmentations, polygons or run lengths; None where boxes suffice.
+        areas: float32 (N), areas of the objects in pixels, or of their boxes if unknown.
+        crowds: bool (N), whether a box is around a crowd of objects (`iscrowd`).
+        outlines: N COCO segmentations, polygons or run lengths; None without masks.
     """
 
     boxes: NDArray[np.float32]
@@ -41,7 +41,7 @@ class Objects:
 
 @dataclass
 class _Picture:
-    """An entry of `images` with its annotations so far."""
+    """An entry of `images` with the annotations read so far."""
 
     identity: int
     file: str
@@ -50,23 +50,23 @@ class _Picture:
 
 
 class CocoImages:
-    """Pictures with boxes as COCO stores them.
+    """Images with boxes in the COCO format.
 
-    Boxes without width or height are left out, boxes that stick out of the picture are clipped; `remarks` has the
-    counts. Pictures without boxes are kept: they show what is nothing.
+    Boxes without width or height are left out, and boxes that extend past the image are clipped; `remarks` has the
+    counts. Images without boxes are kept as examples of background.
 
     Args:
         split: "train" or "val".
-        root: the folder that the others are in.
+        root: folder of the data set.
         train_annotations: file of the training annotations, in `root`.
-        train_images: folder of the training pictures, in `root`.
-        val_annotations: as for training.
-        val_images: as for training.
+        train_images: folder of the training images, in `root`.
+        val_annotations: file of the validation annotations, in `root`.
+        val_images: folder of the validation images, in `root`.
         with_masks: read the outlines of the objects too.
 
     Raises:
-        FileNotFoundError: a file or folder is not there.
-        ValueError: the annotations contradict themselves or the pictures.
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: the annotations are inconsistent, or do not fit the images.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class CocoImages:
             (self.folder, self.folder.is_dir(), f"{split}_images"),
         ):
             if not is_there:
-                raise FileNotFoundError(f"{path} is not there: set data.root, and data.{key} where it has another name")
+                raise FileNotFoundError(f"{path} does not exist: set data.root, and data.{key} if it has another name")
         self._degenerate = self._clipped = 0
         content = _read_json(self.path)
         self.classes, self._labels = self._read_categories(content)
@@ -101,27 +101,27 @@ class CocoImages:
 
     @property
     def remarks(self) -> str:
-        """What was left out or changed; empty where nothing was."""
-        counts = {"without width or height left out": self._degenerate, "clipped to the picture": self._clipped}
+        """Counts of boxes that were left out or changed; empty if there are none."""
+        counts = {"without width or height left out": self._degenerate, "clipped to the image": self._clipped}
         return ", ".join(f"{count} boxes {what}" for what, count in counts.items() if count)
 
     def name(self, index: int) -> str:
-        """The file of a picture."""
+        """The file of an image."""
         return str(self.folder / self._pictures[index][1])
 
     def identity(self, index: int) -> int:
-        """The number of a picture in the annotations."""
+        """The id of an image in the annotations."""
         return self._pictures[index][0]
 
     def objects(self, index: int) -> Objects:
-        """What is annotated in a picture."""
+        """The annotated objects of an image."""
         return self._objects[index]
 
     def picture(self, index: int, channels: int) -> Image.Image:
-        """Reads a picture, upright unless it was annotated as it is stored.
+        """Reads an image, rotated by its EXIF orientation unless it was annotated as stored.
 
         Raises:
-            UnreadableImageError: it cannot be read, or has not the size that it was annotated in.
+            UnreadableImageError: the image cannot be read, or its size differs from the annotated size.
         """
         name, annotated = self.name(index), self._pictures[index][2]
         picture = read_image(name, channels)
@@ -130,7 +130,7 @@ class CocoImages:
         stored = read_image(name, channels, upright=False)
         if stored.size != annotated:
             sizes = [" x ".join(map(str, size)) for size in (picture.size, annotated)]
-            raise UnreadableImageError(f"{name} has {sizes[0]} pixels, but was annotated as {sizes[1]}")
+            raise UnreadableImageError(f"{name} has {sizes[0]} pixels, but its annotated size is {sizes[1]}")
         return stored
 
     def _read_categories(self, content: Mapping[str, Any]) -> tuple[list[str], dict[int, int]]:
@@ -139,12 +139,12 @@ class CocoImages:
             where = f"{self.path}: categories[{position}]"
             identity, name = _value(category, "id", int, where), _value(category, "name", str, where)
             if identity in names:
-                raise ValueError(f"{where} has the id {identity} of another category: each needs its own")
+                raise ValueError(f"{where} has the id {identity} of another category: ids must be unique")
             names[identity] = name
         if not names:
-            raise ValueError(f"{self.path} has no categories: there is nothing to tell apart")
+            raise ValueError(f"{self.path} has no categories: at least one is required")
         ordered = sorted(names)
-        # ids may start anywhere and have gaps; labels may not
+        # ids may start anywhere and have gaps; labels are 0, 1, 2, ..
         return [names[identity] for identity in ordered], {identity: i for i, identity in enumerate(ordered)}
 
     def _read_pictures(self, content: Mapping[str, Any]) -> dict[int, _Picture]:
@@ -154,13 +154,13 @@ class CocoImages:
             identity, file = _value(entry, "id", int, where), _value(entry, "file_name", str, where)
             size = _value(entry, "width", int, where), _value(entry, "height", int, where)
             if identity in pictures:
-                raise ValueError(f"{where} has the id {identity} of another image: each needs its own")
+                raise ValueError(f"{where} has the id {identity} of another image: ids must be unique")
             if min(size) < 1:
                 raise ValueError(f"{where} must have a width and height of at least 1, got {size[0]} x {size[1]}")
             _check_inside(file, where)
             pictures[identity] = _Picture(identity, file, size)
         if not pictures:
-            raise ValueError(f"{self.path} has no images")
+            raise ValueError(f"{self.path} has no images: at least one is required")
         missing = [picture.file for picture in pictures.values() if not (self.folder / picture.file).is_file()]
         if missing:
             raise FileNotFoundError(
@@ -173,7 +173,7 @@ class CocoImages:
         picture = pictures.get(_value(annotation, "image_id", int, where))
         category = _value(annotation, "category_id", int, where)
         if picture is None:
-            raise ValueError(f"{where} is for the image {annotation['image_id']}, which is not among the images")
+            raise ValueError(f"{where} has the image id {annotation['image_id']}, which is not among the images")
         if category not in self._labels:
             known = ", ".join(map(str, sorted(self._labels)[:20]))
             raise ValueError(f"{where} has the category id {category}, which is not among the categories: {known}")
@@ -182,7 +182,7 @@ class CocoImages:
             return
         outline = annotation.get("segmentation")
         if self.with_masks and not outline:
-            raise ValueError(f"{where} has no segmentation: mask_rcnn learns outlines, use faster_rcnn for boxes")
+            raise ValueError(f"{where} has no segmentation: mask_rcnn needs outlines, use faster_rcnn for boxes only")
         if self.with_masks:
             check_outline(outline, picture.size, where)
         area = annotation.get("area")
@@ -192,7 +192,7 @@ class CocoImages:
         picture.rows.append((box, self._labels[category], area, is_crowd, outline if self.with_masks else None))
 
     def _clip(self, box: list[float], picture: _Picture, where: str) -> list[float] | None:
-        """x1 y1 x2 y2 of x y width height, inside the picture; None for a box without width or height."""
+        """Converts x y width height to x1 y1 x2 y2, clipped to the image; None for a box without width or height."""
         left, top, width, height = box
         if width <= 0 or height <= 0:
             self._degenerate += 1
@@ -222,7 +222,7 @@ class CocoImages:
 def _read_json(path: Path) -> Mapping[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}: COCO's format is a dict of images, annotations ...")
+        raise ValueError(f"{path} must be a dict of images, annotations and categories, got a {type(content).__name__}")
     return content
 
 
@@ -235,7 +235,7 @@ def _entries(content: Mapping[str, Any], key: str, path: Path) -> list[Mapping[s
 
 def _value(entry: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
     value = entry.get(key)
-    # a number must fit into a tensor too
+    # an integer must fit into an int64 tensor
     is_huge = isinstance(value, int) and abs(value) >= 2**63
     if not isinstance(value, kind) or isinstance(value, bool) or is_huge:
         raise ValueError(f"{where}: {key} must be {'an integer' if kind is int else 'text'}, got {value!r}")
@@ -251,7 +251,7 @@ def _box(annotation: Mapping[str, Any], where: str) -> list[float]:
 
 
 def _check_inside(file: str, where: str) -> None:
-    # written on any system, read on any
+    # the file may be written on one system and read on another
     for path in (PurePosixPath(file), PureWindowsPath(file)):
         if path.is_absolute() or path.drive or ".." in path.parts or not path.parts:
-            raise ValueError(f"{where}: file_name must stay in the folder of the images, got {file!r}")
+            raise ValueError(f"{where}: file_name must be inside the folder of the images, got {file!r}")

@@ -1,9 +1,9 @@
-"""Pictures with boxes: the forms that the `data` of a detection recipe may name.
+"""Data sets of images with boxes for the `data` of a detection recipe.
 
-| `data.name`        | what it reads                                                                                 |
+| `data.name`        | source                                                                                        |
 |--------------------|-----------------------------------------------------------------------------------------------|
-| `coco`             | `root/annotations/instances_train2017.json` and `root/train2017/*.jpg`, or what the keys say  |
-| `digits_on_canvas` | scikit-learn's handwritten digits at random places, made on the fly                           |
+| `coco`             | `root/annotations/instances_train2017.json` and `root/train2017/*.jpg`, or paths set by keys  |
+| `digits_on_canvas` | scikit-learn's handwritten digits at random positions, generated on the fly                   |
 """
 
 from __future__ import annotations
@@ -24,50 +24,50 @@ from .canvases import DigitsOnCanvas
 from .coco import CocoImages, Objects
 from .outlines import draw_masks
 
-# what the detector itself is told of `data`: it normalises and resizes
+# keys of `data` for the detector, which normalises and resizes
 NORMALISATION = ("mean", "std")
 
-# the sides of a box that sanitising leaves, in pixels: less is what an augmentation has cut off
+# smallest side of a box in pixels: smaller boxes were cut off by an augmentation and are removed
 _SMALLEST_SIDE = 1.0
 
 
 class Source(Protocol):
-    """Pictures with boxes, by index."""
+    """Images with boxes, by index."""
 
     @property
     def classes(self) -> Sequence[str]:
-        """Names, in the order of the labels."""
+        """Names of the classes, in the order of the labels."""
 
     @property
     def remarks(self) -> str:
-        """What was left out or changed; empty where nothing was."""
+        """What was left out or changed; empty if nothing was."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What to call a picture in a message."""
+        """The name of an image in messages."""
 
     def identity(self, index: int) -> int:
-        """A number that no other picture has."""
+        """A unique id of an image."""
 
     def objects(self, index: int) -> Objects:
-        """What is to be found."""
+        """The annotated objects of an image."""
 
     def picture(self, index: int, channels: int) -> Image.Image:
-        """The picture, with 1 or 3 channels."""
+        """The image, with 1 or 3 channels."""
 
 
 class BoxedImages(Samples):
-    """Samples `images` (C, H, W) in 0 .. 1, as large as they are, and `targets`.
+    """Samples of `images` (C, H, W) in 0 .. 1, in their original size, and `targets`.
 
     A target is a dict of `boxes` (N, 4), x1 y1 x2 y2 in pixels, `labels` (N) from 0, `area` (N), `iscrowd` (N),
-    `image_id` (), and with masks `masks` (N, H, W). Crowds are for judging only: to learn from, they are left out.
+    `image_id` (), and with masks `masks` (N, H, W). Crowds are only used in evaluation, and left out for training.
 
     Args:
-        source: where they are from.
-        channels: 1 for grey pictures, 3 for RGB.
-        augment: changes pictures and boxes alike; None for samples to judge by.
-        with_masks: give masks too.
+        source: source of the images and objects.
+        channels: 1 for grey images, 3 for RGB.
+        augment: transforms images and boxes together; None for evaluation.
+        with_masks: include masks.
     """
 
     def __init__(self, source: Source, channels: int, augment: v2.Transform | None, with_masks: bool) -> None:
@@ -78,7 +78,7 @@ class BoxedImages(Samples):
         return len(self.source)
 
     def load(self, index: int) -> dict[str, Any]:
-        """Reads a picture and its boxes, and augments both."""
+        """Reads an image and its boxes, and augments both."""
         name = self.source.name(index)
         image = v2.functional.to_dtype(
             v2.functional.to_image(self.source.picture(index, self.channels)), torch.float32, scale=True
@@ -86,12 +86,12 @@ class BoxedImages(Samples):
         target = self._target(index, *image.shape[-2:])
         if self.augment is not None:
             image, target = self.augment(image, target)
-        # plain tensors from here on: what knows of boxes costs time in every operation
+        # plain tensors from here on: tv_tensors add overhead to every operation
         plain = {key: value.as_subclass(torch.Tensor) for key, value in target.items()}
         return {"images": image.as_subclass(torch.Tensor), "targets": plain, "name": name}
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """A batch of lists: pictures differ in size, and in what is on them."""
+        """A batch of lists: images differ in size, and in their number of objects."""
         return collate(samples, stacked=False)
 
     def _target(self, index: int, height: int, width: int) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class BoxedImages(Samples):
             "image_id": torch.tensor(self.source.identity(index)),
         }
         if self.with_masks:
-            assert objects.outlines is not None, "the source was asked for outlines"
+            assert objects.outlines is not None, "the source must have been opened with masks"
             outlines = [outline for outline, is_kept in zip(objects.outlines, kept, strict=True) if is_kept]
             target["masks"] = tv_tensors.Mask(torch.from_numpy(draw_masks(outlines, width, height)))
         return target
@@ -123,21 +123,21 @@ def open_detection(
     channels: int = 3,
     with_masks: bool = False,
 ) -> BoxedImages:
-    """A data set as a recipe describes it.
+    """Opens the data set of a recipe.
 
     Args:
-        data: `name`, one of DETECTION_DATASETS; `mean` and `std`, which the detector takes; what else the data set
-            takes.
+        data: `name`, one of DETECTION_DATASETS; `mean` and `std` for the detector; other keys are arguments of the data
+            set.
         split: "train" or "val".
-        augment: of training images, transforms of torchvision.transforms.v2, {"type": "RandomHorizontalFlip"}; None
-            gives samples to judge by.
-        channels: 1 for grey pictures, 3 for RGB.
-        with_masks: read and give the outlines of objects too.
+        augment: transforms of torchvision.transforms.v2 for training, such as {"type": "RandomHorizontalFlip"}; None
+            for evaluation.
+        channels: 1 for grey images, 3 for RGB.
+        with_masks: read and return the masks of objects too.
 
     Raises:
-        ValueError: an unknown data set, split or transform, arguments that they do not take, or annotations that
-            contradict themselves.
-        FileNotFoundError: a file or folder is not there.
+        ValueError: an unknown data set, split or transform, arguments that they do not take, or inconsistent
+            annotations.
+        FileNotFoundError: a file or folder does not exist.
     """
     transform = None if augment is None else box_augmentation(augment)
     source = open_source(DETECTION_DATASETS, data, split, NORMALISATION, with_masks=with_masks)
@@ -145,14 +145,14 @@ def open_detection(
 
 
 def box_augmentation(augment: Sequence[Mapping[str, Any]]) -> v2.Transform:
-    """Transforms of pictures and boxes, one after the other; boxes that they cut off are left out.
+    """Composes transforms of images and boxes; boxes that they cut off are removed.
 
     Raises:
-        ValueError: it is no list, or torchvision does not know it.
+        ValueError: `augment` is not a list, or a transform is unknown to torchvision.
     """
     if isinstance(augment, Mapping):
         raise ValueError(
-            "augment must be a list of torchvision transforms for detection: timm's options are for classification"
+            "augment must be a list of torchvision transforms for detection: timm's options are for classification only"
         )
     transforms = [augmentation(description) for description in augment]
     cleaning = v2.SanitizeBoundingBoxes(min_size=_SMALLEST_SIDE, labels_getter=_of_each_box)

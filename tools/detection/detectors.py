@@ -1,6 +1,6 @@
-"""torchvision's detectors on any timm backbone: made from plain options, stored as data, opened without running code.
+"""torchvision's detectors on any timm backbone, created from plain options and stored as data without code.
 
-Outside of this file labels count from 0 and images are tensors (C, H, W) of 0 .. 1 as large as they are.
+Outside of this file labels start at 0, and images are tensors (C, H, W) in the range 0 .. 1 in their original size.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from .backbone import PyramidBackbone, level_names
 
 HEADS = ("fcos", "retinanet", "faster_rcnn", "mask_rcnn")
 
-# per head as published: coarser levels, and the side of an anchor in strides
+# published defaults per head: coarser levels, and the side of an anchor in strides
 _COARSER = {"fcos": 2, "retinanet": 2, "faster_rcnn": 1, "mask_rcnn": 1}
 _ANCHOR_SCALE = {"fcos": 1.0, "retinanet": 4.0, "faster_rcnn": 8.0, "mask_rcnn": 8.0}
-# R-CNN heads count the background as class 0
+# class 0 of R-CNN heads is the background
 _FIRST_LABEL = {"fcos": 0, "retinanet": 0, "faster_rcnn": 1, "mask_rcnn": 1}
 
 _INTEGERS = {"max_size": 1, "width": 64, "finer_levels": 0, "coarser_levels": 0, "detections_per_image": 1}
@@ -33,26 +33,26 @@ _SWITCHES = ("frozen_batchnorm", "normalize_features")
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """What a recipe's `detector` may say.
+    """The options in `detector` of a recipe.
 
     Args:
         head: one of HEADS.
-        min_size: pixels that the shorter side of a picture is brought to; of several, training draws one for each
-            picture, and the last is for evaluation. An augmentation that resizes is undone by it.
-        max_size: pixels that the longer side has at most; it goes before `min_size`.
+        min_size: the shorter side of an image is resized to this many pixels. If it is a list, training draws one size
+            for each image, and evaluation uses the last. It overrides the size after an augmentation that resizes.
+        max_size: largest longer side in pixels; takes precedence over `min_size`.
         width: channels of the pyramid and the head, a multiple of 32 and at least 64.
-        finer_levels: of the pyramid, before the backbone's finest.
-        coarser_levels: of the pyramid, beyond the backbone's coarsest; as published without, 2 for fcos and retinanet
-            and 1 for the others.
-        anchor_scale: side of an anchor in strides of its level; as published without: 1 for fcos (a point and its
-            reach), 4 for retinanet (and two more sizes in the octave), 8 for the others.
-        score_threshold: detections below are not given, 0 .. 1.
-        nms_threshold: of two boxes of a class that overlap by more (intersection over union) the weaker is dropped; as
-            in torchvision without, 0.6 for fcos and 0.5 for the others.
-        detections_per_image: at most; COCO's metric looks at 100.
-        frozen_batchnorm: keep the backbone's batch normalisation as it is in evaluation, untrained; the default is to
-            do so where weights are pretrained: a batch has too few pictures for statistics.
-        normalize_features: a LayerNorm over the channels of each of the backbone's features.
+        finer_levels: number of pyramid levels finer than the backbone's finest.
+        coarser_levels: number of pyramid levels coarser than the backbone's coarsest; the default is as published, 2
+            for fcos and retinanet and 1 for the others.
+        anchor_scale: side of an anchor in strides of its level; the default is as published: 1 for fcos (which
+            predicts from points), 4 for retinanet (and two more sizes in the octave), 8 for the others.
+        score_threshold: detections with a lower score are left out, 0 .. 1.
+        nms_threshold: if two boxes of a class overlap by more (intersection over union), the one with the lower score
+            is removed; the default is as in torchvision, 0.6 for fcos and 0.5 for the others.
+        detections_per_image: largest number of detections; the COCO metric uses 100.
+        frozen_batchnorm: keep the backbone's batch normalisation in evaluation mode and do not train it. The default is
+            True for pretrained weights, because a batch has too few images for statistics.
+        normalize_features: apply a LayerNorm over the channels of each of the backbone's features.
     """
 
     head: str
@@ -70,14 +70,14 @@ class DetectorOptions:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DetectorOptions:
-        """Reads and checks options.
+        """Reads and validates options.
 
         Raises:
-            ValueError: an unknown or missing key, or a value that cannot be; says which, and what is allowed.
+            ValueError: an unknown or missing key, or an invalid value; the message names it and what is allowed.
         """
         allowed = [entry.name for entry in dataclasses.fields(cls)]
         if unknown := [key for key in values if key not in allowed]:
-            raise ValueError(f"detector: {unknown[0]} is none of its keys: use {', '.join(allowed)}")
+            raise ValueError(f"detector: unknown key {unknown[0]!r}: use {', '.join(allowed)}")
         if values.get("head") not in HEADS:
             raise ValueError(f"detector.head must be one of {', '.join(HEADS)}, got {values.get('head')!r}")
         options = cls(**values)
@@ -92,28 +92,30 @@ class DetectorOptions:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"detector.{key} must be an integer of at least {least}, got {value!r}")
         if self.width % 32:
-            raise ValueError(f"detector.width must be a multiple of 32 (of its normalisation), got {self.width}")
+            raise ValueError(f"detector.width must be a multiple of 32 (for GroupNorm), got {self.width}")
         for key, (lowest, largest) in _RANGES.items():
             value, is_left_out = getattr(self, key), getattr(self, key) is None and key != "score_threshold"
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not is_left_out and not (is_number and lowest <= value <= largest):
-                raise ValueError(f"detector.{key} must be a number of {lowest:g} .. {largest:g}, got {value!r}")
+                raise ValueError(f"detector.{key} must be a number in {lowest:g} .. {largest:g}, got {value!r}")
         for key in _SWITCHES:
             value = getattr(self, key)
             if not isinstance(value, bool) and not (value is None and key == "frozen_batchnorm"):
                 raise ValueError(f"detector.{key} must be True or False, got {value!r}")
         sizes = self.min_size if isinstance(self.min_size, (list, tuple)) else [self.min_size]
         if not sizes or not all(isinstance(x, int) and not isinstance(x, bool) and x >= 16 for x in sizes):
-            raise ValueError(f"detector.min_size must be an integer of at least 16, or several, got {self.min_size!r}")
+            raise ValueError(
+                f"detector.min_size must be an integer of at least 16, or a list of them, got {self.min_size!r}"
+            )
 
 
 class Detector(nn.Module):
-    """A detector whose labels count from 0.
+    """A detector whose labels start at 0.
 
     Args:
-        model: torchvision's, on a PyramidBackbone.
-        first_label: of the model's own labels.
-        frozen_batchnorm: keep the backbone's batch normalisation as in evaluation.
+        model: torchvision detector on a PyramidBackbone.
+        first_label: first label of the torchvision detector.
+        frozen_batchnorm: keep the backbone's batch normalisation in evaluation mode.
     """
 
     # the task of its exported file
@@ -134,12 +136,12 @@ class Detector(nn.Module):
         return backbone
 
     def freeze_backbone(self) -> None:
-        """Trains the pyramid and the head alone, on features as they are in evaluation."""
+        """Freezes the backbone in evaluation mode, so that only the pyramid and the head are trained."""
         self.frozen_backbone = True
         self.backbone.body.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Detector:
-        """As usual, but what is frozen stays in evaluation."""
+        """Sets the training mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         if mode and self.frozen_backbone:
             self.backbone.body.eval()
@@ -149,19 +151,19 @@ class Detector(nn.Module):
         return self
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
-        """Losses by name in training; detections otherwise.
+        """Losses by name in training mode, detections otherwise.
 
         Args:
-            images: (C, H, W) each, 0 .. 1, of any sizes.
-            targets: for training, of each image `boxes` (N, 4), x1 y1 x2 y2 in its pixels, `labels` (N) from 0, and
+            images: tensors (C, H, W) in 0 .. 1, of any sizes.
+            targets: for training, for each image `boxes` (N, 4), x1 y1 x2 y2 in its pixels, `labels` (N) from 0, and
                 for mask_rcnn `masks` (N, H, W).
 
         Returns:
-            In training scalars named `loss_...`. In evaluation per image `boxes` (N, 4), `labels` (N) from 0,
-            `scores` (N), best first, and for mask_rcnn `masks` (N, H, W) of booleans.
+            In training mode scalars named `loss_...`. In evaluation mode for each image `boxes` (N, 4), `labels` (N)
+            from 0, `scores` (N), best first, and for mask_rcnn boolean `masks` (N, H, W).
         """
         if self.training:
-            assert targets is not None, "a detector learns from targets"
+            assert targets is not None, "a detector in training mode needs targets"
             known = [{**target, "labels": target["labels"] + self.first_label} for target in targets]
             losses = self.model(list(images), known)
             return {f"loss_{name.removeprefix('loss_')}": loss for name, loss in losses.items()}
@@ -174,35 +176,35 @@ class Detector(nn.Module):
         return finished
 
     def compile(self, *arguments: Any, **options: Any) -> None:
-        """Compiles the backbone: the rest depends on what is found in each picture."""
+        """Compiles the backbone only: the rest depends on the objects found in each image."""
         self.backbone.compile(*arguments, **options)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the backbone's activations in the backward pass.
 
         Raises:
-            ValueError: the backbone cannot.
+            ValueError: the backbone does not support it.
         """
         inner, _ = self._timm_model()
         if not hasattr(inner, "set_grad_checkpointing"):
-            raise ValueError("this backbone cannot recompute its activations: leave grad_checkpointing out")
+            raise ValueError("this backbone does not support grad_checkpointing: remove it")
         inner.set_grad_checkpointing(enable)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that the backbone wants without weight decay."""
+        """Parameters of the backbone that must not have weight decay."""
         inner, prefix = self._timm_model()
         names = inner.no_weight_decay() if hasattr(inner, "no_weight_decay") else set()
         return {f"{prefix}{name}" for name in names}
 
     def group_matcher(self, coarse: bool = False) -> Any:
-        """The layer of each parameter, for layer-wise rates: the backbone's own, and all that follows as the last.
+        """The layer of each parameter, for layer-wise learning rates; pyramid and head follow as the last layer.
 
         Raises:
-            ValueError: the backbone does not know its layers.
+            ValueError: the backbone does not define its layers.
         """
         inner, prefix = self._timm_model()
         if not hasattr(inner, "group_matcher"):
-            raise ValueError("layer_decay: this backbone does not know its layers as features, leave it out")
+            raise ValueError("layer_decay: this backbone does not define its layers (group_matcher): remove it")
         layers = group_parameters(inner, inner.group_matcher(coarse=coarse), reverse=True)
         last = max(layers.values()) + 1
 
@@ -212,7 +214,7 @@ class Detector(nn.Module):
         return layer
 
     def _timm_model(self) -> tuple[Any, str]:
-        """The timm model inside, and what precedes its parameters' names."""
+        """The inner timm model, and the prefix of its parameter names."""
         body, prefix = self.backbone.body, "model.backbone.body."
         return (body.model, f"{prefix}model.") if hasattr(body, "model") else (body, prefix)
 
@@ -225,15 +227,15 @@ def create_detector(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Detector:
-    """A detector on a timm backbone.
+    """Creates a detector on a timm backbone.
 
     Args:
         architecture: name of a timm model.
-        arguments: of `timm.create_model`.
-        options: of the head and the pyramid.
-        num_classes: without background.
-        mean: of each channel, subtracted from an image.
-        std: of each channel, that it is divided by.
+        arguments: arguments of `timm.create_model`.
+        options: options of the head and the pyramid.
+        num_classes: number of classes without background.
+        mean: mean of each channel.
+        std: standard deviation of each channel.
 
     Raises:
         ValueError: the backbone does not fit.
@@ -255,7 +257,7 @@ def create_detector(
         "max_size": options.max_size,
         "image_mean": list(mean),
         "image_std": list(std),
-        # every level of the backbone then has its exact stride
+        # so that every level of the backbone has its exact stride
         "size_divisible": max(32, backbone.body_strides[-1]),
     }
     frozen = bool(arguments.get("pretrained")) if options.frozen_batchnorm is None else options.frozen_batchnorm

@@ -1,4 +1,4 @@
-"""Pictures with boxes: what was found in them, and where that differs most from what is there."""
+"""Drawing images with boxes: detections, and the images where they differ most from the ground truth."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ..images import read_image
 from .data import BoxedImages
 from .metrics import JudgedPicture, Report
 
-# truth and detections
+# colours of ground truth and detections
 TRUTH_COLOUR, FOUND_COLOUR = (0, 200, 70), (255, 60, 60)
 
-# a detection that covers less of an object has not found it
+# smallest intersection over union with an object for a detection to match it
 _OVERLAP = 0.5
 
 
 def draw_found(path: Path, found: Mapping[str, Any]) -> None:
-    """Draws a picture with its detections.
+    """Draws an image with its detections.
 
     Args:
-        path: JPEG file to write; it is there whole or not at all.
-        found: `file`, `labels`, `scores` and `boxes`, as `attnzoo.tools.predict.predict` gives them.
+        path: JPEG file to write, atomically.
+        found: `file`, `labels`, `scores` and `boxes`, as returned by `attnzoo.tools.predict.predict`.
     """
     names = sorted(set(found["labels"]))
     numbered = {**found, "labels": [names.index(label) for label in found["labels"]]}
@@ -44,14 +44,14 @@ def draw_objects(
     truth: Mapping[str, Any] | None = None,
     least_score: float = 0.3,
 ) -> Image.Image:
-    """A copy of a picture with its detections, and below them the truth where it is known.
+    """A copy of an image with its detections, drawn over the ground truth if it is known.
 
     Args:
-        picture: as the boxes count its pixels.
+        picture: the image, in the pixels of the boxes.
         found: `boxes` (N, 4), x1 y1 x2 y2, `labels` (N) from 0 and `scores` (N), tensors or arrays.
         classes: names of the labels.
-        truth: `boxes` and `labels` of what is there.
-        least_score: detections below are not drawn.
+        truth: `boxes` and `labels` of the ground truth.
+        least_score: detections with a lower score are not drawn.
     """
     scale = max(1, -(-SMALLEST_SIDE // max(picture.size)))
     canvas = picture.convert("RGB").resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
@@ -68,17 +68,17 @@ def draw_objects(
 def draw_worst_cases(
     report: Report, samples: BoxedImages, directory: Path, count: int = 16, least_score: float = 0.3
 ) -> list[Path]:
-    """Writes the pictures that a detector did worst on, worst first: green is what is there, red what was found.
+    """Writes the images with the most errors, worst first: ground truth in green, detections in red.
 
     Args:
-        report: of `DetectionJudge`.
-        samples: that were judged.
-        directory: receives `01-NAME.png` and so on; made where it is not there.
-        count: of pictures at most.
-        least_score: detections below count for nothing here.
+        report: report of `DetectionJudge`.
+        samples: the samples that were evaluated.
+        directory: folder for `01-NAME.png` and so on; created if it does not exist.
+        count: largest number of images.
+        least_score: detections with a lower score are ignored.
 
     Returns:
-        The files.
+        The written files.
     """
     directory.mkdir(parents=True, exist_ok=True)
     places = {samples.source.identity(i): i for i in range(len(samples))}
@@ -95,7 +95,7 @@ def draw_worst_cases(
 
 
 def mistakes(picture: JudgedPicture, least_score: float = 0.3) -> int:
-    """Objects that were missed, and detections of what is not there or of another class; crowds aside."""
+    """Number of missed objects and of false detections, not counting crowds."""
     real = ~picture.truth["iscrowd"]
     boxes, labels = picture.truth["boxes"][real], picture.truth["labels"][real]
     is_unmatched, false_alarms = np.ones(len(boxes), dtype=np.bool_), 0
@@ -113,7 +113,7 @@ def mistakes(picture: JudgedPicture, least_score: float = 0.3) -> int:
 
 
 def _overlaps(box: NDArray[Any], others: NDArray[Any], of_box: bool = False) -> NDArray[Any]:
-    """Intersection of a box with others, over their union or over the box."""
+    """Intersection of a box with others, divided by their union or by the area of the box."""
     sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     shared = sides.clip(min=0).prod(axis=1)
     own = (box[2:] - box[:2]).prod()
@@ -128,7 +128,7 @@ def _draw_box(
     draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=2)
     font = ImageFont.load_default(size=12)
     width, height = draw.textlength(text, font=font), 14
-    # over the box where there is room, or else inside
+    # above the box if there is room, otherwise inside
     at = (top - height if top >= height else top) if is_above else bottom - height
     draw.rectangle((left, at, left + width + 2, at + height), fill=colour)
     draw.text((left + 1, at), text, fill="white" if is_above else "black", font=font)

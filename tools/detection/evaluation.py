@@ -1,4 +1,4 @@
-"""How good a detector is on pictures with boxes that it has not seen."""
+"""Evaluation of a detector on held-out images with boxes."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from .metrics import DetectionJudge
 
 
 def evaluate_detector(directory: Path, data: Mapping[str, Any], reading: Reading, worst: Path | None) -> Evaluation:
-    """Judges a detector on a data set, see `attnzoo.tools.evaluate.evaluate`.
+    """Evaluates a detector on a data set, see `attnzoo.tools.evaluate.evaluate`.
 
     Args:
-        directory: of the detector.
-        data: a recipe's `data`.
-        reading: how pictures are read.
-        worst: a folder for the pictures that it did worst on; None for none.
+        directory: directory of the detector.
+        data: the `data` of a recipe.
+        reading: how images are read.
+        worst: folder for the images with the most errors; None to write none.
 
     Raises:
-        FileNotFoundError: a file or folder is not there.
-        ValueError: no detector, an unknown data set, other classes, or a file that cannot be read.
+        FileNotFoundError: a file or folder does not exist.
+        ValueError: the directory holds no detector, the data set is unknown or has other classes, or a file cannot be
+            read.
     """
     detector, config = open_detector(directory)
     with_masks = config["detector"]["head"] == "mask_rcnn"
     samples = open_detection(data, reading.split, None, len(config["preprocessing"]["mean"]), with_masks)
     if list(samples.classes) != config["label_names"]:
-        differing = sorted(set(samples.classes) ^ set(config["label_names"])) or ["they are in another order"]
-        raise ValueError(f"the detector and the data have other classes: {', '.join(differing[:8])}")
+        differing = sorted(set(samples.classes) ^ set(config["label_names"])) or ["their order"]
+        raise ValueError(f"the classes of the detector and of the data differ: {', '.join(differing[:8])}")
     judge = DetectionJudge(samples.classes, Processes(0, 1, device()), with_masks)
     metrics, unreadable = reading.judge(judge, detector.to(device()), samples)
     if worst is not None:

@@ -1,7 +1,7 @@
-"""A detector as a directory, `config.json` + `model.safetensors`: plain data, from which the same detector is made.
+"""Storage of a detector as a directory of plain data, `config.json` and `model.safetensors`.
 
 `config.json` holds `task`, `architecture` and `model_args` (of `timm.create_model`), `detector` (of `DetectorOptions`),
-`label_names` and `preprocessing` (`mean` and `std` of each channel). `SHA256SUMS` beside them reveals damage.
+`label_names` and `preprocessing` (`mean` and `std` of each channel). `SHA256SUMS` is used to detect damaged files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .detectors import Detector, DetectorOptions, create_detector
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
-# arguments of timm.create_model that would fetch weights or read other files
+# arguments of timm.create_model that download weights or read other files
 FETCHING = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only")
 
 _KEYS = {
@@ -41,21 +41,21 @@ def save_detector(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> None:
-    """Writes a detector as a directory, replaced as a whole when it exists.
+    """Writes a detector as a directory; an existing directory is replaced as a whole.
 
     Args:
-        detector: made by `create_detector` with the following.
-        directory: where to.
+        detector: created by `create_detector` with the following arguments.
+        directory: directory to write.
         architecture: name of a timm model.
-        arguments: of `timm.create_model`; those that fetch weights are not stored.
-        options: of the head and the pyramid.
+        arguments: arguments of `timm.create_model`; those that download weights are not stored.
+        options: options of the head and the pyramid.
         classes: names of the labels.
-        mean: of each channel.
-        std: of each channel.
+        mean: mean of each channel.
+        std: standard deviation of each channel.
 
     Raises:
-        StorageError: it cannot be written; what was at `directory` is still there.
-        ValueError: an argument is no plain data.
+        StorageError: the directory cannot be written; an existing one stays as it was.
+        ValueError: an argument is not plain data.
     """
     kept = {key: value for key, value in arguments.items() if key not in FETCHING}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
@@ -73,24 +73,24 @@ def save_detector(
         try:
             text = json.dumps(config, indent=2)
         except TypeError as error:
-            raise ValueError(f"model: its arguments must be numbers, text and lists to be stored: {error}") from error
+            raise ValueError(f"model: arguments must be numbers, text or lists to be stored: {error}") from error
         (fresh / CONFIG).write_text(text + "\n")
         write_sums(fresh)
 
 
 def open_detector(directory: str | Path) -> tuple[Detector, dict[str, Any]]:
-    """The detector of a directory, in evaluation, and its config. Runs no code of it.
+    """Opens the detector of a directory in evaluation mode; returns it and its config. Runs no code from the directory.
 
     Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: it is not what `attnzoo train` writes for detection, or is damaged.
+        FileNotFoundError: a file does not exist.
+        ValueError: the directory was not written by `attnzoo train` for detection, or is damaged.
     """
     directory = Path(directory)
     check_sums(directory)
     config = read_detector_config(directory)
     path = directory / WEIGHTS
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: the directory of a detector holds {CONFIG} and {WEIGHTS}")
+        raise FileNotFoundError(f"{path} does not exist: the directory of a detector needs {CONFIG} and {WEIGHTS}")
     weights = read_file(path)
     arguments, where = config["model_args"], directory / CONFIG
     options = DetectorOptions.from_dict(config["detector"])
@@ -102,42 +102,42 @@ def open_detector(directory: str | Path) -> tuple[Detector, dict[str, Any]]:
         )
 
     try:
-        # without memory for weights: a config that asks for much more than the file holds is found out before
+        # without memory for weights, so that a config that is much larger than the file is rejected first
         with torch.device("meta"):
             expected = {name: tensor.shape for name, tensor in create().state_dict().items()}
-    # what torch says of sizes that cannot be has no common class
+    # torch raises various exceptions for impossible sizes
     except Exception as error:
         raise ValueError(f"{where} does not describe a detector: {error}") from error
     if expected != {name: tensor.shape for name, tensor in weights.items()}:
         differing = sorted(
             name for name in {*expected, *weights} if expected.get(name) != getattr(weights.get(name), "shape", None)
         )
-        raise ValueError(f"{where} and {WEIGHTS} do not fit: {', '.join(differing[:5])}")
+        raise ValueError(f"{where} and {WEIGHTS} do not match: {', '.join(differing[:5])}")
     detector = create()
     detector.load_state_dict(weights)
     return detector.eval(), config
 
 
 def read_detector_config(directory: Path) -> dict[str, Any]:
-    """The `config.json` of a detector, checked.
+    """Reads and validates the `config.json` of a detector.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is not what `save_detector` writes.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file was not written by `save_detector`.
     """
     path = directory / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: the directory of a detector holds {CONFIG} and {WEIGHTS}")
+        raise FileNotFoundError(f"{path} does not exist: the directory of a detector needs {CONFIG} and {WEIGHTS}")
     config = read_json(path)
     if not isinstance(config, dict) or config.get("task") != "detection":
-        raise ValueError(f'{path} is not of a detector: its task must be "detection"')
+        raise ValueError(f'{path} is not the config of a detector: task must be "detection"')
     for key, kind in _KEYS.items():
         if not isinstance(config.get(key), kind):
             raise ValueError(f"{path}: {key} must be a {kind.__name__}, got {config.get(key)!r}")
     if not timm.is_model(config["architecture"]):
-        raise ValueError(f"{path}: {config['architecture']!r} is no model of timm or attnzoo")
+        raise ValueError(f"{path}: {config['architecture']!r} is not a model of timm or attnzoo")
     if fetching := [key for key in FETCHING if key in config["model_args"]]:
-        raise ValueError(f"{path}: model_args must not have {fetching[0]}: the weights are in {WEIGHTS}")
+        raise ValueError(f"{path}: model_args must not contain {fetching[0]}: the weights are in {WEIGHTS}")
     if not config["label_names"] or not all(isinstance(name, str) for name in config["label_names"]):
         raise ValueError(f"{path}: label_names must be the names of the classes, got {config['label_names']!r}")
     for key in ("mean", "std"):

@@ -1,4 +1,4 @@
-"""How good a detector is: COCO's metrics over a data set, the same in training and in `attnzoo evaluate`."""
+"""COCO metrics of a detector over a data set, the same in training and in `attnzoo evaluate`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from torch.utils.data import DataLoader
 from ..metrics import AfterBatch
 from ..training.processes import Processes
 
-# pycocotools' summary, by position; AR is the recall with 100 detections per picture
+# indices into the summary of pycocotools; AR is the recall with 100 detections per image
 _SUMMARY = {0: "AP", 1: "AP50", 2: "AP75", 3: "AP_small", 4: "AP_medium", 5: "AP_large", 8: "AR"}
 NAMES = tuple(_SUMMARY.values())
 
 
 @dataclass
 class JudgedPicture:
-    """What was found in a picture, and what is there.
+    """The detections and the ground truth of an image.
 
     Attributes:
-        image_id: of the data set.
-        name: of its file.
+        image_id: id of the image in the data set.
+        name: name of its file.
         size: height and width in pixels.
         truth: `boxes` (N, 4), `labels` (N), `area` (N), `iscrowd` (N), and `runs`, N run lengths of masks, or empty.
         found: `boxes` (M, 4), `labels` (M), `scores` (M) and `runs`.
@@ -45,12 +45,12 @@ class JudgedPicture:
 
 @dataclass
 class Report:
-    """A judgement in detail.
+    """The results of an evaluation in detail.
 
     Attributes:
-        metrics: by name.
-        per_class: a row per class: `class`, `objects` that there are, `AP`, `AP50` (not a number where there are none).
-        pictures: all, by `image_id`.
+        metrics: metrics by name.
+        per_class: a row per class: `class`, the number of `objects`, `AP` and `AP50` (NaN if there are no objects).
+        pictures: all images, sorted by `image_id`.
     """
 
     metrics: dict[str, float]
@@ -59,15 +59,15 @@ class Report:
 
 
 class DetectionJudge:
-    """Average precision of a detector, as COCO counts it (pycocotools).
+    """Average precision of a detector, as computed by COCO (pycocotools).
 
     Args:
         classes: names of the labels.
-        processes: that judge together, each its part of the pictures.
-        with_masks: judge masks too, as `mask_AP` and so on.
+        processes: the processes that evaluate together, each its part of the images.
+        with_masks: evaluate masks too, as `mask_AP` and so on.
 
     Attributes:
-        report: of the last judgement, in detail.
+        report: results of the last evaluation in detail.
     """
 
     metric = "AP"
@@ -79,17 +79,17 @@ class DetectionJudge:
 
     @torch.inference_mode()
     def __call__(self, model: nn.Module, loader: DataLoader[Any], after_batch: AfterBatch) -> dict[str, float]:
-        """AP over overlaps of 0.5 .. 0.95, at 0.5 and at 0.75, of small, medium and large objects, and AR.
+        """AP over IoU 0.5 .. 0.95, at 0.5 and at 0.75, for small, medium and large objects, and AR.
 
-        Sizes that no object has are left out.
+        Metrics of object sizes without objects are left out.
 
         Args:
             model: `attnzoo.tools.detection.detectors.Detector`.
-            loader: batches of `images`, `targets` and `name`; every process has its part, and all get the same answer.
+            loader: batches of `images`, `targets` and `name`; every process has its part, and all get the same result.
             after_batch: called after each batch.
 
         Raises:
-            ValueError: there is no picture, or no box, to judge by.
+            ValueError: there are no images or no boxes to evaluate on.
         """
         model.eval()
         own: list[JudgedPicture] = []
@@ -120,20 +120,20 @@ class DetectionJudge:
 
 
 def judge_pictures(pictures: Sequence[JudgedPicture], classes: Sequence[str], with_masks: bool = False) -> Report:
-    """COCO's metrics.
+    """Computes COCO metrics.
 
     Args:
-        pictures: each with its truth and what was found.
+        pictures: images with their ground truth and detections.
         classes: names of the labels.
-        with_masks: judge masks too.
+        with_masks: evaluate masks too.
 
     Raises:
-        ValueError: there is no picture, or no box, to judge by.
+        ValueError: there are no images or no boxes to evaluate on.
     """
     if not pictures:
-        raise ValueError("there is no picture to judge by: the validation data is empty or unreadable")
+        raise ValueError("there are no images to evaluate on: the validation data is empty or unreadable")
     if not any((~picture.truth["iscrowd"]).any() for picture in pictures):
-        raise ValueError(f"there is no box to judge by in the {len(pictures)} pictures of the validation data")
+        raise ValueError(f"there are no boxes to evaluate on in the {len(pictures)} images of the validation data")
     boxes = _Evaluation(pictures, classes, "bbox")
     metrics = boxes.metrics()
     if with_masks:
@@ -142,7 +142,7 @@ def judge_pictures(pictures: Sequence[JudgedPicture], classes: Sequence[str], wi
 
 
 def class_table(report: Report) -> Table:
-    """A row per class, for a rich console: its objects, AP and AP50, the worst first."""
+    """A table for a rich console with a row per class: number of objects, AP and AP50, the worst first."""
     table = Table("class", "objects", "AP", "AP50")
     for row in sorted(report.per_class, key=lambda row: (np.isnan(row["AP"]), row["AP"])):
         values = ["-" if np.isnan(row[key]) else f"{row[key]:.2%}" for key in ("AP", "AP50")]
@@ -151,7 +151,7 @@ def class_table(report: Report) -> Table:
 
 
 class _Evaluation:
-    """pycocotools, which prints and takes only its own format."""
+    """Runs pycocotools in its own data format, without its printed output."""
 
     def __init__(self, pictures: Sequence[JudgedPicture], classes: Sequence[str], kind: str) -> None:
         from pycocotools.coco import COCO
@@ -167,7 +167,7 @@ class _Evaluation:
             found += _annotations(picture.found, index, kind)
         for entries in (truth, found):
             for number, entry in enumerate(entries, 1):
-                # pycocotools takes the number 0 for no match
+                # pycocotools uses the id 0 for no match
                 entry["id"] = number
         with contextlib.redirect_stdout(io.StringIO()):
             self.judge = COCOeval(
@@ -178,13 +178,13 @@ class _Evaluation:
             self.judge.summarize()
 
     def metrics(self) -> dict[str, float]:
-        """By name; what cannot be told is left out."""
+        """Metrics by name; undefined ones are left out."""
         stats = {name: float(self.judge.stats[position]) for position, name in _SUMMARY.items()}
         return {name: value for name, value in stats.items() if value >= 0}
 
     def per_class(self) -> list[dict[str, Any]]:
-        """A row per class."""
-        # (overlaps, recalls, classes, sizes, numbers of detections): all sizes, 100 detections
+        """A row of results per class."""
+        # (overlaps, recalls, classes, sizes, detection limits): all sizes, 100 detections
         precision = self.judge.eval["precision"][:, :, :, 0, -1]
         return [
             {
@@ -238,5 +238,5 @@ def _encode(masks: NDArray[Any]) -> list[dict[str, Any]]:
     """Run lengths of masks (N, H, W)."""
     from pycocotools import mask
 
-    # (N, H, W) -> (H, W, N), as pycocotools lays them out
+    # (N, H, W) -> (H, W, N), the layout of pycocotools
     return mask.encode(np.asfortranarray(masks.astype(np.uint8).transpose(1, 2, 0))) if len(masks) else []

@@ -1,4 +1,4 @@
-"""Outlines of objects as COCO stores them, polygons or run lengths: checked, and drawn as masks."""
+"""Outlines of objects in the COCO format, polygons or run lengths: validated, and converted to masks."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# three corners
+# three corners of x and y
 _FEWEST_NUMBERS = 6
 
 
 def check_outline(outline: Any, size: tuple[int, int], where: str) -> None:
-    """Whether an outline can be drawn, without drawing it.
+    """Checks that an outline can be drawn, without drawing it.
 
     Args:
         outline: polygons, lists of x1, y1, x2, y2 and so on, or run lengths, a dict of `size` and `counts`.
-        size: width and height of the picture.
-        where: it stands.
+        size: width and height of the image.
+        where: location of the outline, for messages.
 
     Raises:
-        ValueError: it cannot; says why.
+        ValueError: it cannot be drawn; the message gives the reason.
     """
     if isinstance(outline, list):
         for polygon in outline:
             if not isinstance(polygon, list) or len(polygon) < _FEWEST_NUMBERS or len(polygon) % 2:
-                raise ValueError(f"{where}: a polygon must be a list of x, y of three corners at least, got {polygon}")
+                raise ValueError(f"{where}: a polygon must be a list of x, y of at least three corners, got {polygon}")
             if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in polygon):
-                raise ValueError(f"{where}: a polygon must be made of numbers, got {polygon}")
+                raise ValueError(f"{where}: a polygon must be a list of finite numbers, got {polygon}")
         return
     if not isinstance(outline, dict) or not isinstance(outline.get("counts"), (list, str)):
         raise ValueError(f"{where}: segmentation must be polygons or a dict of size and counts, got {outline!r}")
     counts = outline["counts"]
     if outline.get("size") != [size[1], size[0]]:
         raise ValueError(
-            f"{where}: run lengths must have the size of the picture, [{size[1]}, {size[0]}], got {outline.get('size')}"
+            f"{where}: run lengths must have the size of the image, [{size[1]}, {size[0]}], got {outline.get('size')}"
         )
     if isinstance(counts, list) and not (
         all(isinstance(x, int) and x >= 0 for x in counts) and sum(counts) == size[0] * size[1]
@@ -45,10 +45,10 @@ def check_outline(outline: Any, size: tuple[int, int], where: str) -> None:
 
 
 def draw_masks(outlines: Sequence[Any], width: int, height: int) -> NDArray[np.uint8]:
-    """Outlines as masks of 0 and 1, (N, height, width); what is a mask already stays as it is.
+    """Converts outlines to masks of 0 and 1, (N, height, width); masks are copied.
 
     Raises:
-        ValueError: run lengths, which are compressed, do not unpack to a mask.
+        ValueError: compressed run lengths cannot be decoded to a mask.
     """
     from pycocotools import mask
 
@@ -63,9 +63,9 @@ def draw_masks(outlines: Sequence[Any], width: int, height: int) -> NDArray[np.u
         elif isinstance(outline["counts"], list):
             runs = mask.frPyObjects(outline, height, width)
         try:
-            # as a list, whose result is an array of this numpy's own
+            # as a list: only then is the result a plain numpy array
             masks[row] = mask.decode([runs])[:, :, 0]
-        # what is wrong with it, pycocotools tells in many ways
+        # pycocotools raises various exceptions for invalid run lengths
         except Exception as error:
-            raise ValueError(f"run lengths of a segmentation cannot be unpacked: {error}") from error
+            raise ValueError(f"run lengths of a segmentation cannot be decoded: {error}") from error
     return masks

@@ -1,4 +1,4 @@
-"""What a detector finds in pictures."""
+"""Prediction of a detector on images."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .files import open_detector
 
 
 def open_for_prediction(directory: Path, least_score: float, device: torch.device) -> tuple[int, Say]:
-    """The channels that a detector takes, and a function from pictures to `labels`, `scores` and `boxes`.
+    """The number of input channels, and a function from images to `labels`, `scores` and `boxes`.
 
     Args:
-        directory: of the detector.
-        least_score: of an object that is named, 0 .. 1.
-        device: where to run.
+        directory: directory of the detector.
+        least_score: lowest score of a returned object, 0 .. 1.
+        device: device to run on.
 
     Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: it holds no detector, or a damaged one.
+        FileNotFoundError: a file does not exist.
+        ValueError: the directory holds no detector, or a damaged one.
     """
     detector, config = open_detector(directory)
     labels = config["label_names"]

@@ -1,7 +1,7 @@
-"""Training of detectors: data, model and judge of a recipe.
+"""Training of detectors: data, model and evaluation of a recipe.
 
-A recipe of `task="detection"` has in `detector` the fields of `DetectorOptions`, in `data` the keys of
-`attnzoo.tools.detection.data`, and in `augment` a list of torchvision transforms that know boxes.
+A recipe with `task="detection"` has the fields of `DetectorOptions` in `detector`, the keys of
+`attnzoo.tools.detection.data` in `data`, and a list of torchvision transforms that support boxes in `augment`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .metrics import DetectionJudge
 
 
 class DetectionLearner(BaseModel):
-    """A detector, as mmengine steps it: it brings its own losses."""
+    """A detector as an mmengine model, with the losses of the detector."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__(BaseDataPreprocessor(non_blocking=True))
@@ -36,20 +36,20 @@ class DetectionLearner(BaseModel):
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None, mode: str = "tensor"
     ) -> Any:
-        """Losses by name for training, detections otherwise."""
+        """Losses by name in mode "loss", detections otherwise."""
         return self.detector(images, targets) if mode == "loss" else self.detector(images)
 
 
 def detection(recipe: Recipe, processes: Processes) -> Setup:
-    """Opens the data of a recipe and makes its detector.
+    """Opens the data of a recipe and creates its detector.
 
     Args:
-        recipe: of the task "detection".
-        processes: that train together.
+        recipe: a recipe with the task "detection".
+        processes: the processes that train together.
 
     Raises:
-        ValueError: the recipe asks for what there is not, or contradicts itself or the data.
-        FileNotFoundError: a file or folder is not there.
+        ValueError: the recipe names something unknown, or contradicts itself or the data.
+        FileNotFoundError: a file or folder does not exist.
     """
     options = DetectorOptions.from_dict(recipe.detector)
     with_masks, channels = options.head == "mask_rcnn", recipe.model.get("in_chans", 3)
@@ -61,13 +61,13 @@ def detection(recipe: Recipe, processes: Processes) -> Setup:
     val_set = open_detection(recipe.data, "val", None, channels, with_masks)
     classes = list(train_set.classes)
     if classes != list(val_set.classes):
-        differing = sorted(set(classes) ^ set(val_set.classes)) or ["they are the same in another order"]
-        raise ValueError(f"the classes to train and to judge by differ: {', '.join(differing[:8])}")
+        differing = sorted(set(classes) ^ set(val_set.classes)) or ["their order"]
+        raise ValueError(f"the classes of the training and the validation data differ: {', '.join(differing[:8])}")
     mean, std = _normalisation(recipe, channels)
     name, arguments = recipe.model["name"], recipe.model_arguments
     network = create_detector(name, arguments, options, len(classes), mean, std)
     _prepare(network, recipe)
-    # a mistake in the augmentation or the data shows now, not in a worker
+    # an error in the augmentation or the data is raised here, not in a worker
     _try(network.to(processes.device), train_set[Draw(0, recipe.seed)]["images"], name)
 
     def save(trained: nn.Module, directory: Path) -> None:
@@ -91,7 +91,7 @@ def detection(recipe: Recipe, processes: Processes) -> Setup:
 
 
 def _normalisation(recipe: Recipe, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel: the data's, or else what the backbone was trained with."""
+    """Mean and standard deviation of each channel: from the data, or else from the config of the backbone."""
     published = timm.get_pretrained_cfg(recipe.model["name"], allow_unregistered=True)
     chosen = []
     for key, usual in (("mean", 0.5), ("std", 0.5)):
@@ -116,16 +116,16 @@ def _prepare(network: Detector, recipe: Recipe) -> None:
 
 @torch.inference_mode()
 def _try(network: Detector, image: Tensor, name: str) -> None:
-    """Finds out now whether the backbone takes pictures of such a size."""
+    """Checks before training that the backbone takes images of this size."""
     network.eval()
     try:
         network([image.to(next(network.parameters()).device)])
-    # a model says in its own way that a size does not suit it
+    # models raise various exceptions for a size that they do not take
     except (ValueError, RuntimeError, AssertionError) as error:
         size = " x ".join(map(str, image.shape[:0:-1]))
         raise ValueError(
-            f"model: {name} does not take a picture of {size} pixels as detector.min_size and max_size bring it: "
-            f"{error}"
+            f"model: {name} does not take an image of {size} pixels after resizing to detector.min_size and "
+            f"max_size: {error}"
         ) from error
 
 

@@ -1,8 +1,8 @@
-"""Models as files for deployment: traced, cleaned, run in ONNX Runtime against eager, and only then kept.
+"""Export of models for deployment: a file is kept only if it reproduces the outputs of eager.
 
-`export_onnx` does it for any module and for detectors, `attnzoo export` for a name of timm or a trained directory. A
-file takes `images` and gives what its task names; it is made of standard operators, and its metadata says what a
-program needs that only has the file.
+`export_onnx` exports any module or detector; `attnzoo export` takes a timm model name or a trained directory. A file
+has the input `images` and the outputs of its task. It uses standard operators only, and its metadata holds everything
+that a program needs to use the file on its own.
 """
 
 from .graphs import ExportError

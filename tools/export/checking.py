@@ -1,4 +1,4 @@
-"""Whether a file computes what the model does: run beside it, on several sizes, batches and kinds of image."""
+"""Compares the outputs of a file with those of the model, on several sizes, batches and kinds of image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .graphs import ExportError
 from .sessions import open_session, run
 from .tasks import Task
 
-# The trace sees two images: one alone, and an odd number, show whether it took the two for granted.
+# A graph is traced with two images: batches of one and three show whether the batch size was fixed by the trace.
 BATCHES = (1, 3)
 
-# times that images are changed by a rounding to see whether the model's own choices hang on it
+# number of rounding-sized perturbations that show whether the model's own choices depend on rounding
 DRAWS = 8
 
 Answer = Callable[[Tensor], dict[str, Tensor]]
@@ -31,20 +31,20 @@ def check(
     tolerance: float,
     prepare: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> float:
-    """Runs a file in ONNX Runtime beside the model.
+    """Runs a file in ONNX Runtime and compares it with the model.
 
     Args:
-        content: of the file.
-        task: with the network that the file is of.
+        content: bytes of the file.
+        task: task with the network that was exported.
         cases: batches of images (B, C, H, W).
-        tolerance: largest difference allowed, as the task counts it.
-        prepare: what the file does to its input before the task's network sees it.
+        tolerance: largest difference allowed, as the task measures it.
+        prepare: preprocessing inside the file, applied to the images before they are given to the task's network.
 
     Returns:
         The largest difference.
 
     Raises:
-        ExportError: the file cannot be run, or is wrong.
+        ExportError: the file cannot be run, or its outputs are wrong.
     """
     return compare(functools.partial(run, open_session(content)), task, cases, tolerance, prepare)
 
@@ -56,20 +56,20 @@ def compare(
     tolerance: float,
     prepare: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> float:
-    """Holds what a file gives against the model, as `check` does.
+    """Compares the outputs of a file with the model, as `check` does.
 
     Args:
-        answer: what the file gives for images, by the names of its outputs.
-        task: with the network that the file is of.
+        answer: maps images to the outputs of the file, by name.
+        task: task with the network that was exported.
         cases: batches of images (B, C, H, W).
-        tolerance: largest difference allowed, as the task counts it.
+        tolerance: largest difference allowed, as the task measures it.
         prepare: as in `check`.
 
     Returns:
         The largest difference.
 
     Raises:
-        ExportError: the file is wrong, or no images tell whether it is.
+        ExportError: the outputs are wrong, or all images are inconclusive.
     """
     worst, told = 0.0, False
     for images in cases:
@@ -79,22 +79,22 @@ def compare(
             if _is_undecided(task, prepared, tolerance):
                 continue
             raise ExportError(
-                f"the file is wrong and was not kept: its answers differ from eager by {difference:.1e} of the largest "
-                f"on images of {'x'.join(map(str, images.shape))}, and {tolerance:.0e} is allowed"
+                f"the file is wrong and was not kept: its outputs differ from eager by {difference:.1e} of the largest "
+                f"value on images of {'x'.join(map(str, images.shape))}, but at most {tolerance:.0e} is allowed"
             )
         worst, told = max(worst, difference), True
     if cases and not told:
         raise ExportError(
-            "the file was not kept: on all images of the check, rounding decides what the model chooses, and nothing "
-            "tells whether the file is right"
+            "the file was not kept: on all images of the check, rounding decides what the model chooses, so that the "
+            "file cannot be verified"
         )
     return worst
 
 
 def _is_undecided(task: Task, images: Tensor, tolerance: float) -> bool:
-    """Whether a network that chooses by rank, among heads or regions, answers otherwise for what rounding may change.
+    """Whether rounding can change the outputs of a network that selects heads or regions by rank.
 
-    Two scores may be as close as that: then eager itself, computed in another order, makes the other choice.
+    Two scores may be so close that eager itself makes the other choice when it is computed in another order.
     """
     if not any(getattr(module, "chooses_by_rank", False) for module in task.network.modules()):
         return False
@@ -107,7 +107,7 @@ def _is_undecided(task: Task, images: Tensor, tolerance: float) -> bool:
 
 
 def cases_of(task: Task, dynamic: Sequence[str]) -> list[Tensor]:
-    """What a file is checked on: noise and pictures, of several batches and sizes where those are dynamic."""
+    """The images that a file is checked on: noise and synthetic images, in several batches and sizes where dynamic."""
     batches = BATCHES if "batch" in dynamic else (2,)
     cases = []
     for height, width in sizes_of(task, dynamic):
@@ -118,10 +118,9 @@ def cases_of(task: Task, dynamic: Sequence[str]) -> list[Tensor]:
 
 
 def sizes_of(task: Task, dynamic: Sequence[str]) -> list[tuple[int, int]]:
-    """Three sizes that the model takes, where a side is dynamic: its own, one that is not square, and a larger one.
+    """Up to three sizes that the model takes, where a side is dynamic: its own, a non-square one, and a larger one.
 
-    Sides keep to multiples of the strides that most models have, 32, where the model's own does, and are odd where the
-    model takes that.
+    Sides are odd if the model takes odd sizes, else multiples of 32, the stride of most models, or of 64.
     """
     _, height, width = task.input_size
     sizes = [(height, width)]
@@ -135,7 +134,7 @@ def sizes_of(task: Task, dynamic: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _other_sizes(height: int, width: int) -> Iterator[tuple[int, int]]:
-    # odd ones first; models that must have multiples refuse them
+    # odd sizes first: models that need multiples of their stride reject them
     for unit in (1, 32, 64):
         rows, columns = (max(unit, side * 5 // 7 // unit * unit) for side in (height, width))
         yield rows, -(-width * 6 // 5 // unit) * unit
@@ -143,8 +142,8 @@ def _other_sizes(height: int, width: int) -> Iterator[tuple[int, int]]:
 
 
 def nearest_size(task: Task, size: tuple[int, int]) -> tuple[int, int] | None:
-    """The height and width closest to a size among those that models usually want, if the model takes one of them."""
-    # the strides of models, and the regions of a routed one at its coarsest
+    """The closest height and width, among the multiples that models usually need, that the model takes."""
+    # common strides, and the regions of routed attention at the coarsest stage
     near = {
         tuple(max(unit, side // unit * unit + step * unit) for side, step in zip(size, steps, strict=True))
         for unit in (8, 14, 16, 32, 64, 7 * 32)
@@ -169,23 +168,23 @@ def noise(size: tuple[int, int, int, int]) -> Tensor:
 
 
 def picture_like(size: tuple[int, int, int, int]) -> Tensor:
-    """Images (B, C, H, W) as preprocessing leaves pictures: large even areas, edges, fine texture, about -2 .. 2."""
+    """Synthetic images (B, C, H, W) of flat areas, edges and fine texture, in the preprocessed range, about -2 .. 2."""
     batch, channels, height, width = size
     generator = torch.Generator().manual_seed(sum(size))
     total = torch.zeros(size)
     for cells in (2, 5, 12, 40):
         grid = torch.randn(batch, channels, cells, cells, generator=generator)
-        # even areas with edges between, and smooth shades over them
+        # flat areas with edges between them, and smooth gradients
         mode = "nearest" if cells == 5 else "bilinear"
         total += F.interpolate(grid, (height, width), mode=mode) / cells**0.5
     return total.clamp_(-2, 2)
 
 
 def without_zeros(network: nn.Module) -> nn.Module | None:
-    """A copy that holds noise in the tensors that are zero, or close to it; None where there is none.
+    """A copy with noise in the tensors that are zero or close to zero; None if there are none.
 
-    A layer that starts as zero (LayerScale, the last normalization of a branch, a bias table) hides what is behind
-    it, and any file would pass the check. On such a copy the check can fail.
+    A layer that is initialized to zero (LayerScale, the last normalization of a branch, a bias table) hides its branch
+    from the check, so that a wrong file would pass. With this copy such errors are found.
     """
     filled = copy.deepcopy(network)
     generator, found = torch.Generator().manual_seed(0), False

@@ -18,12 +18,12 @@ from .precision import read_calibration
 from .programs import PROGRAMS, export_program
 from .tasks import TASKS
 
-# what only ONNX files have
+# options that apply to ONNX files only
 _OF_ONNX = ("opset", "precision", "calibration", "least_agreement", "preprocess")
 
 
 def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-    """ "batch,height,width" as a tuple; "none" for nothing."""
+    """Splits "batch,height,width" into a tuple; "none" gives an empty one."""
     return () if value == "none" else tuple(axis.strip() for axis in value.split(","))
 
 
@@ -36,49 +36,55 @@ def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[s
     type=click.Choice(FORMATS),
     default="onnx",
     show_default=True,
-    help="An ONNX file; for PyTorch a program of torch.export (pt2), or one compiled for this machine's CPU (aoti).",
+    help="ONNX, a torch.export program (pt2), or an AOTInductor package compiled for the CPU of this machine (aoti).",
 )
-@click.option("--pretrained", is_flag=True, help="Load the published weights of a name.")
-@click.option("--task", type=click.Choice(TASKS), help="What the file gives; what the model was made for by default.")
-@click.option("--image-size", type=int, nargs=2, metavar="H W", help="Size of the images; the model's own by default.")
+@click.option("--pretrained", is_flag=True, help="Load the published weights of a model name.")
+@click.option("--task", type=click.Choice(TASKS), help="Task of the file; by default the task of the model.")
+@click.option("--image-size", type=int, nargs=2, metavar="H W", help="Image size; by default the size of the model.")
 @click.option(
     "--dynamic",
     default="batch",
     show_default=True,
     callback=_axes,
-    help=f"The dynamic axes: {', '.join(AXES)}, joined by commas, or none.",
+    help=f"Dynamic axes: {', '.join(AXES)}, separated by commas, or none.",
 )
-@click.option("--opset", type=int, default=20, show_default=True, help="Version of ONNX's operators, 18 to 23.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Of the numbers.")
-@click.option("--calibration", type=click.Path(path_type=Path), help="Folder of pictures that int8 is fitted to.")
+@click.option("--opset", type=int, default=20, show_default=True, help="ONNX opset version, 18 to 23.")
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Precision of the file."
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="Folder of images to calibrate int8 with, and to compare int8 or fp16 with fp32.",
+)
 @click.option(
     "--least-agreement",
     type=click.FloatRange(0, 1),
     default=0.95,
     show_default=True,
-    help="Share of the calibration pictures that lower precision must give the class of fp32.",
+    help="Share of the calibration images whose top class must be the same in lower precision as in fp32.",
 )
 @click.option(
-    "--preprocess", is_flag=True, help="Take uint8 pictures (batch, height, width, channels) and normalise them."
+    "--preprocess", is_flag=True, help="Take uint8 images (batch, height, width, channels), normalised inside the file."
 )
 def export_command(
     model: str, output: Path, form: str, pretrained: bool, calibration: Path | None, **options: Any
 ) -> None:
-    """Write MODEL as a verified ONNX file, or as one for PyTorch.
+    """Export MODEL to a verified ONNX file, or to a PyTorch file.
 
-    MODEL is a name (`attnzoo list`, or any other of timm) or a directory that `attnzoo train` wrote. The file takes
-    float32 `images` (batch, channels, height, width) in any number and gives `logits`; that of a detector takes
-    pictures of 0 .. 1 and gives `boxes`, `scores` and `labels`. Its metadata holds labels and preprocessing. It is
-    compared with the model in ONNX Runtime, and only a file that agrees is kept.
+    MODEL is a model name (`attnzoo list`, or any other timm model) or a directory written by `attnzoo train`. The file
+    takes float32 `images` (batch, channels, height, width) of any batch size and returns `logits`. The file of a
+    detector takes images in the range 0 .. 1 and returns `boxes`, `scores` and `labels`. The metadata holds labels and
+    preprocessing. The file is run in ONNX Runtime, and kept only if its outputs agree with the model.
 
-    Lower precision makes the file smaller: fp16 by half, int8 to about a quarter. Layers that suffer stay in float32,
-    are named, and the answers to the calibration pictures are compared with those in float32.
+    Lower precision makes the file smaller: fp16 halves it, int8 reduces it to about a quarter. Layers that lose too
+    much accuracy stay in float32 and are reported. The outputs for the calibration images are compared with float32.
 
     \b
     Examples:
       attnzoo export nat_pico --output nat_pico.onnx
       attnzoo export nat_pico --format pt2 --output nat_pico.pt2
-      attnzoo export runs/digits/model --output digits.onnx --precision int8 --calibration pictures
+      attnzoo export runs/digits/model --output digits.onnx --precision int8 --calibration images
     """
     _check_format(form, output)
     model, size = model_directory(model), options["image_size"]
@@ -93,33 +99,33 @@ def export_command(
     except (ExportError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     if origin["weights"].startswith("random"):
-        click.echo("note: the weights are random; --pretrained or a trained directory brings real ones", err=True)
+        click.echo("note: the weights are random; use --pretrained or a trained directory", err=True)
     click.echo(_line(report, form))
     if report.fidelity is not None:
         click.echo(
-            f"{report.precision}: {report.fidelity}; takes {report.time_ratio:.2f} of its time here; "
+            f"{report.precision}: {report.fidelity}; latency on this machine: {report.time_ratio:.2f} of float32; "
             f"kept in float32: {', '.join(report.kept) or 'nothing'}"
         )
 
 
 def _pictures(folder: Path, network: nn.Module, image_size: tuple[int, int] | None) -> Iterator[Tensor]:
-    """The calibration pictures, read after the other choices have been checked."""
+    """The calibration images, read after the other options have been checked."""
     yield from read_calibration(folder, network, image_size)
 
 
 def _check_format(form: str, output: Path) -> None:
     if form == "onnx" and output.suffix == ".pt2":
-        raise ValueError(f"{output} would hold ONNX: name it .onnx, or choose --format {' or '.join(PROGRAMS)}")
+        raise ValueError(
+            f"{output} has the suffix of a PyTorch file: name it .onnx, or use --format {' or '.join(PROGRAMS)}"
+        )
     source = click.get_current_context().get_parameter_source
     said = [name for name in _OF_ONNX if source(name) is not ParameterSource.DEFAULT]
     if form != "onnx" and said:
-        raise ValueError(
-            f"--{said[0].replace('_', '-')} is of ONNX files, and --format {form} writes none: leave it out"
-        )
+        raise ValueError(f"--{said[0].replace('_', '-')} applies to ONNX files only: remove it for --format {form}")
 
 
 def _open(model: str, pretrained: bool, image_size: tuple[int, int] | None) -> tuple[nn.Module, dict[str, str]]:
-    """The model, and the metadata entries that tell its origin."""
+    """The model, and the metadata entries on its origin."""
     if is_detector(model):
         from .detection import open_with_origin
 
@@ -131,6 +137,6 @@ def _line(report: ExportReport, form: str) -> str:
     kind = form if report.opset is None else f"opset {report.opset}"
     return (
         f"{report.path}: {report.file_size / 1e6:.2f} MB, {kind}, images {'x'.join(map(str, report.input_size))}, "
-        f"dynamic: {', '.join(report.dynamic) or 'nothing'}; differs from eager by at most {report.max_difference:.1e} "
-        f"({len(report.checked)} shapes)"
+        f"dynamic: {', '.join(report.dynamic) or 'none'}; differs from eager by at most {report.max_difference:.1e} "
+        f"({len(report.checked)} input shapes)"
     )

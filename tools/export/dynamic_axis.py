@@ -1,10 +1,10 @@
-"""An axis of a map whose length the file does not know, in tiles that are laid out inside the graph.
+"""A map axis of dynamic length, split into tiles that are laid out inside the graph.
 
-Numbers of the geometry are tensors (1,) of int64, computed from the length by nodes of the graph: nothing depends on
-the length the graph was traced at. In contrast to the tiles of `attnzoo.kernels` the last tile is moved inward, so that
-all tiles relate to their regions in the same way; a region may run over the ends of its group.
+The values of the geometry are int64 tensors (1,), computed from the length by nodes of the graph: nothing depends on
+the length that the graph was traced at. Unlike in `attnzoo.kernels`, the last tile is shifted inward, so that every
+tile has the same offset to its region; a region may extend past the ends of its group.
 
-Names: G dilation groups, n tiles of a group, T queries of a tile, R keys of its region, k keys of a window.
+Names: G dilation groups, n tiles per group, T queries per tile, R keys per region, k keys per window.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 from onnxscript import opset18 as op
 
-# nodes have no type that says more
+# onnxscript values have no more specific type
 Value = Any
 
-# queries of a tile per axis at least, and less than twice as many: of larger tiles most scores are masked
+# fewest queries of a tile per axis; a tile has less than twice as many, as larger tiles mask most of their scores
 _SMALLEST_TILE = 6
 
 
 class DynamicAxis:
-    """An axis in tiles; see `attnzoo.kernels.neighborhood.geometry` for its words.
+    """An axis split into tiles; `attnzoo.kernels.neighborhood.geometry` defines the terms.
 
     Args:
-        length: (1,) positions of the map. An axis shorter than its window continues, up to the window.
+        length: (1,) length of the map. An axis shorter than its window is extended to the window.
         kernel, dilation, stride, is_causal: of the window.
 
     Attributes:
@@ -33,8 +33,8 @@ class DynamicAxis:
         tile: (1,) T.
         region: (1,) R.
         tiles: (1,) G * n.
-        query_rank: (G, n, T) rank of every query; where a group is shorter than a tile, also beyond its end.
-        key_rank: (G, n, R) rank of every key, also before and beyond its group.
+        query_rank: (G, n, T) rank of every query; past the end of a group that is shorter than a tile.
+        key_rank: (G, n, R) rank of every key, including ranks before and past its group.
     """
 
     def __init__(self, length: Value, kernel: int, dilation: int = 1, stride: int = 1, is_causal: bool = False) -> None:
@@ -42,7 +42,7 @@ class DynamicAxis:
         self.dilation, self.stride, self.is_causal = dilation, stride, is_causal
         self._padded = op.Max(length, ints(kernel * dilation))
         longest = divided_up(self._padded, ints(dilation))
-        # with fewer queries, a region would not hold the windows that are moved inward at a border
+        # with fewer queries, a region would not hold the windows that are shifted inward at a border
         least = max(_SMALLEST_TILE, kernel // 2 + 1)
         self._count = op.Max(op.Div(longest, ints(least)), ints(1))
         self.tile = divided_up(longest, self._count)
@@ -79,7 +79,7 @@ class DynamicAxis:
         return start, op.Add(start, ints(self.kernel))
 
     def attended(self) -> tuple[Value, Value]:
-        """Who attends to whom, (G * n, T, R), and which place of a query's window a key then has, the same shape."""
+        """Whether a query attends to a key, (G * n, T, R), and the key's index in the query's window, same shape."""
         start, end = (op.Unsqueeze(x, ints(3)) for x in self._windows(self.query_rank, self._group))
         # (G, n, T, 1) with (G, n, 1, R)
         key = op.Unsqueeze(self.key_rank, ints(2))
@@ -88,13 +88,13 @@ class DynamicAxis:
         return op.Reshape(attends, shape), op.Reshape(op.Sub(key, start), shape)
 
     def relation(self) -> Value:
-        """(T * R,) index into a table of length 2k - 1; some entry where a key lies too far from a query."""
+        """(T * R,) index into a table of length 2k - 1; clamped where a key is too far from a query."""
         query = op.Reshape(counted(self.tile), ints(-1, 1))
         relation = op.Add(op.Sub(counted(self.region), query), ints(self.kernel - 1 - self._before))
         return flat(op.Min(op.Max(relation, ints(0)), ints(2 * self.kernel - 2)))
 
     def relation_on_map(self) -> Value:
-        """(L * k,) index into a table of length 2k - 1 of every place of every position's window."""
+        """(L * k,) index into a table of length 2k - 1 for every key of every position's window."""
         group, rank = self._groups_and_ranks()
         start, _ = self._windows(rank, group)
         # (L, 1) with (k,)
@@ -102,19 +102,19 @@ class DynamicAxis:
         return flat(op.Min(op.Add(key, ints(self.kernel - 1)), ints(2 * self.kernel - 2)))
 
     def query_positions(self) -> Value:
-        """(G * n, T) position of every query, the last one beyond the end."""
+        """(G * n, T) position of every query; the last position for queries past the end."""
         position = op.Add(op.Mul(self.query_rank, ints(self.dilation)), self._group)
         return op.Reshape(op.Min(position, op.Sub(self.length, ints(1))), joined(self.tiles, self.tile))
 
     def key_positions(self) -> Value:
-        """(G * n, R) position of every key, beyond the map only where the axis continues."""
+        """(G * n, R) position of every key; past the map only where the axis is extended."""
         last = op.Sub(self._group_length(self._group), ints(1))
         rank = op.Min(op.Max(self.key_rank, ints(0)), last)
         position = op.Add(op.Mul(rank, ints(self.dilation)), self._group)
         return op.Reshape(position, joined(self.tiles, self.region))
 
     def tiles_on_map(self) -> tuple[Value, Value]:
-        """The tile, of all groups', that holds every position as a query, (L,), and the slot there, (L,)."""
+        """The tile, counted over all groups, that holds each position as a query, (L,), and its slot there, (L,)."""
         group, rank = self._groups_and_ranks()
         tile = op.Min(op.Div(rank, self.tile), op.Sub(self._count, ints(1)))
         return op.Add(op.Mul(group, self._count), tile), op.Sub(rank, self._first(tile, group))
@@ -130,7 +130,7 @@ def ints(*numbers: int) -> Value:
 
 
 def counted(count: Value) -> Value:
-    """0 .. count - 1, of a tensor (1,)."""
+    """0 .. count - 1, for a tensor `count` (1,)."""
     return op.Range(op.Constant(value_int=0), op.Squeeze(count), op.Constant(value_int=1))
 
 
@@ -140,10 +140,10 @@ def divided_up(x: Value, by: Value) -> Value:
 
 
 def joined(*sizes: Value) -> Value:
-    """Sizes (1,) and numbers as a shape."""
+    """Joins tensors (1,) and integers to a shape."""
     return op.Concat(*(ints(size) if isinstance(size, int) else size for size in sizes), axis=0)
 
 
 def flat(x: Value) -> Value:
-    """All entries in one axis."""
+    """Flattens a tensor to one axis."""
     return op.Reshape(x, ints(-1))

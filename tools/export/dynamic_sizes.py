@@ -1,7 +1,7 @@
-"""What stands in a file for the operators that torch leaves as they are where the size of a map is dynamic.
+"""ONNX forms of the operators of attnzoo that stay opaque in a traced program with dynamic map sizes.
 
-Shape legend: B batch, H W map, N = H * W, h heads, D E width of keys and values, C channels; per axis or for both: n
-tiles, T queries of a tile, R keys of its region, k keys of a window. Tiles are ordered (rows' tiles, columns' tiles).
+Shape legend: B batch, H W map, N = H * W, h heads, D E width of keys and values, C channels. Per axis or for both: n
+tiles, T queries per tile, R keys per region, k keys per window. Tiles are ordered by row, then by column.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FLOAT = 1
 
 
 def translations() -> dict[Any, Callable[..., Value]]:
-    """How the exporter writes the operators of attnzoo that it takes as they are."""
+    """ONNX translations of the operators of attnzoo that stay opaque in a traced program, by operator."""
     operators = torch.ops.attnzoo
     return {
         operators.dynamic_neighborhood_attention.default: neighborhood_attention,
@@ -84,7 +84,7 @@ def context_mixing(
     """ContMix's mixing, see `attnzoo.blocks.context_mixing`: (B, H, W, C), .. -> (B, H, W, C).
 
     Where a map is smaller than the large kernel and one side is many times the other, the enlarged map may be one pixel
-    longer here than torch's: the official code divides in floating point before it rounds.
+    longer here than in torch: the official code divides in floating point before it rounds.
     """
     sides = [(table.shape[1] + 1) // 2 for table in (small_table, large_table)]
     heads, channels = small_table.shape[0], values.shape[3]
@@ -133,10 +133,10 @@ def context_mixing(
 
 
 class Tiles:
-    """A map in tiles.
+    """A map split into tiles.
 
     Args:
-        rows, columns: its axes.
+        rows, columns: axes of the map.
     """
 
     def __init__(self, rows: DynamicAxis, columns: DynamicAxis) -> None:
@@ -160,7 +160,7 @@ class Tiles:
         return self._take(x, flat(tokens), op.Mul(self.rows.tile, self.columns.tile))
 
     def take_keys(self, x: Value, token: Value = None) -> Value:
-        """(B, h, N, D) -> (B, h, tiles, R, D), with a token (h, D) where the axes continue beyond the map."""
+        """(B, h, N, D) -> (B, h, tiles, R, D), with `token` (h, D) at positions past the map."""
         of_rows, of_columns = self.rows.key_positions(), self.columns.key_positions()
         tokens = self._tokens(of_rows, of_columns)
         if token is not None:
@@ -175,7 +175,7 @@ class Tiles:
         return self._take(x, flat(tokens), op.Mul(self.rows.region, self.columns.region))
 
     def added(self, bias: Value) -> Value:
-        """What is added to the scores, (h or 1, tiles, T, R): the bias, and -inf where nothing is attended."""
+        """The bias to add to the scores, (h or 1, tiles, T, R), with -inf for keys that are not attended to."""
         attends = self._by_tile(self._both(op.And, self.rows.attended()[0], self.columns.attended()[0], rank=3))
         nothing = op.Constant(value_float=-float("inf"))
         if bias is None:
@@ -188,12 +188,12 @@ class Tiles:
         return op.Where(attends, op.Reshape(table, of_tile), nothing)
 
     def weighted(self, weights: Value, values: Value) -> Value:
-        """Values summed with the weights of windows: (B, h, N, k), (B, h, N, E) -> (B, h, N, E)."""
+        """Sums values with the weights of their windows: (B, h, N, k), (B, h, N, E) -> (B, h, N, E)."""
         places = self.rows.kernel * self.columns.kernel
         (attends_rows, of_rows), (attends_columns, of_columns) = self.rows.attended(), self.columns.attended()
         place = self._both(op.Add, op.Mul(of_rows, ints(self.columns.kernel)), of_columns, rank=3)
         attends = self._both(op.And, attends_rows, attends_columns, rank=3)
-        # one more weight, zero, for what is not attended
+        # an additional zero weight for keys that are not attended to
         place = self._by_tile(op.Where(attends, place, ints(places)))
         padded = op.Pad(weights, ints(0, 0, 0, 0, 0, 0, 0, 1))
         # (B, h, tiles, T, k + 1) -> (B, h, tiles, T, R)
@@ -217,7 +217,7 @@ class Tiles:
         return self._both(op.Add, op.Mul(of_rows, self.columns.length), of_columns, rank=2)
 
     def _both(self, combine: Callable[..., Value], of_rows: Value, of_columns: Value, rank: int) -> Value:
-        """(n, a, ..) of rows with (n, b, ..) of columns -> (n, n, a, b, ..)."""
+        """Combines rows (n, a, ..) with columns (n, b, ..) -> (n, n, a, b, ..)."""
         rows_axes, columns_axes = list(range(1, 2 * rank, 2)), list(range(0, 2 * rank, 2))
         return combine(op.Unsqueeze(of_rows, ints(*rows_axes)), op.Unsqueeze(of_columns, ints(*columns_axes)))
 
@@ -247,7 +247,7 @@ def _on_map(x: Value, like: Value) -> Value:
 
 
 def _table_on_map(bias: Value, rows: DynamicAxis, columns: DynamicAxis) -> Value:
-    """What a table adds to the scores: (h, 2kh-1, 2kw-1) -> (h, H, W, k)."""
+    """Expands a bias table to the windows of all positions: (h, 2kh-1, 2kw-1) -> (h, H, W, k)."""
     # (h, H kh, W kw) -> (h, H, kh, W, kw) -> (h, H, W, kh, kw)
     table = op.Gather(op.Gather(bias, rows.relation_on_map(), axis=1), columns.relation_on_map(), axis=2)
     table = op.Reshape(table, joined(0, rows.length, rows.kernel, columns.length, columns.kernel))
@@ -256,12 +256,12 @@ def _table_on_map(bias: Value, rows: DynamicAxis, columns: DynamicAxis) -> Value
 
 
 def _pooled(x: Value, height: Value, width: Value, rows: Value, columns: Value) -> Value:
-    """Means of cells, as of adaptive average pooling: (B, C, rows, columns) -> (B, C, height, width)."""
+    """Adaptive average pooling: (B, C, rows, columns) -> (B, C, height, width)."""
     return op.MatMul(op.MatMul(_cells(rows, height), x), op.Transpose(_cells(columns, width), perm=[1, 0]))
 
 
 def _cells(length: Value, count: Value) -> Value:
-    """(count, length) share of each position in the mean of each cell."""
+    """(count, length) weight of each position in the mean of each cell."""
     cell, position = op.Unsqueeze(counted(count), ints(1)), counted(length)
     start = op.Div(op.Mul(cell, length), count)
     end = divided_up(op.Mul(op.Add(cell, ints(1)), length), count)

@@ -1,4 +1,4 @@
-"""What becomes of a graph that was found right: another precision, preprocessing inside; and whether it still is."""
+"""The last steps for a verified graph: conversion to lower precision, built-in preprocessing, and their checks."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .tasks import Task
 
 @dataclass(frozen=True)
 class Finished:
-    """A file's content.
+    """The content of a finished file.
 
     Attributes:
-        content: of the file.
-        notes: what it says of itself.
-        difference: largest to eager, where it is in float32.
-        kept: what stays in float32, where it is not.
-        fidelity: beside float32, where it is not.
-        time_ratio: of its latency to that in float32, where it is not, on this machine.
+        content: bytes of the file.
+        notes: metadata of the file.
+        difference: largest difference to eager; in float32 only.
+        kept: layers and operators that stay in float32; in lower precision only.
+        fidelity: comparison with float32; in lower precision only.
+        time_ratio: latency divided by that in float32, on this machine; in lower precision only.
     """
 
     content: bytes
@@ -43,13 +43,13 @@ class Finished:
 
 @dataclass(frozen=True)
 class Finish:
-    """What is to become of a graph.
+    """The last steps for a graph.
 
     Attributes:
         precision: "fp32", "fp16" or "int8".
-        colours: mean and std, where preprocessing is to be inside.
+        colours: mean and std for preprocessing inside the file; None without preprocessing.
         images: batches (B, C, H, W) for calibration.
-        least_agreement: share of these that must be given the class of float32.
+        least_agreement: share of these images whose top class must be the same as in float32.
     """
 
     precision: str
@@ -60,17 +60,17 @@ class Finish:
     def apply(
         self, proto: Any, task: Task, cases: Sequence[Tensor], notes: Mapping[str, str], tolerance: float
     ) -> Finished:
-        """Converts a graph and checks what comes out.
+        """Converts a graph and checks the result.
 
         Args:
-            proto: a `ModelProto` that gives what the task does; it is changed.
-            task: that it is of.
+            proto: a `ModelProto` that was traced from the task; it is modified.
+            task: task of the graph.
             cases: batches of images (B, C, H, W) to check it on.
-            notes: what the file is to say of itself.
-            tolerance: largest difference to eager in float32.
+            notes: metadata of the file.
+            tolerance: largest difference to eager allowed in float32.
 
         Raises:
-            ExportError: the graph has no such form, or what it gives is too far from float32.
+            ExportError: the graph cannot be converted, or its outputs are too far from float32.
         """
         exact = graphs.serialise(proto, {})
         kept: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ class Finish:
                 batches = [normalise(images) for images in pictures]
             return compare(answers_of(given, pictures), answers_of(expected, batches))
 
-        # the classes of noise say nothing, and int8 was not fitted to it, but numbers must come out
+        # the class of noise is meaningless, and int8 was not calibrated on it, but the outputs must be finite
         fidelity = dataclasses.replace(beside(cases), agreement=None)
         if self.precision == "fp16" or fidelity.difference == float("inf"):
             fidelity.require(self.precision, self.least_agreement)
@@ -112,7 +112,7 @@ class Finish:
         return fidelity
 
     def _time_ratio(self, content: bytes, exact: bytes, images: Tensor) -> float:
-        """Latency beside float32, one thread each, in turn."""
+        """Latency divided by that in float32, with one thread; both are timed in turns."""
         pictures = self.colours.pictures(images) if self.colours else images
         calls: dict[str, Callable[[], object]] = {
             "given": functools.partial(run, open_session(content, 1), pictures),

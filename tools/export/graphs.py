@@ -1,6 +1,6 @@
-"""ONNX graphs: traced from a module, held to standard operators, cleaned, and written.
+"""ONNX graphs: traced from a module, restricted to standard operators, cleaned up, and serialised.
 
-`tasks.py` says what a file is for, and `checking.py` whether it is right.
+`tasks.py` defines what is exported, and `checking.py` verifies the result.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch import Tensor, nn
 
 from . import optimization
 
-# A file holds at most this much: the limit of protobuf, whose format ONNX is.
+# Size limit of a file in bytes: the limit of protobuf, the format of ONNX files.
 _LARGEST_FILE = 2**31 - 1
-# torch writes these itself; later ones are converted, for from 23 on it writes Attention nodes, on which the devices
-# of ONNX Runtime disagree
+# torch writes these opsets; later ones are converted from the last. From 23 on torch writes Attention nodes, whose
+# results differ between the devices of ONNX Runtime.
 _TRACED_OPSETS = range(18, 21)
 
-# Operators of a program from which on its graph is not searched for patterns, and only tidied.
+# Number of operators above which the graph of a program is only tidied, and not searched for patterns.
 LONG = 10_000
 
 
-# What may be dynamic of an image (B, C, H, W), and its axis.
+# Names of the axes of images (B, C, H, W) that may be dynamic.
 AXES = {"batch": 0, "height": 2, "width": 3}
 
 
@@ -45,28 +45,28 @@ def trace(
     opset: int,
     translations: Mapping[Any, Callable[..., Any]] | None = None,
 ) -> Any:
-    """A module as an ONNX graph of standard operators, `images` -> `outputs`, without anything local in it.
+    """Traces a module to an ONNX graph of standard operators, `images` -> `outputs`, without local paths.
 
     Args:
-        network: maps (B, C, H, W) to one tensor per name of `outputs`, in evaluation mode and run once before.
-        images: (2 or more, C, H, W), of the size that the file is for where that is not dynamic.
-        outputs: names of what the module gives.
-        dynamic: the graph's dynamic axes, of `AXES`.
-        opset: version of ONNX's operators.
-        translations: how operators that are not torch's own are written, by operator.
+        network: maps (B, C, H, W) to one tensor per name in `outputs`; in evaluation mode, and run once before.
+        images: (2 or more, C, H, W); axes that are not dynamic have the size of the file.
+        outputs: names of the outputs of the module.
+        dynamic: the graph's dynamic axes, from `AXES`.
+        opset: ONNX opset version.
+        translations: ONNX translations of custom operators, by operator.
 
     Returns:
         A `ModelProto`, the same for the same module.
 
     Raises:
-        ExportError: the module has no form in standard operators of this version, or not with these axes dynamic.
+        ExportError: the module cannot be written in standard operators of this opset, or not with these dynamic axes.
     """
-    # onnxscript comes with the extra
+    # onnxscript is only installed with attnzoo[export]
     from . import dynamic_sizes
 
     name = type(network).__name__
     program = capture(network, images, dynamic, "ONNX")
-    # thousands of nodes lay tiles out, or decode boxes
+    # laying out tiles or decoding boxes takes thousands of nodes
     is_long = bool(translations) or not {"batch"}.issuperset(dynamic) or len(program.graph.nodes) > LONG
     with quiet(), torch.no_grad():
         try:
@@ -97,7 +97,7 @@ def trace(
 
 
 def _name_axes(proto: Any, dynamic: Sequence[str]) -> None:
-    """Names the dynamic axes, where the exporter has symbols of its own."""
+    """Names the dynamic axes, which have symbols of the exporter."""
     axes = proto.graph.input[0].type.tensor_type.shape.dim
     names = {axes[AXES[axis]].dim_param: axis for axis in dynamic}
     for item in (*proto.graph.input, *proto.graph.output):
@@ -107,27 +107,27 @@ def _name_axes(proto: Any, dynamic: Sequence[str]) -> None:
 
 
 def capture(network: nn.Module, images: Tensor, dynamic: Sequence[str], form: str) -> torch.export.ExportedProgram:
-    """A module as a program of torch's operators, without anything local in it.
+    """Traces a module to a program of torch operators, without local paths.
 
     Args:
         network: as in `trace`.
         images: as in `trace`.
-        dynamic: the program's dynamic axes, of `AXES`.
-        form: what becomes of it, for messages.
+        dynamic: the program's dynamic axes, from `AXES`.
+        form: name of the exported form in error messages.
 
     Raises:
-        ExportError: the module cannot be traced, or not with these axes dynamic.
+        ExportError: the module cannot be traced, or not with these dynamic axes.
     """
     with quiet(), torch.no_grad():
         try:
             shapes = {AXES[axis]: torch.export.Dim.DYNAMIC for axis in dynamic}
             program = torch.export.export(network, (images,), dynamic_shapes=(shapes,), strict=False)
         except Exception as error:
-            # how torch says that a forward asks for the size
+            # torch's message for a forward pass that depends on the size
             if "Constraints violated" in str(error):
                 raise ExportError(
-                    f"{type(network).__name__} cannot be traced with dynamic {_joined(dynamic)}: its forward treats "
-                    "some sizes differently. --dynamic says which axes are dynamic"
+                    f"{type(network).__name__} cannot be traced with dynamic {_joined(dynamic)}: its forward pass "
+                    "depends on the size. Choose other dynamic axes with --dynamic"
                 ) from error
             raise _cannot_write(network, dynamic, form, error) from error
     for node in program.graph.nodes:
@@ -139,44 +139,44 @@ def capture(network: nn.Module, images: Tensor, dynamic: Sequence[str], form: st
 def _cannot_write(network: nn.Module, dynamic: Sequence[str], form: str, error: Exception) -> ExportError:
     reason = str(error).strip().split("\n")[0]
     name, axes = type(network).__name__, _joined(dynamic)
-    return ExportError(f"torch cannot write {name} as {form} with dynamic {axes}: {reason}")
+    return ExportError(f"torch cannot export {name} as {form} (dynamic axes: {axes}): {reason}")
 
 
 def _joined(dynamic: Sequence[str]) -> str:
-    return " and ".join(dynamic) or "nothing"
+    return " and ".join(dynamic) or "none"
 
 
 def serialise(proto: Any, metadata: Mapping[str, str]) -> bytes:
-    """The content of a file, the same bytes for the same graph.
+    """Serialises a graph; the same graph gives the same bytes.
 
     Args:
         proto: a `ModelProto`.
-        metadata: text that the file says of itself, by key.
+        metadata: metadata entries, text by key.
 
     Raises:
-        ExportError: it is too large for a file.
+        ExportError: the graph is too large for a file.
     """
     del proto.metadata_props[:]
     for key in sorted(metadata):
         proto.metadata_props.add(key=key, value=metadata[key])
     if proto.ByteSize() > _LARGEST_FILE:
-        raise ExportError(f"the model takes {proto.ByteSize() / 2**30:.1f} GiB, and an ONNX file holds at most 2")
+        raise ExportError(f"the model takes {proto.ByteSize() / 2**30:.1f} GiB, but an ONNX file holds at most 2 GiB")
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
 
 def finish(proto: Any) -> None:
-    """Leaves standard operators and what they need in a graph, nothing local, nothing that a tool noted for itself.
+    """Requires standard operators, and removes local paths and the notes of tools from a graph.
 
     Raises:
-        ExportError: it has other operators.
+        ExportError: the graph has operators outside the ONNX standard.
     """
     _require_standard(proto)
     strip(proto)
 
 
 def subgraphs(graph: Any) -> Iterator[Any]:
-    """A graph and those inside its If, Loop and Scan nodes."""
+    """A graph and the graphs inside its If, Loop and Scan nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -185,12 +185,12 @@ def subgraphs(graph: Any) -> Iterator[Any]:
 
 
 def _name_by_module(proto: Any) -> None:
-    """Puts the module that a node is of before its name: who looks at the graph finds the layer again."""
+    """Prefixes the name of each node with its module, so that layers can be found in the graph."""
     for node in proto.graph.node:
         scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
         # from the outermost module to the operator itself
         modules = ast.literal_eval(scopes[0])[:-1] if scopes else []
-        # what torch adds for itself is of no module, and says so in a name of its own
+        # nodes that torch adds belong to no module, and their scope starts with an underscore
         if modules and modules[-1] and not modules[-1].startswith("_"):
             node.name = f"{modules[-1]}/{node.name}"
 
@@ -199,7 +199,7 @@ def _require_standard(proto: Any) -> None:
     nodes = [node for graph in subgraphs(proto.graph) for node in graph.node]
     foreign = sorted({f"{node.domain}::{node.op_type}" for node in nodes if node.domain not in ("", "ai.onnx")})
     if foreign:
-        raise ExportError(f"the model needs operators that are not ONNX's own: {', '.join(foreign)}")
+        raise ExportError(f"the model needs operators outside the ONNX standard: {', '.join(foreign)}")
     version = {entry.domain: entry.version for entry in proto.opset_import}[""]
     del proto.opset_import[:], proto.functions[:]
     proto.opset_import.add(domain="", version=version)
@@ -210,7 +210,7 @@ def _at_opset(proto: Any, name: str, opset: int) -> Any:
     if version == opset:
         return proto
     if opset in _TRACED_OPSETS:
-        raise ExportError(f"{name} has no form in opset {opset}, only in {version}: choose another opset")
+        raise ExportError(f"{name} cannot be written in opset {opset}, only in {version}: choose another opset")
     import onnx.version_converter
 
     try:
@@ -223,11 +223,11 @@ def _at_opset(proto: Any, name: str, opset: int) -> Any:
 
 
 def strip(proto: Any) -> None:
-    """Removes what exporters note for themselves: source lines with local paths, and names of their own symbols."""
+    """Removes the notes of exporters: source lines with local paths, and the names of their own symbols."""
     del proto.metadata_props[:]
     proto.ClearField("doc_string")
     for graph in subgraphs(proto.graph):
-        # shapes in between are full of the exporter's own symbols; every runtime infers them again
+        # intermediate shapes contain the exporter's own symbols; every runtime infers them itself
         del graph.value_info[:]
         for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
             del item.metadata_props[:]
@@ -236,7 +236,7 @@ def strip(proto: Any) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter warns of its own internals and logs every step; its errors still arrive as exceptions."""
+    """Silences the exporter's warnings about its internals and its logs; errors are still raised as exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -248,7 +248,7 @@ def quiet() -> Iterator[None]:
 
 
 def require_packages() -> None:
-    """Raises ImportError, with what to install, where the packages of `attnzoo[export]` are missing."""
+    """Raises an ImportError that says what to install if packages of `attnzoo[export]` are missing."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"{', '.join(missing)} missing: pip install 'attnzoo[export]'")

@@ -1,4 +1,4 @@
-"""A model as a verified ONNX file: from a module to the file on disk."""
+"""Export of a module to a verified ONNX file on disk."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class ExportReport:
     Attributes:
         path: the file.
         file_size: in bytes.
-        opset: version of the operators; None of a program of torch.
-        input_size: channels, height and width of an image; where those are dynamic, the model's own.
-        dynamic: the dynamic axes, of "batch", "height" and "width".
-        max_difference: largest difference to eager float32 over all that was compared, as a share of the largest
-            number of an output.
-        checked: shapes of the images that were compared, (B, C, H, W). Of a network that chooses by rank some may have
-            told nothing, see `checking.compare`.
-        metadata: of the file.
+        opset: ONNX opset version; None for a torch program.
+        input_size: channels, height and width of an image; the model's own size for dynamic axes.
+        dynamic: the dynamic axes, from "batch", "height" and "width".
+        max_difference: largest difference to eager in float32 over all comparisons, relative to the largest value of
+            an output.
+        checked: shapes of the images that were compared, (B, C, H, W). For a network that chooses by rank, some of
+            them may be inconclusive, see `checking.compare`.
+        metadata: metadata of the file.
         precision: "fp32", "fp16" or "int8".
         kept: names of layers and types of operators that stay in float32 in a file of lower precision.
-        fidelity: of a file of lower precision, beside the same file in float32.
-        time_ratio: latency of a file of lower precision, as a share of that in float32, on this machine, one thread.
+        fidelity: comparison of a file of lower precision with the same file in float32.
+        time_ratio: latency of a file of lower precision divided by that in float32, on this machine with one thread.
     """
 
     path: Path
@@ -55,24 +55,24 @@ class ExportReport:
 
 
 def export_onnx(model: nn.Module, output: Path, **options: Any) -> ExportReport:
-    """Writes a model as an ONNX file, in evaluation mode; `model` itself stays as it is.
+    """Exports a model in evaluation mode to an ONNX file; `model` itself is not modified.
 
-    The file is compared with eager before it gets its name: the file at `output` is right, or is what was there.
+    The file is compared with eager before it is moved to `output`. If the check fails, an existing file at `output`
+    stays as it is.
 
     Args:
-        model: maps (B, C, H, W) to (B, classes), or a detector; a model of timm brings its sizes and preprocessing
-            along.
-        output: the file to write; its folder is made.
-        options: fields of `ExportOptions`, but for `form`.
+        model: maps (B, C, H, W) to (B, classes), or a detector; a timm model provides its image size and preprocessing.
+        output: the file to write; its folder is created.
+        options: fields of `ExportOptions`, except `form`.
 
     Returns:
-        What was written and how far it is from eager.
+        The written file and its difference to eager.
 
     Raises:
         TypeError: an unknown option.
-        ValueError: options that do not fit each other or the model, an impossible image size, an output that is a
-            folder, preprocessing that the model does not say.
-        ExportError: the model has no standard ONNX form, or the file gives other answers than eager.
+        ValueError: options that do not fit each other or the model, an invalid image size, an output that is a folder,
+            or `preprocess` for a model without mean and std.
+        ExportError: the model cannot be written in standard ONNX, or the outputs of the file differ from eager.
         ImportError: the packages of `attnzoo[export]` are missing.
     """
     graphs.require_packages()
@@ -113,10 +113,10 @@ def export_onnx(model: nn.Module, output: Path, **options: Any) -> ExportReport:
 
 
 def to_graph(task: Task, dynamic: Sequence[str], opset: int) -> Any:
-    """The graph of a task, a `ModelProto`, with parallel branches and norms folded.
+    """Traces the network of a task to a `ModelProto`, with parallel branches and norms folded.
 
     Raises:
-        ExportError: it has no standard ONNX form.
+        ExportError: the network cannot be written in standard ONNX.
     """
     network, images = to_trace(task, dynamic)
     return graphs.trace(network, images, task.outputs, dynamic, opset, task.translations())

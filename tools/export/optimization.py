@@ -1,8 +1,8 @@
-"""Operators of torch written as ONNX with fewer passes over memory than the exporter's own form takes.
+"""ONNX translations of torch operators that take fewer passes over memory than the exporter's own.
 
-LayerNormalization and Gelu are single nodes already. Every operator here is of opset 18, and of all later ones.
+LayerNormalization and Gelu are single nodes already. All operators used here exist in opset 18 and later.
 
-Shape legend: .. what is batched, L queries, S keys, D E width of keys and values, N rows of a matrix, C channels.
+Shape legend: .. batch axes, L queries, S keys, D E width of keys and values, N rows of a matrix, C channels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """How operators of torch are written: what `torch.onnx.export` takes as its `custom_translation_table`."""
+    """ONNX translations by operator, for `custom_translation_table` of `torch.onnx.export`."""
     return {torch.ops.aten.scaled_dot_product_attention.default: attention, torch.ops.aten.linear.default: linear}
 
 
@@ -30,8 +30,8 @@ def attention(
 ) -> Any:
     """softmax(q k^T * scale + mask) v: (.., L, D), (.., S, D), (.., S, E) -> (.., L, E).
 
-    The exporter scales queries and keys, and transposes the keys in a shape of three dimensions: both run as passes
-    over the keys. Here ONNX Runtime can do either within the product.
+    The exporter scales both queries and keys, and transposes the keys as a three-dimensional tensor. Each takes a pass
+    over the keys. In this form ONNX Runtime can fuse both into the product.
     """
     from onnxscript import opset18 as op
     from onnxscript.function_libs.torch_lib.ops import nn as exporter
@@ -53,7 +53,7 @@ def attention(
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """x W^T + b: (.., C) with (out, C) and (out,) -> (.., out).
 
-    The exporter writes a product and a sum, which is a second pass over the result; Gemm is both, of matrices.
+    The exporter writes a product and a sum, which takes a second pass over the result; Gemm does both, for matrices.
     """
     from onnxscript import opset18 as op
     from onnxscript.function_libs.torch_lib.ops import nn as exporter
@@ -76,7 +76,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def tidy(model: Any) -> None:
-    """Folds constants of a graph (`onnx_ir.Model`), in place, and drops what is written twice or used by nobody."""
+    """Folds constants of a graph (`onnx_ir.Model`) in place, and removes duplicated and unused parts."""
     from onnx_ir.passes import common
     from onnxscript import optimizer
 

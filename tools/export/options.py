@@ -1,4 +1,4 @@
-"""What a file is to be: every choice of an export, checked together before anything takes time."""
+"""The options of an export, validated together before any long computation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .graphs import AXES
 from .tasks import TASKS, task_of
 
-# for those who stay in PyTorch: a program of torch.export, a package of AOTInductor
+# pt2 is a program of torch.export, aoti a package of AOTInductor
 FORMATS = ("onnx", "pt2", "aoti")
 OPSETS = range(18, 24)
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -19,29 +19,30 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """The choices of an export.
+    """The options of an export.
 
     Attributes:
         form: "onnx"; "pt2" for a program of torch.export; "aoti" for a package of AOTInductor for the CPU of this
             machine.
         task: "classify" for `logits`; "features" for the maps of a backbone's stages, `features_0` and so on; "detect"
-            for `boxes`, `scores` and `labels`. None for the task that the model is made for.
-        image_size: height and width; None for the size that a model of timm names, or that a detector resizes to.
-        dynamic: the dynamic axes, of "batch", "height" and "width"; of a detector the batch alone. Dynamic sides of a
+            for `boxes`, `scores` and `labels`. None for the task of the model.
+        image_size: height and width; None for the default size of a timm model, or the size a detector resizes to.
+        dynamic: the dynamic axes, from "batch", "height" and "width"; only "batch" for a detector. Dynamic sides of a
             program or package must be more than half of the model's own.
-        opset: version of ONNX's operators, 18 .. 23.
-        metadata: entries to add to the file's own, or to replace there.
-        tolerance: largest difference allowed in float32, as a share of the largest number of an output.
+        opset: ONNX opset version, 18 .. 23.
+        metadata: entries to add to the metadata of the file, or to replace there.
+        tolerance: largest difference allowed in float32, relative to the largest value of an output.
         precision: "fp32"; "fp16" for half the size; "int8" for a quarter of it. The graph is checked in float32 before
             it is converted.
-        calibration: batches of images (B, C, H, W), preprocessed, of which int8 learns the ranges of its numbers and by
-            which lower precisions are judged (`precision.read_calibration`).
-        least_agreement: share of the calibration images that a file of lower precision must give the class of float32.
-        preprocess: the file takes pictures, uint8 (B, H, W, C), 0 .. 255, of the size that the model wants, and
-            normalizes them itself.
+        calibration: preprocessed batches of images (B, C, H, W) that give the value ranges for int8, and that lower
+            precisions are compared with float32 on (`precision.read_calibration`).
+        least_agreement: share of the calibration images whose top class must be the same in lower precision as in
+            float32.
+        preprocess: the file takes uint8 images (B, H, W, C), 0 .. 255, of the input size of the model, and normalizes
+            them itself.
 
     Raises:
-        ValueError: a choice that is unknown, out of range, or contradicts another.
+        ValueError: an option is unknown, out of range, or contradicts another.
     """
 
     form: str = "onnx"
@@ -57,7 +58,7 @@ class ExportOptions:
     preprocess: bool = False
 
     def __post_init__(self) -> None:
-        # a list, too
+        # a list is accepted too
         object.__setattr__(self, "dynamic", tuple(self.dynamic))
         if self.form not in FORMATS:
             raise ValueError(f"form must be one of {', '.join(FORMATS)}, got {self.form!r}")
@@ -66,35 +67,35 @@ class ExportOptions:
         if self.opset not in OPSETS:
             raise ValueError(f"opset must be 18 .. 23, got {self.opset}")
         if unknown := [axis for axis in self.dynamic if axis not in AXES]:
-            raise ValueError(f"dynamic must be of {', '.join(AXES)}, got {', '.join(unknown)}")
+            raise ValueError(f"dynamic axes must be among {', '.join(AXES)}, got {', '.join(unknown)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.precision == "int8" and self.calibration is None:
             raise ValueError(
-                "precision int8 needs calibration images: --calibration DIR, a folder with some hundred pictures like "
+                "precision int8 needs calibration images: --calibration DIR, a folder with a few hundred images like "
                 "those that the model will see"
             )
         if self.precision == "fp32" and self.calibration is not None:
-            raise ValueError("calibration is for --precision int8 and fp16, fp32 has no use for it: leave it out")
+            raise ValueError("calibration is for --precision int8 and fp16, but the precision is fp32: remove it")
 
     def check(self, model: nn.Module, output: Path) -> None:
-        """Compares the choices with a model and the place of its file.
+        """Checks the options against the model and the output file.
 
         Raises:
             ValueError: they do not fit.
         """
         is_detector = task_of(model, self.task) == "detect"
         if self.form != "onnx" and output.suffix != ".pt2":
-            raise ValueError(f"{output} must end in .pt2: torch opens no other file of the format {self.form}")
+            raise ValueError(f"output of format {self.form} must end in .pt2, got {output}")
         if is_detector and self.form != "onnx":
             raise ValueError(f"a detector is exported as ONNX only, got format {self.form}")
         if is_detector and self.precision != "fp32":
             raise ValueError(
-                f"a detector is exported in fp32 only, got precision {self.precision}: which boxes its "
-                "NonMaxSuppression keeps hangs on small differences of their scores"
+                f"a detector is exported in fp32 only, got precision {self.precision}: the boxes that its "
+                "NonMaxSuppression keeps depend on small differences of their scores"
             )
         if is_detector and not {"batch"}.issuperset(self.dynamic):
             raise ValueError(
                 f"a detector's file is for one image size, dynamic must be batch or none, got "
-                f"{','.join(self.dynamic)}: image_size says which"
+                f"{','.join(self.dynamic)}: set the size with image_size"
             )

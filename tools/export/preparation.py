@@ -1,4 +1,4 @@
-"""What every export begins with: arguments, a task, what the file is to say, what it is checked on, what is traced."""
+"""The first steps of every export: the task, the metadata, the images of the check, and the network to trace."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from . import checking
 from .options import ExportOptions
 from .tasks import Task, describe, make_task, run_network, task_of
 
-# a dynamic side is traced at this many pixels at least: then no map is so small that it is taken for a special case
+# least pixels of a dynamic side in the trace, so that no map is small enough to be traced as a special case
 _TRACED_SIDE = 600
 
 
 @dataclass(frozen=True)
 class Export:
-    """What is to become a file.
+    """A prepared export.
 
     Attributes:
-        task: what the file is for, with the network.
-        dynamic: the dynamic axes, of "batch", "height" and "width".
-        notes: what the file is to say of itself.
-        cases: batches of images (B, C, H, W) that it is checked on.
+        task: task of the file, with the network.
+        dynamic: the dynamic axes, from "batch", "height" and "width".
+        notes: metadata of the file.
+        cases: batches of images (B, C, H, W) that the file is checked on.
     """
 
     task: Task
@@ -39,19 +39,19 @@ class Export:
 
     @property
     def checked(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the images that the file is checked on, those included on which rounding decides."""
+        """Shapes of the images that the file is checked on, including those where rounding decides."""
         return tuple(dict.fromkeys(tuple(images.shape) for images in self.cases))
 
     def revealing(self) -> Task | None:
-        """The task of a copy on which the check can fail, where it cannot on the network itself."""
+        """The task with a copy of the network on which the check can fail; None if the network suffices."""
         return self.task.revealing(checking.without_zeros(self.task.network))
 
 
 def prepare(model: nn.Module, options: ExportOptions) -> Export:
-    """Makes of a model what is exported; the model itself stays as it is.
+    """Prepares the export of a model; the model itself is not modified.
 
     Raises:
-        ValueError: an unknown task, or one that the model is not for; an unknown or impossible image size.
+        ValueError: an unknown task, a task that does not fit the model, or a missing or invalid image size.
     """
     model = copy.deepcopy(model).cpu().float().eval()
     task = task_of(model, options.task)
@@ -63,10 +63,10 @@ def prepare(model: nn.Module, options: ExportOptions) -> Export:
 
 
 def _answer(task: Task) -> dict[str, Tensor]:
-    """What the network gives for images of the size that the file is for.
+    """The outputs of the network for images of the input size.
 
     Raises:
-        ValueError: it does not take them; says which size is near.
+        ValueError: the network does not take them; the message names the nearest size that it takes.
     """
     _, *size = task.input_size
     try:
@@ -75,24 +75,24 @@ def _answer(task: Task) -> dict[str, Tensor]:
         near = None if "does not take images" not in str(error) else checking.nearest_size(task, (size[0], size[1]))
         if near is None:
             raise
-        raise ValueError(f"{error}. The nearest that it takes is {near[0]} {near[1]}") from error
+        raise ValueError(f"{error}. The nearest size that it takes is {near[0]} {near[1]}") from error
 
 
 def check_output(output: Path) -> None:
-    """Makes the folder of a file, and refuses a place where no file can be, before anything takes time.
+    """Creates the folder of the output, and checks that the file can be written, before any long computation.
 
     Raises:
-        ValueError: it is a folder, or cannot be written to.
+        ValueError: the output is a folder, or cannot be written to.
     """
     if output.is_dir():
-        raise ValueError(f"output must be a file, but {output} is a folder: name the file in it, like model.onnx")
-    check_writable(output.parent, f"choose another place for {output.name}")
+        raise ValueError(f"output must be a file, but {output} is a folder: add a file name, such as model.onnx")
+    check_writable(output.parent, f"choose another folder for {output.name}")
 
 
 def to_trace(task: Task, dynamic: Sequence[str]) -> tuple[nn.Module, Tensor]:
     """The network of a task with parallel branches and norms folded, run once, and the images to trace it with."""
     network = fuse(copy.deepcopy(task.network))
-    # what layers cache is then made of tensors, not of traces
+    # layers then cache real tensors, not traced ones
     run_network(network, checking.noise((2, *task.input_size)))
     return network, torch.zeros(2, *_traced_size(task, dynamic))
 
@@ -101,6 +101,6 @@ def _traced_size(task: Task, dynamic: Sequence[str]) -> tuple[int, int, int]:
     channels, *sides = task.input_size
     for i, axis in enumerate(("height", "width")):
         if axis in dynamic:
-            # the sides differ, so that they are not taken for one
+            # the sides differ, so that the trace does not take them to be the same
             sides[i] *= -(-_TRACED_SIDE // sides[i]) + i
     return channels, sides[0], sides[1]

@@ -1,6 +1,6 @@
-"""Preprocessing inside the file: pictures as decoders give them, uint8 (B, H, W, C), instead of normalised images.
+"""Preprocessing inside the file: it takes decoded uint8 images (B, H, W, C) instead of normalised ones.
 
-Resizing and cropping stay outside: they ask for the size of each picture alone.
+Resizing and cropping stay outside, because they depend on the size of each image.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Colours:
-    """What a model takes off the colours of a picture, 0 .. 1, and divides them by; a number for each channel."""
+    """Mean and standard deviation of each channel, for images in the range 0 .. 1."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @classmethod
     def of(cls, notes: Mapping[str, str], channels: int) -> Colours:
-        """Those that a file's metadata names.
+        """Reads mean and std from the metadata of a file.
 
         Raises:
-            ValueError: it names none.
+            ValueError: the metadata has none.
         """
         if "mean" not in notes or "std" not in notes:
             raise ValueError(
-                "preprocess needs the mean and std of the images, and the model names none: it is no model of timm; "
-                "give them as metadata, lists in JSON"
+                "preprocess needs the mean and std of the images, but the model has none because it is not a timm "
+                "model: pass them as metadata, as JSON lists"
             )
         mean, std = ([float(x) for x in json.loads(notes[key])] for key in ("mean", "std"))
-        # a single number stands for all channels
+        # a single number is used for all channels
         return cls(*(tuple(x * channels if len(x) == 1 else x) for x in (mean, std)))
 
     def pictures(self, images: Tensor) -> Tensor:
-        """The pictures that are closest to images: float32 (B, C, H, W) -> uint8 (B, H, W, C)."""
+        """Inverts the normalisation, rounding to uint8: float32 (B, C, H, W) -> uint8 (B, H, W, C)."""
         mean, std = (torch.tensor(x)[:, None, None] for x in (self.mean, self.std))
         colours = (images * std + mean).mul_(255).round_().clamp_(0, 255)
         # (B, C, H, W) -> (B, H, W, C)
@@ -47,7 +47,7 @@ class Colours:
 
 
 class Normalise(nn.Module):
-    """Pictures to images the way timm's transforms do it; what the nodes of `take_pictures` are compared with.
+    """Normalises uint8 images as timm's transforms do; the nodes of `take_pictures` are compared with it.
 
     Args:
         colours: mean and std.
@@ -69,7 +69,7 @@ class Normalise(nn.Module):
 
 
 def take_pictures(proto: Any, colours: Colours) -> None:
-    """Puts preprocessing before a graph: its input `images` becomes uint8 (B, H, W, C), 0 .. 255.
+    """Adds preprocessing to the start of a graph: its input `images` becomes uint8 (B, H, W, C), 0 .. 255.
 
     Args:
         proto: a `ModelProto` with the input `images`, float32 (B, C, H, W).
@@ -89,7 +89,7 @@ def take_pictures(proto: Any, colours: Colours) -> None:
     del tensor.shape.dim[:]
     tensor.shape.dim.extend([batch, height, width, channels])
 
-    # colours count 0 .. 255 here, so that one division does for both scales
+    # pixels range over 0 .. 255 here, so that one division does for both scales
     values = {"mean": np.array(colours.mean) * 255, "std": np.array(colours.std) * 255}
     for key, value in values.items():
         graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), f"preprocess/{key}"))

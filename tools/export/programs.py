@@ -1,7 +1,7 @@
-"""A model as a file for those who stay in PyTorch: a program of torch.export, or a package compiled by AOTInductor.
+"""Export to PyTorch files: a program of torch.export, or a package compiled by AOTInductor.
 
-Both are called `.pt2`. A program is opened by `torch.export.load(path).module()`, a package, which holds machine code
-for the processor that it was compiled on, by `torch._inductor.aoti_load_package(path)`.
+Both have the suffix `.pt2`. A program is opened by `torch.export.load(path).module()`. A package holds machine code for
+the processor that it was compiled on, and is opened by `torch._inductor.aoti_load_package(path)`.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from .preparation import Export, check_output, prepare, to_trace
 from .tasks import Task
 
 PROGRAMS = ("pt2", "aoti")
-# the entry of a program that holds its metadata; a package has a place of its own for it
+# the entry of a program that holds its metadata; a package has a built-in field for metadata
 NOTES = "metadata.json"
 
 
 def export_program(model: nn.Module, output: Path, *, form: str = "pt2", **options: Any) -> ExportReport:
-    """Writes a model as a program or a package of torch, in evaluation mode; `model` itself stays as it is.
+    """Exports a model in evaluation mode to a torch program or package; `model` itself is not modified.
 
-    Like an ONNX file it is compared with eager before it gets its name.
+    Like an ONNX file, it is compared with eager before it is moved to `output`.
 
     Args:
-        model: maps (B, C, H, W) to (B, classes); a model of timm brings its sizes and preprocessing along.
-        output: the file to write, a `.pt2`; its folder is made.
+        model: maps (B, C, H, W) to (B, classes); a timm model provides its image size and preprocessing.
+        output: the file to write, a `.pt2`; its folder is created.
         form: "pt2" for a program of torch.export, "aoti" for a package of AOTInductor for the CPU of this machine.
         options: `task`, `image_size`, `dynamic`, `metadata` and `tolerance` of `ExportOptions`.
 
     Returns:
-        What was written and how far it is from eager.
+        The written file and its difference to eager.
 
     Raises:
         TypeError: an unknown option.
-        ValueError: a detector, options that do not fit the model, an impossible image size, an output that is a
-            folder or has another suffix.
-        ExportError: the model cannot be traced, the file gives other answers than eager, or there is no C++ compiler
+        ValueError: the model is a detector, the options do not fit the model, the image size is invalid, or the output
+            is a folder or has another suffix.
+        ExportError: the model cannot be traced, the outputs of the file differ from eager, or there is no C++ compiler
             for a package.
     """
     if form not in PROGRAMS:
@@ -61,7 +61,7 @@ def export_program(model: nn.Module, output: Path, *, form: str = "pt2", **optio
 
     write = _write_package if form == "aoti" else _write_program
     with tempfile.TemporaryDirectory() as folder:
-        # torch names things inside after the file
+        # torch uses the file name inside the file
         file = Path(folder) / "model.pt2"
         difference = write(file, made, functools.partial(_compare, cases=made.cases, tolerance=chosen.tolerance))
         content = file.read_bytes()
@@ -72,7 +72,7 @@ def export_program(model: nn.Module, output: Path, *, form: str = "pt2", **optio
     )
 
 
-# what was loaded, called with images, and the task whose network it is: how far they are apart
+# takes a loaded program or package and its task, and returns their largest difference
 _Compare = Callable[[Callable[[Tensor], Any], Task], float]
 
 
@@ -82,12 +82,12 @@ def _compare(loaded: Callable[[Tensor], Any], task: Task, cases: Sequence[Tensor
 
 def _write_program(file: Path, made: Export, compare: _Compare) -> float:
     difference = 0.0
-    # the one to keep comes last
+    # the file to keep is written last
     for task in filter(None, (made.revealing(), made.task)):
         program = graphs.capture(*to_trace(task, made.dynamic), made.dynamic, "a program")
         with graphs.quiet():
             torch.export.save(program, file, extra_files={NOTES: json.dumps(made.notes, sort_keys=True)})
-            # what was written is checked, not what was in memory
+            # check the written file, not the program in memory
             loaded = torch.export.load(file).module()
         difference = max(difference, compare(loaded, task))
     return difference
@@ -98,7 +98,7 @@ def _write_package(file: Path, made: Export, compare: _Compare) -> float:
     difference = compare(loaded, made.task)
     filled = made.revealing()
     if filled is not None:
-        # compiling takes minutes, so the same code is given the other weights
+        # compiling takes minutes, so the other weights are loaded into the same code
         network, _ = to_trace(filled, made.dynamic)
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         names = [name for name in loaded.get_constant_fqns() if name in tensors]
@@ -111,16 +111,16 @@ def compile_package(task: Task, dynamic: Sequence[str], file: Path, notes: Mappi
     """Compiles the network of a task for the CPU of this machine, with parallel branches and norms folded.
 
     Args:
-        task: what is compiled.
-        dynamic: the dynamic axes, of "batch", "height" and "width".
+        task: task with the network to compile.
+        dynamic: the dynamic axes, from "batch", "height" and "width".
         file: the package to write, a `.pt2`.
-        notes: what it says of itself.
+        notes: metadata of the package.
 
     Returns:
-        The package, opened: takes images (B, C, H, W) and gives what the network gives.
+        The loaded package: maps images (B, C, H, W) to the outputs of the network.
 
     Raises:
-        ExportError: it cannot be traced or compiled.
+        ExportError: the network cannot be traced or compiled.
     """
     _require_compiler()
     program = graphs.capture(*to_trace(task, dynamic), dynamic, "a package")
@@ -151,9 +151,9 @@ def _require_compiler() -> None:
 
     try:
         cpp_builder.get_cpp_compiler()
-    # on Windows it is looked for in another way
+    # on Windows the search raises a RuntimeError instead
     except (exc.InvalidCxxCompiler, RuntimeError) as error:
         raise ExportError(
-            "an AOTInductor package is compiled, and no C++ compiler was found: install one, such as g++, or name it "
-            "in the variable CXX; --format pt2 needs none"
+            "an AOTInductor package must be compiled, but no C++ compiler was found: install one, such as g++, or set "
+            "the environment variable CXX; --format pt2 needs no compiler"
         ) from error

@@ -1,4 +1,4 @@
-"""Files as ONNX Runtime runs them, and how far two answers are apart."""
+"""Running files in ONNX Runtime, and the difference of two outputs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .graphs import ExportError, require_packages
 
 
 def open_session(model: bytes | Path, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the CPU.
+    """Opens an ONNX Runtime session on the CPU.
 
     Args:
-        model: a file, or its content.
-        threads: by default as many as torch uses.
+        model: path of a file, or its content.
+        threads: number of threads; by default as many as torch uses.
 
     Raises:
         ExportError: ONNX Runtime cannot load the file.
@@ -29,7 +29,7 @@ def open_session(model: bytes | Path, threads: int | None = None) -> Any:
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # masked scores become numbers so small that many processors slow down on them
+    # masked scores become denormal numbers, which are slow on many processors
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
         content = model if isinstance(model, bytes) else str(model)
@@ -39,10 +39,10 @@ def open_session(model: bytes | Path, threads: int | None = None) -> Any:
 
 
 def run(session: Any, images: Tensor) -> dict[str, Tensor]:
-    """What a file gives for images, by the names of its outputs.
+    """Runs a file on images and returns its outputs by name.
 
     Raises:
-        ExportError: ONNX Runtime cannot run it on these images.
+        ExportError: ONNX Runtime cannot run the file on these images.
     """
     names = [entry.name for entry in session.get_outputs()]
     try:

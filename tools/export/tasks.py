@@ -1,7 +1,7 @@
-"""What a file is for: what is traced, how the outputs are called, and how far they may be from eager's.
+"""Tasks of a file: the network to trace, the names of its outputs, and their difference to eager.
 
 A task holds a network that maps images (B, C, H, W) to tensors. `Classify` and `Features` are the tasks of a backbone;
-`detection/` has that of a detector.
+`detection/` has the task of a detector.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ TASKS = ("features", "classify", "detect")
 
 @dataclass(frozen=True)
 class Task:
-    """A network and what its outputs are.
+    """A network and its outputs.
 
     Attributes:
-        network: maps images (B, C, H, W) to a tensor, or to a tuple of them, in evaluation mode.
+        network: maps images (B, C, H, W) to a tensor or a tuple of tensors, in evaluation mode.
         input_size: channels, height and width of an image.
     """
 
@@ -42,42 +42,42 @@ class Task:
         raise NotImplementedError
 
     def with_network(self, network: nn.Module) -> Task:
-        """The same task of another network."""
+        """The same task with another network."""
         return dataclasses.replace(self, network=network)
 
     def revealing(self, filled: nn.Module | None) -> Task | None:
-        """The task of a copy in which nothing hides from the check; None where nothing hides in the network itself.
+        """The task with a copy of the network in which the check sees every layer; None if no copy is needed.
 
         Args:
-            filled: a copy with noise in what was zero; None where nothing was.
+            filled: a copy with noise in the tensors that were zero; None if there were none.
         """
         return None if filled is None else self.with_network(filled)
 
     def translations(self) -> Mapping[Any, Callable[..., Any]]:
-        """How operators that are not torch's own are written as ONNX, by operator."""
+        """ONNX translations of custom operators, by operator."""
         return {}
 
     def notes(self) -> dict[str, str]:
-        """What the file is to say of this task, beside what it says of any model."""
+        """Metadata of this task, in addition to the metadata of any model."""
         return {}
 
     def to_range(self, images: Tensor) -> Tensor:
-        """Images of about -2 .. 2, as the check makes them, in the range that the network takes."""
+        """Maps images of the check, about -2 .. 2, to the input range of the network."""
         return images
 
     def expected(self, images: Tensor) -> dict[str, Tensor]:
-        """What the file is to give for images (B, C, H, W), by the names of its outputs.
+        """The expected outputs for images (B, C, H, W), by name.
 
         Raises:
-            ValueError: the network does not take images of this size, or gives something else.
+            ValueError: the network does not take images of this size, or returns something else.
         """
         answers = run_network(self.network, images)
         if len(answers) != len(self.outputs):
-            raise ValueError(f"the model gave {len(answers)} tensors, and {len(self.outputs)} are expected")
+            raise ValueError(f"the model returned {len(answers)} tensors, expected {len(self.outputs)}")
         return dict(zip(self.outputs, answers, strict=True))
 
     def difference(self, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-        """How far a file's answers are from the expected ones, as a share of the largest number of an output."""
+        """Largest difference between the outputs of a file and the expected ones, relative to the largest value."""
         return max(relative_difference(given[name], expected[name]) for name in self.outputs)
 
 
@@ -87,28 +87,28 @@ class Classify(Task):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """One, `logits`."""
+        """The name `logits`."""
         return ("logits",)
 
     def expected(self, images: Tensor) -> dict[str, Tensor]:
         """The logits of images (B, C, H, W).
 
         Raises:
-            ValueError: the network does not take images of this size, or gives no logits.
+            ValueError: the network does not take images of this size, or does not return logits.
         """
         expected = super().expected(images)
         logits = expected["logits"]
         if logits.dim() != 2 or len(logits) != len(images):
             raise ValueError(
-                f"the model must give logits (B, classes), it gave {tuple(logits.shape)}: is its pooling or head "
-                "removed? --task features exports the maps of its stages"
+                f"the model must return logits (B, classes), got {tuple(logits.shape)}: check its pooling and head, or "
+                "export the maps of its stages with --task features"
             )
         return expected
 
 
 @dataclass(frozen=True)
 class Features(Task):
-    """The maps of a backbone's stages, `features_0` (B, C, H, W) the finest.
+    """The feature maps of a backbone's stages; `features_0` (B, C, H, W) is the finest.
 
     Attributes:
         count: number of maps.
@@ -118,15 +118,15 @@ class Features(Task):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """One for each map."""
+        """One name for each map."""
         return tuple(f"features_{i}" for i in range(self.count))
 
 
 class StageMaps(nn.Module):
-    """The maps of a backbone's stages, channels first.
+    """The feature maps of a backbone's stages, channels first.
 
     Args:
-        backbone: a model of timm with `forward_intermediates`.
+        backbone: a timm model with `forward_intermediates`.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -141,10 +141,10 @@ class StageMaps(nn.Module):
 
 @torch.no_grad()
 def run_network(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
-    """The tensors that a network gives.
+    """Runs a network and returns its output tensors.
 
     Raises:
-        ValueError: it does not take images of this size, or gives something else than tensors.
+        ValueError: the network does not take images of this size, or returns something else than tensors.
     """
     try:
         answer = network(images)
@@ -154,45 +154,45 @@ def run_network(network: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
         raise ValueError(f"the model does not take images of {size}, choose another image size: {reason}") from error
     answers = answer if isinstance(answer, (tuple, list)) else (answer,)
     if not all(isinstance(x, Tensor) for x in answers):
-        raise ValueError(f"the model must give tensors, it gave {type(answer).__name__}")
+        raise ValueError(f"the model must return tensors, got {type(answer).__name__}")
     return tuple(answers)
 
 
 def task_of(model: nn.Module, task: str | None) -> str:
-    """The task that was asked for, or else the one that a model is made for."""
+    """The requested task; by default the task of the model."""
     own: str = getattr(model, "export_task", "classify")
     return task or own
 
 
 def make_task(model: nn.Module, task: str, image_size: tuple[int, int] | None) -> Task:
-    """What a file of a model is for.
+    """Makes the task of a model.
 
     Args:
         model: in evaluation mode.
         task: one of `TASKS`.
-        image_size: height and width; by default what a model of timm names.
+        image_size: height and width; by default the size of a timm model.
 
     Raises:
-        ValueError: an unknown task, or one that the model is not for; an unknown or impossible image size.
+        ValueError: an unknown task, a task that does not fit the model, or a missing or invalid image size.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     if task_of(model, None) == "detect":
         if task != "detect":
-            raise ValueError(f"the model is a detector: its file is for task detect, got {task}")
+            raise ValueError(f"the model is a detector: task must be detect, got {task}")
         from .detection import detect
 
         return detect(model, image_size)  # type: ignore[arg-type]
     if task == "detect":
         raise ValueError(
-            f"{type(model).__name__} is no detector: task detect takes a directory that attnzoo train wrote for "
-            "detection, and classify or features this model"
+            f"{type(model).__name__} is not a detector: task detect needs a directory that attnzoo train wrote for "
+            "detection; use classify or features for this model"
         )
     size = input_size_of(model, image_size)
     if task == "classify":
         return Classify(model, size)
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
-        raise ValueError(f"{type(model).__name__} gives no maps of its stages: --task classify exports its logits")
+        raise ValueError(f"{type(model).__name__} has no feature maps of stages: use --task classify for its logits")
     return Features(StageMaps(model).eval(), size, len(model.feature_info))  # type: ignore[arg-type]
 
 
@@ -200,11 +200,11 @@ def input_size_of(model: nn.Module, image_size: tuple[int, int] | None) -> tuple
     """Channels, height and width of a model's images.
 
     Raises:
-        ValueError: neither the model nor the caller says, or the size is none.
+        ValueError: neither the model nor the caller gives a size, or the size is invalid.
     """
     config = getattr(model, "pretrained_cfg", None)
     if image_size is None and not config:
-        raise ValueError(f"image_size is needed: {type(model).__name__} is not a model of timm and names none itself")
+        raise ValueError(f"image_size is required: {type(model).__name__} is not a timm model and has no default size")
     named = timm.data.resolve_model_data_config(model)["input_size"] if config else (3, 0, 0)
     height, width = image_size or named[1:]
     check_size(image_size)
@@ -212,12 +212,12 @@ def input_size_of(model: nn.Module, image_size: tuple[int, int] | None) -> tuple
 
 
 def describe(model: nn.Module, input_size: tuple[int, int, int], classes: int | None = None) -> dict[str, str]:
-    """What a file says of itself: text by key, lists as JSON; a key is missing where nothing is known.
+    """Metadata of a file: text by key, lists as JSON; unknown entries are left out.
 
     Args:
-        model: a model of timm, or any other.
+        model: a timm model, or any other.
         input_size: channels, height and width of an image.
-        classes: width of the logits, where there are some.
+        classes: number of classes of the logits; None without logits.
     """
     notes = {"input_size": json.dumps(input_size), "attnzoo_version": attnzoo.__version__}
     config = getattr(model, "pretrained_cfg", None)
@@ -235,7 +235,7 @@ def describe(model: nn.Module, input_size: tuple[int, int, int], classes: int | 
     labels = config.get("label_names")
     if isinstance(labels, Mapping):
         labels = [labels.get(i, labels.get(str(i), "")) for i in range(classes or 0)]
-    # a head that was replaced leaves the old names behind
+    # after a head was replaced, the config still has the old names
     if labels and len(labels) == classes:
         notes["labels"] = json.dumps(list(labels))
     return notes

@@ -1,4 +1,4 @@
-"""Detectors as files: torchvision's rules in operators that can be traced, with answers of fixed size."""
+"""Export of detectors: torchvision's rules in traceable operators, with outputs of fixed size."""
 
 from .task import Detect, detect, open_with_origin
 

@@ -1,6 +1,6 @@
-"""Boxes on their way to being detections, by torchvision's rules, in tensors of fixed size.
+"""Candidate boxes, selected by torchvision's rules, in tensors of fixed size.
 
-A candidate that has dropped out keeps its place with a score of 0.
+A candidate that has been removed stays in the tensors with a score of 0.
 
 Shapes: B batch, N candidates, C classes, K detections per image.
 """
@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of at most so many candidates torchvision keeps the classes apart by moving them away from each other (`batched_nms`).
-# Coordinates far from the origin are coarser, so that whether two boxes overlap too much can depend on it.
+# For at most this many candidates, torchvision separates the classes by an offset per class (`batched_nms`).
+# Large coordinates are less precise, so that whether two boxes overlap too much can depend on the offset.
 _MOVED = 1000
 
 
 def at(values: Tensor, places: Tensor) -> Tensor:
-    """values (B, N, ...) at places (B, K) -> (B, K, ...)."""
+    """Gathers values (B, N, ...) at indices (B, K) -> (B, K, ...)."""
     index = places.reshape(*places.shape, *[1] * (values.dim() - 2))
     return values.gather(1, index.expand(*places.shape, *values.shape[2:]))
 
 
 def apart(boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-    """Boxes (B, N, 4) as torchvision compares them: moved by their label (B, N) where an image has few of them."""
+    """Boxes (B, N, 4) as torchvision compares them: offset by their label (B, N) if an image has few candidates."""
     taking_part = scores > 0
     reach = torch.where(taking_part[..., None], boxes, 0.0).amax((1, 2))[:, None] + 1  # (B, 1)
     is_moved = taking_part.sum(1, keepdim=True) <= _MOVED
@@ -31,16 +31,16 @@ def apart(boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def by_label(scores: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Scores (B, N) -> (B, count, N), each in the row of its label and 0 in the others."""
+    """Scores (B, N) -> (B, count, N), each in the row of its label, and 0 in the others."""
     rows = torch.arange(count)[:, None]
     return torch.where(labels[:, None] == rows, scores[:, None], 0.0)
 
 
 def best(count: int, scores: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """The candidates of the highest scores, best first.
+    """The candidates with the highest scores, best first.
 
     Args:
-        count: how many, K; zeros are added where there are fewer.
+        count: number of candidates K; zeros are added if there are fewer.
         scores: (B, N).
         others: (B, N, ...).
 

@@ -1,6 +1,6 @@
-"""torchvision's detectors as modules that can be traced: the same modules and rules, with answers of fixed size.
+"""torchvision's detectors as traceable modules: the same modules and rules, with outputs of fixed size.
 
-`regions.py` has the ones that look at regions in a second step.
+`regions.py` has the two-stage detectors.
 
 Shapes: B batch, D channels of an image, H W its height and width, A anchors, N candidates, C classes, K detections.
 """
@@ -20,14 +20,14 @@ from .operators import suppress
 
 
 class TracedDetector(nn.Module):
-    """A detector for images of one size, which gives what `Detect` says of its outputs.
+    """A detector for images of one size, with the outputs that `Detect` describes.
 
     Args:
-        detector: in evaluation; it becomes part of this module.
+        detector: in evaluation mode; it becomes a submodule.
         size: height and width of an image.
 
     Attributes:
-        sides: height and width of an image as the backbone sees it, before it is padded.
+        sides: height and width of an image after resizing, before padding.
     """
 
     anchors: Tensor
@@ -41,12 +41,12 @@ class TracedDetector(nn.Module):
         transform: Any = detector.model.transform
         generator = self._anchor_generator()
         blank = torch.zeros(len(transform.image_mean), *size)
-        # what depends on the size alone is what torchvision makes of it
+        # constants that depend on the image size only, computed by torchvision
         with torch.no_grad():
             framed, _ = transform([blank])
             features = list(detector.backbone(framed.tensors).values())
             anchors = generator(framed, features)[0]
-            # its poolers note the scales of the levels when they run
+            # the poolers store the scales of the levels when they run
             detector([blank])
         self.sides: tuple[int, int] = tuple(framed.image_sizes[0])
         self.padded_sides: tuple[int, int] = tuple(framed.tensors.shape[2:])
@@ -59,14 +59,14 @@ class TracedDetector(nn.Module):
         self.register_buffer("to_original", torch.stack([x, y, x, y]), persistent=False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images (B, D, H, W) of 0 .. 1 -> boxes (B, K, 4), scores (B, K), labels (B, K), and masks where there are."""
+        """Images (B, D, H, W) of 0 .. 1 -> boxes (B, K, 4), scores (B, K), labels (B, K), and for Mask R-CNN masks."""
         raise NotImplementedError
 
     def _anchor_generator(self) -> Any:
         return self.detector.model.anchor_generator
 
     def levels(self, images: Tensor) -> dict[str, Tensor]:
-        """The pyramid of images, which are normalised, resized and padded as torchvision does it."""
+        """The feature pyramid of images, which are normalised, resized and padded as in torchvision."""
         x = (images - self.mean) / self.std
         if self.sides != self.size:
             x = F.interpolate(x, self.sides, mode="bilinear", align_corners=False)
@@ -77,13 +77,13 @@ class TracedDetector(nn.Module):
         return levels
 
     def inside(self, boxes: Tensor) -> Tensor:
-        """Boxes (..., 4) cut off where the image ends."""
+        """Boxes (..., 4) clipped to the image."""
         clipped: Tensor = clip_boxes_to_image(boxes, self.sides)
         return clipped
 
 
 class TracedDenseDetector(TracedDetector):
-    """FCOS and RetinaNet: a box and the scores of all classes at every anchor."""
+    """FCOS and RetinaNet, which predict a box and the scores of all classes at every anchor."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (B, D, H, W) of 0 .. 1 -> boxes (B, K, 4), scores (B, K), labels (B, K)."""
@@ -101,11 +101,11 @@ class TracedDenseDetector(TracedDetector):
         return boxes * self.to_original, scores, torch.where(scores > 0, labels, -1)
 
     def _candidates(self, scores: Tensor, codes: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best of a level.
+        """The best candidates of a level.
 
         Args:
             scores: (B, A, C).
-            codes: boxes as the head says them, (B, A, 4).
+            codes: encoded boxes of the head, (B, A, 4).
             anchors: (1, A, 4).
 
         Returns:
@@ -119,7 +119,7 @@ class TracedDenseDetector(TracedDetector):
         places = torch.div(chosen, classes, rounding_mode="floor")
         # (B, N, 4) -> (B N, 4)
         codes, around = at(codes, places).flatten(0, 1), anchors[0, places].flatten(0, 1)
-        # torchvision's coder of anchors wants a list, but not in this method
+        # `decode` of torchvision's box coder takes a list of anchors, this method a tensor
         decode = getattr(model.box_coder, "decode_single", model.box_coder.decode)
         boxes = decode(codes, around).reshape(-1, scores.shape[1], 4)
         return scores, self.inside(boxes), chosen % classes

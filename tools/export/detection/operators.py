@@ -1,9 +1,9 @@
-"""What detectors need and a traced module cannot say: suppression, and the pooling of regions.
+"""Operators of detectors that cannot be traced from torchvision: suppression, and the pooling of regions.
 
-torchvision gives as many boxes as are left, and what follows cannot be traced with a dynamic batch. These give
-something for every box that comes in. In eager they call torchvision; in a file they are standard nodes.
+torchvision returns a variable number of boxes, which cannot be traced with a dynamic batch. These operators return a
+value for every input box. In eager they call torchvision; in a file they are standard nodes.
 
-Shapes: G groups that do not see each other, N boxes, C classes or channels, R regions, S side of a pooled map.
+Shapes: G independent groups, N boxes, C classes or channels, R regions, S side of a pooled map.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from torchvision.ops import nms, roi_align
 
 @torch.library.custom_op("attnzoo::suppress", mutates_args=())
 def suppress(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
-    """Which boxes are left when of two that overlap the one of less score goes, in each class by itself.
+    """Non-maximum suppression, separately for each class.
 
     Args:
         boxes: (G, N, 4), x1 y1 x2 y2.
         scores: (G, C, N); a box takes part in the classes where its score is above 0.
-        overlap: largest intersection over union that is left.
+        overlap: largest intersection over union of two boxes that are both kept.
 
     Returns:
-        Booleans (G, N), whether a box is left in any class.
+        Booleans (G, N), whether a box is kept in any class.
     """
     left = torch.zeros_like(boxes[..., 0], dtype=torch.bool)
     for group, rows in enumerate(scores):
@@ -52,16 +52,16 @@ def pool_regions(
     side: int,
     sampling_ratio: int,
 ) -> Tensor:
-    """Regions of feature maps, each from the level that it belongs to, brought to one size.
+    """Pools regions of feature maps, each from its own level, to one size.
 
     Args:
         features: maps (B, C, H, W) of the levels.
         boxes: (R, 4), x1 y1 x2 y2 in pixels of the image.
-        images: (R), which image of the batch a region is of.
-        levels: (R), which level it is read from; -1 for none, and zeros come of it.
-        scales: of each level, its pixels over those of the image.
-        side: of a pooled map.
-        sampling_ratio: samples in a pooled pixel, along a side.
+        images: (R), index of the region's image in the batch.
+        levels: (R), index of the region's level; -1 for none, which gives zeros.
+        scales: size of each level divided by the size of the image.
+        side: height and width of a pooled map.
+        sampling_ratio: samples per pooled pixel, along a side.
 
     Returns:
         (R, C, side, side).
@@ -88,7 +88,7 @@ def _(
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
-    """How the operators are written as ONNX, by operator."""
+    """ONNX translations of the operators, by operator."""
     from onnxscript import opset18 as op
 
     def write_suppress(boxes: Any, scores: Any, overlap: float) -> Any:
@@ -128,7 +128,7 @@ def translations() -> dict[Any, Callable[..., Any]]:
 
 
 def _float_below(value: float) -> float:
-    """The largest float32 that is no larger: ONNX compares as float32 what torchvision compares as float64."""
+    """The largest float32 that is not larger than `value`: ONNX compares in float32, torchvision in float64."""
     nearest = torch.tensor(value, dtype=torch.float32)
     if nearest.item() <= value:
         return nearest.item()

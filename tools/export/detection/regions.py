@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN as modules that can be traced: proposals, and what a second look at their regions says.
+"""Faster R-CNN and Mask R-CNN as traceable modules: proposals, and the heads on their regions.
 
 Shapes: B batch, D channels, A anchors, P proposals, C classes without the background, K detections, S side of a map.
 """
@@ -14,7 +14,7 @@ from .candidates import apart, at, best, by_label
 from .dense import TracedDetector
 from .operators import pool_regions, suppress
 
-# sides in pixels below which torchvision drops a detection
+# torchvision removes detections with a smaller side, in pixels
 _SMALLEST_SIDE = 1e-2
 
 
@@ -40,7 +40,7 @@ class TracedRegionDetector(TracedDetector):
         return network.anchor_generator
 
     def _proposals(self, features: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Scores (B, P) and boxes (B, P, 4) where something may be."""
+        """Scores (B, P) and boxes (B, P, 4) of the proposals."""
         network: Any = self.detector.model.rpn
         candidates, labels = [], []
         anchors = self.anchors.split(self.anchor_counts)
@@ -63,7 +63,7 @@ class TracedRegionDetector(TracedDetector):
         return scores, boxes
 
     def _detections(self, levels: dict[str, Tensor], found: Tensor, proposals: Tensor) -> tuple[Tensor, ...]:
-        """Scores (B, K), boxes (B, K, 4) and labels (B, K), from 1, of proposals (B, P, 4) of scores (B, P)."""
+        """Scores (B, K), boxes (B, K, 4) and labels (B, K), from 1, for proposals (B, P, 4) with scores (B, P)."""
         heads: Any = self.detector.model.roi_heads
         maps = heads.box_head(self._pooled(heads.box_roi_pool, levels, proposals, found))
         logits, codes = heads.box_predictor(maps)  # (B P, C + 1), (B P, 4 (C + 1))
@@ -74,7 +74,7 @@ class TracedRegionDetector(TracedDetector):
         count, classes = scores.shape[1:]
         scores = torch.where(is_kept, scores, 0.0).flatten(1)  # (B, P C)
         boxes, labels = boxes.flatten(1, 2), torch.arange(1, classes + 1).repeat(count).expand_as(scores)
-        # every class has boxes of its own, so that each is a group: (B, P C, 4) -> (B C, P, 4)
+        # every class has its own boxes and is a group: (B, P C, 4) -> (B C, P, 4)
         moved = apart(boxes, scores, labels).unflatten(1, (count, classes)).transpose(1, 2).flatten(0, 1)
         grouped = scores.unflatten(1, (count, classes)).transpose(1, 2).flatten(0, 1)  # (B C, P)
         left = suppress(moved, grouped[:, None], heads.nms_thresh)
@@ -82,7 +82,7 @@ class TracedRegionDetector(TracedDetector):
         return best(heads.detections_per_img, torch.where(left, scores, 0.0), boxes, labels)
 
     def _pooled(self, pooler: Any, levels: dict[str, Tensor], boxes: Tensor, scores: Tensor) -> Tensor:
-        """Boxes (B, P, 4) of scores (B, P) as maps (B P, D, S, S)."""
+        """Pools boxes (B, P, 4) with scores (B, P) to maps (B P, D, S, S)."""
         flat = boxes.flatten(0, 1)
         images = torch.arange(boxes.shape[0])[:, None].expand_as(scores).flatten()
         level = torch.where(scores.flatten() > 0, pooler.map_levels([flat]), -1)
@@ -91,5 +91,5 @@ class TracedRegionDetector(TracedDetector):
 
 
 def is_large(boxes: Tensor, side: float) -> Tensor:
-    """Whether no side of boxes (..., 4) is smaller."""
+    """Whether both sides of boxes (..., 4) are at least `side`."""
     return ((boxes[..., 2:] - boxes[..., :2]) >= side).all(-1)

@@ -1,4 +1,4 @@
-"""Detection as a task of a file: its outputs, what they are compared with, and a copy on which the check can fail."""
+"""The task of detection: its outputs, their comparison with torchvision, and a copy on which the check can fail."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .dense import TracedDenseDetector, TracedDetector
 from .operators import translations
 from .regions import TracedRegionDetector
 
-# how much an image is changed to see whether its answer hangs on the last bits, and a difference that no drift explains
+# perturbation that shows whether the result of an image depends on rounding, and the difference that counts as such
 _NUDGE, _JUMP = 1e-5, 1e-2
-# of the copy that the check can fail on: proposals in all, candidates of a level, detections
+# limits of the copy on which the check can fail: proposals in total, candidates per level, detections
 _PROPOSALS, _CANDIDATES, _DETECTIONS = 40, 40, 30
-# and how far the answers of its last layers spread: scores neither all alike nor all 0 or 1, boxes about their anchors
+# standard deviation of the outputs of its last layers: scores are spread over 0 .. 1, boxes are near their anchors
 _SPREAD = {
     "cls_logits": 2.0, "cls_score": 2.0, "bbox_ctrness": 2.0, "mask_fcn_logits": 2.0, "bbox_reg": 0.5, "bbox_pred": 0.5
 }  # fmt: skip
@@ -35,46 +35,46 @@ _SPREAD = {
 
 @dataclass(frozen=True)
 class Detect(Task):
-    """What a detector finds in images (B, C, H, W) of 0 .. 1; it normalises and resizes them itself.
+    """Detections in images (B, C, H, W) of 0 .. 1, which the file normalises and resizes itself.
 
-    `boxes` (B, K, 4), x1 y1 x2 y2 in pixels of the image, `scores` (B, K) and `labels` (B, K) from 0, the best first; K
-    is what the detector gives at most. Rows beyond what was found have score 0, label -1 and zeros. Of mask_rcnn also
-    `masks` (B, K, S, S): the probability, over the box and not over the image, that a pixel is of the object.
+    `boxes` (B, K, 4), x1 y1 x2 y2 in pixels of the image, `scores` (B, K) and `labels` (B, K) from 0, the best first. K
+    is the largest number of detections. Rows without a detection have score 0, label -1 and zeros. mask_rcnn also has
+    `masks` (B, K, S, S): the probability that a pixel belongs to the object, over the box and not over the image.
     """
 
     network: TracedDetector
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """`boxes`, `scores`, `labels`, and `masks` where the detector finds them."""
+        """`boxes`, `scores`, `labels`, and `masks` if the detector has a mask head."""
         names = ("boxes", "scores", "labels")
         return (*names, "masks") if has_masks(self.network.detector) else names
 
     def translations(self) -> Mapping[Any, Callable[..., Any]]:
-        """Those of suppression and of the pooling of regions."""
+        """ONNX translations of suppression and of the pooling of regions."""
         return translations()
 
     def notes(self) -> dict[str, str]:
-        """How images are to be given, and what the detector decides by."""
+        """Metadata on the range, normalisation and internal size of the images."""
         transform: Any = self.network.detector.model.transform
         channels = len(transform.image_mean)
         return {
             "input_range": "[0, 1]",
-            # what is left to do: the file normalises itself
+            # the file normalises itself, nothing is left to do
             "mean": json.dumps([0.0] * channels),
             "std": json.dumps([1.0] * channels),
             "resized_to": json.dumps(self.network.sides),
         }
 
     def to_range(self, images: Tensor) -> Tensor:
-        """Noise and pictures about 0 brought to 0 .. 1."""
+        """Maps images about 0 to the range 0 .. 1."""
         return (images * 0.25 + 0.5).clamp(0, 1)
 
     def expected(self, images: Tensor) -> dict[str, Tensor]:
-        """What torchvision's own detector finds, in the form of the file.
+        """The detections of torchvision's own detector, in the form of the file.
 
-        Beside the outputs stands `is_clear` (B), whether the answer of an image stays what it is when the image is
-        changed by less than a difference of rounding: with many equal scores, which box suppresses which is chance.
+        The additional entry `is_clear` (B) says whether the result of an image is stable under a tiny perturbation:
+        with many equal scores, it is arbitrary which box suppresses which.
         """
         answer = self._found(images)
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
@@ -83,10 +83,10 @@ class Detect(Task):
         return {**answer, "is_clear": torch.tensor([drift < _JUMP for drift in drifts])}
 
     def difference(self, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-        """How far what was found is from the expected, over the images whose answer is clear.
+        """Largest difference to the expected detections, over the images with a stable result.
 
-        Boxes count as a share of the image's longer side. Detections may change places where their scores are equal but
-        for the difference; one that is missing, or has another label, makes it infinite.
+        Differences of boxes are relative to the longer side of the image. Detections may be swapped if their scores are
+        equal up to the difference. A detection that is missing or has another label makes the difference infinite.
         """
         if any(given[name].shape != expected[name].shape for name in self.outputs):
             return float("inf")
@@ -94,20 +94,20 @@ class Detect(Task):
         return max((self._difference(given, expected, i) for i in clear), default=0.0)
 
     def revealing(self, filled: nn.Module | None) -> Task:
-        """The task of a copy whose heads find much, clearly apart, so that every step has something to decide."""
+        """The task with a copy whose heads find many distinct detections, so that the check covers every step."""
         network: Any = copy.deepcopy(self.network) if filled is None else filled
         reveal(network.detector, network.size)
         return self.with_network(network)
 
     @torch.no_grad()
     def _found(self, images: Tensor) -> dict[str, Tensor]:
-        """What torchvision finds, (B, K, ...) each."""
+        """Detections of torchvision, (B, K, ...) each."""
         detector = self.network.detector
         model: Any = detector.model
         sizes = [tuple(images.shape[2:])] * len(images)
         masks: list[Tensor] = []
         if has_masks(detector):
-            # torchvision's own steps, but for the last: it pastes the masks into the image
+            # torchvision's own steps without the last, which pastes the masks into the image
             framed, _ = model.transform(list(images))
             levels = model.backbone(framed.tensors)
             regions, _ = model.rpn(framed, levels)
@@ -123,7 +123,7 @@ class Detect(Task):
         return {name: torch.stack([_filled(x, count, name) for x in parts]) for name, parts in answer.items()}
 
     def _difference(self, given: Mapping[str, Tensor], expected: Mapping[str, Tensor], image: int) -> float:
-        """Of one image: the largest distance of a detection from its twin in the other answer."""
+        """The largest distance, in one image, of a detection to its match in the other result."""
         found, wanted = given["labels"][image] >= 0, expected["labels"][image] >= 0
         if found.sum() != wanted.sum() or (given["scores"][image].diff() > 0).any():
             return float("inf")
@@ -137,27 +137,27 @@ class Detect(Task):
         distance = torch.zeros(is_same.shape).masked_fill(~is_same, float("inf"))
         units = {"boxes": max(self.input_size[1:]), "scores": 1, "masks": 1}
         for name in units.keys() & given.keys():
-            # (N, ...) -> (N, numbers of a detection)
+            # (N, ...) -> (N, values of a detection)
             ours, theirs = (x[name][image].reshape(len(found), -1) for x in (given, expected))
             distance = distance.maximum(torch.cdist(ours[found], theirs[wanted], p=float("inf")) / units[name])
-        # each has a twin in the other answer
+        # each must have a match in the other result
         return max(distance.amin(0).max().item(), distance.amin(1).max().item())
 
 
 def _filled(values: Tensor, count: int, name: str) -> Tensor:
-    """Values (N, ...) of detections with rows for those that are missing, (count, ...)."""
+    """Pads values (N, ...) of detections with empty rows to (count, ...)."""
     rows = values.new_full((count - len(values), *values.shape[1:]), -1 if name == "labels" else 0)
     return torch.cat([values, rows])
 
 
 def has_masks(detector: Detector) -> bool:
-    """Whether a detector finds masks."""
+    """Whether a detector has a mask head."""
     heads: Any = getattr(detector.model, "roi_heads", None)
     return heads is not None and bool(heads.has_mask())
 
 
 def detections_per_image(detector: Detector) -> int:
-    """How many detections it gives at most."""
+    """The largest number of detections per image."""
     model: Any = detector.model
     holder = getattr(model, "roi_heads", model)
     count: int = holder.detections_per_img
@@ -165,14 +165,14 @@ def detections_per_image(detector: Detector) -> int:
 
 
 def detect(detector: Detector, image_size: tuple[int, int] | None) -> Detect:
-    """The task of a detector.
+    """Makes the task of a detector.
 
     Args:
-        detector: in evaluation.
-        image_size: height and width; by default a square of the side that the detector brings pictures to.
+        detector: in evaluation mode.
+        image_size: height and width; by default a square of the size that the detector resizes images to.
 
     Raises:
-        ValueError: an impossible image size.
+        ValueError: an invalid image size.
     """
     check_size(image_size)
     transform: Any = detector.model.transform
@@ -181,7 +181,7 @@ def detect(detector: Detector, image_size: tuple[int, int] | None) -> Detect:
     kind = TracedRegionDetector if hasattr(detector.model, "roi_heads") else TracedDenseDetector
     try:
         network = kind(detector, size).eval()
-    # what torch says of a map that would be smaller than a pixel has no common class
+    # torch raises various exceptions for a map smaller than a pixel
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
@@ -191,11 +191,11 @@ def detect(detector: Detector, image_size: tuple[int, int] | None) -> Detect:
 
 
 def open_with_origin(directory: str | Path) -> tuple[Detector, dict[str, str]]:
-    """The detector of a directory, and the metadata entries that tell where it is from.
+    """Opens the detector of a directory; returns it with the metadata entries on its origin.
 
     Raises:
-        FileNotFoundError: a file is not there.
-        ValueError: it is not what `attnzoo train` writes for detection, or is damaged.
+        FileNotFoundError: a file does not exist.
+        ValueError: the directory was not written by `attnzoo train` for detection, or is damaged.
     """
     detector, config = open_detector(directory)
     return detector, {
@@ -207,11 +207,11 @@ def open_with_origin(directory: str | Path) -> tuple[Detector, dict[str, str]]:
 
 
 def reveal(detector: Detector, size: tuple[int, int]) -> None:
-    """Changes a detector so that it finds much in images (H, W), with scores that lie apart.
+    """Modifies a detector so that it finds many objects in images (H, W), with well separated scores.
 
-    Untrained heads say nearly the same everywhere, trained ones find nothing in noise: a wrong file would pass. Random
-    heads, thresholds in the middle of their scores, and so few candidates that rounding does not change their order
-    give every step something to decide.
+    Untrained heads predict nearly the same everywhere, and trained ones find nothing in noise: a wrong file would pass
+    the check. The heads are set to random weights, the thresholds to the middle of the scores, and the candidates are
+    limited to so few that rounding does not change their order. Then the check covers every step.
     """
     model: Any = detector.model
     generator = torch.Generator().manual_seed(0)
@@ -238,12 +238,12 @@ def reveal(detector: Detector, size: tuple[int, int]) -> None:
     model.score_thresh, model.topk_candidates = 0.5, _CANDIDATES
     model.detections_per_img = min(model.detections_per_img, _DETECTIONS)
     if isinstance(model, FCOS):
-        # reaches of some strides, so that neighbours overlap
+        # boxes of a few strides, so that neighbours overlap
         nn.init.constant_(model.head.regression_head.bbox_reg.bias, 3.0)
 
 
 class _Spreading:
-    """A hook that moves and scales a layer's answers, the first time it runs, so that each channel spreads about 0."""
+    """A hook that, on the first call, shifts and scales a layer so that its output channels are centred and spread."""
 
     def __init__(self, spread: float) -> None:
         self.spread, self.is_done = spread, False
@@ -254,7 +254,7 @@ class _Spreading:
         self.is_done = True
         mean = answer.transpose(0, 1).flatten(1).mean(1)
         centred = answer - mean.reshape(-1, *[1] * (answer.dim() - 2))
-        # a map of one pixel does not spread
+        # a map of one pixel has no spread
         factor = self.spread / max(centred.std().item(), 0.01)
         layer.weight.mul_(factor)
         layer.bias.sub_(mean).mul_(factor)

@@ -1,4 +1,4 @@
-"""Files of lower precision: fp16, and int8 with calibration images, and how far they are from float32."""
+"""Conversion to lower precision, fp16 or int8 with calibration images, and its difference to float32."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .fidelity import Fidelity, answers_of, compare
 from .fp16 import to_half
 from .int8 import to_int8
 
-# a file of a fixed batch takes as many
+# batch size of a file without a dynamic batch
 _AT_ONCE = 2
 
 __all__ = [
@@ -28,22 +28,22 @@ __all__ = [
 def convert(
     proto: Any, precision: str, cases: Sequence[Tensor], calibration: Sequence[Tensor], least_agreement: float
 ) -> tuple[Any, tuple[str, ...]]:
-    """A graph in another precision.
+    """Converts a graph to lower precision.
 
     Args:
-        proto: a `ModelProto` in float32; it stays as it is.
+        proto: a `ModelProto` in float32; it is not modified.
         precision: "fp16" or "int8".
         cases: batches of images (B, C, H, W) that the graph takes.
-        calibration: the same, of the pictures that the model is for; int8 needs some.
-        least_agreement: share of calibration images whose class is to be that of float32.
+        calibration: batches of calibration images (B, C, H, W); required for int8.
+        least_agreement: share of calibration images whose top class must be the same as in float32.
 
     Returns:
-        The new `ModelProto`, and what stays in float32: names of layers, and types of operators.
+        The new `ModelProto`, and the names of layers and types of operators that stay in float32.
 
     Raises:
-        ExportError: the graph has no such form.
+        ExportError: the graph cannot be converted.
     """
     if precision == "fp16":
-        # all maps of a batch are held at once
+        # small batches, because all maps of a batch are held in memory at once
         return to_half(proto, [part for images in (*cases, *calibration) for part in images.split(_AT_ONCE)])
     return to_int8(proto, calibration, least_agreement)

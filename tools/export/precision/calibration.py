@@ -1,4 +1,4 @@
-"""Pictures that show a file which numbers to expect: read and prepared as evaluation does it."""
+"""Calibration images, read and preprocessed as in evaluation."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from torch import Tensor, nn
 
 from ...images import read_image
 
-# more pictures hardly move the ranges, and each is run many times
+# more images hardly change the ranges, and each is run many times
 MOST_PICTURES = 256
 _BATCH = 16
 
 
 def read_calibration(folder: Path, model: nn.Module, image_size: tuple[int, int] | None = None) -> list[Tensor]:
-    """Batches of the pictures of a folder, and of the folders in it, as the model wants them.
+    """Reads the images of a folder and its subfolders in batches, preprocessed for a model.
 
-    Of more than `MOST_PICTURES` evenly spread ones are read.
+    If there are more than `MOST_PICTURES`, an evenly spaced subset is read.
 
     Args:
-        folder: with pictures.
-        model: of timm, which says size, crop, mean and std.
-        image_size: height and width; by default what the model says.
+        folder: folder with images.
+        model: a timm model, which defines size, crop, mean and std.
+        image_size: height and width; by default the size of the model.
 
     Returns:
         Batches (B, C, H, W).
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds no pictures, one of them cannot be read, or the model does not say how it wants them.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the folder holds no images, an image cannot be read, or the model does not define preprocessing.
     """
     from ...data import val_transform
     from ...predict import SUFFIXES, pictures_in
 
     if not folder.is_dir():
-        raise FileNotFoundError(f"calibration: there is no folder {folder}")
+        raise FileNotFoundError(f"calibration: the folder {folder} does not exist")
     if not getattr(model, "pretrained_cfg", None):
-        raise ValueError(f"{type(model).__name__} is not a model of timm and does not say how it wants its pictures")
+        raise ValueError(f"calibration: {type(model).__name__} is not a timm model and defines no preprocessing")
     files = pictures_in([folder])
     if not files:
-        raise ValueError(f"calibration: {folder} holds no pictures ({', '.join(SUFFIXES)})")
+        raise ValueError(f"calibration: {folder} holds no images ({', '.join(SUFFIXES)})")
     step = max(1.0, len(files) / MOST_PICTURES)
     chosen = [files[int(i * step)] for i in range(min(len(files), MOST_PICTURES))]
     wanted = timm.data.resolve_model_data_config(model)
@@ -53,15 +53,15 @@ def read_calibration(folder: Path, model: nn.Module, image_size: tuple[int, int]
 
 
 def batches_of(calibration: Iterable[Tensor], input_size: Sequence[int], dynamic: Sequence[str]) -> list[Tensor]:
-    """Calibration images in batches that a file takes.
+    """Arranges calibration images in batches that a file takes.
 
     Args:
         calibration: batches (B, C, H, W) or images (C, H, W), preprocessed.
         input_size: channels, height and width of the file's images.
-        dynamic: which of them are dynamic.
+        dynamic: the dynamic axes of the file.
 
     Raises:
-        ValueError: there are none, or some are of another size.
+        ValueError: there are no images, or some have another size.
     """
     given = [images if images.dim() == 4 else images[None] for images in calibration]
     if not given:
@@ -71,12 +71,12 @@ def batches_of(calibration: Iterable[Tensor], input_size: Sequence[int], dynamic
         sides = zip(fixed, images.shape[1:], input_size, strict=True)
         if any(is_fixed and size != wanted for is_fixed, size, wanted in sides):
             raise ValueError(
-                f"calibration images must be {'x'.join(map(str, input_size))}, preprocessed as the model wants them, "
+                f"calibration images must be {'x'.join(map(str, input_size))} and preprocessed for the model, "
                 f"got {'x'.join(map(str, images.shape[1:]))}"
             )
     if "batch" in dynamic:
         return given
-    # a file of a fixed batch takes two images; an odd one is given twice
+    # a file without a dynamic batch takes two images; a single last one is repeated
     return [
         torch.stack([images[i], images[min(i + 1, len(images) - 1)]])
         for images in given

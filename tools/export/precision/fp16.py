@@ -1,4 +1,4 @@
-"""Half precision: weights and maps in float16, and float32 where that is needed; inputs and outputs stay float32."""
+"""Half precision: weights and maps in float16, and in float32 where needed; inputs and outputs stay float32."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch import Tensor
 from ..graphs import subgraphs
 from ..sessions import open_session
 
-# They add up many numbers or square them, and runtimes may do so in the type of their input; the standard has
-# LayerNormalization do so in float32 whatever its input is. The others have no float16 form in common runtimes.
+# The first two groups sum or square many values, and runtimes may do so in the type of the input; only for
+# LayerNormalization does the standard require float32. The others have no float16 form in common runtimes.
 _SUMS = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "CumSum", "Pow")
 _NORMS = ("InstanceNormalization", "GroupNormalization")
 _OTHERS = ("TopK", "Range", "Resize", "RoiAlign", "NonMaxSuppression", "If", "Loop", "Scan")
 _SINGLE = frozenset((*_SUMS, *_NORMS, *_OTHERS))
 _LARGEST_HALF = 65504.0
-# other pictures reach further than those that were looked at
+# other images may reach larger values than the images of the check
 _MARGIN = 4.0
 _MASKED = 1e8
 
 
 def to_half(proto: Any, cases: Sequence[Tensor]) -> tuple[Any, tuple[str, ...]]:
-    """A graph in float16, with float32 where numbers are too large for it, or sums too long.
+    """Converts a graph to float16, except for operators whose values are too large or whose sums are too long.
 
-    What does not depend on the pictures' colours, such as positions made from the size of the image, stays too.
+    Tensors that do not depend on pixel values, such as positions computed from the image size, stay in float32 too.
 
     Args:
         proto: a `ModelProto` in float32.
-        cases: batches of images (B, C, H, W) that show how large the numbers become.
+        cases: batches of images (B, C, H, W) to measure the magnitude of the tensors.
 
     Returns:
-        The new `ModelProto`, and what stays in float32: types of operators, and names of nodes that overflow.
+        The new `ModelProto`, and the types of operators and names of overflowing nodes that stay in float32.
     """
     import onnx
 
@@ -52,7 +52,7 @@ def to_half(proto: Any, cases: Sequence[Tensor]) -> tuple[Any, tuple[str, ...]]:
 
 
 def _overflowing(proto: Any, cases: Sequence[Tensor]) -> set[str]:
-    """Names of nodes that give or take numbers too large for float16, or close to that."""
+    """Names of nodes whose inputs or outputs are too large for float16, or close to that."""
     import onnx
 
     largest = {
@@ -79,12 +79,12 @@ def _overflowing(proto: Any, cases: Sequence[Tensor]) -> set[str]:
 
 def _magnitude(values: Any) -> float:
     sizes = np.abs(values)
-    # infinities, and numbers that stand for them, are a mask's: they stay far below every score in float16 too
+    # infinities and values used in place of them are masks: in float16 they are still far below every score
     return float(sizes[sizes < _MASKED].max(initial=0.0))
 
 
 def _coloured(graph: Any) -> set[str]:
-    """Tensors that depend on the colours of the images, not on their size alone."""
+    """Tensors that depend on the pixel values of the images, not only on their size."""
     found = {"images"}
     for node in graph.node:
         if node.op_type not in ("Shape", "Size") and (found.intersection(node.input) or node.op_type in ("If", "Loop")):
@@ -93,10 +93,10 @@ def _coloured(graph: Any) -> set[str]:
 
 
 class _Rewriter:
-    """Gives every float tensor the type of the node that makes it, and casts it once where the other is wanted.
+    """Gives every float tensor the type of the node that outputs it, and casts it once if the other type is needed.
 
     Args:
-        graph: a `GraphProto` with the types of its tensors inferred; it is changed.
+        graph: a `GraphProto` with inferred tensor types; it is modified.
         single: names of the nodes that stay in float32.
     """
 
@@ -107,13 +107,13 @@ class _Rewriter:
         self.half_type, self.single_type, self.make_node = TensorProto.FLOAT16, TensorProto.FLOAT, helper.make_node
         entries = (*graph.value_info, *graph.input, *graph.output)
         self.floats = {entry.name for entry in entries if entry.type.tensor_type.elem_type == TensorProto.FLOAT}
-        # where a tensor is found in float16, by its name in float32, and which there are in float32
+        # names of float16 tensors by their names in float32, and names of the tensors that exist in float32
         self.halves: dict[str, str] = {}
         self.singles = {entry.name for entry in graph.input} & self.floats
         self.nodes: list[Any] = []
 
     def rewrite(self) -> None:
-        """Changes the graph."""
+        """Rewrites the graph."""
         self._place_weights()
         for node in self.graph.node:
             is_single = node.name in self.single
@@ -177,7 +177,7 @@ class _Rewriter:
 
 
 def _captured(node: Any) -> set[str]:
-    """Names that the graphs inside a node take from around it, and their own."""
+    """Names used in the graphs inside a node, captured from outside or local."""
     inner = [
         graph
         for attribute in node.attribute
@@ -192,7 +192,7 @@ def _in_half(tensor: Any) -> Any:
     from onnx import numpy_helper
 
     values = numpy_helper.to_array(tensor)
-    # the numbers of a mask: half the range, so that a score added to one does not make it infinite
+    # values of a mask are clipped to half the range, so that adding a score does not make them infinite
     limit = _LARGEST_HALF / 2
     values = np.where(np.isfinite(values) & (np.abs(values) > _LARGEST_HALF), np.clip(values, -limit, limit), values)
     return numpy_helper.from_array(values.astype(np.float16), tensor.name)

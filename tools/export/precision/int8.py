@@ -1,7 +1,7 @@
-"""Eight bits: weights and the maps between layers as int8 and uint8, in QuantizeLinear and DequantizeLinear nodes.
+"""Int8 quantisation: int8 weights and uint8 maps between layers, in QuantizeLinear and DequantizeLinear nodes.
 
-Only layers with weights are quantised: they make the size and most of the work. Attention scores, softmax, norms and
-what is between stay in float32: they hold nothing to save, and their ranges differ from picture to picture.
+Only layers with weights are quantised: they take up the size and most of the work. Attention scores, softmax, norms and
+the operators between them stay in float32: there is no size to save, and their ranges differ from image to image.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from ..sessions import open_session
 from .fidelity import Answers, Fidelity, answers_of, compare
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
-# An activation that cuts its input at zero is free where the layer before it is quantised.
+# An activation that clips its input at zero costs nothing after a quantised layer.
 _ACTIVATIONS = ("Relu",)
-# What the search for layers to keep in float aims at: errors of a tenth, and a tenth of the classes lost that may be.
+# Targets of the search for layers to keep in float: an error of 0.1, and a tenth of the disagreement that is allowed.
 _ERROR, _DISAGREEMENT = 0.1, 0.1
-# more layers than this are looked at in blocks
+# with more modules than this, layers are grouped by block
 _MOST_GROUPS = 64
 _RANKING_IMAGES = 32
-# A layer with less than this share of the weights stays in float whole; of a larger one the weights do not.
+# A kept layer with less than this share of the weights stays in float completely; weights of larger ones are quantised.
 _SMALL = 0.01
 
 
 class Quantiser:
-    """Quantises a graph, any of its layers, with ranges that are measured once.
+    """Quantises chosen layers of a graph, with ranges that are measured once.
 
     Args:
-        proto: a `ModelProto` in float32; it stays as it is.
+        proto: a `ModelProto` in float32; it is not modified.
         batches: calibration images (B, C, H, W).
     """
 
@@ -44,14 +44,14 @@ class Quantiser:
         self.proto, self.ranges = _measure(proto, batches)
         weights = {tensor.name for tensor in self.proto.graph.initializer}
         nodes = self.proto.graph.node
-        # name of a layer's node: names of the nodes that are quantised with it
+        # name of a layer's node -> names of the nodes that are quantised together
         self.layers: dict[str, list[str]] = {}
         for node in nodes:
             if node.op_type in _LAYERS and node.input[1] in weights:
                 after = [x.name for x in nodes if x.op_type in _ACTIVATIONS and x.input[0] == node.output[0]]
                 self.layers[node.name] = [node.name, *after]
         if not self.layers:
-            raise graphs.ExportError("the model has no layers with weights that int8 could make smaller")
+            raise graphs.ExportError("the model has no layers with weights to quantise to int8")
 
     def quantise(self, layers: Sequence[str]) -> Any:
         """The graph with these layers quantised, a `ModelProto`."""
@@ -64,7 +64,7 @@ class Quantiser:
         if not layers:
             return proto
         nodes = [name for layer in layers for name in self.layers[layer]]
-        # sums of products leave as float32: biases are added, and norms taken, without another rounding
+        # outputs of matrix products stay float32: bias and norm follow without another rounding
         options = {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
         with graphs.quiet():
             quantiser = QDQQuantizer(
@@ -78,7 +78,7 @@ class Quantiser:
         return quantised
 
     def store_large(self, proto: Any, layers: Sequence[str]) -> None:
-        """Stores the weights of those layers of a graph in eight bits that are large; their maps stay in float32."""
+        """Stores the weights of the large ones among some layers of a graph in int8; their maps stay in float32."""
         from onnx import helper, numpy_helper
 
         weights = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -102,16 +102,17 @@ class Quantiser:
 
 
 def to_int8(proto: Any, batches: Sequence[Tensor], least_agreement: float) -> tuple[Any, tuple[str, ...]]:
-    """A graph with its layers in eight bits, but for those that ruin the answers.
+    """Quantises the layers of a graph to int8, except for those that cause too large an error.
 
-    Where the whole of it is too far from float32, each layer (or block, of many layers) is quantised alone, and as few
-    of those that do most harm as will do stay in float32; at most half of them do. Mostly it is the rounding of the
-    maps that harms: then the large ones of these layers have their weights in eight bits nevertheless.
+    If the fully quantised graph is too far from float32, each layer (or each block, if there are many layers) is
+    quantised alone to rank the layers by their error. As few as possible of the worst, at most half of all, stay in
+    float32. Usually the rounding of the maps causes the error: then the large weights of these layers are still stored
+    in int8.
 
     Args:
         proto: a `ModelProto` in float32.
         batches: calibration images (B, C, H, W).
-        least_agreement: share of the images whose class is to be that of float32.
+        least_agreement: share of the images whose top class must be the same as in float32.
 
     Returns:
         The new `ModelProto`, and the names of the layers that stay in float32.
@@ -136,12 +137,12 @@ def to_int8(proto: Any, batches: Sequence[Tensor], least_agreement: float) -> tu
     ranked = _rank(quantiser, groups, batches, expected)
     count = max(1, len(ranked) // 2)
     quantised, fidelity = without(ranked[:count])
-    # with their weights in eight bits they cost no size; where that ruins them too, they are float as a whole
+    # with int8 weights they do not increase the size; if the error is still too large, they are float completely
     are_whole = fidelity.error > _ERROR
     if are_whole:
         quantised, fidelity = without(ranked[:count], are_whole)
     low = 1
-    # the fewest that will do, found by halves
+    # binary search for the smallest sufficient number
     while _is_close(fidelity, least_agreement) and low < count:
         middle = (low + count) // 2
         fewer, of_fewer = without(ranked[:middle], are_whole)
@@ -157,7 +158,7 @@ def _count(tensor: Any) -> int:
 
 
 def _output_axis(layer: Any) -> int:
-    """The axis of a layer's weights that counts its outputs."""
+    """The output axis of a layer's weights."""
     is_transposed = any(attribute.name == "transB" and attribute.i for attribute in layer.attribute)
     return 0 if layer.op_type == "Conv" or is_transposed else 1
 
@@ -165,7 +166,7 @@ def _output_axis(layer: Any) -> int:
 def _in_eight_bits(values: Any, axis: int) -> tuple[Any, Any]:
     """Weights as int8, and the scale of each output."""
     others = tuple(i for i in range(values.ndim) if i != axis)
-    # an output without weights has any scale but zero
+    # the scale must not be zero, even if all weights of an output are
     scale = np.maximum(np.abs(values).max(others, keepdims=True), 1e-12) / 127
     return np.rint(values / scale).astype(np.int8), scale.ravel().astype(np.float32)
 
@@ -176,10 +177,10 @@ def _is_close(fidelity: Fidelity, least_agreement: float) -> bool:
 
 
 def _groups(layers: Sequence[str]) -> dict[str, list[str]]:
-    """What is kept in float together, by name: layers of one module, or of one block where there are many."""
+    """Groups of layers to keep in float together, by name: layers of a module, or of a block if there are many."""
     modules = {layer: layer.rpartition("/")[0] or layer for layer in layers}
     if len(set(modules.values())) > _MOST_GROUPS:
-        # stages.2.blocks.5.attn.qkv is of stages.2.blocks.5
+        # stages.2.blocks.5.attn.qkv belongs to stages.2.blocks.5
         modules = {layer: re.sub(r"(\.\d+)(?!.*\.\d).*", r"\1", module) for layer, module in modules.items()}
     found: dict[str, list[str]] = {}
     for layer, module in modules.items():
@@ -190,7 +191,7 @@ def _groups(layers: Sequence[str]) -> dict[str, list[str]]:
 def _rank(
     quantiser: Quantiser, groups: Mapping[str, Sequence[str]], batches: Sequence[Tensor], expected: Answers
 ) -> list[str]:
-    """Names of groups, the one that does most harm when it is quantised alone first."""
+    """Names of the groups, ordered by the error when quantised alone, largest first."""
     count = next((i for i in range(1, len(batches)) if sum(map(len, batches[:i])) >= _RANKING_IMAGES), len(batches))
     errors = {}
     for name, layers in groups.items():
@@ -200,7 +201,7 @@ def _rank(
 
 
 def _measure(proto: Any, batches: Sequence[Tensor]) -> tuple[Any, Any]:
-    """The graph as the quantiser wants it, and the range of each tensor around its layers."""
+    """The graph prepared for the quantiser, and the range of each tensor around its layers."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator, quant_pre_process
 
@@ -212,7 +213,7 @@ def _measure(proto: Any, batches: Sequence[Tensor]) -> tuple[Any, Any]:
             images = next(self.batches, None)
             return None if images is None else {"images": images.numpy()}
 
-    # the quantiser's tools talk through files
+    # the tools of the quantiser read and write files
     with tempfile.TemporaryDirectory() as place, graphs.quiet():
         given, prepared, watched = (Path(place, name) for name in ("given.onnx", "prepared.onnx", "watched.onnx"))
         onnx.save(proto, given)
