@@ -12,11 +12,13 @@ import torch
 pytest.importorskip("mmengine", reason="needs attnzoo[train]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
 
+from matplotlib.figure import Figure
+
 import attnzoo  # noqa: F401
 from attnzoo.blocks import NeighborhoodAttention
 from attnzoo.tools import train as training
 from attnzoo.tools.demo import DemoError, demo
-from attnzoo.tools.figure import attention_map
+from attnzoo.tools.figure import attention_map, draw_digits
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -86,3 +88,25 @@ def test_attention_map_is_the_window_of_the_query(size, row, column, rows, colum
     assert torch.equal(weights > 0, expected)
     if min(size) > 2:
         assert weights.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_figure_has_titles_and_axis_labels(tmp_path, monkeypatch):
+    figures, save = [], Figure.savefig
+
+    def recorded(self, *arguments, **options):
+        figures.append(self)
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", recorded)
+    model = timm.create_model("nat_pico", num_classes=10, in_chans=1).eval()
+    labels = torch.arange(20) % 10
+    logits = torch.nn.functional.one_hot((labels + (labels == 3)) % 10, 10).float()
+    draw_digits(tmp_path / "digits.png", model, torch.rand(20, 1, 32, 32), labels, logits, list("0123456789"))
+    panels = figures[0].subfigs
+    assert [panel.get_suptitle() for panel in panels] == [
+        "Predictions: 18 of 20 held-out digits correct; errors in red",
+        "Confusion matrix",
+        "Attention of one pixel in its 3x3 neighborhood",
+    ]
+    assert panels[0].axes[0].get_title() == "4 (true: 3)"
+    assert (panels[1].axes[0].get_xlabel(), panels[1].axes[0].get_ylabel()) == ("predicted", "true")
