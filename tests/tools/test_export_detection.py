@@ -15,8 +15,9 @@ from attnzoo.tools.detection.data import open_detection
 from attnzoo.tools.detection.detectors import HEADS, DetectorOptions, create_detector
 from attnzoo.tools.detection.files import open_detector, save_detector
 from attnzoo.tools.export import ExportError, checking, export_onnx, graphs, onnx_file, open_session
-from attnzoo.tools.export.detection import Detect, detect, reveal
+from attnzoo.tools.export.detection import Detect, detect
 from attnzoo.tools.export.detection.operators import _float_below
+from attnzoo.tools.export.detection.task import reveal
 from attnzoo.tools.export.sessions import run
 from attnzoo.tools.train import train
 from attnzoo.tools.training.config import load_config
