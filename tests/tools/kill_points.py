@@ -1,7 +1,7 @@
 """Kills trainings at random times and reports whether each continued to the weights of an uninterrupted one.
 
-Usage: kill_points.py DIRECTORY COUNT SEED. Every training is a fork of this process, so that no time is spent on imports.
-Every third one is killed while it stores a checkpoint, between two of its system calls.
+Usage: kill_points.py DIRECTORY COUNT SEED. Every training is a fork of this process, so that no time is spent on
+imports. Every third one is killed while it stores a checkpoint, between two of its system calls.
 """
 
 import itertools
