@@ -33,7 +33,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[nn
     from attnzoo.tools.export import export_onnx
 
     folder = tmp_path_factory.getbasetemp()
-    # the processes of pytest-xdist have folders of their own beside each other
+    # the processes of pytest-xdist have a folder each, in a common one
     shared = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "exported"
     shared.mkdir(exist_ok=True)
 

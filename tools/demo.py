@@ -160,9 +160,9 @@ def _print(report: DemoReport) -> None:
     table.add_row("file size", f"{report.weights_size / 1e6:.2f} MB", f"{report.onnx_size / 1e6:.2f} MB")
     table.add_row("relative latency, batch size 1, one thread", "1", f"{report.latency_ratio:.2f}")
     table.add_row("largest logit difference, relative to the maximum", "", f"{report.max_difference:.1e}")
-    table.add_row("total time, training time", f"{report.seconds:.0f} s", f"{report.training_seconds:.0f} s")
     console = Console(highlight=False)
     console.print(table)
+    console.print(f"total time: {report.seconds:.0f} s, of which training: {report.training_seconds:.0f} s")
     for name, path in (("model", report.model), ("ONNX file", report.onnx), ("figure", report.picture)):
         console.print(f"{name}: {os.path.relpath(path)}", soft_wrap=True)
 

@@ -92,7 +92,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     # errors of the syntax and of the encoding are ValueErrors
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 # in the format of `sha256sum -c SHA256SUMS`

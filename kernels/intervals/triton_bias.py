@@ -111,9 +111,9 @@ def interval_dbias_kernel(
     positions, exist = positions_of(query_ranks, segments, map_shape, AXES)
     query_ranks = as_column(query_ranks)
     first, last = keys_of(start, end, segments, map_shape, AXES)
-    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    chunks, per_row = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     for chunk in range(chunks):
-        key_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
+        key_ranks = ranks_of_chunk(first, chunk, per_row, CHUNK_ROWS, CHUNK_COLUMNS)
         key_positions, keys_exist = positions_of(key_ranks, segments, map_shape, AXES)
         key_ranks = as_row(key_ranks)
         counts = attends(query_ranks, key_ranks, segments, map_shape, AXES) & exist[:, None]
@@ -133,7 +133,7 @@ def interval_dbias_kernel(
             scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale + bias_scores
             products = dot(gradients, tl.trans(values), PRECISION=PRECISION)
             sums += tl.exp2(scores - normalizer[:, None]) * (products - deltas[:, None])
-        key_start = first[0] + chunk // beside * CHUNK_ROWS, first[1] + chunk % beside * CHUNK_COLUMNS
+        key_start = first[0] + chunk // per_row * CHUNK_ROWS, first[1] + chunk % per_row * CHUNK_COLUMNS
         add_offsets(
             table,
             sums,

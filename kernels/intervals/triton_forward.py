@@ -57,9 +57,9 @@ def interval_forward_kernel(
     total = tl.zeros([TILE_ROWS * TILE_COLUMNS], tl.float32)
     sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, VALUE_WIDTH.block], tl.float32)
     first, last = keys_of(start, end, segments, map_shape, AXES)
-    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    chunks, per_row = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     for chunk in range(chunks):
-        key_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
+        key_ranks = ranks_of_chunk(first, chunk, per_row, CHUNK_ROWS, CHUNK_COLUMNS)
         key_positions, keys_exist = positions_of(key_ranks, segments, map_shape, AXES)
         keys = load(k, image, head, key_positions, keys_exist, WIDTH)
         values = load(v, image, head, key_positions, keys_exist, VALUE_WIDTH)

@@ -76,9 +76,9 @@ def neighborhood_scores_kernel(
     query_ranks = as_column(query_ranks)
 
     first, last = keys_of(start, end, segments, map_shape, AXES)
-    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    chunks, per_row = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     for chunk in range(chunks):
-        key_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
+        key_ranks = ranks_of_chunk(first, chunk, per_row, CHUNK_ROWS, CHUNK_COLUMNS)
         key_positions, keys_exist = positions_of(key_ranks, segments, map_shape, AXES)
         keys = load(k, image, head, key_positions, keys_exist, WIDTH)
         key_ranks = as_row(key_ranks)
@@ -116,9 +116,9 @@ def neighborhood_sums_kernel(
 
     sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, VALUE_WIDTH.block], tl.float32)
     first, last = keys_of(start, end, segments, map_shape, AXES)
-    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    chunks, per_row = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     for chunk in range(chunks):
-        key_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
+        key_ranks = ranks_of_chunk(first, chunk, per_row, CHUNK_ROWS, CHUNK_COLUMNS)
         key_positions, keys_exist = positions_of(key_ranks, segments, map_shape, AXES)
         values = load(v, image, head, key_positions, keys_exist, VALUE_WIDTH)
         key_ranks = as_row(key_ranks)
@@ -156,9 +156,9 @@ def neighborhood_sums_over_queries_kernel(
 
     sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, VALUE_WIDTH.block], tl.float32)
     first, last = queries_of(start, end, segments, map_shape, AXES)
-    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    chunks, per_row = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     for chunk in range(chunks):
-        query_ranks = ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS)
+        query_ranks = ranks_of_chunk(first, chunk, per_row, CHUNK_ROWS, CHUNK_COLUMNS)
         query_positions, queries_exist = positions_of(query_ranks, segments, map_shape, AXES)
         values = load(v, image, head, query_positions, queries_exist, VALUE_WIDTH)
         numbers = number_of(image, head, query_positions, map_shape)[None, :]
@@ -193,16 +193,16 @@ def neighborhood_scores_bias_kernel(
     positions, exist = positions_of(query_ranks, segments, map_shape, AXES)
     query_ranks = as_column(query_ranks)
     first, last = keys_of(start, end, segments, map_shape, AXES)
-    chunks, beside = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    chunks, per_row = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     for chunk in range(chunks):
-        key_ranks = as_row(ranks_of_chunk(first, chunk, beside, CHUNK_ROWS, CHUNK_COLUMNS))
+        key_ranks = as_row(ranks_of_chunk(first, chunk, per_row, CHUNK_ROWS, CHUNK_COLUMNS))
         counts = attends(query_ranks, key_ranks, segments, map_shape, AXES) & exist[:, None]
         sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32)
         for step in range(tl.minimum(images_each, images - part * images_each)):
             numbers = number_of(part * images_each + step, head, positions, map_shape)[:, None]
             pointers = gradients + _window_positions(numbers, query_ranks, key_ranks, segments, map_shape, AXES)
             sums += tl.load(pointers, mask=counts, other=0.0).to(tl.float32)
-        key_start = first[0] + chunk // beside * CHUNK_ROWS, first[1] + chunk % beside * CHUNK_COLUMNS
+        key_start = first[0] + chunk // per_row * CHUNK_ROWS, first[1] + chunk % per_row * CHUNK_COLUMNS
         add_offsets(
             table,
             sums,

@@ -7,7 +7,7 @@ from mmengine import Config
 from attnzoo.tools import data
 from attnzoo.tools.training.config import load_config
 
-# a small convolutional network learns the digits in the time that a test may take
+# a small convolutional network that learns the digits in seconds
 SMALL = ("model.name=test_resnet", "epochs=2", "log_interval=5")
 
 
@@ -21,7 +21,7 @@ def one_thread():
 
 @pytest.fixture
 def few_digits(monkeypatch):
-    """A quarter of the training images, where a test asks how and not how well."""
+    """A quarter of the digits, for tests that do not need a high accuracy."""
 
     def few(split):
         images = data.digits(split)

@@ -1,7 +1,7 @@
-"""Kills trainings at random moments, and says whether each continued to the weights of one that was left alone.
+"""Kills trainings at random times and reports whether each continued to the weights of an uninterrupted one.
 
-Run as a program: DIRECTORY COUNT SEED. Every training is a fork of this process, so that what is killed is the training
-and not its imports. Every third is killed while it stores a checkpoint, at a moment between two of its system calls.
+Usage: kill_points.py DIRECTORY COUNT SEED. Every training is a fork of this process, so that no time is spent on
+imports. Every third one is killed while it stores a checkpoint, between two of its system calls.
 """
 
 import itertools
@@ -44,12 +44,12 @@ data.DATASETS["digits"] = few
 
 
 def forked(work_dir, before=lambda: None):
-    """A process that trains, or continues to."""
+    """Fork a process that starts or resumes a training."""
     process = os.fork()
     if process:
         return process
     try:
-        # torch makes its threads anew in a forked process, and aborts where two of them want that at once
+        # torch creates its threads again in a forked process, and aborts if two threads do so at once
         torch.set_num_threads(1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         before()
@@ -76,7 +76,7 @@ def kill_at(work_dir, seconds):
 
 
 def kill_in_save(work_dir, count, call):
-    """Kills in front of a system call that storing consists of, the so-manieth time that it comes."""
+    """Kill a training just before the `count`-th call of a function of `os` that storing uses."""
     reader, writer = os.pipe()
     original = getattr(os, call)
 
@@ -93,7 +93,7 @@ def kill_in_save(work_dir, count, call):
 
     process = forked(work_dir, stop_in_front)
     os.close(writer)
-    # ends without a byte where it does not come so often
+    # returns without a byte if there are fewer calls
     os.read(reader, 1)
     os.close(reader)
     os.kill(process, signal.SIGKILL)

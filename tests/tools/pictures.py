@@ -1,4 +1,4 @@
-"""Data sets of small pictures, made where a test wants them: the class is the colour."""
+"""Data sets of small images for tests: the class is the color."""
 
 from __future__ import annotations
 

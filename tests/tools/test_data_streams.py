@@ -49,7 +49,7 @@ def test_every_picture_is_read_once_by_one_process_and_one_worker(tmp_path, proc
 
 @pytest.mark.parametrize(("first", "workers"), [(1, 0), (5, 0), (1, 2), (2, 2), (3, 2), (2, 3)])
 def test_a_stream_continues_anywhere_with_the_same_batches(tmp_path, first, workers):
-    # shards of unequal length: some lanes begin theirs again
+    # shards of unequal length: some lanes start their shards again
     write_shards(tmp_path, shards=3, per_shard=6)
     write_tar(
         tmp_path / "train" / "000003.tar",
@@ -90,7 +90,7 @@ def test_epochs_and_seeds_have_orders_of_their_own(tmp_path):
 
 @pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 2), (2, 2), (3, 2)])
 def test_validation_judges_every_picture_once(tmp_path, processes, workers):
-    # fewer shards than workers: some have nothing to do
+    # fewer shards than workers: some workers have no shard
     write_shards(tmp_path, "val", shards=4, per_shard=5)
     images = opened("val", root=str(tmp_path))
     assert len(images) == 20
@@ -223,7 +223,7 @@ DAMAGE = {
 @pytest.mark.parametrize(("damage", "workers"), [*((damage, 0) for damage in DAMAGE), ("a picture", 2)])
 def test_damage_stops_with_its_name_or_is_listed(shards, tmp_path, capsys, damage, workers):
     files, message = DAMAGE[damage]
-    # among readable ones, where the first picture of a shard is not the damaged one
+    # among readable images; the first image of the shard is not the damaged one
     good = {
         f"{i}.{ext}": content
         for i in range(4)

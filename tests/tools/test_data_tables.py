@@ -12,7 +12,7 @@ CLASSES = list(COLOURS)
 
 @pytest.fixture
 def table(tmp_path):
-    """A folder of parquet files, as the hub has them."""
+    """A folder of parquet files, as on the Hugging Face Hub."""
 
     def write(splits=("train", "validation"), names=CLASSES, labels=lambda i: i % 3):
         kind = datasets.ClassLabel(names=names) if names else datasets.Value("int64")
@@ -36,7 +36,7 @@ def opened(data, split="train"):
 
 def test_a_table_trains(table, tmp_path, capfd):
     data = table()
-    # writing a table has a bar, reading it has none
+    # writing a table shows a progress bar, reading it does not
     capfd.readouterr()
     train_set, val_set = opened(data), opened(data, "val")
     assert train_set.classes == val_set.classes == CLASSES

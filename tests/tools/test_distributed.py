@@ -26,9 +26,9 @@ from attnzoo.tools.training import checkpoints, learners, optimization
 from attnzoo.tools.training.config import load_config
 from attnzoo.tools.training.processes import processes
 
-# neither batch norm nor drop path: what one image gives does not depend on the others of its process
+# neither batch norm nor drop path: the output of an image does not depend on the other images of its process
 VIT = ("model.name=test_vit", "model.img_size=32", "epochs=2", "log_interval=1", "augment=[]")
-# both, and an average of the weights
+# with batch norm, drop path and an average of the weights
 RESNET = ("model.name=test_resnet", "model.drop_path_rate=0.2", "ema.decay=0.9", "epochs=2")
 
 
@@ -48,7 +48,7 @@ def on_processes(count, function, seconds=60):
     answers = fork.SimpleQueue()
 
     def child(rank):
-        # torch makes its threads anew in a forked process, and aborts where two of them want that at once
+        # torch creates its threads again in a forked process, and aborts if two threads do so at once
         torch.set_num_threads(1)
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
@@ -71,7 +71,7 @@ def on_processes(count, function, seconds=60):
     for process in hanging:
         process.kill()
     assert not hanging, f"{len(hanging)} of {count} processes still run after {seconds} s"
-    # one that crashed has left no answer to wait for
+    # a crashed process has put no result into the queue
     assert [process.exitcode for process in started] == [0] * count
     found = sorted(answers.get() for _ in started)
     assert all(said == "" for rank, _, said in found if rank), "only rank 0 speaks"
@@ -94,7 +94,7 @@ def losses(work_dir):
 
 
 def is_same(one, other):
-    """Bit by bit."""
+    """Compare bit by bit."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -106,11 +106,11 @@ def is_same(one, other):
 
 @pytest.fixture(autouse=True)
 def _few_digits(few_digits):
-    """For all tests here."""
+    """Use few digits in all tests of this file."""
 
 
 def signals_after(monkeypatch, step, on_rank):
-    """SIGTERM reaches one process after a step."""
+    """Send SIGTERM to one process after a step."""
     usual = checkpoints.Checkpoints.after_train_iter
 
     def after_train_iter(self, runner, batch_idx, **rest):
@@ -138,10 +138,10 @@ def test_two_processes_have_the_loss_curve_of_one(overrides, runs):
     train_on(1, (*VIT, *overrides, "epochs=1"), runs / "one")
     train_on(2, (*VIT, *overrides, "epochs=1"), runs / "two")
     one, two = losses(runs / "one"), losses(runs / "two")
-    # sums are taken in another order, and an optimizer spreads that; bfloat16 rounds to 8 bits
+    # the order of summation differs, and the optimizer amplifies that; bfloat16 rounds to 8 bits
     tolerance = 2e-2 if "precision=bfloat16" in overrides else 2e-5
     assert len(one) == 359 // 32
-    # of an accumulated step the curve shows the last part, which holds other images
+    # the curve shows the loss of the last accumulated batch, which has other images
     if "accumulate=2" not in overrides:
         assert_close(two, one, rtol=tolerance, atol=tolerance)
     epochs = [checkpoint(runs / name)["record"]["epochs"] for name in ("one", "two")]
@@ -149,7 +149,7 @@ def test_two_processes_have_the_loss_curve_of_one(overrides, runs):
         assert second["loss"] == pytest.approx(first["loss"], rel=tolerance)
         if tolerance < 1e-3:
             assert second["accuracy"] == first["accuracy"]
-    # whole tensors, and a model that timm opens
+    # full tensors, and a model that timm opens
     assert_close(
         checkpoint(runs / "two")["state_dict"], checkpoint(runs / "one")["state_dict"], rtol=0, atol=100 * tolerance
     )
@@ -204,7 +204,7 @@ def test_metrics_of_a_shared_validation_are_those_of_one_process(images):
 
 
 def fails_with(monkeypatch, what):
-    """Makes one process fail at the third step."""
+    """Make one process fail at the third step."""
     rank_of = lambda: int(os.environ["RANK"])  # noqa: E731
 
     def is_loss_not_finite(self, loss, *rest, **more):
@@ -280,7 +280,7 @@ def torchrun(*arguments):
 
 
 def children_of(process):
-    """Ranks by the torchrun that started them."""
+    """Return the process ids of the ranks that a torchrun started."""
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True)
     return [int(line) for line in found.stdout.split()]
 

@@ -20,7 +20,7 @@ DATA = {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,), "crop_pct": 1.
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A classifier that knows some digits."""
+    """A run of a classifier that recognizes some digits."""
     directory = tmp_path_factory.mktemp("run") / "run"
     train(load_config("classification/digits", ("model.name=test_resnet", "epochs=2")), directory)
     return directory
@@ -108,7 +108,7 @@ def test_classes_may_stand_in_another_order_than_the_model_has_them():
 
 
 def test_metrics_that_agree_on_the_first_batch_are_still_counted_apart():
-    # all right in the first batch; in the second the class comes second
+    # all correct in the first batch; in the second batch the true class is in second place
     logits = torch.eye(6).repeat(2, 1)
     labels = torch.cat([torch.arange(6), (torch.arange(6) + 1) % 6])
     batches = [{"images": logits[i : i + 6], "labels": labels[i : i + 6], "unreadable": []} for i in (0, 6)]

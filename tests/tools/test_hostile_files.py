@@ -28,7 +28,7 @@ CONFIG = ("model.name=test_resnet", "epochs=1", "batch_size=180")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run that ended well."""
+    """A completed run."""
     directory = tmp_path_factory.mktemp("run") / "run"
     torch.manual_seed(0)
     train(load_config("classification/digits", CONFIG), directory)
@@ -47,7 +47,7 @@ def call():
 
 
 def commands(directory, tmp_path):
-    """Everything that reads files of a run."""
+    """The commands that read files of a run."""
     model = directory / "model"
     return {
         "resume": ("train", "classification/digits", *CONFIG, "--work-dir", directory, "--resume"),
@@ -100,7 +100,7 @@ def test_no_damaged_model_is_opened(run, tmp_path, name, how, count):
 
 @pytest.mark.parametrize(("how", "count"), [("truncation", 64), ("bit flip", 256)])
 def test_no_damaged_official_file_is_converted_to_other_weights(tmp_path, how, count):
-    # what nobody sealed may be damaged where it does not matter: then it is read as what it was
+    # without a checksum, damage in unused bytes is not noticed: the weights are then unchanged
     file, rng = tmp_path / "official.pth", random.Random(2)
     weights = timm.create_model("test_resnet").state_dict()
     torch.save({"model": weights}, file)
@@ -129,7 +129,7 @@ class Code:
 
 
 def malicious(canary):
-    """Eight ways to have something run when a file is read."""
+    """Eight ways to run code when a file is read."""
     line = f"open({str(canary)!r}, 'w').close()"
     return {
         "exec": Code(exec, line),
@@ -149,7 +149,7 @@ def test_code_in_a_checkpoint_is_not_run(copy, tmp_path, call, kind, place):
     canary = tmp_path / "canary"
     checkpoint = torch.load(copy / "last.pth", weights_only=True)
     checkpoint[place] = {"weight": malicious(canary)[kind]}
-    # sealed as if we had written it
+    # with a valid checksum, as if attnzoo had written it
     save_checkpoint(checkpoint, copy / "last.pth")
     with pytest.raises(ValueError, match="contains more than tensors, numbers and text"):
         read_checkpoint(copy / "last.pth")

@@ -17,7 +17,7 @@ HEIGHT, WIDTH = 12, 20
 
 
 def gradient(dtype=np.uint8, most=255):
-    """Dark on the left, light on the right."""
+    """A gradient from dark on the left to light on the right."""
     return np.tile(np.linspace(0, most, WIDTH), (HEIGHT, 1)).astype(dtype)
 
 
@@ -62,7 +62,7 @@ GREY = {
 def test_a_picture_is_the_same_in_every_form(form, channels):
     seen = pixels(GREY[form](), channels)
     wanted = gradient().astype(int) if channels == 1 else np.repeat(gradient()[..., None], 3, 2).astype(int)
-    # JPEG and few colours lose some
+    # JPEG and palettes are lossy
     worst = np.abs(seen - wanted)
     assert worst.max() <= (3 if form in ("YCbCr", "CMYK", "a palette") else 1), np.unravel_index(
         worst.argmax(), worst.shape
@@ -120,7 +120,7 @@ def test_inverted_cmyk_of_adobe_has_its_colours(tmp_path):
 
 
 def test_ycck_of_photoshop_has_its_colours():
-    # Pillow writes CMYK alone: its four planes are filled with Y, Cb, Cr and K, and Adobe's marker is changed to say so
+    # Pillow writes CMYK only: its four planes are filled with Y, Cb, Cr and K, and Adobe's marker is changed to say so
     cyan_magenta_yellow = Image.new("RGB", (16, 16), (255 - 200, 255 - 40, 255 - 30))
     planes = [*cyan_magenta_yellow.convert("YCbCr").split(), Image.new("L", (16, 16), 255)]
     # it writes them inverted
@@ -159,7 +159,7 @@ def test_a_transparent_colour_of_a_palette_is_white():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_stand_upright(orientation):
     upright = Image.fromarray(gradient())
-    # how a camera stores it that says afterwards how to turn it
+    # how a camera stores the pixels for each orientation
     turned = {
         2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
@@ -174,7 +174,7 @@ def test_pictures_stand_upright(orientation):
 
 
 def bomb():
-    """The header of a picture of 20000 x 20000, and nothing of it."""
+    """The header of an image of 20000 x 20000 pixels, without its data."""
     content = bytearray(encoded(Image.new("L", (1, 1))))
     content[16:24] = (20000).to_bytes(4, "big") * 2
     content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
@@ -200,7 +200,7 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path, name):
         with pytest.raises(UnreadableImageError, match=f"{name} cannot be read as an image: .+") as told:
             read_image(tmp_path / name)
         messages.append(str(told.value))
-    # the same each time: each file is listed once
+    # the message is the same each time, so that each file is listed once
     assert messages[0] == messages[1]
     assert "object at" not in messages[0]
 
@@ -217,7 +217,7 @@ def test_other_channels_are_refused():
 
 @pytest.fixture
 def odd_folders(tmp_path):
-    """Folders in which every class has pictures of all forms."""
+    """Folders in which every class has images of all formats."""
     root = write_folders(tmp_path / "data", train=4, val=2)
     forms = {
         "cmyk.jpg": ("CMYK", "jpeg"),
@@ -272,7 +272,7 @@ def test_validation_leaves_out_what_cannot_be_read(odd_folders, tmp_path):
     data = {"name": "imagefolder", "root": str(odd_folders)}
     best = []
     for name in ("whole", "damaged"):
-        # the same training either way
+        # the training is the same in both cases
         train(tiny_config(data, epochs=1, unreadable="skip"), tmp_path / name)
         best.append(torch.load(tmp_path / name / "last.pth", weights_only=True)["record"]["best"])
         (odd_folders / "val" / "blue" / "corrupt.png").write_bytes(DAMAGED["corrupt.png"]())

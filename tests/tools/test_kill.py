@@ -1,4 +1,4 @@
-"""A run that is killed continues as if nothing had been."""
+"""A run that is killed continues to the same weights as one that is not."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_a_run_killed_anywhere_ends_in_the_same_weights(tmp_path, count, seed):
     assert len(report) == count
     assert all(point["same"] for point in report), report
     assert not any(point["left"] for point in report), report
-    # the moments were real ones: most were in a run, and some of those had stored something
+    # most kills were during a run, and some after a checkpoint
     assert sum(point["killed"] for point in report) >= count // 2, report
     assert any(point["step"] for point in report if point["killed"]), report
 

@@ -25,7 +25,7 @@ def recipe_of(name, *overrides):
 
 
 def rates_of(recipe):
-    """The learning rate at the start of every epoch, on a tiny model in place of the recipe's."""
+    """The learning rate at the start of every epoch, with a tiny model in place of the recipe's."""
     stand_in = timm.create_model("test_vit")
     optimizer = create_optimization(recipe, stand_in, Processes(0, 1, torch.device("cpu"))).optimizer
     schedule = create_schedule(recipe, optimizer, STEPS)
@@ -59,7 +59,7 @@ def test_the_rate_rises_falls_and_ends_with_the_training(name):
     highest, last = recipe.optimizer["lr"], recipe.schedule["min_lr"]
     warmup, cooldown = recipe.schedule["warmup_epochs"], recipe.schedule.get("cooldown_epochs", 0)
     assert rates[0] == pytest.approx(recipe.schedule["warmup_lr"])
-    # the cosine has come down a little while the rate was rising
+    # the cosine has decreased a little during warmup
     assert rates[warmup] == max(rates)
     assert 0.9 * highest < max(rates) <= highest
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
@@ -73,7 +73,7 @@ def test_the_model_takes_what_the_recipe_gives_it(name):
     with torch.device("meta"):
         model = timm.create_model(recipe.model["name"], num_classes=7, **arguments)
     assert model.get_classifier().out_features == 7
-    # evaluation prepares pictures as the model's published weights want them
+    # the preprocessing for evaluation is that of the published weights
     config = timm.get_pretrained_cfg(recipe.model["name"])
     if name in IMAGENET:
         assert recipe.data["input_size"] == config.input_size

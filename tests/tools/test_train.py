@@ -74,7 +74,7 @@ def test_a_short_run_learns_and_its_model_opens_through_timm(small_config, runs,
     best = torch.load(runs / "best.pth", weights_only=True)["record"]["best"]
     assert best["accuracy"] > 0.7
 
-    # the model that timm opens, with the preprocessing that timm reads, is the one that was measured
+    # the model and the preprocessing that timm reads give the recorded accuracy
     model = open_model(directory)
     assert accuracy(model) == pytest.approx(best["accuracy"], abs=1e-6)
     assert_close(dict(model.state_dict()), dict(weights(runs / "best.pth")), rtol=0, atol=0)
@@ -133,7 +133,7 @@ def test_a_model_with_an_auxiliary_head_trains(few_digits, small_config, runs):
         return load_file(directory / "model.safetensors")["aux_head.fc.weight"]
 
     learned, ignored = auxiliary_weights("a", 0.4), auxiliary_weights("b", 0)
-    # without a weight there is only decay, which keeps directions
+    # with weight 0 there is only weight decay, which keeps directions
     assert not torch.allclose(learned / learned.norm(), ignored / ignored.norm(), atol=1e-3)
     with pytest.raises(ValueError, match="aux_loss_weight must be a number of at least 0, got -1"):
         train(small_config(*tiny, "aux_loss_weight=-1"), runs / "c")
@@ -167,7 +167,7 @@ def test_a_run_that_died_continues_to_the_same_weights(few_digits, small_config,
     assert_same(states[1], states[0])
     assert_close(load_file(continued / "model.safetensors"), load_file(whole / "model.safetensors"), rtol=0, atol=0)
 
-    # nothing is left to do, and it does no harm to ask
+    # resuming a finished run changes nothing
     before = (runs / "died" / "last.pth").read_bytes()
     assert train(config, runs / "died", resume=True) == continued
     assert (runs / "died" / "last.pth").read_bytes() == before

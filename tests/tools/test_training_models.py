@@ -12,7 +12,7 @@ from attnzoo.tools.training.recipe import Recipe
 
 @pytest.fixture
 def published(tmp_path):
-    """A file of weights for a model, as it would be published, and the weights."""
+    """Writes a file of weights for a model, as if published; returns the model options and the weights."""
 
     def write(name):
         path = tmp_path / f"{name}.pth"

@@ -22,7 +22,7 @@ from attnzoo.tools.training.processes import Processes
 from attnzoo.tools.training.recipe import Recipe
 
 CLASSES = list(COLOURS)
-# neither batch statistics nor random paths: the images of a step decide the step
+# neither batch norm nor drop path: a step depends on its images only
 PLAIN = {"name": "vit_tiny_patch16_224", "img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 2}
 
 
@@ -86,7 +86,7 @@ def test_how_it_is_computed_does_not_decide_where_it_ends(tmp_path, changes):
     wanted, got = weights(tmp_path / "plain", **plain), weights(tmp_path / "changed", **changes)
     assert all(value.dtype == wanted[name].dtype for name, value in got.items())
     assert list(got) == list(wanted)
-    # AdamW moves a weight by up to the rate, whichever way the last bit of its gradient points
+    # AdamW changes a weight by up to the learning rate, and rounding may flip the sign of a tiny gradient
     tolerance = 4.5e-3 if "precision" in changes else 1e-4 if "compile" in changes else 1e-5
     for name, value in wanted.items():
         if value.is_floating_point() and "running" not in name:
@@ -244,7 +244,7 @@ def test_the_rate_follows_its_schedule(tmp_path, name):
     epochs = 5 if name.startswith("cosine") else 4
     train(config(epochs=epochs, schedule=schedule, model=PLAIN), tmp_path)
     steps = torch.load(tmp_path / "last.pth", weights_only=True)["record"]["steps"]
-    # two steps an epoch; a point has the rate that is set after its step
+    # two steps per epoch; a point has the learning rate that is set after its step
     first_of_epoch = [1e-6 if "warmup_lr" in schedule else 1e-3] + [rate for step, _, rate in steps if step % 2 == 0]
     if schedule.get("step_on_epochs"):
         first_of_epoch = [rate for step, _, rate in steps if step % 2 == 1]

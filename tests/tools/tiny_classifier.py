@@ -1,4 +1,4 @@
-"""A network that is exported in a second."""
+"""A small network for tests of the export."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Tiny(nn.Module):
-    """A classifier that exports in a second: pooled colors, a branch that starts as zero, a linear head."""
+    """A classifier that exports in a second: pooled colors, a branch with zero gain, a linear head."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -84,7 +84,7 @@ def photographs(split: str, size: int = 64, per_class: int = 200) -> ImagesInMem
         part = picture[:, :border] if split == "train" else picture[:, border:]
         if min(part.shape) < size:
             # 384 x 191 is the smallest photograph: its right third is 128 pixels wide
-            raise ValueError(f"size must be at most {min(part.shape)}, the smaller side of {name}, got {size}")
+            raise ValueError(f"size must be at most {min(part.shape)} for {name}, got {size}")
         for _ in range(count):
             top, left = (int(random.integers(0, length - size + 1)) for length in part.shape)
             patches.append(part[top : top + size, left : left + size])

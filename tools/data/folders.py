@@ -90,7 +90,7 @@ def _read(place: Path, labels: dict[str, int] | None) -> tuple[Any, dict[str, in
             return reader, reader.class_to_idx
     except tarfile.TarError as error:
         raise ValueError(f"{place}: not a tar file, or damaged") from error
-    # timm raises RuntimeError for an empty folder and ValueError for an empty tar file
+    # timm raises one of these if there are no images
     except (RuntimeError, ValueError) as error:
         of_classes = f" of the classes {listed(list(labels))}" if labels else ""
         raise ValueError(

@@ -30,8 +30,8 @@ class Samples(Dataset[dict[str, Any]]):
     """A data set of dictionaries, each with the `name` of its file.
 
     `samples[Draw(sample, seed)]` is the augmented sample. Its list `unreadable` has a message for each file that could
-    not be read. In training, a file that cannot be read is replaced by the next readable sample. Without a seed, where
-    each sample is evaluated once, only the list is returned, and `collate` omits the sample.
+    not be read. In training, a file that cannot be read is replaced by the next readable sample. Without a seed, for
+    evaluation, a file that cannot be read gives only this list, and `collate` omits the sample.
     """
 
     classes: Sequence[str]

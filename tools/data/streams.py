@@ -80,9 +80,9 @@ class StreamedImages:
 class TrainStream(IterableDataset[dict[str, Any]]):
     """The batches of one process in an epoch, for a DataLoader with batch_size=None.
 
-    A lane whose shards end before the epoch starts them again; a lane with too many images does not read all of them.
-    The shards are assigned to other lanes in the next epoch. An image that cannot be read is replaced by another one of
-    its batch, so that a batch does not depend on whether earlier batches were decoded.
+    A lane that runs out of images before the end of an epoch starts its shards again; a lane with too many images does
+    not read all of them. In the next epoch the shards are assigned to other lanes. An image that cannot be read is
+    replaced by another one of its batch, so that a batch does not depend on whether earlier batches were decoded.
 
     Args:
         images: the samples.
@@ -145,7 +145,7 @@ class TrainStream(IterableDataset[dict[str, Any]]):
                 yield self._filled(drawn, [folded(spread(base, begin + i)) for i in range(size)])
 
     def _shuffled(self, base: int, lane: int) -> Iterator[Picture]:
-        """Yields the images of a lane in an endless loop, reshuffled in each round."""
+        """Yields the images of a lane in an endless loop, each image once per round."""
         # all lanes use the same order, and each takes its share of it
         urls = list(self.images.source.urls)
         random.Random(base).shuffle(urls)

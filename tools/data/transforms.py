@@ -65,7 +65,8 @@ def train_transform(data: Mapping[str, Any], augment: Mapping[str, Any] | Sequen
         data: a recipe's `data`, see PREPROCESSING.
         augment: a dict of options of timm's training transform (`timm.data.create_transform`): scale, ratio, hflip,
             color_jitter, auto_augment, re_prob and so on; or a list of transforms of torchvision.transforms.v2 such as
-            {"type": "RandomAffine", "degrees": 10}, which run after the resizing of the evaluation transform.
+            {"type": "RandomAffine", "degrees": 10}, applied between the resizing and the tensor conversion of the
+            evaluation transform.
 
     Raises:
         ValueError: timm or torchvision does not accept a value.

@@ -74,7 +74,7 @@ def detection(recipe: Recipe, processes: Processes) -> Setup:
         assert isinstance(trained, Detector)
         save_detector(trained, directory, name, arguments, options, classes, mean, std)
 
-    origin = "pretrained backbone" if arguments.get("pretrained") else "all weights are new"
+    origin = "pretrained backbone" if arguments.get("pretrained") else "randomly initialized"
     strides = ", ".join(map(str, network.backbone.strides))
     return Setup(
         learner=DetectionLearner(network),

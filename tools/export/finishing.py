@@ -94,7 +94,7 @@ class Finish:
     def _judge(self, content: bytes, exact: bytes, cases: Sequence[Tensor]) -> Fidelity:
         given, expected = open_session(content), open_session(exact)
 
-        def beside(batches: Sequence[Tensor]) -> Fidelity:
+        def compared(batches: Sequence[Tensor]) -> Fidelity:
             pictures: Sequence[Tensor] = batches
             if self.colours:
                 normalise = Normalise(self.colours)
@@ -103,11 +103,11 @@ class Finish:
             return compare(answers_of(given, pictures), answers_of(expected, batches))
 
         # the class of noise is meaningless, and int8 was not calibrated on it, but the outputs must be finite
-        fidelity = dataclasses.replace(beside(cases), agreement=None)
+        fidelity = dataclasses.replace(compared(cases), agreement=None)
         if self.precision == "fp16" or fidelity.difference == float("inf"):
             fidelity.require(self.precision, self.least_agreement)
         if self.images:
-            fidelity = beside(self.images)
+            fidelity = compared(self.images)
             fidelity.require(self.precision, self.least_agreement)
         return fidelity
 
