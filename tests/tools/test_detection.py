@@ -43,7 +43,7 @@ def small(**changes):
 def test_a_run_is_trained_stored_and_opened_as_it_was_judged(runs, capfd):
     directory = train(small(epochs=2, augment=[{"type": "RandomHorizontalFlip"}]), runs)
     output = capfd.readouterr()
-    assert "fcos on shvit_pico, strides 8, 16, 32, 64, all weights are new" in output.out
+    assert "fcos on shvit_pico, strides 8, 16, 32, 64, randomly initialized" in output.out
     assert "digits_on_canvas, 8 training and 5 validation images, 10 classes" in output.out
     assert "AP50" in output.out
     # printed by pycocotools

@@ -235,7 +235,7 @@ def _index(coco: Any, entries: list[dict[str, Any]], pictures: Sequence[JudgedPi
 
 
 def _encode(masks: NDArray[Any]) -> list[dict[str, Any]]:
-    """Runs lengths of masks (N, H, W)."""
+    """Run lengths of masks (N, H, W)."""
     from pycocotools import mask
 
     # (N, H, W) -> (H, W, N), the layout of pycocotools
