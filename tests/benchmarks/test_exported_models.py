@@ -44,6 +44,7 @@ def test_the_command_writes_a_row_for_each_model(tmp_path: Path) -> None:
     assert "no neighborhood attention" in second["reasons"]["gather"]
 
 
+@pytest.mark.full
 def test_openvino_agrees_or_is_said_to_be_missing() -> None:
     (row,) = rows_of("shvit_pico", ("openvino",))
     if row["openvino"] == "-":

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attnzoo.blocks import Linear, Mlp, PointwiseConv2d, fuse
+from attnzoo.blocks import Linear, PointwiseConv2d, fuse
 from attnzoo.blocks.cpu import is_plain_cpu, prefers_convolution
 
 # a size that runs as a convolution, one that runs as a matrix product, and an empty one
@@ -103,42 +103,3 @@ def test_a_fused_layer_is_copied_stored_and_moved() -> None:
             torch.testing.assert_close(again(x), expected)
         assert set(layer.state_dict()) == {"weight", "bias"}
         assert layer.double()(x.double()).dtype == torch.float64
-
-
-def kept(module: nn.Module, x: Tensor) -> int:
-    """Returns the number of elements stored for the backward pass, without parameters."""
-    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    sizes: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        # the result keeps the stored tensors alive, so no address is used twice
-        result = module(x)
-    assert result.requires_grad
-    return sum(size for address, size in sizes.items() if address not in parameters)
-
-
-def test_the_mlp_keeps_its_hidden_layer_once() -> None:
-    mlp, x = Mlp(6, 15), torch.randn(2, 4, 6, requires_grad=True)
-    once, twice = kept(mlp, x), kept(nn.Sequential(mlp.fc1, mlp.act, mlp.fc2), x)
-    assert twice - once >= 2 * 4 * 15
-
-
-@pytest.mark.parametrize("drop", [0.0, 0.5])
-def test_the_mlp_computed_again_has_the_same_gradients(drop: float) -> None:
-    mlp, x = Mlp(6, 15, drop), torch.randn(2, 4, 6, dtype=torch.float64, requires_grad=True)
-    mlp.double()
-    inputs = [x, *mlp.parameters()]
-    torch.manual_seed(0)
-    ours = torch.autograd.grad(mlp(x).square().sum(), inputs)
-    torch.manual_seed(0)
-    theirs = torch.autograd.grad(mlp._activate_and_contract(mlp.fc1(x)).square().sum(), inputs)
-    for found, wanted in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(found, wanted)
-    if drop == 0:
-        assert torch.autograd.gradgradcheck(mlp, x)
-        per_sample = torch.func.vmap(torch.func.grad(lambda y: mlp(y).sum()))(x)
-        torch.testing.assert_close(per_sample, torch.autograd.grad(mlp(x).sum(), x)[0])

@@ -26,10 +26,10 @@ def file(trained: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def free(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def any_size(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A directory and its file, which takes any size and has a default size that is not square."""
     torch.manual_seed(0)
-    folder = save_trained(tmp_path_factory.mktemp("free") / "model", "shvit_pico", (96, 64), crop_pct=1.0)
+    folder = save_trained(tmp_path_factory.mktemp("any_size") / "model", "shvit_pico", (96, 64), crop_pct=1.0)
     return folder, export_trained(folder, folder.parent / "model.onnx", dynamic=("batch", "height", "width"))
 
 

@@ -146,16 +146,16 @@ def saying(file: Path, **notes: str) -> Path:
         pytest.param({"interpolation": "box", "mean": "[0.1, 0.2, 0.3]", "std": "[0.5, 0.6, 0.7]"}, id="colours"),
     ],
 )
-def test_pictures_are_prepared_as_a_file_says_that_takes_any_size(tmp_path, open_page, free, photograph, notes):
-    exported = saying(free[1], **notes)
+def test_pictures_are_prepared_as_a_file_says_that_takes_any_size(tmp_path, open_page, any_size, photograph, notes):
+    exported = saying(any_size[1], **notes)
     photograph.save(tmp_path / "cat.png")
     told = open_page(exported, [("drop", tmp_path / "cat.png")])
     assert_same_classes(told["shown"][1], classify.open_session(exported), photograph)
 
 
-def test_file_that_takes_pixels_gets_pixels(tmp_path, open_page, free, photograph):
+def test_file_that_takes_pixels_gets_pixels(tmp_path, open_page, any_size, photograph):
     photograph.save(tmp_path / "cat.png")
-    exported = taking_pixels(free[1], tmp_path / "pixels.onnx")
+    exported = taking_pixels(any_size[1], tmp_path / "pixels.onnx")
     told = open_page(exported, [("choose", tmp_path / "cat.png")])
     assert_same_classes(told["shown"][1], classify.open_session(exported), photograph)
 

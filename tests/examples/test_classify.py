@@ -89,9 +89,9 @@ def test_pictures_are_turned_upright(tmp_path, photograph):
     np.testing.assert_array_equal(given, expected(read_image(tmp_path / "turned.jpg"), notes))
 
 
-@pytest.mark.parametrize("size", ["its-own", pytest.param("free", marks=pytest.mark.full)])
-def test_probabilities_are_those_of_attnzoo_predict(tmp_path, size, trained, file, free, photograph):
-    folder, exported = free if size == "free" else (trained, file)
+@pytest.mark.parametrize("size", ["its-own", pytest.param("any-size", marks=pytest.mark.full)])
+def test_probabilities_are_those_of_attnzoo_predict(tmp_path, size, trained, file, any_size, photograph):
+    folder, exported = any_size if size == "any-size" else (trained, file)
     photograph.save(tmp_path / "cat.png")
     session = classify.open_session(exported)
     found = classify.classify(session, shared.open_picture(tmp_path / "cat.png"), top=3)
@@ -101,9 +101,9 @@ def test_probabilities_are_those_of_attnzoo_predict(tmp_path, size, trained, fil
     np.testing.assert_allclose([score for _, score in found], said["scores"], atol=1e-4)
 
 
-def test_file_that_takes_pixels_gets_pixels(tmp_path, free, photograph):
-    given = classify.classify(classify.open_session(taking_pixels(free[1], tmp_path / "pixels.onnx")), photograph)
-    expected = classify.classify(classify.open_session(free[1]), photograph)
+def test_file_that_takes_pixels_gets_pixels(tmp_path, any_size, photograph):
+    given = classify.classify(classify.open_session(taking_pixels(any_size[1], tmp_path / "pixels.onnx")), photograph)
+    expected = classify.classify(classify.open_session(any_size[1]), photograph)
     assert [label for label, _ in given] == [label for label, _ in expected]
     np.testing.assert_allclose([x for _, x in given], [x for _, x in expected], atol=1e-5)
 

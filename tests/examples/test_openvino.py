@@ -72,32 +72,32 @@ def test_size_that_the_file_is_for(file):
     assert_same_logits(file.read_bytes(), [(1, 3, 64, 64), (3, 3, 64, 64)])
 
 
-def test_free_height_and_width(free):
-    assert_same_logits(free[1].read_bytes(), [(1, 3, 96, 64), (2, 3, 65, 131), (3, 3, 160, 100)])
+def test_free_height_and_width(any_size):
+    assert_same_logits(any_size[1].read_bytes(), [(1, 3, 96, 64), (2, 3, 65, 131), (3, 3, 160, 100)])
 
 
-def test_example_says_what_the_one_for_onnxruntime_says(free, photograph):
-    given = openvino_classify.classify(*openvino_classify.open_model(free[1]), photograph)
-    expected = classify.classify(classify.open_session(free[1]), photograph)
+def test_example_says_what_the_one_for_onnxruntime_says(any_size, photograph):
+    given = openvino_classify.classify(*openvino_classify.open_model(any_size[1]), photograph)
+    expected = classify.classify(classify.open_session(any_size[1]), photograph)
     assert [label for label, _ in given] == [label for label, _ in expected]
     np.testing.assert_allclose([x for _, x in given], [x for _, x in expected], atol=1e-4)
 
 
-def test_file_that_takes_pixels_gets_pixels(tmp_path, free, photograph):
-    model = openvino_classify.open_model(taking_pixels(free[1], tmp_path / "pixels.onnx"))
-    expected = classify.classify(classify.open_session(free[1]), photograph)
+def test_file_that_takes_pixels_gets_pixels(tmp_path, any_size, photograph):
+    model = openvino_classify.open_model(taking_pixels(any_size[1], tmp_path / "pixels.onnx"))
+    expected = classify.classify(classify.open_session(any_size[1]), photograph)
     np.testing.assert_allclose(
         [x for _, x in openvino_classify.classify(*model, photograph)], [x for _, x in expected], atol=1e-4
     )
 
 
-def test_command_runs_where_neither_torch_nor_onnxruntime_is(tmp_path, free, photograph):
+def test_command_runs_where_neither_torch_nor_onnxruntime_is(tmp_path, any_size, photograph):
     photograph.save(tmp_path / "cat.jpg")
     script = f"""
 import runpy, sys
 for name in ("torch", "timm", "attnzoo", "onnx", "onnxruntime"):
     sys.modules[name] = None
-sys.argv = ["openvino_classify.py", {str(free[1])!r}, {str(tmp_path / "cat.jpg")!r}]
+sys.argv = ["openvino_classify.py", {str(any_size[1])!r}, {str(tmp_path / "cat.jpg")!r}]
 sys.path.insert(0, {str(EXAMPLES)!r})
 runpy.run_path({str(EXAMPLES / "openvino_classify.py")!r}, run_name="__main__")
 """

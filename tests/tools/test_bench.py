@@ -27,12 +27,12 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_two_models_in_two_runtimes(tmp_path: Path) -> None:
-    command = ["nat_pico", "test_resnet", "--image-size", "64", "--batch", "2", "--runtime", "onnxruntime"]
+    command = ["test_resnet", "test_efficientnet", "--image-size", "64", "--batch", "2", "--runtime", "onnxruntime"]
     done = bench(*command, "--seconds", "0", "--out", str(tmp_path))
     assert done.exit_code == 0, done.output
     rows = rows_of(tmp_path)
     assert [(row["model"], row["runtime"]) for row in rows] == [
-        (name, runtime) for name in ("nat_pico", "test_resnet") for runtime in ("eager", "onnxruntime")
+        (name, runtime) for name in ("test_resnet", "test_efficientnet") for runtime in ("eager", "onnxruntime")
     ]
     for row in rows:
         times, rates = row["milliseconds"], row["images_per_second"]

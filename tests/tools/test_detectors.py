@@ -255,7 +255,7 @@ def test_damaged_files_are_refused(stored):
     with pytest.raises(ValueError, match="is damaged"):
         open_detector(directory)
     weights.unlink()
-    with pytest.raises(ValueError, match=r"SHA256SUMS names 'model.safetensors', which is not there"):
+    with pytest.raises(ValueError, match=r"SHA256SUMS lists 'model.safetensors', which does not exist"):
         open_detector(directory)
     (directory / "SHA256SUMS").unlink()
     with pytest.raises(FileNotFoundError, match=r"model.safetensors does not exist"):

@@ -267,7 +267,7 @@ def test_command_names_size_agreement_and_what_stays_in_float(tmp_path):
         pytest.param(["--calibration", "{tmp}"], "calibration is for --precision int8 and fp16", id="idle"),
         pytest.param(["--precision", "int8", "--calibration", "{tmp}/no"], "does not exist", id="no-folder"),
         pytest.param(["--precision", "int8", "--calibration", "{tmp}/empty"], "holds no images", id="empty"),
-        pytest.param(["--precision", "fp16", "--calibration", "{tmp}/bad"], "cannot be read as a picture", id="bad"),
+        pytest.param(["--precision", "fp16", "--calibration", "{tmp}/bad"], "cannot be read as an image", id="bad"),
         pytest.param(["--precision", "fp16", "--task", "detect"], "exported in fp32 only", id="detector"),
     ],
 )

@@ -4,13 +4,13 @@ from click.testing import CliRunner
 
 import attnzoo
 from attnzoo.tools import cli
-from attnzoo.tools.listing import CLOSING, OPENING, entries, markdown
+from attnzoo.tools.listing import CLOSING, OPENING, entries, markdown, names
 
 
 def test_lists_our_models_and_not_those_of_timm():
-    names = [entry.name for entry in entries()]
-    assert "nat_pico" in names
-    assert not {"resnet18", "swin_tiny_patch4_window7_224"} & set(names)
+    found = names()
+    assert "nat_pico" in found
+    assert not {"resnet18", "swin_tiny_patch4_window7_224"} & set(found)
 
 
 @pytest.mark.parametrize("pattern", ["nat_pico", "at_pico", "nat_p*"])

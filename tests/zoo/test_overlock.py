@@ -196,7 +196,7 @@ def test_the_official_formulation_agrees(size: tuple[int, int], is_merged: bool)
 
 
 def test_the_official_formulation_is_of_evaluation_mode() -> None:
-    with pytest.raises(ValueError, match=r"call \.eval\(\) before"):
+    with pytest.raises(ValueError, match=r"call \.eval\(\) first"):
         official_formulation(create().train())
 
 
