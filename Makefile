@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench table browser clean
+.PHONY: demo test test-all tritons lint bench table browser clean
 
 demo: .venv/installed
 	$(BIN)/attnzoo demo
@@ -15,6 +15,17 @@ test: .venv/installed
 # the cases that `make test` leaves out, too
 test-all: .venv/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
+
+# every kernel with other versions of Triton, each in a folder of its own
+TRITONS := 3.6.0 3.7.0 3.8.0 3.9.0
+
+tritons: .venv/installed $(TRITONS:%=.tritons/%)
+	for version in $(TRITONS); do \
+	  PYTHONPATH=$(CURDIR)/.tritons/$$version $(BIN)/python tests/kernels/start_kernels.py --full || exit 1; \
+	done
+
+.tritons/%: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==$*
 
 # mypy cannot follow the editable install's import hook: show it the package as a tree of links
 lint: .venv/installed
@@ -42,7 +53,7 @@ examples/browser/node_modules/.installed: examples/browser/package.json
 
 clean:
 	rm -rf examples/browser/node_modules
-	rm -rf .venv .lint .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info runs
+	rm -rf .venv .lint .tritons .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/installed: pyproject.toml

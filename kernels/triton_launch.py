@@ -69,8 +69,9 @@ class Launch:
             if alternatives:
                 self._run_tuned((self.configuration, *alternatives))
                 return
+            fixed = self.constants if is_interpreted() else {name: constant(x) for name, x in self.constants.items()}
             self.kernel[(programs,)](
-                **self.arguments, **self.constants, **constants, num_warps=num_warps, num_stages=num_stages, **OPTIONS
+                **self.arguments, **fixed, **constants, num_warps=num_warps, num_stages=num_stages, **OPTIONS
             )
 
     def _run_tuned(self, configurations: Sequence[Configuration]) -> None:
@@ -100,6 +101,14 @@ def flat(arguments: Iterable[Any]) -> Iterator[Any]:
             yield argument
 
 
+def constant(value: Any) -> Any:
+    """Returns a compile-time argument as Triton before 3.8 needs it: what a tuple contains must be constants, too."""
+    if not isinstance(value, tuple):
+        return value
+    parts = [triton.language.constexpr(constant(x)) for x in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+
+
 def is_tuning() -> bool:
     """Returns whether configurations are timed on first use, which `ATTNZOO_AUTOTUNE=1` enables."""
     return os.environ.get("ATTNZOO_AUTOTUNE", "0") == "1" and not is_interpreted()
@@ -123,9 +132,13 @@ def architecture_of(device: torch.device) -> str:
 
 def precision_of(dtype: torch.dtype) -> str:
     """Returns the precision of matrix products: IEEE, unless torch's own setting allows TF32 for float32."""
-    if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
-        return "tf32"
-    return "ieee"
+    if dtype != torch.float32:
+        return "ieee"
+    # newer versions of torch refuse to answer the older question once this has been set
+    setting = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if setting is None:
+        return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "tf32" if setting == "tf32" else "ieee"
 
 
 def readable(x: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ import triton.language as tl
 from .triton_launch import is_interpreted
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+# Triton before 3.7 does not turn a default into a constant
+_IEEE = tl.constexpr("ieee")
 _INTERPRETED = tl.constexpr(is_interpreted())
 
 
 @triton.jit
-def dot(a, b, sums=None, PRECISION: tl.constexpr = "ieee"):
+def dot(a, b, sums=None, PRECISION: tl.constexpr = _IEEE):
     """Computes sums + a @ b, accumulated in float32, for (M, K) and (K, N) of one dtype."""
     if _INTERPRETED:
         # the interpreter treats bfloat16 operands as integers; in float32 the products are the same

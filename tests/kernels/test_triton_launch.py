@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -74,11 +74,46 @@ def test_table_of_an_amd_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton_launch.architecture_of(torch.device("cuda")) == "gfx942"
 
 
-def test_float32_is_multiplied_as_torch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def untouched_precision() -> Iterator[None]:
+    """Restores torch's setting for products of float32 matrices."""
+    matmul = torch.backends.cuda.matmul
+    before = getattr(matmul, "fp32_precision", None)
+    yield
+    torch.set_float32_matmul_precision("highest")
+    if before is not None:
+        matmul.fp32_precision = before
+
+
+@pytest.mark.usefixtures("untouched_precision")
+@pytest.mark.parametrize(("word", "precision"), [("highest", "ieee"), ("high", "tf32"), ("medium", "tf32")])
+def test_float32_is_multiplied_as_torch_is_told(word: str, precision: str) -> None:
     assert triton_launch.precision_of(torch.float32) == "ieee"
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    assert triton_launch.precision_of(torch.float32) == "tf32"
+    torch.set_float32_matmul_precision(word)
+    assert triton_launch.precision_of(torch.float32) == precision
     assert triton_launch.precision_of(torch.bfloat16) == "ieee"
+
+
+@pytest.mark.usefixtures("untouched_precision")
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="this torch has one switch only")
+def test_the_last_of_two_switches_decides() -> None:
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    assert triton_launch.precision_of(torch.float32) == "ieee"
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    assert triton_launch.precision_of(torch.float32) == "tf32"
+    torch.set_float32_matmul_precision("highest")
+    assert triton_launch.precision_of(torch.float32) == "ieee"
+
+
+def test_all_that_a_constant_contains_is_a_constant() -> None:
+    axes = triton_launch.constant((AxisGeometry(7), AxisGeometry(3, stride=2)))
+    assert all(isinstance(axis, triton.language.constexpr) for axis in axes)
+    first, second = (axis.value for axis in axes)
+    assert isinstance(second, AxisGeometry)
+    assert all(isinstance(x, triton.language.constexpr) for x in (*first, *second))
+    assert (first.kernel.value, second.stride.value) == (7, 2)
+    assert triton_launch.constant(32) == 32
 
 
 TABLES = sorted(path.stem for path in FOLDER.glob("*.json"))
