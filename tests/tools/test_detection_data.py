@@ -154,7 +154,7 @@ def test_what_is_not_there_is_named(write, content, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: set data.root, and data.train_images"):
         open_detection({**data, "train_images": "nowhere"}, "train", [])
     (tmp_path / "annotations" / "instances_val2017.json").write_text("{broken")
-    with pytest.raises(ValueError, match="is not valid JSON"):
+    with pytest.raises(ValueError, match="is not JSON"):
         open_detection(data, "val")
 
 

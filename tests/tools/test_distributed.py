@@ -122,6 +122,7 @@ def signals_after(monkeypatch, step, on_rank):
     monkeypatch.setattr(checkpoints.Checkpoints, "after_train_iter", after_train_iter)
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -157,6 +158,7 @@ def test_two_processes_have_the_loss_curve_of_one(overrides, runs):
     assert_close(dict(model.state_dict()), checkpoint(runs / "two")["state_dict"], rtol=0, atol=0)
 
 
+@pytest.mark.forks
 @pytest.mark.full
 @pytest.mark.parametrize("overrides", [RESNET, (*VIT, "parallel=fsdp")], ids=["ddp", "fsdp"])
 def test_a_signal_to_any_process_stops_all_and_the_run_continues_bit_by_bit(overrides, runs, monkeypatch):
@@ -172,6 +174,7 @@ def test_a_signal_to_any_process_stops_all_and_the_run_continues_bit_by_bit(over
     assert [key for key in whole if not is_same(stopped[key], whole[key])] == []
 
 
+@pytest.mark.forks
 @pytest.mark.full
 @pytest.mark.parametrize("before", ["parallel=fsdp", "parallel=ddp"])
 def test_a_run_continues_on_another_number_of_processes(before, runs, monkeypatch, capfd):
@@ -185,6 +188,7 @@ def test_a_run_continues_on_another_number_of_processes(before, runs, monkeypatc
     assert_close(losses(runs / "changed"), losses(runs / "one"), rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("images", [1, 7, 8])
 def test_metrics_of_a_shared_validation_are_those_of_one_process(images):
     data = {"name": "digits", "input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)}
@@ -234,6 +238,7 @@ def fails_with(monkeypatch, what):
         monkeypatch.setattr(learners.Classifier, "forward", has_defect)
 
 
+@pytest.mark.forks
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("what", "first", "second"),
