@@ -81,9 +81,9 @@ class Attention(torch.autograd.Function):
             slots = [_slots(x[of_map], images, plan) for x in tokens_grads]
             for chunk in plan.chunks:
                 taken = [_take(x[of_map], images, chunk, plan, heads).flatten(0, 1) for x in tokens]
-                gradients = [x if len(plan.chunks) == 1 else x[chunk.slots] for x in slots]
+                of_chunk = [x if len(plan.chunks) == 1 else x[chunk.slots] for x in slots]
                 added = None if mask is None else _added(mask, images, chunk, plan, is_copy=True).flatten(0, 1)
-                dscores = _backward_step(taken, gradients, added, ctx.scale, heads)
+                dscores = _backward_step(taken, of_chunk, added, ctx.scale, heads)
                 if dbias is not None:
                     dbias += dscores.unflatten(0, (-1, heads)).sum(0, dtype=sum_dtype)
             for x, of_x in zip(tokens_grads, slots, strict=True):
