@@ -26,7 +26,8 @@ COMMANDS = {
 
 
 # packages whose errors are user errors: this one, and the benchmarks of a clone
-OURS = ("attnzoo", "benchmarks")
+# the last is a command's own module that runs as a script, such as `python -m benchmarks`
+OURS = ("attnzoo", "benchmarks", "__main__")
 
 
 class Mistake(click.ClickException):
@@ -95,3 +96,7 @@ def _raised_by_us(error: BaseException) -> bool:
 @click.version_option(attnzoo.__version__, prog_name="attnzoo")
 def main() -> None:
     """List, train, evaluate, export and convert attention-based vision backbones."""
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,15 @@ def test_an_unknown_row_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="runs without a GPU only")
+def test_an_absent_device_is_said_by_the_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "kernels", "--device", "cuda"],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 def test_an_absent_device_is_said() -> None:
     done = CliRunner().invoke(main, ["kernels", "--device", "cuda"])
     assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)

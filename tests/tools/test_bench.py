@@ -46,6 +46,12 @@ def test_two_models_in_two_runtimes(tmp_path: Path) -> None:
     assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".json", ".png"]
 
 
+def test_options_may_come_first(tmp_path: Path) -> None:
+    done = bench("--out", str(tmp_path), "--batch", "1", "--runtime", "eager", "--seconds", "0", "test_resnet")
+    assert done.exit_code == 0, done.output
+    assert [row["model"] for row in rows_of(tmp_path)] == ["test_resnet"]
+
+
 def test_training_steps_are_rows_of_their_own(tmp_path: Path) -> None:
     command = ["models", "nat_pico", "--training", "--image-size", "64", "--batch", "2", "--runtime", "fused"]
     done = bench(*command, "--seconds", "0", "--out", str(tmp_path))

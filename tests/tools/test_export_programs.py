@@ -16,7 +16,7 @@ from tiny_classifier import Tiny
 from torch import nn
 
 from attnzoo.tools.cli import main
-from attnzoo.tools.export import ExportError, export_program, programs, relative_difference
+from attnzoo.tools.export import ExportError, export_onnx, export_program, programs, relative_difference
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
@@ -166,3 +166,19 @@ def test_mistakes_are_one_line(tmp_path, arguments, message):
 def test_unknown_form_is_named(tmp_path):
     with pytest.raises(ValueError, match="form must be one of pt2, aoti, got 'torchscript'"):
         export_program(Tiny(), tmp_path / "model.pt2", form="torchscript", image_size=(8, 12))
+
+
+@pytest.mark.parametrize(
+    ("write", "options", "message"),
+    [
+        pytest.param(export_onnx, {"form": "pt2"}, "writes ONNX files only, got form 'pt2'", id="form"),
+        pytest.param(export_program, {"precision": "fp16"}, "precision applies to ONNX files only", id="precision"),
+        pytest.param(export_program, {"opset": 18}, "opset applies to ONNX files only", id="opset"),
+        pytest.param(export_program, {"dynamic": "batch,depth"}, "must be among batch, height, width", id="dynamic"),
+    ],
+)
+def test_options_of_another_format_raise_an_error(tmp_path, write, options, message):
+    path = tmp_path / "model.pt2"
+    with pytest.raises(ValueError, match=message):
+        write(timm.create_model("test_resnet"), str(path), **options)
+    assert not path.exists()

@@ -21,8 +21,8 @@ class ModelsByDefault(click.Group):
     """A group that runs the command `models` if the first argument is not a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Inserts the command `models` before a model name."""
-        if args and not args[0].startswith("-") and args[0] not in self.commands:
+        """Inserts the command `models` before a model name or one of its options."""
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
             args = ["models", *args]
         return super().parse_args(ctx, args)
 

@@ -13,13 +13,10 @@ from torch import Tensor, nn
 from ..models import is_detector, model_directory, open_model
 from .graphs import AXES, ExportError
 from .onnx_file import ExportReport, export_onnx
-from .options import FORMATS, PRECISIONS
+from .options import FORMATS, OF_ONNX, PRECISIONS
 from .precision import read_calibration
 from .programs import PROGRAMS, export_program
 from .tasks import TASKS
-
-# options that apply to ONNX files only
-_OF_ONNX = ("opset", "precision", "calibration", "least_agreement", "preprocess")
 
 
 def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -119,7 +116,7 @@ def _check_format(form: str, output: Path) -> None:
             f"{output} has the suffix of a PyTorch file: name it .onnx, or use --format {' or '.join(PROGRAMS)}"
         )
     source = click.get_current_context().get_parameter_source
-    said = [name for name in _OF_ONNX if source(name) is not ParameterSource.DEFAULT]
+    said = [name for name in OF_ONNX if source(name) is not ParameterSource.DEFAULT]
     if form != "onnx" and said:
         raise ValueError(f"--{said[0].replace('_', '-')} applies to ONNX files only: remove it for --format {form}")
 

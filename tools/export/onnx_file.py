@@ -76,7 +76,9 @@ def export_onnx(model: nn.Module, output: Path, **options: Any) -> ExportReport:
         ImportError: the packages of `attnzoo[export]` are missing.
     """
     graphs.require_packages()
-    chosen = ExportOptions(**options)
+    chosen, output = ExportOptions(**options), Path(output)
+    if chosen.form != "onnx":
+        raise ValueError(f"export_onnx writes ONNX files only, got form {chosen.form!r}: call export_program")
     check_output(output)
     chosen.check(model, output)
     made = prepare(model, chosen)

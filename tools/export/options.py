@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from .tasks import TASKS, task_of
 FORMATS = ("onnx", "pt2", "aoti")
 OPSETS = range(18, 24)
 PRECISIONS = ("fp32", "fp16", "int8")
+# options that apply to ONNX files only
+OF_ONNX = ("opset", "precision", "calibration", "least_agreement", "preprocess")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,9 @@ class ExportOptions:
     preprocess: bool = False
 
     def __post_init__(self) -> None:
-        # a list is accepted too
-        object.__setattr__(self, "dynamic", tuple(self.dynamic))
+        # a list is accepted too, and axes joined by commas as on the command line
+        axes = self.dynamic.split(",") if isinstance(self.dynamic, str) else self.dynamic
+        object.__setattr__(self, "dynamic", tuple(axes))
         if self.form not in FORMATS:
             raise ValueError(f"form must be one of {', '.join(FORMATS)}, got {self.form!r}")
         if self.task is not None and self.task not in TASKS:
@@ -70,6 +73,9 @@ class ExportOptions:
             raise ValueError(f"dynamic axes must be among {', '.join(AXES)}, got {', '.join(unknown)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        unused = [x.name for x in fields(self) if x.name in OF_ONNX and getattr(self, x.name) != x.default]
+        if self.form != "onnx" and unused:
+            raise ValueError(f"{unused[0]} applies to ONNX files only: leave it out for form {self.form!r}")
         if self.precision == "int8" and self.calibration is None:
             raise ValueError(
                 "precision int8 needs calibration images: --calibration DIR, a folder with a few hundred images like "
