@@ -17,7 +17,11 @@ ARCHITECTURES = ("sm80", "sm90", "sm100", "gfx942")
 
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device.")
 _out = click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, show_default=True, help="Folder for the results."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=RESULTS,
+    show_default=True,
+    help="Folder for the results.",
 )
 
 
