@@ -62,6 +62,7 @@ def run(monkeypatch, tmp_path: Path, tested: list[Operator], **settings) -> tupl
     return wrong, said, json.loads(files[0].read_text()) if files else {}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", TESTED)
 def test_an_operator_is_measured_drawn_and_written(name: str, monkeypatch, tmp_path: Path) -> None:
     wrong, said, results = run(monkeypatch, tmp_path, [small(name)], quick=True)

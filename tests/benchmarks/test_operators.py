@@ -42,6 +42,7 @@ def wrong_operator(operator: Operator, **changes) -> Operator:
     return Operator(**fields)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", TESTED)
 def test_a_row_is_measured_and_written(name: str, tmp_path: Path) -> None:
     done = bench("--quick", "--only", SMALL[name], "--out", str(tmp_path))

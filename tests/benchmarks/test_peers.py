@@ -22,6 +22,7 @@ PICOS = [
 OFFICIAL, TIMM = (against.OPPONENTS[name] for name in ("official", "timm"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("peer", "name"),
     [

@@ -153,6 +153,7 @@ def test_half_precision_halves_the_file_and_stays_close(traced):
         assert any(np.isinf(x).any() for x in floats), "the mask must stay infinite"
 
 
+@pytest.mark.full
 def test_eight_bits_make_a_third_of_the_file(traced):
     done = finished(traced, "int8")
     require_sound(done.content)
