@@ -21,7 +21,7 @@ TRITONS := 3.6.0 3.7.0 3.8.0 3.9.0
 
 tritons: .venv/installed $(TRITONS:%=.tritons/%)
 	for version in $(TRITONS); do \
-	  PYTHONPATH=$(CURDIR)/.tritons/$$version $(BIN)/python tests/kernels/start_kernels.py --full || exit 1; \
+	  PYTHONPATH=$(CURDIR)/.tritons/$$version:$(CURDIR) $(BIN)/python tests/kernels/start_kernels.py --full || exit 1; \
 	done
 
 .tritons/%: .venv/installed

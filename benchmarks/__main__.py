@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from attnzoo.tools.bench.command import require_device
 from attnzoo.tools.cli import MistakesGroup
 
 RESULTS = Path(__file__).parent / "results"
@@ -51,7 +52,7 @@ def kernels_command(device: str, only: str, quick: bool, seconds: float, out: Pa
       python -m benchmarks kernels --only 7x7 --quick
       python -m benchmarks kernels --device cuda
     """
-    _require(device)
+    require_device(device)
     from .kernels import Settings, on_cpu, on_cuda
 
     wrong = (on_cuda if device == "cuda" else on_cpu)(Settings(out, only, quick, seconds, click.echo))
@@ -198,13 +199,6 @@ def families_command(page: Path) -> None:
     from .family_table import write_families
 
     write_families(page, RESULTS)
-
-
-def _require(device: str) -> None:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda needs a CUDA or ROCm device that torch can see: use --device cpu")
 
 
 if __name__ == "__main__":

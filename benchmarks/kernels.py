@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from attnzoo.tools.bench.environment import device_name, environment
-from attnzoo.tools.bench.report import slug, today, write
+from attnzoo.tools.bench.report import chosen, slug, today, write
 from attnzoo.tools.timing import TURNS, Budget, CudaMeter, Meter
 
 from . import correctness, cpu, cuda, roofline
-from .operators import Operator, chosen, operators
+from .operators import Operator, operators
 
 # number of random shapes for each operator and dtype
 SWEEP, QUICK_SWEEP = 12, 2

@@ -164,16 +164,3 @@ def operators() -> list[Operator]:
     """Returns all operators under test."""
     modules = [importlib.import_module(f"{__package__}.{name}") for name in OPERATORS]
     return [module.OPERATOR for module in modules]
-
-
-def chosen(names: Sequence[str], only: str) -> list[int]:
-    """Returns the indices of the names that contain a text.
-
-    Raises:
-        ValueError: no name contains it.
-    """
-    found = [index for index, name in enumerate(names) if only in name]
-    if not found:
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise ValueError(f"--only {only!r} matches no row: {shown}")
-    return found

@@ -20,9 +20,9 @@ import click
 import torch
 
 from attnzoo.tools.bench.environment import version
-from attnzoo.tools.bench.report import reason, table, today, write
+from attnzoo.tools.bench.report import chosen, reason, table, today, write
 
-from .operators import NamedLaunch, Operator, chosen, operators
+from .operators import NamedLaunch, Operator, operators
 from .roofline import CARDS, name_of
 
 HEAD = (

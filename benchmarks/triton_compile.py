@@ -77,19 +77,22 @@ class Resources(NamedTuple):
     spilled_scalars: int = 0
 
 
-class _AbsentDevice:
+class AbsentDevice:
     """Replaces Triton's driver: it tells the JIT the target to compile for, and runs nothing."""
 
     def __init__(self, target: GPUTarget) -> None:
         self.target = target
 
     def get_current_target(self) -> GPUTarget:
+        """Returns the target to compile for."""
         return self.target
 
     def get_current_device(self) -> str:
+        """Returns a key for each target, by which Triton caches compiled kernels."""
         return str(self.target)
 
     def get_current_stream(self, device: str) -> int:
+        """Returns the default stream."""
         return 0
 
 
@@ -108,9 +111,9 @@ def compile_for(launch: Launch, configuration: Configuration, architecture: str)
     """
     if is_interpreted():
         raise RuntimeError("Triton's interpreter is on in this process: unset TRITON_INTERPRET")
-    triton.runtime.driver.set_active(_AbsentDevice(TARGETS[architecture]))
+    triton.runtime.driver.set_active(AbsentDevice(TARGETS[architecture]))
     constants, num_warps, num_stages = configuration
-    arguments = {**launch.arguments, **launch.constants, **constants}
+    arguments = {**launch.arguments, **launch.compiled_constants, **constants}
     compiled = launch.kernel.warmup(grid=(1,), **arguments, num_warps=num_warps, num_stages=num_stages, **OPTIONS)
     if architecture.startswith("gfx"):
         return amd_resources(compiled.asm["amdgcn"], compiled.metadata.shared)

@@ -16,7 +16,13 @@ from torch import Tensor
 DEVICES = ("cpu", "cuda")
 
 
-def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+def define(
+    name: str,
+    schema: str,
+    run: Callable[..., Any],
+    fake: Callable[..., Any],
+    devices: str | Sequence[str] = DEVICES,
+) -> Any:
     """Defines the operator `attnzoo::NAME`.
 
     Args:
@@ -24,12 +30,13 @@ def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., 
         schema: arguments and results, such as `(Tensor q, ..) -> Tensor`.
         run: function that computes the results.
         fake: function that returns empty results of the same shapes and dtypes.
+        devices: device types that `run` is for, or a dispatch key of torch.
 
     Returns:
         The operator, a callable.
     """
     torch.library.define(f"attnzoo::{name}", schema)
-    torch.library.impl(f"attnzoo::{name}", DEVICES)(run)
+    torch.library.impl(f"attnzoo::{name}", devices)(run)
     torch.library.register_fake(f"attnzoo::{name}")(fake)
     return getattr(torch.ops.attnzoo, name).default
 
@@ -43,11 +50,7 @@ def define_dynamic(name: str, schema: str, run: Callable[..., Any], fake: Callab
     Returns:
         The operator, a callable.
     """
-    library = f"attnzoo::dynamic_{name}"
-    torch.library.define(library, schema)
-    torch.library.impl(library, "CompositeExplicitAutograd")(run)
-    torch.library.register_fake(library)(fake)
-    return getattr(torch.ops.attnzoo, f"dynamic_{name}").default
+    return define(f"dynamic_{name}", schema, run, fake, "CompositeExplicitAutograd")
 
 
 class Extra(NamedTuple):

@@ -19,6 +19,8 @@ from torch import Tensor
 ARCHITECTURES = ("sm90", "sm80", "sm100", "gfx942")
 # multiplications and additions may be fused, regardless of Triton's default
 OPTIONS = {"enable_fp_fusion": True}
+# Triton before 3.8 takes the content of a constant tuple for run-time values
+_WRAPS_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8)
 # tables have one entry per width, for heads of up to this many channels
 WIDTHS = (32, 64, 128, 256)
 
@@ -57,6 +59,13 @@ class Launch:
     configuration: Configuration
     alternatives: Callable[[], Sequence[Configuration]] = tuple
 
+    @property
+    def compiled_constants(self) -> Mapping[str, Any]:
+        """The constants as the compiler of the installed Triton takes them."""
+        if not _WRAPS_CONSTANTS or is_interpreted():
+            return self.constants
+        return {name: constant(x) for name, x in self.constants.items()}
+
     def run(self) -> None:
         """Starts the kernel on the device of its tensors; does nothing for an empty grid."""
         constants, num_warps, num_stages = self.configuration
@@ -69,9 +78,13 @@ class Launch:
             if alternatives:
                 self._run_tuned((self.configuration, *alternatives))
                 return
-            fixed = self.constants if is_interpreted() else {name: constant(x) for name, x in self.constants.items()}
             self.kernel[(programs,)](
-                **self.arguments, **fixed, **constants, num_warps=num_warps, num_stages=num_stages, **OPTIONS
+                **self.arguments,
+                **self.compiled_constants,
+                **constants,
+                num_warps=num_warps,
+                num_stages=num_stages,
+                **OPTIONS,
             )
 
     def _run_tuned(self, configurations: Sequence[Configuration]) -> None:

@@ -26,8 +26,7 @@ COMMANDS = {
 
 
 # packages whose errors are user errors: this one, and the benchmarks of a clone
-# the last is a command's own module that runs as a script, such as `python -m benchmarks`
-OURS = ("attnzoo", "benchmarks", "__main__")
+OURS = ("attnzoo", "benchmarks")
 
 
 class Mistake(click.ClickException):

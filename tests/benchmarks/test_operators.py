@@ -10,12 +10,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from attnzoo.tools.bench.report import chosen
 from attnzoo.tools.timing import Budget, HostMeter, summary, take_turns
 from benchmarks import cpu, operators
 from benchmarks.__main__ import main
 from benchmarks.correctness import Truth, complaint_on_random_shape, sweep
 from benchmarks.neighborhood import NeighborhoodShape
-from benchmarks.operators import Operator, Peer, chosen
+from benchmarks.operators import Operator, Peer
 
 TESTED = {operator.name: operator for operator in operators.operators()}
 # a fast row of each operator

@@ -1,7 +1,8 @@
 """Starts every kernel as its operator does, up to the launch itself: no device is needed.
 
-Run as a script, without Triton's interpreter. The installed Triton specializes the arguments and compiles for sm90;
-nothing is computed. Prints one line per start that failed, then how many succeeded.
+Run as a script without Triton's interpreter, with the root of the clone on PYTHONPATH. The installed Triton specializes
+the arguments and compiles for sm90; nothing is computed. Prints one line per start that failed, then the number of
+starts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Iterator
 import torch
 import triton
 from operator_examples import Halo, Neighborhood, Routed, Window
-from triton.backends.compiler import GPUTarget
 
 from attnzoo.kernels import (
     backends,
@@ -23,27 +23,12 @@ from attnzoo.kernels import (
     routed_attention,
     window_attention,
 )
+from benchmarks.triton_compile import TARGETS, AbsentDevice
 
 # width 13 is padded; sizes, heads, widths and images of 1 are what Triton makes constants of
 SMALL = {"size": (14, 9), "batch": 2, "heads": 2, "width": 32, "value_width": 32}
 ONES = {"size": (1, 9), "batch": 1, "heads": 1, "width": 13, "value_width": 1}
 ROW = {"size": (9, 1), "batch": 1, "heads": 2, "width": 1, "value_width": 1}
-
-
-class Device:
-    """The part of a driver that is asked before a launch."""
-
-    def get_current_target(self) -> GPUTarget:
-        """Returns the machine to compile for."""
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        """Returns the only device."""
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        """Returns the default stream."""
-        return 0
 
 
 def without_device() -> list[str]:
@@ -57,7 +42,7 @@ def without_device() -> list[str]:
         return compiled
 
     triton.runtime.jit.JITFunction.run = compile_only
-    triton.runtime.driver.set_active(Device())
+    triton.runtime.driver.set_active(AbsentDevice(TARGETS["sm90"]))
     backends._triton_obstacle = lambda tensors: None
     return started
 

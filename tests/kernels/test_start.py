@@ -18,6 +18,8 @@ def test_every_kernel_starts() -> None:
     # a process without the interpreter, whose kernels cannot be compiled
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     script = Path(__file__).with_name("start_kernels.py")
+    paths = [str(script.parents[2]), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     command = [sys.executable, str(script), "--full"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -87,7 +87,7 @@ def models_command(
       attnzoo bench nat_tiny --batch 1 --batch 32 --image-size 224 --image-size 384 --runtime onnxruntime
       attnzoo bench nat_tiny --device cuda --batch 128 --training
     """
-    _require(device)
+    require_device(device)
     from .models import Settings, run_models
 
     chosen = tuple(name for name in RUNTIMES if name == "eager" or not runtimes or name in runtimes)
@@ -114,7 +114,7 @@ def kernels_command(device: str, only: str, batch: int | None, seconds: float, o
       attnzoo bench kernels --device cuda
       attnzoo bench kernels --only window
     """
-    _require(device)
+    require_device(device)
     from .kernels import run_kernels
 
     wrong = run_kernels(device, only, batch or (32 if device == "cuda" else 1), seconds, out, click.echo)
@@ -122,7 +122,12 @@ def kernels_command(device: str, only: str, batch: int | None, seconds: float, o
         raise click.ClickException(f"{len(wrong)} results are wrong, the first: {wrong[0]}")
 
 
-def _require(device: str) -> None:
+def require_device(device: str) -> None:
+    """Checks that a device is there.
+
+    Raises:
+        ValueError: it is "cuda", and torch finds no CUDA or ROCm device.
+    """
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():

@@ -17,7 +17,7 @@ from attnzoo.kernels import explain, halo_attention, neighborhood_attention, rou
 
 from ..timing import Budget, CudaMeter, HostMeter, Meter, summary
 from .environment import device_name, environment
-from .report import reason, slug, table, today, write
+from .report import chosen, reason, slug, table, today, write
 
 HEAD = ("operator", "dtype", "execution", "direction", "ms", "(p10-p90)", "eager / chosen")
 DTYPES = {"cpu": (torch.float32,), "cuda": (torch.bfloat16, torch.float32)}
@@ -109,9 +109,8 @@ def run_kernels(
     Raises:
         ValueError: `only` matches no row.
     """
-    listed = [row for row in rows() if only in row.name]
-    if not listed:
-        raise ValueError(f"--only {only!r} matches no row, choose from: {', '.join(row.name for row in rows())}")
+    listed = list(rows())
+    listed = [listed[i] for i in chosen([row.name for row in listed], only)]
     device = torch.device(device_type)
     torch.manual_seed(0)
     if device.type == "cpu":
@@ -139,10 +138,10 @@ def measure(row: Row, batch: int, dtype: torch.dtype, device: torch.device, mete
     """The results of a row for the chosen execution and eager, forward and backward, or their errors."""
     head = {"name": row.name, "dtype": str(dtype).removeprefix("torch.")}
     inputs = row.inputs(batch, dtype, device)
-    chosen = explain(row.operator, inputs["q"]).backend
+    selected = explain(row.operator, inputs["q"]).backend
     times: dict[str, dict[str, dict[str, float]]] = {}
     errors: list[dict[str, Any]] = []
-    for backend in dict.fromkeys((chosen, "eager")):
+    for backend in dict.fromkeys((selected, "eager")):
         here = {**head, "execution": backend}
         try:
             difference = _difference(row, inputs, backend)
@@ -151,16 +150,16 @@ def measure(row: Row, batch: int, dtype: torch.dtype, device: torch.device, mete
                 continue
             times[backend] = _times(row, inputs, backend, meter)
         except Exception as error:  # a kernel may fail to start: eager is still measured
-            errors.append({**here, "error": reason(error), "is_wrong": backend == chosen})
+            errors.append({**here, "error": reason(error), "is_wrong": backend == selected})
     entries: list[dict[str, Any]] = [
         {**head, "execution": backend, "direction": direction, "milliseconds": of_direction}
         for backend, directions in times.items()
         for direction, of_direction in directions.items()
     ]
     for entry in entries:
-        eager, ours = times.get("eager"), times.get(chosen)
+        eager, ours = times.get("eager"), times.get(selected)
         direction = entry["direction"]
-        if entry["execution"] == chosen != "eager" and eager and ours:
+        if entry["execution"] == selected != "eager" and eager and ours:
             entry["eager_over_chosen"] = eager[direction]["median"] / ours[direction]["median"]
     return errors + entries
 

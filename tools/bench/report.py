@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,19 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
         for line in lines
     )
+
+
+def chosen(names: Sequence[str], only: str) -> list[int]:
+    """Returns the indices of the names that contain a text.
+
+    Raises:
+        ValueError: no name contains it.
+    """
+    found = [index for index, name in enumerate(names) if only in name]
+    if not found:
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        raise ValueError(f"--only {only!r} matches no row: {shown}")
+    return found
 
 
 def plain(cell: Any) -> str:

@@ -54,7 +54,7 @@ class ExportReport:
     time_ratio: float | None = None
 
 
-def export_onnx(model: nn.Module, output: Path, **options: Any) -> ExportReport:
+def export_onnx(model: nn.Module, output: str | Path, **options: Any) -> ExportReport:
     """Exports a model in evaluation mode to an ONNX file; `model` itself is not modified.
 
     The file is compared with eager before it is moved to `output`. If the check fails, an existing file at `output`

@@ -29,7 +29,7 @@ PROGRAMS = ("pt2", "aoti")
 NOTES = "metadata.json"
 
 
-def export_program(model: nn.Module, output: Path, *, form: str = "pt2", **options: Any) -> ExportReport:
+def export_program(model: nn.Module, output: str | Path, *, form: str = "pt2", **options: Any) -> ExportReport:
     """Exports a model in evaluation mode to a torch program or package; `model` itself is not modified.
 
     Like an ONNX file, it is compared with eager before it is moved to `output`.
