@@ -6,12 +6,14 @@ Shape legend: B batch, H W map, h heads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from .backends import choose
+from .fallback import EXECUTIONS
 
 PerAxis = int | Sequence[int]
 PerAxisBool = bool | Sequence[bool]
@@ -23,15 +25,19 @@ def operator(**executions: Callable[..., Tensor]) -> Callable[[F], F]:
 
     def mark(function: F) -> F:
         function.executions = executions  # type: ignore[attr-defined]
+        EXECUTIONS[function.__name__] = executions
         return function
 
     return mark
 
 
 def execution_of(function: Callable[..., Any], backend: str | None, *tensors: Tensor) -> Callable[..., Tensor]:
-    """Returns the execution of an operator for these tensors, see `choose`."""
+    """Returns the execution of an operator for these tensors, see `choose`; a chosen one may fall back to eager."""
     executions = function.executions  # type: ignore[attr-defined]
-    return executions[choose(function.__name__, executions, backend, *tensors).backend]
+    chosen = choose(function.__name__, executions, backend, *tensors).backend
+    if chosen == "triton" and backend is None:
+        return partial(executions[chosen], may_fall_back=True)
+    return executions[chosen]
 
 
 def scale_or_default(scale: float | None, q: Tensor) -> float:

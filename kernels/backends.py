@@ -15,10 +15,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .fallback import cause_of_failure
+
 BACKENDS = ("reference", "eager", "triton")
 # dtypes and the largest head width that the Triton kernels support
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TRITON_WIDTH = 256
+# the oldest NVIDIA devices that the kernels are written and compiled for
+OLDEST_CAPABILITY = (8, 0)
 
 
 class Choice(NamedTuple):
@@ -71,6 +75,9 @@ def choose(operator: str, executions: Mapping[str, Any], backend: str | None, *t
     obstacle = _triton_obstacle(tensors)
     if obstacle is not None:
         return Choice("eager", obstacle)
+    cause = cause_of_failure(operator, device, tensors[0].device.index)
+    if cause is not None:
+        return Choice("eager", f"a kernel of {operator} could not be started on this device before: {cause}")
     return Choice("triton", "the tensors are on a CUDA or ROCm device")
 
 
@@ -82,6 +89,12 @@ def _triton_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
         return (
             f"the tensors are on {tensors[0].device.type}, and Triton runs on CUDA and ROCm devices "
             "(elsewhere only in its interpreter, with TRITON_INTERPRET=1 set before Python starts)"
+        )
+    if tensors[0].device.type == "cuda" and _capability(tensors[0].device.index) < OLDEST_CAPABILITY:
+        major, minor = _capability(tensors[0].device.index)
+        return (
+            f"the kernels need a device of compute capability {OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]} or newer, "
+            f"and this one has {major}.{minor}"
         )
     for x in tensors:
         if x.dtype not in TRITON_DTYPES:
@@ -95,6 +108,12 @@ def _triton_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
 @torch.compiler.assume_constant_result
 def _is_triton_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
+
+
+@torch.compiler.assume_constant_result
+def _capability(index: int | None) -> tuple[int, int]:
+    # on ROCm, capabilities count differently
+    return OLDEST_CAPABILITY if torch.version.hip else torch.cuda.get_device_capability(index)
 
 
 @torch.compiler.assume_constant_result

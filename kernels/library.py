@@ -6,11 +6,15 @@ operator does not need Triton: the kernels are imported when the operator first 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from .fallback import gradients as eager_gradients
+from .fallback import with_fallback
 
 # on a CPU, kernels run in Triton's interpreter
 DEVICES = ("cpu", "cuda")
@@ -78,11 +82,14 @@ def define_attention(
     arguments: str,
     geometry: Callable[..., Any],
     kernels: Callable[[], Any],
+    eager: Callable[..., Tensor],
 ) -> Any:
-    """Defines `attnzoo::NAME(q, k, v, EXTRAS, ARGUMENTS, scale) -> (out, logsumexp)`, and `attnzoo::NAME_backward`.
+    """Defines `attnzoo::NAME(q, k, v, EXTRAS, ARGUMENTS, scale, *, may_fall_back) -> (out, logsumexp)`, and
+    `attnzoo::NAME_backward`.
 
     The backward operator returns the gradients of q, k, v and the differentiable extras, and an empty tensor for each
-    gradient that is not needed. It has no derivative of its own.
+    gradient that is not needed. It has no derivative of its own. Where kernels cannot be started and `may_fall_back` is
+    true, both compute their results with `eager`, see `attnzoo.kernels.fallback`; the logsumexp is then undefined.
 
     Args:
         name: name of the operator.
@@ -91,6 +98,7 @@ def define_attention(
         geometry: function that makes the geometry from the size (H, W) of the map of keys and the values of these
             arguments.
         kernels: function that imports the module of the kernels, see `triton_attention.Kernels`.
+        eager: function of q, k, v and the extras, the geometry and the scale, by position, in plain torch.
 
     Returns:
         The operator, a callable.
@@ -100,28 +108,45 @@ def define_attention(
     count = len(tensors)
     declared = ", ".join(["Tensor q, Tensor k, Tensor v", *(extra.schema for extra in extras)])
 
-    def run(*inputs: Any) -> tuple[Tensor, Tensor]:
-        from . import triton_attention
+    def run(*inputs: Any, may_fall_back: bool = False) -> tuple[Tensor, Tensor]:
+        (q, k, v, *rest), (*values, scale) = inputs[:count], inputs[count:]
+        at = geometry(k.shape[1:3], *values)
 
-        (q, k, v, *rest), values, scale = inputs[:count], inputs[count:-1], inputs[-1]
-        given = dict(zip(tensors[3:], rest, strict=True))
-        return triton_attention.forward(kernels(), q, k, v, given, geometry(k.shape[1:3], *values), scale)
+        def start() -> tuple[Tensor, Tensor]:
+            from . import triton_attention
 
-    def run_backward(dout: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-        from . import triton_attention
+            given = dict(zip(tensors[3:], rest, strict=True))
+            return triton_attention.forward(kernels(), q, k, v, given, at, scale)
 
+        def substitute() -> tuple[Tensor, Tensor]:
+            undefined = q.new_full(q.shape[:4], math.nan, dtype=torch.float32)
+            return eager(q, k, v, *rest, at, scale).contiguous(), undefined
+
+        return with_fallback(name, q.device, may_fall_back, start, substitute)
+
+    def run_backward(dout: Tensor, *inputs: Any, may_fall_back: bool = False) -> tuple[Tensor, ...]:
         (q, k, v, *rest), (out, logsumexp) = inputs[:count], inputs[count : count + 2]
         *values, scale, flags = inputs[count + 2 :]
+        at, given = geometry(k.shape[1:3], *values), dict(zip(tensors[3:], rest, strict=True))
         needs = dict(zip(wanted, flags, strict=True))
-        given = dict(zip(tensors[3:], rest, strict=True))
-        at = geometry(k.shape[1:3], *values)
-        found = triton_attention.backward(kernels(), dout, q, k, v, given, out, logsumexp, at, scale, needs)
+
+        def start() -> dict[str, Tensor]:
+            from . import triton_attention
+
+            return triton_attention.backward(kernels(), dout, q, k, v, given, out, logsumexp, at, scale, needs)
+
+        def substitute() -> dict[str, Tensor]:
+            every = {"q": q, "k": k, "v": v, **given}
+            differentiated = {tensor: every[tensor] for tensor in wanted if needs[tensor]}
+            return eager_gradients(lambda **x: eager(*{**every, **x}.values(), at, scale), differentiated, dout)
+
+        found = with_fallback(name, q.device, may_fall_back, start, substitute)
         return tuple(found.get(gradient, q.new_empty(0)) for gradient in wanted)
 
-    def fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    def fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any, may_fall_back: bool = False) -> tuple[Tensor, Tensor]:
         return v.new_empty(*q.shape[:4], v.shape[4]), q.new_empty(q.shape[:4], dtype=torch.float32)
 
-    def fake_backward(dout: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    def fake_backward(dout: Tensor, *inputs: Any, may_fall_back: bool = False) -> tuple[Tensor, ...]:
         given = dict(zip(tensors, inputs, strict=False))
         return tuple(
             given[name].new_empty(given[name].shape) if needed and given[name] is not None else inputs[0].new_empty(0)
@@ -129,18 +154,22 @@ def define_attention(
         )
 
     results = ", ".join(["Tensor"] * len(wanted))
-    operator = define(name, f"({declared}, {arguments}, float scale) -> (Tensor, Tensor)", run, fake)
+    operator = define(
+        name, f"({declared}, {arguments}, float scale, *, bool may_fall_back=False) -> (Tensor, Tensor)", run, fake
+    )
     backward_operator = define(
         f"{name}_backward",
-        f"(Tensor dout, {declared}, Tensor out, Tensor logsumexp, {arguments}, float scale, bool[] needs) "
-        f"-> ({results})",
+        f"(Tensor dout, {declared}, Tensor out, Tensor logsumexp, {arguments}, float scale, bool[] needs, "
+        f"*, bool may_fall_back=False) -> ({results})",
         run_backward,
         fake_backward,
     )
 
-    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def save(
+        ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: tuple[Tensor, Tensor]
+    ) -> None:
         ctx.save_for_backward(*inputs[:count], *output)
-        ctx.rest = inputs[count:]
+        ctx.rest, ctx.keywords = inputs[count:], keyword_only_inputs
         # do not materialize a zero gradient for the logsumexp, which is not used
         ctx.set_materialize_grads(False)
 
@@ -149,7 +178,7 @@ def define_attention(
         flags = [needed[tensor] and dout is not None for tensor in wanted]
         found: dict[str, Tensor] = {}
         if any(flags):
-            gradients = backward_operator(dout, *ctx.saved_tensors, *ctx.rest, flags)
+            gradients = backward_operator(dout, *ctx.saved_tensors, *ctx.rest, flags, **ctx.keywords)
             found = {tensor: x for tensor, x, flag in zip(wanted, gradients, flags, strict=True) if flag}
         return *(found.get(tensor) for tensor in tensors), *(None for _ in ctx.rest)
 
@@ -159,7 +188,14 @@ def define_attention(
 
 
 def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:
-    """Registers a derivative: `save(ctx, inputs, output)` stores what `backward(ctx, *gradients)` needs."""
+    """Registers a derivative.
+
+    Args:
+        name: name of the operator.
+        backward: function of ctx and the gradients of the results that returns the gradients of the arguments.
+        save: function of ctx, the arguments, the keyword-only arguments and the results that stores what `backward`
+            needs.
+    """
     torch.library.register_autograd(f"attnzoo::{name}", backward, setup_context=save)
 
 

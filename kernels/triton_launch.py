@@ -15,6 +15,8 @@ import torch
 import triton
 from torch import Tensor
 
+from .fallback import KernelError
+
 # keys of the configuration tables; the interpreter uses the first
 ARCHITECTURES = ("sm90", "sm80", "sm100", "gfx942")
 # multiplications and additions may be fused, regardless of Triton's default
@@ -67,42 +69,59 @@ class Launch:
         return {name: constant(x) for name, x in self.constants.items()}
 
     def run(self) -> None:
-        """Starts the kernel on the device of its tensors; does nothing for an empty grid."""
-        constants, num_warps, num_stages = self.configuration
-        programs = self.grid(constants)
+        """Starts the kernel on the device of its tensors; does nothing for an empty grid.
+
+        Raises:
+            KernelError: the kernel could not be compiled or launched.
+        """
+        programs = self.grid(self.configuration.constants)
         if programs == 0:
             return
         first = next(x for x in flat(self.arguments.values()) if isinstance(x, Tensor))
-        with torch.cuda.device_of(first):
-            alternatives = self.alternatives() if is_tuning() else ()
-            if alternatives:
-                self._run_tuned((self.configuration, *alternatives))
-                return
-            self.kernel[(programs,)](
-                **self.arguments,
-                **self.compiled_constants,
-                **constants,
-                num_warps=num_warps,
-                num_stages=num_stages,
-                **OPTIONS,
-            )
+        try:
+            with torch.cuda.device_of(first):
+                self._start(programs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a compiler's errors have no common base class
+            raise KernelError(self.kernel.__name__, error) from error
 
-    def _run_tuned(self, configurations: Sequence[Configuration]) -> None:
-        configs = [
-            triton.Config(dict(constants), num_warps=num_warps, num_stages=num_stages)
-            for constants, num_warps, num_stages in configurations
-        ]
-        tuner = _tuners.get(self.kernel)
+    def _start(self, programs: int) -> None:
+        constants, num_warps, num_stages = self.configuration
+        alternatives = self.alternatives() if is_tuning() else ()
+        if alternatives:
+            self._run_tuned((self.configuration, *alternatives), programs)
+            return
+        self.kernel[(programs,)](
+            **self.arguments,
+            **self.compiled_constants,
+            **constants,
+            num_warps=num_warps,
+            num_stages=num_stages,
+            **OPTIONS,
+        )
+
+    def _run_tuned(self, configurations: Sequence[Configuration], programs: int) -> None:
+        key = self._tuning_key(programs)
+        tuner = _tuners.get(key)
         if tuner is None:
-            key = list(self.constants)
-            # interpreted kernels have no compiled form, which is the key of results on disk
-            on_disk = not is_interpreted()
-            tuner = _tuners[self.kernel] = triton.autotune(configs, key=key, cache_results=on_disk)(self.kernel)
-        tuner.configs = configs
-        tuner[lambda constants: (self.grid(constants),)](**self.arguments, **self.constants, **OPTIONS)
+            configs = [
+                triton.Config(dict(constants), num_warps=num_warps, num_stages=num_stages)
+                for constants, num_warps, num_stages in configurations
+            ]
+            tuner = _tuners[key] = triton.autotune(configs, key=[])(self.kernel)
+        tuner[lambda constants: (self.grid(constants),)](**self.arguments, **self.compiled_constants, **OPTIONS)
+
+    def _tuning_key(self, programs: int) -> tuple[Any, ...]:
+        """Returns what a tuned configuration depends on: constants, dtypes, and the size of the map and of the call."""
+        arguments = [x for name, x in self.arguments.items() if name != "map_shape"]
+        dtypes = tuple(x.dtype for x in flat(arguments) if isinstance(x, Tensor))
+        # sizes between two powers of two share a configuration
+        sizes = tuple(x.bit_length() for x in (*flat((self.arguments.get("map_shape", ()),)), programs))
+        return self.kernel, tuple(self.constants.items()), dtypes, sizes
 
 
-_tuners: dict[Any, Any] = {}
+_tuners: dict[tuple[Any, ...], Any] = {}
 
 
 def flat(arguments: Iterable[Any]) -> Iterator[Any]:

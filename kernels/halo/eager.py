@@ -5,7 +5,7 @@ cache and memory does not grow with the map. While a model is traced, or on anot
 at once.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, n blocks, q queries of a block, w window, of one
-axis (suffix h: rows, suffix w: columns); N blocks of a chunk, T queries and S keys of a block.
+axis (suffix h: rows, suffix w: columns).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ..second_derivatives import differentiable_gradients
 from ..tracing import is_traced
-from .eager_backward import add_windows, blocks, gradients
+from .blocks import attend_with_scores, windows
+from .eager_backward import add_windows, gradients
 from .geometry import HaloAxis
 from .relative import relative_scores
 
@@ -76,9 +77,9 @@ class Attention(torch.autograd.Function):
         sums = [_zeros(x.shape[0], rows.whole_blocks, columns.whole_blocks, *x.shape[3:], like=x) for x in (k, v)]
         of_tables = [None if x is None else _zeros(*x.shape, like=x) for x in (rel_rows, rel_columns)]
         for of_queries, of_keys in _chunks(axes, len(grad), grad.shape[3]):
-            windows = _windows(k[of_keys], rows, columns), _windows(v[of_keys], rows, columns)
+            pair = windows(k[of_keys], rows, columns), windows(v[of_keys], rows, columns)
             of_q[of_queries], *of_windows, of_parts = gradients(
-                grad[of_queries], q[of_queries], windows, (rel_rows, rel_columns), axes, ctx.scale
+                grad[of_queries], q[of_queries], pair, (rel_rows, rel_columns), axes, ctx.scale
             )
             images, lines = of_keys
             for total, of_window in zip(sums, of_windows, strict=True):
@@ -143,52 +144,8 @@ def _attend(
     scale: float,
 ) -> Tensor:
     """Computes the attention of whole rows of blocks; keys and values include the halo around them."""
-    rows, columns = axes
-    queries = blocks(q, rows, columns)
-    relative = [
-        None if table is None else blocks(relative_scores(q, table, axis, dim), rows, columns)
+    row_scores, column_scores = (
+        None if table is None else relative_scores(q, table, axis, dim)
         for dim, axis, table in zip((1, 2), axes, (rel_rows, rel_columns), strict=True)
-    ]
-    mask = _sum(relative[0], relative[1], rows, columns)
-    keys, values = (_windows(x, rows, columns) for x in (k, v))
-    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
-    if torch.compiler.is_exporting():
-        # exporters decompose the fused kernel into operators with another layout; views must fit both
-        out = out.clone(memory_format=torch.contiguous_format)
-    # (N, h, T, E) -> (B, nh, nw, h, qh, qw, E) -> (B, nh, qh, nw, qw, h, E)
-    count = q.shape[1] // rows.queries, q.shape[2] // columns.queries
-    out = out.unflatten(2, (rows.queries, columns.queries)).unflatten(0, (q.shape[0], *count))
-    return out.permute(0, 1, 4, 2, 5, 3, 6).flatten(3, 4).flatten(1, 2)
-
-
-def _windows(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
-    """Padded maps (B, H, W, h, D) -> (N, h, S, D)."""
-    if torch.compiler.is_exporting():
-        # with dynamic sizes, exporters do not support overlapping windows
-        for dim, axis in ((1, rows), (2, columns)):
-            x = x.index_select(dim, _places(x.shape[dim], axis, x)).unflatten(dim, (-1, axis.window))
-            # (B, n, .., h, D, w): the window axis of rows moves to the end, then the window axis of columns
-            x = x.movedim(dim + 1, -1)
-    else:
-        x = x.unfold(1, rows.window, rows.block).unfold(2, columns.window, columns.block)
-    # (B, nh, nw, h, D, wh, ww) -> (B, nh, nw, h, wh, ww, D)
-    return x.permute(0, 1, 2, 3, 5, 6, 4).flatten(4, 5).flatten(0, 2)
-
-
-def _places(length: int, axis: HaloAxis, like: Tensor) -> Tensor:
-    """Returns the positions of a padded axis that the windows of its blocks contain, (n * w,)."""
-    count = (length - 2 * axis.halo) // axis.block
-    first = torch.arange(count, device=like.device) * axis.block
-    return (first.unsqueeze(1) + torch.arange(axis.window, device=like.device)).flatten()
-
-
-def _sum(of_rows: Tensor | None, of_columns: Tensor | None, rows: HaloAxis, columns: HaloAxis) -> Tensor | None:
-    """Sums the scores of rows (N, h, T, wh) and columns (N, h, T, ww) to (N, h, T, S); None if both are None."""
-    if of_rows is None and of_columns is None:
-        return None
-    if of_columns is None:
-        assert of_rows is not None
-        return of_rows.repeat_interleave(columns.window, 3)
-    if of_rows is None:
-        return of_columns.repeat(1, 1, 1, rows.window)
-    return (of_rows.unsqueeze(4) + of_columns.unsqueeze(3)).flatten(3)
+    )
+    return attend_with_scores(q, k, v, row_scores, column_scores, axes, scale)

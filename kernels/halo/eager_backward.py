@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .blocks import blocks
 from .geometry import HaloAxis
 from .relative import relative_scores
 
@@ -70,13 +71,6 @@ def gradients(
         of_tables.append(of_table)
     heads = q.shape[3]
     return of_queries, of_keys.unflatten(0, (-1, heads)), of_values.unflatten(0, (-1, heads)), of_tables
-
-
-def blocks(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:
-    """(B, H', W', h, D) -> (N, h, T, D)."""
-    # (B, nh, qh, nw, qw, h, D) -> (B, nh, nw, h, qh, qw, D)
-    x = x.unflatten(2, (-1, columns.queries)).unflatten(1, (-1, rows.queries)).permute(0, 1, 3, 5, 2, 4, 6)
-    return x.flatten(4, 5).flatten(0, 2)
 
 
 def unblocked(x: Tensor, like: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:

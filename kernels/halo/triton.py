@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..library import Extra, define_attention
+from .blocks import attend_with_scores
 from .geometry import HaloAxis, halo_axes
 from .relative import relative_scores
 
@@ -26,6 +27,7 @@ def attention(
     rel_rows: Tensor | None,
     rel_columns: Tensor | None,
     scale: float,
+    may_fall_back: bool = False,
 ) -> Tensor:
     """softmax(q k^T * scale + relative scores) v of each block: (B, H', W', h, D), .. -> (B, H', W', h, E)."""
     row_padding, column_padding = (axis.padded_queries - axis.query_length for axis in axes)
@@ -35,7 +37,7 @@ def attention(
         for dim, axis, table in zip((1, 2), axes, (rel_rows, rel_columns), strict=True)
     )
     geometry = [[getattr(axis, name) for axis in axes] for name in ("block", "halo", "stride")]
-    out, _ = _attention(q, k, v, row_scores, column_scores, *geometry, scale)
+    out, _ = _attention(q, k, v, row_scores, column_scores, *geometry, scale, may_fall_back=may_fall_back)
     return out
 
 
@@ -45,10 +47,31 @@ def _kernels() -> Any:
     return triton_kernels
 
 
+def _eager(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    row_scores: Tensor | None,
+    column_scores: Tensor | None,
+    axes: tuple[HaloAxis, HaloAxis],
+    scale: float,
+) -> Tensor:
+    rows, columns = axes
+    padding = columns.padded_queries - columns.query_length, rows.padded_queries - rows.query_length
+    q, row_scores, column_scores = (
+        None if x is None else F.pad(x, (0, 0, 0, 0, 0, padding[0], 0, padding[1]))
+        for x in (q, row_scores, column_scores)
+    )
+    k, v = (F.pad(x, (0, 0, 0, 0, *columns.padding, *rows.padding)) for x in (k, v))
+    out = attend_with_scores(q, k, v, row_scores, column_scores, axes, scale)
+    return out[:, : rows.query_length, : columns.query_length]
+
+
 _attention = define_attention(
     "halo_attention",
     [Extra("row_scores"), Extra("column_scores")],
     "SymInt[] blocks, SymInt[] halos, SymInt[] strides",
     halo_axes,
     _kernels,
+    _eager,
 )

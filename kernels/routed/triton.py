@@ -10,13 +10,16 @@ from typing import Any
 
 from torch import Tensor
 
+from ..fallback import EXECUTIONS
 from ..library import Extra, define_attention
 from .geometry import Regions
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions, scale: float) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions, scale: float, may_fall_back: bool = False
+) -> Tensor:
     """softmax(q k^T * scale) v over the regions on each query's route: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
-    out, _ = _attention(q, k, v, routes, list(regions.split), scale)
+    out, _ = _attention(q, k, v, routes, list(regions.split), scale, may_fall_back=may_fall_back)
     return out
 
 
@@ -26,10 +29,15 @@ def _kernels() -> Any:
     return triton_kernels
 
 
+def _eager(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions, scale: float) -> Tensor:
+    return EXECUTIONS["routed_attention"]["eager"](q, k, v, routes, regions, scale)
+
+
 _attention = define_attention(
     "routed_attention",
     [Extra("routes", optional=False, differentiable=False)],
     "SymInt[] regions",
     lambda lengths, split: Regions((lengths[0], lengths[1]), (split[0], split[1])),
     _kernels,
+    _eager,
 )

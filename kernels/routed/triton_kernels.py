@@ -56,7 +56,8 @@ def sources_of(routes: Tensor) -> tuple[Tensor, Tensor]:
         sources. The sources of region r are at starts[r] to starts[r + 1].
     """
     batch, regions, steps = routes.shape
-    targets, order = routes.flatten(1).sort(stable=True)
+    # as in the kernels, a route out of range is the nearest region
+    targets, order = routes.flatten(1).clamp(0, regions - 1).sort(stable=True)
     every = torch.arange(regions + 1, dtype=targets.dtype, device=targets.device).expand(batch, -1)
     starts = torch.searchsorted(targets, every.contiguous(), out_int32=True)
     return (order // steps).to(torch.int32), starts

@@ -10,16 +10,24 @@ from typing import Any
 
 from torch import Tensor
 
+from ..fallback import EXECUTIONS
 from ..intervals.geometry import AxisGeometry, Intervals
 from ..library import Extra, define_attention
 from .geometry import WindowAxis
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, axes: tuple[WindowAxis, WindowAxis], bias: Tensor | None, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    axes: tuple[WindowAxis, WindowAxis],
+    bias: Tensor | None,
+    scale: float,
+    may_fall_back: bool = False,
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v within each window: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
-    out, _ = _attention(q, k, v, bias, [axis.window for axis in axes], [axis.shift for axis in axes], scale)
+    geometry = [axis.window for axis in axes], [axis.shift for axis in axes]
+    out, _ = _attention(q, k, v, bias, *geometry, scale, may_fall_back=may_fall_back)
     return out
 
 
@@ -37,6 +45,14 @@ def _kernels() -> Any:
     return triton_kernels
 
 
+def _eager(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, intervals: Intervals, scale: float) -> Tensor:
+    rows, columns = (
+        WindowAxis(length, axis.kernel, shift)
+        for length, axis, shift in zip(intervals.lengths, intervals.axes, intervals.shifts, strict=True)
+    )
+    return EXECUTIONS["window_attention"]["eager"](q, k, v, (rows, columns), bias, scale)
+
+
 _attention = define_attention(
-    "window_attention", [Extra("bias")], "SymInt[] window_size, SymInt[] shift", _geometry, _kernels
+    "window_attention", [Extra("bias")], "SymInt[] window_size, SymInt[] shift", _geometry, _kernels, _eager
 )

@@ -110,3 +110,17 @@ def test_what_is_on_no_route_is_not_read() -> None:
     found = run(PLAIN, inputs, routes, "triton")
     for name in ("output", "gradient of q"):
         assert_close(name, found.tensors[name], clean.tensors[name], 0)
+
+
+def test_routes_out_of_range_read_the_nearest_region() -> None:
+    # what cannot be checked on a GPU; the interpreter checks every address
+    case = Case("plain", (4, 6), 2, 2, batch=1, heads=1)
+    inputs, routes = case.inputs(torch.float32), case.routes().clone()
+    routes[0, 0], routes[0, 3] = torch.tensor([-5, 2_000_000_000]), torch.tensor([4, 1])
+    attention, arguments = torch.ops.attnzoo.routed_attention, ([2, 2], 0.3)
+    found = []
+    for given in (routes, routes.clamp(0, 3)):
+        out, _ = attention(*inputs.values(), given, *arguments)
+        found.append((out, *torch.autograd.grad(out.sum(), list(inputs.values()))))
+    for ours, clamped in zip(*found, strict=True):
+        assert_close("result", ours, clamped, 0)

@@ -56,8 +56,14 @@ def _cuda(device: torch.device) -> dict[str, object]:
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
         "driver": _driver(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "float32_matmul_precision": _float32_precision(),
     }
+
+
+def _float32_precision() -> str:
+    # the older question fails once the newer switch has been set
+    setting: str | None = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    return setting or torch.get_float32_matmul_precision()
 
 
 def _driver() -> str | None:
