@@ -1,8 +1,13 @@
 """What every test runs under: one thread and a fixed seed; and files that many tests read."""
 
+import os
+
+# kernels run on the CPU; Triton reads this when it is imported, which timm may do
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# ruff: noqa: E402
 import fcntl
 import hashlib
-import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +17,6 @@ import timm
 import torch
 from torch import nn
 
-# kernels run on the CPU; Triton reads this when it is imported
-os.environ.setdefault("TRITON_INTERPRET", "1")
 # weights come from files in the tests, never from the network
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
