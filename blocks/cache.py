@@ -17,6 +17,9 @@ LARGEST = 2**22
 class Cache:
     """Keeps the last value computed for a module, in evaluation mode without gradients, until a parameter changes.
 
+    On a CPU the parameters are compared with those of the last call, since writes through `.data` or NumPy leave no
+    trace; on a GPU, where that would wait for the device, call `clear` after such a write.
+
     A copy of a module, or one read from a file, starts with an empty cache.
     """
 
@@ -43,11 +46,16 @@ class Cache:
         state = key, tuple((x.data_ptr(), x._version, x.device) for x in parameters)
         # read once: another thread may replace the entry
         entry = self._entry
-        if entry is None or entry[0] != state:
-            self._entry = entry = state, compute()
-        value: Value = entry[1]
+        if entry is None or entry[0] != state or not _are_equal(parameters, entry[1]):
+            copies = [x.detach().clone() for x in parameters]
+            self._entry = entry = state, copies, compute()
+        value: Value = entry[2]
         return value
 
     def clear(self) -> None:
         """Empties the cache."""
         self._entry = None
+
+
+def _are_equal(parameters: list[nn.Parameter], copies: list[torch.Tensor]) -> bool:
+    return all(x.device.type != "cpu" or torch.equal(x, copy) for x, copy in zip(parameters, copies, strict=True))

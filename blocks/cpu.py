@@ -53,19 +53,20 @@ class Packed:
     """
 
     def __init__(self) -> None:
-        self._key: object = None
-        self._weights: Tensor | None = None
+        self._entry: tuple[object, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, object]:
         # packed weights are only valid in this process
-        return {"_key": None, "_weights": None}
+        return {"_entry": None}
 
     def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(N, C) with (out, C) and (out,) -> (N, out)."""
         key = (len(x), weight.data_ptr(), weight._version)
-        if self._key != key:
-            self._key, self._weights = key, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), len(x))
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weights, bias, "none", [], "")
+        # read once: another thread may replace the entry
+        entry = self._entry
+        if entry is None or entry[0] != key:
+            self._entry = entry = key, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), len(x))
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, entry[1], bias, "none", [], "")
         return out
 
 
