@@ -112,8 +112,10 @@ def _is_triton_installed() -> bool:
 
 @torch.compiler.assume_constant_result
 def _capability(index: int | None) -> tuple[int, int]:
-    # on ROCm, capabilities count differently
-    return OLDEST_CAPABILITY if torch.version.hip else torch.cuda.get_device_capability(index)
+    # on ROCm, capabilities count differently; without a device nothing speaks against the kernels
+    if torch.version.hip or not torch.cuda.is_available():
+        return OLDEST_CAPABILITY
+    return torch.cuda.get_device_capability(index)
 
 
 @torch.compiler.assume_constant_result

@@ -5,7 +5,6 @@ import os
 # kernels run on the CPU; Triton reads this when it is imported, which timm may do
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# ruff: noqa: E402
 import fcntl
 import hashlib
 import pickle

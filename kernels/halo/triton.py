@@ -58,10 +58,9 @@ def _eager(
 ) -> Tensor:
     rows, columns = axes
     padding = columns.padded_queries - columns.query_length, rows.padded_queries - rows.query_length
-    q, row_scores, column_scores = (
-        None if x is None else F.pad(x, (0, 0, 0, 0, 0, padding[0], 0, padding[1]))
-        for x in (q, row_scores, column_scores)
-    )
+    whole = 0, 0, 0, 0, 0, padding[0], 0, padding[1]
+    row_scores, column_scores = (None if x is None else F.pad(x, whole) for x in (row_scores, column_scores))
+    q = F.pad(q, whole)
     k, v = (F.pad(x, (0, 0, 0, 0, *columns.padding, *rows.padding)) for x in (k, v))
     out = attend_with_scores(q, k, v, row_scores, column_scores, axes, scale)
     return out[:, : rows.query_length, : columns.query_length]

@@ -113,6 +113,7 @@ class OnGpu:
 
 @pytest.mark.parametrize(("capability", "backend"), [((7, 5), "eager"), ((8, 0), "triton"), ((12, 0), "triton")])
 def test_old_devices_use_eager(capability: tuple[int, int], backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
     executions = PLAIN[0].function.executions
     choice = backends.choose("neighborhood_attention", executions, None, OnGpu())
@@ -124,6 +125,7 @@ def test_old_devices_use_eager(capability: tuple[int, int], backend: str, monkey
 
 
 def test_what_failed_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     fallback._causes["neighborhood_attention", "cuda", 0] = "RefusedError: no such instruction"
     monkeypatch.setattr(backends, "Tensor", OnGpu)
