@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
+import os
+import textwrap
+import traceback
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from mmengine import Config
-from mmengine.config import DictAction
+
+from .overrides import override
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -17,11 +20,11 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         name: path of an mmengine Python config, or the name of a packaged one such as "classification/digits".
-        overrides: "key=value" or "key.key=value", parsed by mmengine.
+        overrides: "key=value" or "key.key=value", see `override`.
 
     Raises:
         FileNotFoundError: `name` is neither a file nor a packaged config.
-        ValueError: the file is not a valid config, or an override has no "=".
+        ValueError: the file or one of its bases cannot be read as a config, or an override is invalid.
     """
     path = Path(name)
     if not path.is_file():
@@ -33,12 +36,8 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
         path = packaged[str(name)]
     if path.suffix != ".py":
         raise ValueError(f"a training config must be a Python file (.py), got {path}")
-    try:
-        config = Config.fromfile(path)
-    except SyntaxError as error:
-        raise ValueError(f"{path} is not valid Python: {error}") from error
-    if overrides:
-        config.merge_from_dict(_parse(overrides))
+    config = _read(path)
+    override(config, overrides)
     return config
 
 
@@ -58,8 +57,7 @@ def data_of(name: str | None, options: Sequence[str]) -> dict[str, Any]:
     if wrong := [option for option in options if not option.startswith("data.")]:
         raise ValueError(f"options must have the form data.key=value, got {wrong[0]!r}")
     config = Config() if name is None else load_config(name)
-    if options:
-        config.merge_from_dict(_parse(options))
+    override(config, options)
     data = config.get("data")
     if data is None or "name" not in data:
         raise ValueError(
@@ -76,11 +74,44 @@ def packaged_configs() -> dict[str, Path]:
     return {path.relative_to(root).with_suffix("").as_posix(): path for path in found}
 
 
-def _parse(overrides: Sequence[str]) -> dict[str, Any]:
-    for override in overrides:
-        if "=" not in override:
-            raise ValueError(f"an override must have the form key=value, got {override!r}")
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
-    parsed: dict[str, Any] = parser.parse_args(["--cfg-options", *overrides]).cfg_options
-    return parsed
+def _read(path: Path) -> Config:
+    try:
+        # mmengine turns every import into an object of its own unless the config asks for it with read_base
+        is_lazy = None if "read_base" in path.read_text(encoding="utf-8") else False
+        return Config.fromfile(path, lazy_import=is_lazy)
+    # a config is Python and may raise any exception
+    except (Exception, SystemExit) as error:
+        file, line = _place(error, path)
+        if isinstance(error, SyntaxError):
+            reason = f"is not valid Python: {_inner(error).msg}"
+        elif isinstance(error, UnicodeDecodeError):
+            reason = "is not UTF-8 text"
+        else:
+            reason = f"cannot be read: {type(error).__name__}: {textwrap.shorten(str(error), 200)}".rstrip(": ")
+        raise ValueError(f"{file}{f', line {line},' if line else ''} {reason}") from error
+
+
+def _place(error: BaseException, path: Path) -> tuple[Path, int | None]:
+    """Returns the file and the line of an error in a config or in one of its bases; the line is None if unknown."""
+    files, line = [path], None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        # mmengine's function that reads a file, and calls itself for a base
+        if frame.f_code.co_name == "_file2dict":
+            files.append(Path(frame.f_locals["filename"]))
+        elif frame.f_code.co_name == "<module>" and line is None:
+            line = number
+    if isinstance(error, SyntaxError):
+        line = _inner(error).lineno
+    # a base that does not exist is a mistake of the file that names it
+    files = [file for file in files if file.exists()]
+    file = path if files[-1] == path.absolute() else files[-1]
+    # what fails without running a config is the list of its bases
+    if line is None and not isinstance(error, UnicodeDecodeError) and os.access(file, os.R_OK):
+        lines = enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        line = next((number for number, text in lines if text.startswith("_base_")), None)
+    return file, line
+
+
+def _inner(error: SyntaxError) -> SyntaxError:
+    """Returns Python's own error; mmengine's has the name of a temporary file in its message, and no line."""
+    return error.__context__ if isinstance(error.__context__, SyntaxError) else error

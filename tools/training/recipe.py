@@ -134,6 +134,8 @@ class Recipe:
         required = [name for name, entry in allowed.items() if _is_required(entry)]
         if missing := [key for key in required if key not in values]:
             raise ValueError(f"the config must set {', '.join(missing)}")
+        if odd := _not_plain(values):
+            raise ValueError(f"a config contains only None, booleans, numbers, text, lists, tuples and dicts: {odd}")
         recipe = cls(**values)
         recipe._check()
         return recipe
@@ -207,6 +209,20 @@ class Recipe:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _not_plain(values: Any, key: str = "") -> str:
+    """Describes the first value that is not plain data, or key that is not text; empty if there is none."""
+    if isinstance(values, dict):
+        if odd := [name for name in values if not isinstance(name, str)]:
+            return f"{key} has the key {odd[0]!r}"
+        entries = {f"{key}.{name}" if key else name: value for name, value in values.items()}
+    elif isinstance(values, (list, tuple)):
+        entries = {f"{key}.{index}": value for index, value in enumerate(values)}
+    else:
+        is_plain = values is None or isinstance(values, (bool, int, float, str))
+        return "" if is_plain else f"{key} is a {type(values).__name__}"
+    return next(filter(None, (_not_plain(value, name) for name, value in entries.items())), "")
 
 
 def _is_required(entry: dataclasses.Field[Any]) -> bool:
