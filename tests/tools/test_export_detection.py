@@ -61,7 +61,8 @@ def assert_finds_the_same(given, detector, images):
         count = len(one["labels"])
         assert_close(given["labels"][i, :count], one["labels"])
         assert_close(given["boxes"][i, :count], one["boxes"], rtol=0, atol=1e-3)
-        assert_close(given["scores"][i, :count], one["scores"], rtol=0, atol=1e-5)
+        # the order of sums depends on the processor: 1.4e-5 with AVX2, less with AVX-512
+        assert_close(given["scores"][i, :count], one["scores"], rtol=0, atol=5e-5)
         assert (given["labels"][i, count:] == -1).all()
         assert not given["boxes"][i, count:].any()
         assert not given["scores"][i, count:].any()
