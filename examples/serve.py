@@ -38,7 +38,7 @@ class Service(ThreadingHTTPServer):
         address: host and port; with port 0 the system chooses one.
         session: session of a classifier.
         at_a_time: number of images that are decoded and classified at the same time; other requests wait.
-        most_bytes, most_pixels: largest size of an image.
+        most_bytes, most_pixels: largest size of an image in bytes, and in pixels.
         top: number of classes in a response.
     """
 
@@ -80,10 +80,9 @@ class Handler(BaseHTTPRequestHandler):
             with self.server.turn:
                 try:
                     picture = open_picture(io.BytesIO(body), self.server.most_pixels)
+                    found = classify(self.server.session, picture, self.server.top)
                 except ValueError as error:
                     raise RefusalError(HTTPStatus.BAD_REQUEST, str(error)) from error
-                try:
-                    found = classify(self.server.session, picture, self.server.top)
                 except Exception as error:
                     self.log_error("%s", error)
                     raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "the model failed on this image") from error
@@ -132,10 +131,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="ONNX Runtime threads per image; 0 for one per core")
     parser.add_argument("--at-a-time", type=int, default=2, help="images that are classified at the same time")
     parser.add_argument("--most-bytes", type=int, default=10_000_000, help="largest size of an image in bytes")
+    parser.add_argument("--most-pixels", type=int, default=50_000_000, help="largest number of pixels of an image")
     options = parser.parse_args()
     try:
         session = open_session(options.model, options.threads)
-        limits = {"at_a_time": options.at_a_time, "most_bytes": options.most_bytes}
+        limits = {"at_a_time": options.at_a_time, "most_bytes": options.most_bytes, "most_pixels": options.most_pixels}
         service = Service((options.host, options.port), session, **limits)
     except (ValueError, OSError) as error:
         parser.error(str(error))

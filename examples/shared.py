@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +20,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # entries that are JSON; the others are plain text
 _JSON = ("input_size", "mean", "std", "crop_pct", "labels")
 _NEEDED = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+# the formats that are read: Pillow starts other programs for some of the others
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# largest number of pixels of an image, as decoded and as resized
+MOST_PIXELS = int(os.environ.get("ATTNZOO_MAX_PIXELS", 100_000_000))
+if "ATTNZOO_MAX_PIXELS" in os.environ:
+    # Pillow's own limit
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 
 
 def read_notes(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -36,22 +46,25 @@ def read_notes(metadata: Mapping[str, str]) -> dict[str, Any]:
     return {key: json.loads(value) if key in _JSON else value for key, value in metadata.items()}
 
 
-def open_picture(file: str | Path | BinaryIO, most_pixels: int = 100_000_000) -> Image.Image:
+def open_picture(file: str | Path | BinaryIO, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """Opens and decodes an image.
 
     Raises:
-        ValueError: the file is not an image, is damaged, or has too many pixels.
+        ValueError: the file is not an image of FORMATS, is damaged, or has too many pixels.
     """
     name = file if isinstance(file, (str, Path)) else "the request body"
     try:
-        picture = Image.open(file)
-        if picture.width * picture.height > most_pixels:
-            raise ValueError(f"it has {picture.width} x {picture.height} pixels, at most {most_pixels} are allowed")
+        # opening a pipe or a device could block forever
+        if isinstance(file, (str, Path)) and not stat.S_ISREG(os.stat(file).st_mode):
+            raise ValueError("it is not a regular file")
+        Image.init()
+        picture = Image.open(file, formats=[form for form in FORMATS if form in Image.OPEN])
+        _check_pixels(picture.size, most_pixels)
         picture.load()
     # decoders raise various exceptions for damaged files
     except Exception as error:
         is_unknown = isinstance(error, UnidentifiedImageError)
-        reason = "its format is unknown to Pillow" if is_unknown else error
+        reason = f"it is not in one of the formats {', '.join(FORMATS)}" if is_unknown else error
         raise ValueError(f"{name} cannot be read as an image: {reason}") from error
     return picture
 
@@ -60,6 +73,9 @@ def prepare(picture: Image.Image, notes: Mapping[str, Any]) -> np.ndarray:
     """Applies the EXIF orientation, resizes, and crops the center: (H, W, C), 0 .. 255.
 
     Transparent images are composited on white, 16-bit images are converted to 8 bits.
+
+    Raises:
+        ValueError: the image is so thin that it has more than MOST_PIXELS after resizing, or none.
     """
     channels, height, width = notes["input_size"]
     picture = ImageOps.exif_transpose(picture)
@@ -68,7 +84,9 @@ def prepare(picture: Image.Image, notes: Mapping[str, Any]) -> np.ndarray:
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     picture = picture.convert("L" if channels == 1 else "RGB")
-    picture = picture.resize(_resized(picture.size, notes), Image.Resampling[notes["interpolation"].upper()])
+    size = _resized(picture.size, notes)
+    _check_pixels(size, MOST_PIXELS, " after resizing")
+    picture = picture.resize(size, Image.Resampling[notes["interpolation"].upper()])
     is_bordered = notes["crop_mode"] == "border"
     fill = tuple(round(255 * value) if is_bordered else 0 for value in notes["mean"])
     image = Image.new(picture.mode, (width, height), fill)
@@ -88,6 +106,14 @@ def likeliest(logits: np.ndarray, labels: Sequence[str] | None, top: int) -> lis
     scores = np.exp(logits - logits.max())
     scores /= scores.sum()
     return [(labels[i] if labels else str(i), float(scores[i])) for i in np.argsort(-scores)[:top]]
+
+
+def _check_pixels(size: tuple[int, int], most_pixels: int, after: str = "") -> None:
+    if not 0 < size[0] * size[1] <= most_pixels:
+        raise ValueError(
+            f"it has {size[0]} x {size[1]} pixels{after}, at most {most_pixels} are allowed; the environment variable "
+            "ATTNZOO_MAX_PIXELS changes this limit"
+        )
 
 
 def _resized(size: tuple[int, int], notes: Mapping[str, Any]) -> tuple[int, int]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,6 +15,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Pillow mode by number of channels
 MODES = {1: "L", 3: "RGB"}
+
+# extensions of image files, and the formats that are read whatever the extension. Pillow reads more, but starts
+# Ghostscript for PostScript, and opens other files and libraries for others
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".pnm",
+    ".jp2", ".avif",
+)  # fmt: skip
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+# environment variable that sets the largest number of pixels of an image; Pillow's own limit by default
+MAX_PIXELS = "ATTNZOO_MAX_PIXELS"
 
 # largest value of the modes that Pillow does not convert to 8 bits itself
 _SIXTEEN_BITS = 65535
@@ -26,7 +41,7 @@ def read_image(
     """Reads an image as 8-bit grayscale or RGB, upright, with transparent pixels on white.
 
     16-bit images are scaled to 8 bits by their full range 0 .. 65535, not by the values they contain. Of an animation
-    the first frame is read.
+    the first frame is read. The number of pixels is checked before the image is decoded.
 
     Args:
         file: a path, an open binary file, or an open image.
@@ -35,26 +50,100 @@ def read_image(
         upright: apply the EXIF orientation. False if annotations refer to the image as it is stored.
 
     Raises:
-        UnreadableImageError: the file cannot be opened, is not an image, is damaged or truncated.
-        ValueError: `channels` is neither 1 nor 3.
+        UnreadableImageError: the file cannot be opened, is not an image of FORMATS, has too many pixels, is damaged or
+            truncated.
+        ValueError: `channels` is neither 1 nor 3, or MAX_PIXELS is not a number.
     """
     if channels not in MODES:
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     name = name or str(getattr(file, "filename", None) or getattr(file, "name", None) or file)
+    max_pixels()
     try:
         with warnings.catch_warnings():
-            # ignore broken EXIF data, but reject images so large that Pillow suspects a decompression bomb
+            # ignore broken EXIF data, and Pillow's warning of many pixels, which `check_pixels` rejects
             warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = file if isinstance(file, Image.Image) else Image.open(file)
+            image = file if isinstance(file, Image.Image) else _open(file)
+            check_pixels(image.size)
             image.load()
             return _convert(ImageOps.exif_transpose(image) if upright else image, MODES[channels])
     # decoders may raise any exception on damaged files
     except Exception as error:
-        # Pillow's message contains the address of the file object, which differs between runs
-        is_unknown = isinstance(error, UnidentifiedImageError)
-        reason = "unknown image format" if is_unknown else str(error) or type(error).__name__
-        raise UnreadableImageError(f"{name} cannot be read as an image: {reason}") from error
+        raise UnreadableImageError(f"{name} cannot be read as an image: {_reason(error)}") from error
+
+
+def apply_transform(transform: Callable[..., Any], name: str, *inputs: Any) -> Any:
+    """Returns `transform(*inputs)`, where the first input is an image.
+
+    Raises:
+        UnreadableImageError: the transform fails on this image, for example because it is too thin to be resized.
+    """
+    try:
+        return transform(*inputs)
+    # torch raises RuntimeError if there is not enough memory
+    except (ValueError, OverflowError, MemoryError, RuntimeError) as error:
+        raise UnreadableImageError(f"{name} cannot be transformed: {_reason(error)}") from error
+
+
+def check_pixels(size: tuple[int, int], after: str = "") -> None:
+    """Checks that an image is not larger than `max_pixels`, before memory is allocated for it.
+
+    Args:
+        size: width and height.
+        after: the operation that gives the size, such as " after resizing", for the message.
+
+    Raises:
+        ValueError: it is larger.
+    """
+    limit = max_pixels()
+    if limit is not None and size[0] * size[1] > limit:
+        raise ValueError(
+            f"it has {size[0]} x {size[1]} pixels{after}, at most {limit} are allowed; the environment variable "
+            f"{MAX_PIXELS} changes this limit"
+        )
+
+
+def max_pixels() -> int | None:
+    """Returns the largest number of pixels of an image: MAX_PIXELS, or `PIL.Image.MAX_IMAGE_PIXELS`, None for no limit.
+
+    Raises:
+        ValueError: MAX_PIXELS is not a positive integer.
+    """
+    given = os.environ.get(MAX_PIXELS)
+    if given:
+        if not (given.isascii() and given.isdigit() and 0 < len(given) < 19 and int(given)):
+            raise ValueError(f"the environment variable {MAX_PIXELS} must be a positive integer, got {given!r}")
+        # Pillow also checks the results of crops
+        Image.MAX_IMAGE_PIXELS = int(given)
+    return Image.MAX_IMAGE_PIXELS
+
+
+def _open(file: str | Path | BinaryIO) -> Image.Image:
+    # opening a pipe or a device could block forever
+    if isinstance(file, (str, Path)) and not stat.S_ISREG(os.stat(file).st_mode):
+        raise ValueError("it is not a regular file")
+    try:
+        return Image.open(file, formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"it has more than {2 * (max_pixels() or 0)} pixels, at most {max_pixels()} are allowed; the environment "
+            f"variable {MAX_PIXELS} changes this limit"
+        ) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    # some formats are optional in Pillow
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _reason(error: Exception) -> str:
+    # Pillow's message contains the address of the file object, which differs between runs
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is not in one of the formats {', '.join(FORMATS)}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import timm
@@ -14,12 +14,21 @@ import torch
 from PIL import Image
 
 from .files import replacing
-from .images import UnreadableImageError, read_image
+from .images import EXTENSIONS, UnreadableImageError, apply_transform, read_image
 
-Say = Callable[[Sequence[Image.Image]], list[dict[str, Any]]]
 
-# extensions of the images in a folder
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+class Predictor(NamedTuple):
+    """A model for prediction.
+
+    Attributes:
+        channels: number of channels of its images.
+        transform: maps an image to a tensor (C, H, W).
+        predict: maps tensors to `labels`, `scores`, and for a detector `boxes`, for each image.
+    """
+
+    channels: int
+    transform: Callable[[Image.Image], torch.Tensor]
+    predict: Callable[[Sequence[torch.Tensor]], list[dict[str, Any]]]
 
 
 def predict(
@@ -59,25 +68,26 @@ def predict(
     if is_detector(model):
         from .detection.prediction import open_for_prediction
 
-        channels, say = open_for_prediction(Path(model), least_score, device)
+        predictor = open_for_prediction(Path(model), least_score, device)
     else:
-        channels, say = _open_classifier(model, pretrained, top, device)
+        predictor = _open_classifier(model, pretrained, top, device)
     found: list[dict[str, Any]] = []
     for begin in range(0, len(files), batch_size):
-        pictures: list[Image.Image] = []
+        images: list[torch.Tensor] = []
         for file in files[begin : begin + batch_size]:
             found.append({"file": str(file)})
             try:
-                pictures.append(read_image(file, channels))
+                picture = read_image(file, predictor.channels)
+                images.append(apply_transform(predictor.transform, str(file), picture))
             except UnreadableImageError as error:
                 found[-1]["error"] = str(error)
         readable = [entry for entry in found[begin:] if "error" not in entry]
-        for entry, said in zip(readable, say(pictures) if pictures else [], strict=True):
-            entry |= said
+        for entry, predicted in zip(readable, predictor.predict(images) if images else [], strict=True):
+            entry |= predicted
     return found
 
 
-def _open_classifier(model: str, pretrained: bool, top: int, device: torch.device) -> tuple[int, Say]:
+def _open_classifier(model: str, pretrained: bool, top: int, device: torch.device) -> Predictor:
     from .data import val_transform
     from .models import open_model
 
@@ -87,15 +97,16 @@ def _open_classifier(model: str, pretrained: bool, top: int, device: torch.devic
     network.to(device).eval()
 
     @torch.inference_mode()
-    def say(pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
-        images = torch.stack([transform(picture) for picture in pictures])
-        scores, classes = network(images.to(device)).float().softmax(1).cpu().topk(min(top, len(labels)))
+    def classify(images: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
+        scores, classes = (
+            network(torch.stack(list(images)).to(device)).float().softmax(1).cpu().topk(min(top, len(labels)))
+        )
         return [
             {"labels": [labels[i] for i in chosen], "scores": values}
             for values, chosen in zip(scores.tolist(), classes.tolist(), strict=True)
         ]
 
-    return wanted["input_size"][0], say
+    return Predictor(wanted["input_size"][0], transform, classify)
 
 
 def class_names(network: Any, origin: dict[str, str]) -> list[str]:
@@ -117,7 +128,7 @@ def pictures_in(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
         elif path.is_file():
             found.append(path)
         else:

@@ -67,8 +67,10 @@ def test_model_is_told(service):
 @pytest.mark.parametrize(
     ("body", "headers", "status", "message"),
     [
-        pytest.param(b"no picture", {}, 400, "its format is unknown to Pillow", id="text"),
-        pytest.param(b"", {}, 400, "its format is unknown to Pillow", id="nothing"),
+        pytest.param(b"no picture", {}, 400, "it is not in one of the formats", id="text"),
+        pytest.param(b"", {}, 400, "it is not in one of the formats", id="nothing"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", {}, 400, "it is not in one of the formats", id="postscript"),
+        pytest.param("thin", {}, 400, "after resizing, at most 100000000 are allowed", id="thin"),
         pytest.param("damaged", {}, 400, "the request body cannot be read as an image: ", id="damaged"),
         pytest.param(b"0" * 400_001, {}, 413, "the body has 400001 bytes, at most 400000 are allowed", id="large"),
         pytest.param(b"", {"Content-Length": str(10**12)}, 413, "at most 400000 are allowed", id="said-to-be-huge"),
@@ -77,8 +79,9 @@ def test_model_is_told(service):
     ],
 )
 def test_requests_that_cannot_be_answered_are_told_why(service, noise, body, headers, status, message):
-    if body == "damaged":
-        body = encoded(noise)[:5000]
+    made = {"damaged": lambda: encoded(noise)[:5000], "thin": lambda: encoded(Image.new("1", (1, 100_000)))}
+    if isinstance(body, str):
+        body = made[body]()
     given, answer = ask(service, body=body, headers=headers)
     assert given == status
     assert message in answer["error"]

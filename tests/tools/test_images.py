@@ -1,15 +1,19 @@
 import io
+import os
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pictures import COLOURS, encoded, picture, tiny_config, write_folders
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from attnzoo.tools.images import UnreadableImageError, read_image
+from attnzoo.tools.data import Draw, open_classification, train_transform, val_transform
+from attnzoo.tools.images import UnreadableImageError, apply_transform, read_image
+from attnzoo.tools.predict import predict
 from attnzoo.tools.train import train
 from attnzoo.tools.training.loop import TrainingError
 
@@ -189,6 +193,9 @@ DAMAGED = {
     "header.jpg": lambda: encoded(picture("red"), "jpeg")[:30],
     "corrupt.png": lambda: encoded(picture("red"))[:60] + b"\xff" * 40 + encoded(picture("red"))[100:],
     "bomb.png": bomb,
+    # Pillow would start Ghostscript
+    "postscript.jpg": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n",
+    "photoshop.png": lambda: b"8BPS\0\1" + bytes(6) + b"\0\3" + bytes(200),
 }
 
 
@@ -203,6 +210,77 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path, name):
     # the message is the same each time, so that each file is listed once
     assert messages[0] == messages[1]
     assert "object at" not in messages[0]
+
+
+def test_no_other_program_is_started(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **_: started.append(arguments))
+    (tmp_path / "x.jpg").write_bytes(DAMAGED["postscript.jpg"]())
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    (tmp_path / "train" / "b").mkdir()
+    (tmp_path / "train" / "a" / "x.jpg").write_bytes(DAMAGED["postscript.jpg"]())
+    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "b" / "y.png")
+    data = {"name": "imagefolder", "root": str(tmp_path), "input_size": (3, 8, 8)}
+    assert "is not in one of the formats" in open_classification(data, "train")[Draw(0)]["unreadable"][0]
+    assert "is not in one of the formats" in predict("test_resnet", [tmp_path / "x.jpg"])[0]["error"]
+    assert not started
+
+
+def test_the_limit_of_pixels_can_be_raised(tmp_path, monkeypatch):
+    Image.new("1", (200, 100)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8000)
+    with pytest.raises(UnreadableImageError, match=r"has more than 16000 pixels, at most 8000 .*ATTNZOO_MAX_PIXELS"):
+        read_image(tmp_path / "x.png")
+    monkeypatch.setenv("ATTNZOO_MAX_PIXELS", "19999")
+    with pytest.raises(UnreadableImageError, match=r"has 200 x 100 pixels, at most 19999 .*ATTNZOO_MAX_PIXELS"):
+        read_image(tmp_path / "x.png")
+    monkeypatch.setenv("ATTNZOO_MAX_PIXELS", "20000")
+    assert read_image(tmp_path / "x.png").size == (200, 100)
+    monkeypatch.setenv("ATTNZOO_MAX_PIXELS", "many")
+    with pytest.raises(ValueError, match="ATTNZOO_MAX_PIXELS must be a positive integer, got 'many'"):
+        read_image(tmp_path / "x.png")
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", Path(os.devnull), tmp_path):
+        with pytest.raises(UnreadableImageError, match="it is not a regular file"):
+            read_image(path)
+
+
+THIN = [(1, 30_000), (1, 100_000), (9_000_000, 1)]
+
+
+@pytest.mark.parametrize("size", THIN, ids=str)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({}, "pixels after resizing, at most", id="center"),
+        pytest.param({"input_size": (3, 224, 192)}, "pixels after resizing, at most", id="not square"),
+        pytest.param({"crop_mode": "border"}, "256 x 0|0 x 256", id="border"),
+    ],
+)
+def test_a_thin_picture_is_refused_before_it_is_resized(monkeypatch, size, options, message):
+    monkeypatch.setattr(Image.Image, "resize", lambda *_, **__: pytest.fail("it was resized"))
+    image = Image.new("1", size)
+    for transform in (val_transform(options), train_transform(options, [{"type": "RandomRotation", "degrees": 9}])):
+        with pytest.raises(UnreadableImageError, match=f"thin.png cannot be transformed: .*({message})"):
+            apply_transform(transform, "thin.png", image)
+
+
+def test_a_thin_picture_is_handled_like_one_that_cannot_be_read(tmp_path):
+    root = write_folders(tmp_path / "data", train=4, val=2)
+    for split in ("train", "val"):
+        Image.new("1", (1, 1_000_000)).save(root / split / "red" / "thin.png")
+    data = {"name": "imagefolder", "root": str(root)}
+    train(tiny_config(data, epochs=1, unreadable="skip"), tmp_path / "run")
+    unreadable = torch.load(tmp_path / "run" / "last.pth", weights_only=True)["record"]["unreadable"]
+    assert {message.partition(" cannot be transformed")[0] for message in unreadable} == {
+        str(root / split / "red" / "thin.png") for split in ("train", "val")
+    }
+    found = predict("test_resnet", [root / "val" / "red" / name for name in ("thin.png", "0.png")])
+    assert "thin.png cannot be transformed" in found[0]["error"]
+    assert len(found[1]["scores"]) == 5
 
 
 def test_a_file_that_is_not_there_is_refused_by_name(tmp_path):

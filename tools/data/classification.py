@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Protocol
 
 from PIL import Image
 
-from ..images import read_image
+from ..images import apply_transform, read_image
 from .embedded import digits, photographs
 from .folders import imagefolder
 from .samples import Samples
@@ -65,7 +65,7 @@ class ClassifiedImages(Samples):
         picture, label = self.source.open(index)
         with picture:
             image = read_image(picture, self.channels, name)
-        return {"images": self.transform(image), "labels": label, "name": name}
+        return {"images": apply_transform(self.transform, name, image), "labels": label, "name": name}
 
 
 DATASETS: dict[str, Callable[..., Source | Shards]] = {

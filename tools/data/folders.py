@@ -11,7 +11,8 @@ from timm.data.readers import create_reader
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 
 from ..files import listed
-from .readers import EXTENSIONS, SPLIT_NAMES, ReadPictures, looking_for_pictures, ordered, read_class_map
+from ..images import EXTENSIONS
+from .readers import SPLIT_NAMES, ReadPictures, looking_for_pictures, ordered, read_class_map
 
 
 def imagefolder(

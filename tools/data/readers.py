@@ -11,13 +11,10 @@ from typing import Any, BinaryIO
 from timm.data.readers import img_extensions
 from timm.data.readers.class_map import load_class_map
 
-from ..images import UnreadableImageError
+from ..images import EXTENSIONS, UnreadableImageError
 
 # accepted names of each split, as in timm
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "eval", "evaluation")}
-
-# timm's default is PNG and JPEG only
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pgm", ".ppm")
 
 
 class ReadPictures:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..files import listed
-from .readers import EXTENSIONS, SPLIT_NAMES, ordered, read_class_map
+from ..images import EXTENSIONS
+from .readers import SPLIT_NAMES, ordered, read_class_map
 
 INFO = "_info.json"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..images import UnreadableImageError, read_image
+from ..images import UnreadableImageError, apply_transform, read_image
 from .samples import collate, seeded
 from .sampling import folded, share, spread
 from .shards import Picture, Shards
@@ -48,7 +48,8 @@ class StreamedImages:
             raise UnreadableImageError(picture.problem)
         with seeded(seed):
             image = read_image(io.BytesIO(picture.file), self.channels, picture.name)
-            return {"images": self.transform(image), "labels": picture.label, "name": picture.name, "unreadable": []}
+            images = apply_transform(self.transform, picture.name, image)
+        return {"images": images, "labels": picture.label, "name": picture.name, "unreadable": []}
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Collates samples to a batch, see `attnzoo.tools.data.collate`."""

@@ -10,14 +10,44 @@ import timm.data
 import torchvision.transforms.v2 as augmentations
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torchvision.transforms import Compose
+from timm.data.transforms import ResizeKeepRatio
+from torchvision.transforms import Compose, Resize
 
-from ..images import MODES
+from ..images import MODES, check_pixels
 
 Transform = Callable[[Image.Image], Any]
 
 # the keys of timm's data config
 PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+class CheckResized:
+    """First step of a transform: rejects a thin image, which would be too large after the next step.
+
+    Args:
+        step: the step that resizes images.
+    """
+
+    def __init__(self, step: Any) -> None:
+        self.step = step
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Returns the image as it is.
+
+        Raises:
+            ValueError: it has too many pixels after resizing, or none.
+        """
+        width, height = image.size
+        if isinstance(self.step, ResizeKeepRatio):
+            height, width = self.step.get_params(image, self.step.size, self.step.longest)
+        # an integer is the length of the shorter side
+        elif isinstance(self.step, Resize) and isinstance(self.step.size, int):
+            ratio = self.step.size / min(image.size)
+            height, width = round(height * ratio), round(width * ratio)
+        if min(width, height) < 1:
+            raise ValueError(f"it has {image.width} x {image.height} pixels, and {width} x {height} after resizing")
+        check_pixels((width, height), " after resizing")
+        return image
 
 
 def preprocessing(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,9 +83,10 @@ def val_transform(data: Mapping[str, Any]) -> Transform:
     """
     prepare = preprocessing(data)
     try:
-        return timm.data.create_transform(**prepare, is_training=False)
-    except (TypeError, ValueError, AssertionError, KeyError) as error:
+        steps = timm.data.create_transform(**prepare, is_training=False).transforms
+    except (TypeError, ValueError, AssertionError, KeyError, AttributeError) as error:
         raise ValueError(f"data: timm.data.create_transform does not accept {prepare}: {error}") from error
+    return Compose([CheckResized(steps[0]), *steps])
 
 
 def train_transform(data: Mapping[str, Any], augment: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Transform:
@@ -76,9 +107,10 @@ def train_transform(data: Mapping[str, Any], augment: Mapping[str, Any] | Sequen
         # training may use a random interpolation per image, evaluation must not
         options = {**prepare, **augment}
         try:
-            return timm.data.create_transform(**options, is_training=True)
-        except (TypeError, ValueError, AssertionError, KeyError) as error:
+            steps = timm.data.create_transform(**options, is_training=True).transforms
+        except (TypeError, ValueError, AssertionError, KeyError, AttributeError) as error:
             raise ValueError(f"augment: timm.data.create_transform does not accept it: {error}") from error
+        return Compose([CheckResized(steps[0]), *steps])
     steps = val_transform(data).transforms  # type: ignore[attr-defined]
     to_tensor = next(i for i, step in enumerate(steps) if "ToTensor" in type(step).__name__)
     return Compose([*steps[:to_tensor], *map(augmentation, augment), *steps[to_tensor:]])

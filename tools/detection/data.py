@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from ..data.samples import Samples, collate
 from ..data.sources import open_source
 from ..data.transforms import augmentation
+from ..images import apply_transform
 from .canvases import DigitsOnCanvas
 from .coco import CocoImages, Objects
 from .outlines import draw_masks
@@ -29,6 +30,9 @@ NORMALISATION = ("mean", "std")
 
 # smallest side of a box in pixels: smaller boxes were cut off by an augmentation and are removed
 _SMALLEST_SIDE = 1.0
+
+# largest ratio of the sides of an image: a detector resizes a thinner one to less than a pixel
+_LARGEST_RATIO = 64
 
 
 class Source(Protocol):
@@ -80,12 +84,10 @@ class BoxedImages(Samples):
     def load(self, index: int) -> dict[str, Any]:
         """Reads an image and its boxes, and augments both."""
         name = self.source.name(index)
-        image = v2.functional.to_dtype(
-            v2.functional.to_image(self.source.picture(index, self.channels)), torch.float32, scale=True
-        )
+        image = apply_transform(to_tensor, name, self.source.picture(index, self.channels))
         target = self._target(index, *image.shape[-2:])
         if self.augment is not None:
-            image, target = self.augment(image, target)
+            image, target = apply_transform(self.augment, name, image, target)
         # plain tensors from here on: tv_tensors add overhead to every operation
         plain = {key: value.as_subclass(torch.Tensor) for key, value in target.items()}
         return {"images": image.as_subclass(torch.Tensor), "targets": plain, "name": name}
@@ -157,6 +159,21 @@ def box_augmentation(augment: Sequence[Mapping[str, Any]]) -> v2.Transform:
     transforms = [augmentation(description) for description in augment]
     cleaning = v2.SanitizeBoundingBoxes(min_size=_SMALLEST_SIDE, labels_getter=_of_each_box)
     return v2.Compose([*transforms, v2.ClampBoundingBoxes(), cleaning])
+
+
+def to_tensor(picture: Image.Image) -> tv_tensors.Image:
+    """Converts an image for a detector, which resizes and normalises it: (C, H, W), float32 in 0 .. 1.
+
+    Raises:
+        ValueError: the image is too thin.
+    """
+    if max(picture.size) > _LARGEST_RATIO * min(picture.size):
+        raise ValueError(
+            f"it has {picture.width} x {picture.height} pixels, but the longer side may be at "
+            f"most {_LARGEST_RATIO} times the shorter one"
+        )
+    image: tv_tensors.Image = v2.functional.to_dtype(v2.functional.to_image(picture), torch.float32, scale=True)
+    return image
 
 
 def _of_each_box(inputs: Any) -> tuple[torch.Tensor, ...]:

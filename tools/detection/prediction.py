@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from torchvision.transforms.v2 import functional
 
-from ..predict import Say
+from ..predict import Predictor
+from .data import to_tensor
 from .files import open_detector
 
 
-def open_for_prediction(directory: Path, least_score: float, device: torch.device) -> tuple[int, Say]:
-    """The number of input channels, and a function from images to `labels`, `scores` and `boxes`.
+def open_for_prediction(directory: Path, least_score: float, device: torch.device) -> Predictor:
+    """Opens a detector for prediction.
 
     Args:
         directory: directory of the detector.
@@ -31,18 +30,17 @@ def open_for_prediction(directory: Path, least_score: float, device: torch.devic
     detector.to(device).eval()
 
     @torch.inference_mode()
-    def say(pictures: Sequence[Image.Image]) -> list[dict[str, Any]]:
-        images = [functional.to_dtype(functional.to_image(p), torch.float32, scale=True) for p in pictures]
-        said = []
+    def detect(images: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
+        predicted = []
         for found in detector([image.to(device) for image in images]):
             kept = found["scores"] >= least_score
-            said.append(
+            predicted.append(
                 {
                     "labels": [labels[i] for i in found["labels"][kept].tolist()],
                     "scores": found["scores"][kept].tolist(),
                     "boxes": found["boxes"][kept].tolist(),
                 }
             )
-        return said
+        return predicted
 
-    return len(config["preprocessing"]["mean"]), say
+    return Predictor(len(config["preprocessing"]["mean"]), to_tensor, detect)

@@ -9,7 +9,7 @@ import timm.data
 import torch
 from torch import Tensor, nn
 
-from ...images import read_image
+from ...images import EXTENSIONS, apply_transform, read_image
 
 # more images hardly change the ranges, and each is run many times
 MOST_PICTURES = 256
@@ -34,7 +34,7 @@ def read_calibration(folder: Path, model: nn.Module, image_size: tuple[int, int]
         ValueError: the folder holds no images, an image cannot be read, or the model does not define preprocessing.
     """
     from ...data import val_transform
-    from ...predict import SUFFIXES, pictures_in
+    from ...predict import pictures_in
 
     if not folder.is_dir():
         raise FileNotFoundError(f"calibration: the folder {folder} does not exist")
@@ -42,13 +42,13 @@ def read_calibration(folder: Path, model: nn.Module, image_size: tuple[int, int]
         raise ValueError(f"calibration: {type(model).__name__} is not a timm model and defines no preprocessing")
     files = pictures_in([folder])
     if not files:
-        raise ValueError(f"calibration: {folder} holds no images ({', '.join(SUFFIXES)})")
+        raise ValueError(f"calibration: {folder} holds no images ({', '.join(EXTENSIONS)})")
     step = max(1.0, len(files) / MOST_PICTURES)
     chosen = [files[int(i * step)] for i in range(min(len(files), MOST_PICTURES))]
     wanted = timm.data.resolve_model_data_config(model)
     channels, *size = wanted["input_size"]
     transform = val_transform({**wanted, "input_size": (channels, *(image_size or size))})
-    images = [transform(read_image(file, channels)) for file in chosen]
+    images = [apply_transform(transform, str(file), read_image(file, channels)) for file in chosen]
     return [torch.stack(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
 
 
