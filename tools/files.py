@@ -83,13 +83,13 @@ def check_writable(directory: Path, hint: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+    """Reads a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
 
     Raises:
         ValueError: the file is not JSON, or nested too deeply.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     # errors of the syntax and of the encoding are ValueErrors
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error

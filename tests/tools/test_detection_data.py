@@ -117,6 +117,24 @@ BAD = {
     "a box of three numbers": ({"annotations": [annotation(1, [1, 1, 2])]}, "bbox must be four numbers"),
     "a box of text": ({"annotations": [annotation(1, "1111")]}, "bbox must be four numbers"),
     "a box that is not a number": ({"annotations": [annotation(1, [1, 1, float("nan"), 2])]}, "bbox must be four"),
+    "a box of a huge number": (
+        {"annotations": [annotation(1, [1, 1, 10**400, 2])]},
+        "bbox must be four",
+    ),
+    "a crowd that is neither": (
+        {"annotations": [annotation(1, [1, 1, 2, 2], iscrowd="maybe")]},
+        "iscrowd must be 0 or",
+    ),
+    "an id that is no number": ({"images": [{"id": "a7"}]}, "id must be an integer, got 'a7'"),
+    "half a pixel": (
+        {"images": [{"id": 1, "file_name": "a.png", "width": 40.5}]},
+        "width must be an integer",
+    ),
+    "no boxes": ({"annotations": [annotation(1, [5, 5, 0, 4])]}, "has no boxes.*; 1 boxes without width"),
+    "crowds only": (
+        {"annotations": [annotation(1, [5, 5, 4, 4], iscrowd=1)]},
+        "has no boxes, those of crowds",
+    ),
     "an annotation without an image": ({"annotations": [{"category_id": 3, "bbox": [1, 1, 2, 2]}]}, "image_id must be"),
 }
 BAD_FILES = {
@@ -176,7 +194,73 @@ def test_masks_are_asked_for_only_where_they_are(write, content):
         open_detection(write(), "train", [], with_masks=True)
 
 
+def as_text(value):
+    """The annotations with every number as text or as a float."""
+    if isinstance(value, dict):
+        return {key: as_text(entry) if key != "segmentation" else entry for key, entry in value.items()}
+    if isinstance(value, list):
+        return [as_text(entry) for entry in value]
+    return value if isinstance(value, str) else str(value) if value % 2 else float(value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_annotations_are_read_as_programs_write_them(write, content, tmp_path, encoding):
+    content["annotations"][0] |= {"iscrowd": 0}
+    content["annotations"][1] |= {"iscrowd": 1}
+    data = write()
+    content["images"][1]["file_name"] = "sub\\b.png"
+    content["categories"][0]["name"] = 2017
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps(as_text(content)), encoding=encoding)
+    plain, read = open_detection(data, "val"), open_detection(data, "train")
+    assert read.classes == ["dog", "2017"]
+    for index in range(2):
+        wanted, given = plain[Draw(index)]["targets"], read[Draw(index)]["targets"]
+        assert all(torch.equal(wanted[key], given[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("value", [0, "0", 0.0, False, None, "false", 1, "1", 1.0, True, "true"], ids=repr)
+def test_crowds_are_told_in_any_way(write, content, value):
+    content["annotations"][1]["iscrowd"] = value
+    crowds = open_detection(write(), "val")[Draw(0)]["targets"]["iscrowd"].tolist()
+    assert crowds == [False, value in (1, "1", 1.0, True, "true")]
+
+
+def test_areas_that_are_none_are_those_of_the_boxes(write, content):
+    for area in (-50, 0, float("nan"), "x", 10**400):
+        content["annotations"][0]["area"] = area
+        samples = open_detection(write(), "val")
+        assert samples[Draw(0)]["targets"]["area"].tolist() == [100, 32]
+        assert samples.source.remarks == "1 areas replaced by those of the boxes"
+
+
+def test_a_thin_picture_is_unreadable(write, content, tmp_path):
+    content["images"][1] |= {"width": 1, "height": 30_000}
+    data = write()
+    Image.new("1", (1, 30_000)).save(tmp_path / "val2017" / "sub" / "b.png")
+    unreadable = open_detection(data, "val")[Draw(1)]["unreadable"]
+    assert "b.png cannot be transformed: it has 1 x 30000 pixels, but the longer side" in unreadable[0]
+
+
+def test_compressed_run_lengths_are_those_of_pycocotools(write, content):
+    from pycocotools import mask
+
+    drawn = np.random.default_rng(0).random((HEIGHT, WIDTH)) > 0.6
+    runs = mask.encode(np.asfortranarray(drawn.astype(np.uint8)))
+    content["annotations"][1]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": runs["counts"].decode()}
+    masks = open_detection(write(), "val", with_masks=True)[Draw(0)]["targets"]["masks"]
+    assert np.array_equal(masks[1], drawn)
+
+
 BAD_OUTLINES = {
+    "a coordinate far away": (
+        [[1, 1, 1e8, 2, 3, 3]],
+        r"may be 10000 pixels long .* 40 x 30 pixels, got 2",
+    ),
+    "a coordinate that no float holds": ([[1, 1, 10**400, 2, 3, 3]], "must be a list of finite numbers"),
+    "corners far apart": ([[1, 1, 39, 29] * 1000], "may be 10000 pixels long"),
+    "compressed run lengths that are too few": ({"size": [HEIGHT, WIDTH], "counts": "0" * 50}, "add up to 40 x 30"),
+    "compressed run lengths without an end": ({"size": [HEIGHT, WIDTH], "counts": "o" * 50}, "add up to 40 x 30"),
     "two corners": ([[1, 1, 2, 2]], "at least three corners"),
     "an odd number": ([[1, 1, 2, 2, 3, 3, 4]], "at least three corners"),
     "text": ([["1", 1, 2, 2, 3, 3]], "must be a list of finite numbers"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -15,6 +14,7 @@ from PIL import Image
 from ..files import read_json
 from ..images import UnreadableImageError, read_image
 from .outlines import check_outline
+from .values import integer, number, shortened, switch, text
 
 # largest number of files named in a message
 _NAMED = 5
@@ -52,8 +52,9 @@ class _Picture:
 class CocoImages:
     """Images with boxes in the COCO format.
 
-    Boxes without width or height are left out, and boxes that extend past the image are clipped; `remarks` has the
-    counts. Images without boxes are kept as examples of background.
+    Boxes without width or height are left out, boxes that extend past the image are clipped, and areas that are not
+    positive are replaced by those of the boxes; `remarks` has the counts. Images without boxes are kept as examples of
+    background. Numbers may also be floats and text, as some programs write them.
 
     Args:
         split: "train" or "val".
@@ -87,7 +88,7 @@ class CocoImages:
         ):
             if not is_there:
                 raise FileNotFoundError(f"{path} does not exist: set data.root, and data.{key} if it has another name")
-        self._degenerate = self._clipped = 0
+        self._degenerate = self._clipped = self._areas = 0
         content = _read_json(self.path)
         self.classes, self._labels = self._read_categories(content)
         pictures = self._read_pictures(content)
@@ -95,6 +96,9 @@ class CocoImages:
             self._add(pictures, annotation, f"{self.path}: annotations[{position}]")
         self._pictures = [(p.identity, p.file, p.size) for p in pictures.values()]
         self._objects = [self._pack(picture) for picture in pictures.values()]
+        if all(objects.crowds.all() for objects in self._objects):
+            left_out = f"; {self.remarks}" if self.remarks else ""
+            raise ValueError(f"{self.path} has no boxes, those of crowds (iscrowd) do not count{left_out}")
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -102,8 +106,12 @@ class CocoImages:
     @property
     def remarks(self) -> str:
         """Counts of boxes that were left out or changed; empty if there are none."""
-        counts = {"without width or height left out": self._degenerate, "clipped to the image": self._clipped}
-        return ", ".join(f"{count} boxes {what}" for what, count in counts.items() if count)
+        counts = {
+            "boxes without width or height left out": self._degenerate,
+            "boxes clipped to the image": self._clipped,
+            "areas replaced by those of the boxes": self._areas,
+        }
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
     def name(self, index: int) -> str:
         """The file of an image."""
@@ -137,7 +145,7 @@ class CocoImages:
         names: dict[int, str] = {}
         for position, category in enumerate(_entries(content, "categories", self.path)):
             where = f"{self.path}: categories[{position}]"
-            identity, name = _value(category, "id", int, where), _value(category, "name", str, where)
+            identity, name = integer(category, "id", where), text(category, "name", where)
             if identity in names:
                 raise ValueError(f"{where} has the id {identity} of another category: ids must be unique")
             names[identity] = name
@@ -151,13 +159,16 @@ class CocoImages:
         pictures: dict[int, _Picture] = {}
         for position, entry in enumerate(_entries(content, "images", self.path)):
             where = f"{self.path}: images[{position}]"
-            identity, file = _value(entry, "id", int, where), _value(entry, "file_name", str, where)
-            size = _value(entry, "width", int, where), _value(entry, "height", int, where)
+            identity, file = integer(entry, "id", where), text(entry, "file_name", where)
+            size = integer(entry, "width", where), integer(entry, "height", where)
             if identity in pictures:
                 raise ValueError(f"{where} has the id {identity} of another image: ids must be unique")
             if min(size) < 1:
                 raise ValueError(f"{where} must have a width and height of at least 1, got {size[0]} x {size[1]}")
             _check_inside(file, where)
+            if "\\" in file and not (self.folder / file).is_file():
+                # written on Windows
+                file = file.replace("\\", "/")
             pictures[identity] = _Picture(identity, file, size)
         if not pictures:
             raise ValueError(f"{self.path} has no images: at least one is required")
@@ -170,8 +181,8 @@ class CocoImages:
         return pictures
 
     def _add(self, pictures: Mapping[int, _Picture], annotation: Mapping[str, Any], where: str) -> None:
-        picture = pictures.get(_value(annotation, "image_id", int, where))
-        category = _value(annotation, "category_id", int, where)
+        picture = pictures.get(integer(annotation, "image_id", where))
+        category = integer(annotation, "category_id", where)
         if picture is None:
             raise ValueError(f"{where} has the image id {annotation['image_id']}, which is not among the images")
         if category not in self._labels:
@@ -185,10 +196,11 @@ class CocoImages:
             raise ValueError(f"{where} has no segmentation: mask_rcnn needs outlines, use faster_rcnn for boxes only")
         if self.with_masks:
             check_outline(outline, picture.size, where)
-        area = annotation.get("area")
-        if not isinstance(area, (int, float)) or not math.isfinite(area):
+        area = number(annotation.get("area"))
+        if area is None or area <= 0:
+            self._areas += "area" in annotation
             area = (box[2] - box[0]) * (box[3] - box[1])
-        is_crowd = bool(annotation.get("iscrowd", 0))
+        is_crowd = switch(annotation, "iscrowd", where)
         picture.rows.append((box, self._labels[category], area, is_crowd, outline if self.with_masks else None))
 
     def _clip(self, box: list[float], picture: _Picture, where: str) -> list[float] | None:
@@ -233,21 +245,12 @@ def _entries(content: Mapping[str, Any], key: str, path: Path) -> list[Mapping[s
     return entries
 
 
-def _value(entry: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
-    value = entry.get(key)
-    # an integer must fit into an int64 tensor
-    is_huge = isinstance(value, int) and abs(value) >= 2**63
-    if not isinstance(value, kind) or isinstance(value, bool) or is_huge:
-        raise ValueError(f"{where}: {key} must be {'an integer' if kind is int else 'text'}, got {value!r}")
-    return value
-
-
 def _box(annotation: Mapping[str, Any], where: str) -> list[float]:
-    box = annotation.get("bbox")
-    is_box = isinstance(box, list) and len(box) == 4
-    if not is_box or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in box or ()):
-        raise ValueError(f"{where}: bbox must be four numbers, x, y, width and height, got {box!r}")
-    return [float(x) for x in box or ()]
+    given = annotation.get("bbox")
+    box = [x for x in map(number, given) if x is not None] if isinstance(given, list) and len(given) == 4 else []
+    if len(box) < 4:
+        raise ValueError(f"{where}: bbox must be four numbers, x, y, width and height, got {shortened(given)}")
+    return box
 
 
 def _check_inside(file: str, where: str) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .values import number, shortened
+
 # three corners of x and y
 _FEWEST_NUMBERS = 6
+
+# largest length of a polygon: pixels, and pixels for each pixel of the width and height of the image
+_LONGEST, _LONGEST_PER_SIDE = 10_000, 100
 
 
 def check_outline(outline: Any, size: tuple[int, int], where: str) -> None:
@@ -26,22 +30,59 @@ def check_outline(outline: Any, size: tuple[int, int], where: str) -> None:
     """
     if isinstance(outline, list):
         for polygon in outline:
-            if not isinstance(polygon, list) or len(polygon) < _FEWEST_NUMBERS or len(polygon) % 2:
-                raise ValueError(f"{where}: a polygon must be a list of x, y of at least three corners, got {polygon}")
-            if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in polygon):
-                raise ValueError(f"{where}: a polygon must be a list of finite numbers, got {polygon}")
+            _check_polygon(polygon, size, where)
         return
     if not isinstance(outline, dict) or not isinstance(outline.get("counts"), (list, str)):
-        raise ValueError(f"{where}: segmentation must be polygons or a dict of size and counts, got {outline!r}")
+        raise ValueError(
+            f"{where}: segmentation must be polygons or a dict of size and counts, got {shortened(outline)}"
+        )
     counts = outline["counts"]
     if outline.get("size") != [size[1], size[0]]:
         raise ValueError(
-            f"{where}: run lengths must have the size of the image, [{size[1]}, {size[0]}], got {outline.get('size')}"
+            f"{where}: run lengths must have the size of the image, [{size[1]}, {size[0]}], got "
+            f"{shortened(outline.get('size'))}"
         )
-    if isinstance(counts, list) and not (
-        all(isinstance(x, int) and x >= 0 for x in counts) and sum(counts) == size[0] * size[1]
-    ):
+    if isinstance(counts, str):
+        counts = _decompressed(counts)
+    if not (all(isinstance(x, int) and x >= 0 for x in counts) and sum(counts) == size[0] * size[1]):
         raise ValueError(f"{where}: run lengths must be counts that add up to {size[0]} x {size[1]} pixels")
+
+
+def _check_polygon(polygon: Any, size: tuple[int, int], where: str) -> None:
+    if not isinstance(polygon, list) or len(polygon) < _FEWEST_NUMBERS or len(polygon) % 2:
+        raise ValueError(
+            f"{where}: a polygon must be a list of x, y of at least three corners, got {shortened(polygon)}"
+        )
+    if any(isinstance(x, str) or number(x) is None for x in polygon):
+        raise ValueError(f"{where}: a polygon must be a list of finite numbers, got {shortened(polygon)}")
+    corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    length = np.abs(np.roll(corners, -1, axis=0) - corners).max(axis=1).sum()
+    # the memory for drawing a polygon is proportional to its length
+    if length > (longest := max(_LONGEST, _LONGEST_PER_SIDE * sum(size))):
+        raise ValueError(
+            f"{where}: the sides of a polygon may be {longest} pixels long together, in an image of "
+            f"{size[0]} x {size[1]} pixels, got {length:g}"
+        )
+
+
+def _decompressed(text: str) -> list[int]:
+    """Returns the counts of compressed run lengths: pycocotools does not check that they fill the image."""
+    counts: list[int] = []
+    value = shift = 0
+    for byte in text.encode():
+        # five bits of a number per byte, the lowest first; 32 means that more follow
+        value |= (byte - 48 & 31) << shift
+        shift += 5
+        if shift > 60:
+            return []
+        if byte - 48 & 32:
+            continue
+        if byte - 48 & 16:
+            value -= 1 << shift
+        # from the third on, differences to the count before the last
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    return counts if shift == 0 else []
 
 
 def draw_masks(outlines: Sequence[Any], width: int, height: int) -> NDArray[np.uint8]:
