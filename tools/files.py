@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
+import re
 import shutil
+import socket
+import stat
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,32 +20,115 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+# attempts to replace a directory that another process replaces at the same time
+_ATTEMPTS = 20
+
+# what a process has left behind is looked for when it first writes to a directory
+_swept: set[tuple[int, Path]] = set()
+_sweeping = threading.Lock()
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path`, for a file or a directory, and renames it to `path` on success.
 
     If the writer raises, `path` is unchanged. If the process is killed, `path` is the old or the new version, never a
-    partial one.
+    partial one. Temporary names contain the process, so that several processes may write the same path; the last one
+    wins. Files are readable as the umask says, also if a library writes them for their owner only.
     """
-    fresh, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    suffix = f"{os.getpid()}-{_host()}"
+    fresh, old = (path.with_name(f".{path.name}.{suffix}.{kind}") for kind in ("new", "old"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # left behind by a killed process
-    if old.exists() and not path.exists():
-        old.rename(path)
-    for leftover in (fresh, old):
-        _remove(leftover)
+    with _sweeping:
+        if (os.getpid(), path.parent.absolute()) not in _swept:
+            sweep(path.parent)
+            _swept.add((os.getpid(), path.parent.absolute()))
     try:
         yield fresh
-        # unlike a file, a directory that is not empty cannot be replaced in one step
-        if path.is_dir():
-            path.rename(old)
-        fresh.replace(path)
+        _open_to_others(fresh)
+        _move(fresh, path, old)
     finally:
         if old.exists() and not path.exists():
             old.rename(path)
         _remove(fresh)
         _remove(old)
+
+
+def sweep(directory: Path, of_all: bool = False) -> None:
+    """Removes the temporary files of processes that were killed, and restores what such a process was replacing.
+
+    Args:
+        directory: the directory to look in; this process must not have begun to write to it.
+        of_all: whether no other process is writing to the directory; otherwise only what belongs to processes of this
+            machine that have ended.
+    """
+    for entry in list(directory.iterdir()) if os.access(directory, os.R_OK) else []:
+        found = re.fullmatch(r"\.(.+)\.(\d+)-([\w-]+)\.(new|old)", entry.name, re.DOTALL)
+        if found is None or not (of_all or (found[3] == _host() and not _is_running(int(found[2])))):
+            continue
+        path = entry.with_name(found[1])
+        # of another user, or removed by another process
+        with contextlib.suppress(OSError):
+            if found[4] == "old" and not path.exists():
+                entry.rename(path)
+            else:
+                _remove(entry)
+
+
+def _move(fresh: Path, path: Path, old: Path) -> None:
+    for _ in range(_ATTEMPTS):
+        if _has_moved(fresh, path, old):
+            return
+    raise OSError(errno.EBUSY, "other processes are replacing it", str(path))
+
+
+def _has_moved(fresh: Path, path: Path, old: Path) -> bool:
+    try:
+        # unlike a file, a directory that is not empty cannot be replaced in one step
+        if path.is_dir():
+            path.rename(old)
+        fresh.replace(path)
+    except OSError as error:
+        # another process has moved or written the directory in between
+        is_raced = fresh.is_dir() and error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+        if not is_raced or (old.exists() and not path.exists()):
+            raise
+        _remove(old)
+        return False
+    return True
+
+
+def _open_to_others(fresh: Path) -> None:
+    """Sets the mode of files that only their owner may read, which is how safetensors creates them, by the umask."""
+    for path in fresh.rglob("*") if fresh.is_dir() else (fresh,):
+        if path.is_file() and not path.stat().st_mode & 0o077:
+            # the umask can only be read by changing it, which other threads would notice
+            probe = fresh.with_name(f".probe{fresh.name}")
+            probe.touch()
+            path.chmod(stat.S_IMODE(probe.stat().st_mode))
+            probe.unlink()
+
+
+def _host() -> str:
+    return re.sub(r"\W", "-", socket.gethostname(), flags=re.ASCII)[:32]
+
+
+def _is_running(process: int) -> bool:
+    # called before this process writes: its number is that of an earlier one, as in a container
+    if process == os.getpid():
+        return False
+    # on Windows, the signal 0 is Ctrl-C
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    # a number that is too large belongs to no process
+    except (ProcessLookupError, OverflowError):
+        return False
+    # of another user
+    except PermissionError:
+        return True
+    return True
 
 
 class StorageError(OSError):

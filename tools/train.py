@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,23 +28,26 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
         `work_dir / "model"`, opened by `timm.create_model(f"local-dir:{path}", pretrained=True)`.
 
     Raises:
-        ValueError: the config is invalid; `work_dir` is not writable, contains a run and `resume` is off, or contains a
-            damaged run or the run of another config.
+        ValueError: the config is invalid; `work_dir` is not writable, is in use by another process, contains a run and
+            `resume` is off, or contains a damaged run or the run of another config.
         TrainingError: the loss is not finite, or an image cannot be read.
         StorageError: the disk is full or gone.
         InterruptedTraining: stopped by SIGTERM or SIGINT; the run is stored.
     """
     import attnzoo  # noqa: F401  registers the models
 
+    from .training.lock import locked
     from .training.processes import processes
     from .training.recipe import Recipe
     from .training.session import run
     from .training.storage import LAST, MODEL
 
     work_dir = Path(work_dir).absolute()
-    with processes() as together:
+    with processes() as together, ExitStack() as stack:
         with together.stopping_together():
             recipe = Recipe.from_config(config)
+            if together.rank == 0:
+                stack.enter_context(locked(work_dir))
         # gathered from all processes before any of them writes
         seen = together.gather((work_dir / LAST).exists())
         with together.stopping_together():

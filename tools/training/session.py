@@ -17,7 +17,6 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..data import TrainStream, open_loader, train_batches, val_batches
-from ..files import check_writable
 from .checkpoints import Checkpoints
 from .curves import Curves
 from .history import History
@@ -49,13 +48,13 @@ def run(
 
     Args:
         recipe: the recipe.
-        work_dir: directory of the run.
+        work_dir: directory of the run, which exists.
         resume_from: a checkpoint of the same recipe; None starts from scratch.
         processes: the processes of the training.
         more_hooks: additional hooks, which run after those of the training.
 
     Raises:
-        ValueError: the recipe is invalid, or `work_dir` is not writable.
+        ValueError: the recipe is invalid.
         TrainingError: the training cannot continue.
         InterruptedTraining: stopped by a signal; the run is stored.
     """
@@ -80,8 +79,6 @@ def run(
         optimization = create_optimization(recipe, task.network, processes)
         schedule = create_schedule(recipe, optimization.optimizer, batches.steps)
         ema = blaming("ema", ModelEmaV3, task.network, **recipe.ema) if recipe.ema else None
-        if processes.rank == 0:
-            check_writable(work_dir, "choose another --work-dir")
     judged = task.network if ema is None else ema.module
     history = History(task.judge.metric)
     part = max(1, recipe.batch_size // (processes.count * recipe.accumulate))
