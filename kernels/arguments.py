@@ -6,6 +6,7 @@ Shape legend: B batch, H W map, h heads.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,6 +19,27 @@ from .fallback import EXECUTIONS
 PerAxis = int | Sequence[int]
 PerAxisBool = bool | Sequence[bool]
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Axes of an operator's tensors, for messages.
+
+    Attributes:
+        name: what the tensors are.
+        tensor: all axes of a tensor.
+        count: the number of these axes, in words.
+        axes: names of the axes that have a window.
+    """
+
+    name: str
+    tensor: str
+    count: str
+    axes: tuple[str, ...]
+
+
+MAP = Layout("map", "(B, H, W, heads, width)", "five", ("rows", "columns"))
+SEQUENCE = Layout("sequence", "(B, L, heads, width)", "four", ("positions",))
 
 
 def operator(**executions: Callable[..., Tensor]) -> Callable[[F], F]:
@@ -41,9 +63,9 @@ def execution_of(function: Callable[..., Any], backend: str | None, *tensors: Te
 
 
 def scale_or_default(scale: float | None, q: Tensor) -> float:
-    """Returns the scale of the scores: the caller's, or D ** -0.5 for q (B, H, W, h, D)."""
+    """Returns the scale of the scores: the caller's, or D ** -0.5 for q (.., D)."""
     if scale is None:
-        return q.shape[4] ** -0.5
+        return q.shape[-1] ** -0.5
     # float() would detach a tensor from its gradient
     if isinstance(scale, bool) or not isinstance(scale, (int, float, torch.SymInt, torch.SymFloat)):
         raise TypeError(
@@ -70,25 +92,25 @@ def _knows_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device)
 
 
-def check_tensors(**tensors: Tensor) -> None:
-    """Checks that tensors (B, H, W, heads, .) are floating point and agree in dtype, device and leading axes."""
+def check_tensors(layout: Layout = MAP, /, **tensors: Tensor) -> None:
+    """Checks that tensors of a layout are floating point and agree in dtype, device and leading axes."""
     first_name, first = next(iter(tensors.items()))
     for name, x in tensors.items():
         if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a tensor (B, H, W, heads, width), got {type(x).__name__}")
-        if x.ndim != 5:
+            raise TypeError(f"{name} must be a tensor {layout.tensor}, got {type(x).__name__}")
+        if x.ndim != len(layout.axes) + 3:
             raise ValueError(
-                f"{name} must have five axes (B, H, W, heads, width), got {tuple(x.shape)}: "
+                f"{name} must have {layout.count} axes {layout.tensor}, got {tuple(x.shape)}: "
                 "split the channels into heads with unflatten(-1, (heads, width))"
             )
         if not x.is_floating_point():
             raise TypeError(f"{name} must be floating point, got {x.dtype}")
-        if x.shape[3] < 1 or x.shape[4] < 1:
+        if x.shape[-2] < 1 or x.shape[-1] < 1:
             raise ValueError(f"{name} must have at least one head and one channel per head, got {tuple(x.shape)}")
-        if x.shape[:4] != first.shape[:4]:
+        if x.shape[:-1] != first.shape[:-1]:
             raise ValueError(
-                f"{name} must have the batch, map and heads of {first_name}, {tuple(first.shape[:4])}, "
-                f"got {tuple(x.shape[:4])}"
+                f"{name} must have the batch, {layout.name} and heads of {first_name}, {tuple(first.shape[:-1])}, "
+                f"got {tuple(x.shape[:-1])}"
             )
         if x.dtype != first.dtype:
             raise TypeError(f"{name} must have the dtype of {first_name}, {first.dtype}, got {x.dtype}")
@@ -98,15 +120,18 @@ def check_tensors(**tensors: Tensor) -> None:
 
 def check_same_width(q: Tensor, k: Tensor) -> None:
     """Checks that queries and keys have the same width."""
-    if q.shape[4] != k.shape[4]:
-        raise ValueError(f"k must have the width of q, {q.shape[4]}, got {k.shape[4]}")
+    if q.shape[-1] != k.shape[-1]:
+        raise ValueError(f"k must have the width of q, {q.shape[-1]}, got {k.shape[-1]}")
 
 
-def check_bias(bias: Tensor | None, q: Tensor, window: tuple[int, int]) -> None:
-    """Checks that the relative position table fits the window: (heads, 2 * rows - 1, 2 * columns - 1)."""
-    expected = q.shape[3], 2 * window[0] - 1, 2 * window[1] - 1
-    axes = "(heads, 2 * rows - 1, 2 * columns - 1)"
-    check_table("bias", bias, q, expected, axes, f"a {window[0]} x {window[1]} window")
+def check_bias(bias: Tensor | None, q: Tensor, window: tuple[int, ...]) -> None:
+    """Checks that the relative position table fits the window: (heads, 2 * rows - 1, 2 * columns - 1) on a map."""
+    expected = q.shape[-2], *(2 * side - 1 for side in window)
+    if len(window) == 1:
+        axes, purpose = "(heads, 2 * kernel_size - 1)", f"a window of {window[0]}"
+    else:
+        axes, purpose = "(heads, 2 * rows - 1, 2 * columns - 1)", f"a {window[0]} x {window[1]} window"
+    check_table("bias", bias, q, expected, axes, purpose)
 
 
 def check_table(name: str, table: Tensor | None, q: Tensor, expected: tuple[int, ...], axes: str, purpose: str) -> None:
@@ -125,12 +150,21 @@ def check_table(name: str, table: Tensor | None, q: Tensor, expected: tuple[int,
 
 def pair_of(name: str, value: Any, kind: type) -> tuple[Any, Any]:
     """Returns a pair (rows, columns) from one value for both axes or from a pair."""
-    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2:
-        raise ValueError(f"{name} must be one {kind.__name__} or a pair (rows, columns), got {len(pair)} values")
-    for entry in pair:
+    rows, columns = values_of(name, value, kind, MAP)
+    return rows, columns
+
+
+def values_of(name: str, value: Any, kind: type, layout: Layout) -> tuple[Any, ...]:
+    """Returns one value per axis of a layout, from one for all of them or from one per axis."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * len(layout.axes)
+    one = f"one {kind.__name__}"
+    if len(values) != len(layout.axes):
+        allowed = f"{one} or a pair (rows, columns)" if layout is MAP else f"{one} for a {layout.name}"
+        raise ValueError(f"{name} must be {allowed}, got {len(values)} values")
+    for entry in values:
         # a dynamic size of an exporter or compiler counts as an int
         is_number = kind is int and isinstance(entry, torch.SymInt)
         if not (isinstance(entry, kind) or is_number) or (kind is int and isinstance(entry, bool)):
-            raise TypeError(f"{name} must be one {kind.__name__} or a pair of {kind.__name__}s, got {entry!r}")
-    return pair
+            allowed = f"{one} or a pair of {kind.__name__}s" if layout is MAP else f"{one} for a {layout.name}"
+            raise TypeError(f"{name} must be {allowed}, got {entry!r}")
+    return values

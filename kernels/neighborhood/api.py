@@ -1,10 +1,12 @@
 """Public operators of neighborhood attention: check the arguments and choose an execution.
 
-Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values, kh kw kernel.
+Shape legend: B batch, H W map, L length of a sequence, h heads, D width of queries and keys, E width of values, kh kw
+kernel.
 """
 
 from __future__ import annotations
 
+import math
 from operator import index as operator_index
 
 from torch import Tensor
@@ -18,12 +20,11 @@ from ..arguments import (
     check_tensors,
     execution_of,
     operator,
-    pair_of,
     scale_or_default,
 )
 from ..tracing import is_dynamic
 from . import dynamic, eager, reference, triton
-from .geometry import Axis
+from .layouts import axes_of, from_map, kernels_of, layout_of, table_of_map, to_map
 from .padding import Padding, padded
 from .windows import table_on_map
 
@@ -48,18 +49,21 @@ def neighborhood_attention(
     Windows are clamped: at a border they shift inward, so that every query has kh * kw keys. With a dilation d, each
     axis is split into d interleaved sub-axes, and the window of a query stays in the query's own sub-axis.
 
+    A sequence, with q, k and v (B, L, h, .), has one axis: its windows are `kernel_size` long, and the result is (B, L,
+    h, E).
+
     Args:
-        q: queries (B, H, W, h, D), floating point, with any strides.
+        q: queries (B, H, W, h, D), or (B, L, h, D) for sequences; floating point, with any strides.
         k: keys (B, H, W, h, D).
         v: values (B, H, W, h, E).
-        kernel_size: window size per axis, 1 .. length // dilation, or larger with `padding`; one number or (rows,
-            columns).
+        kernel_size: window size per axis, 1 .. length // dilation, or larger with `padding`; one number, or (rows,
+            columns) on a map.
         dilation: distance between the keys of a window per axis, >= 1.
         stride: number of queries per axis that share the window of the query in the middle of their group, 1 ..
             kernel_size.
         is_causal: per axis, whether a query attends only to itself and the kernel_size - 1 keys before it.
-        bias: relative position table (h, 2kh-1, 2kw-1); its entry at (key - query) / dilation + kernel_size - 1 per
-            axis is added to the scores.
+        bias: relative position table (h, 2kh-1, 2kw-1), or (h, 2 * kernel_size - 1) for sequences; its entry at (key -
+            query) / dilation + kernel_size - 1 per axis is added to the scores.
         scale: factor of the scores, applied before the bias; D ** -0.5 by default.
         padding: a key (h, D) and a value (h, E) that pad a map smaller than kernel_size * dilation to that size, at the
             bottom and right.
@@ -77,16 +81,19 @@ def neighborhood_attention(
     2-3), and for `stride` Generalized Neighborhood Attention (arXiv 2504.16922, section 3).
     """
     q, k, v, bias = autocast(q, k, v, bias)
-    check_tensors(q=q, k=k, v=v)
+    layout = layout_of(q, k, v)
+    check_tensors(layout, q=q, k=k, v=v)
     check_same_width(q, k)
-    axes = _axes(q, kernel_size, dilation, stride, is_causal, is_padded=padding is not None)
-    check_bias(bias, q, (axes[0].kernel, axes[1].kernel))
+    axes = axes_of(q, layout, kernel_size, dilation, stride, is_causal, is_padded=padding is not None)
+    check_bias(bias, q, kernels_of(axes, layout))
     _check_padding(padding, k, v)
     factor = scale_or_default(scale, q)
+    q, k, v, bias = *(to_map(x, layout) for x in (q, k, v)), table_of_map(bias, layout)
     if is_dynamic(list(q.shape[1:3])):
-        return dynamic.attention(q, k, v, axes, bias, factor, padding)
+        return from_map(dynamic.attention(q, k, v, axes, bias, factor, padding), layout)
     execution = execution_of(neighborhood_attention, backend, q, v)
-    return padded(lambda q, k, v, axes: execution(q, k, v, axes, bias, factor), q, k, v, axes, padding)
+    out = padded(lambda q, k, v, axes: execution(q, k, v, axes, bias, factor), q, k, v, axes, padding)
+    return from_map(out, layout)
 
 
 @operator(reference=reference.qk, eager=eager.qk, triton=triton.qk)
@@ -110,17 +117,20 @@ def neighborhood_qk(
         q, k, kernel_size, dilation, stride, is_causal, bias, scale, backend: as in `neighborhood_attention`.
 
     Returns:
-        (B, H, W, h, kh * kw), windows row-major; -inf where a causal window has no key.
+        (B, H, W, h, kh * kw), windows row-major, or (B, L, h, kernel_size); -inf where a causal window has no key.
 
     Raises:
         TypeError, ValueError: as in `neighborhood_attention`.
     """
     q, k, bias = autocast(q, k, bias)
-    check_tensors(q=q, k=k)
+    layout = layout_of(q, k)
+    check_tensors(layout, q=q, k=k)
     check_same_width(q, k)
-    axes = _axes(q, kernel_size, dilation, stride, is_causal)
-    check_bias(bias, q, (axes[0].kernel, axes[1].kernel))
-    return execution_of(neighborhood_qk, backend, q)(q, k, axes, bias, scale_or_default(scale, q))
+    axes = axes_of(q, layout, kernel_size, dilation, stride, is_causal)
+    check_bias(bias, q, kernels_of(axes, layout))
+    factor = scale_or_default(scale, q)
+    q, k, bias = to_map(q, layout), to_map(k, layout), table_of_map(bias, layout)
+    return from_map(execution_of(neighborhood_qk, backend, q)(q, k, axes, bias, factor), layout)
 
 
 @operator(reference=reference.av, eager=eager.av, triton=triton.av)
@@ -137,28 +147,31 @@ def neighborhood_av(
     """Computes the weighted sum of the values of each query's window, the second half of `neighborhood_attention`.
 
     Args:
-        weights: (B, H, W, h, kh * kw), windows row-major; entries without a key in a causal window are not read.
-        v: values (B, H, W, h, E).
+        weights: (B, H, W, h, kh * kw), windows row-major, or (B, L, h, kernel_size) for sequences; entries without a
+            key in a causal window are not read.
+        v: values (B, H, W, h, E), or (B, L, h, E).
         kernel_size, dilation, stride, is_causal, backend: as in `neighborhood_attention`.
 
     Returns:
-        (B, H, W, h, E).
+        (B, H, W, h, E), or (B, L, h, E).
 
     Raises:
         TypeError, ValueError: as in `neighborhood_attention`.
     """
     weights, v = autocast(weights, v)
-    check_tensors(weights=weights, v=v)
-    axes = _axes(v, kernel_size, dilation, stride, is_causal)
-    window = axes[0].kernel * axes[1].kernel
-    if weights.shape[4] != window:
+    layout = layout_of(weights, v)
+    check_tensors(layout, weights=weights, v=v)
+    axes = axes_of(v, layout, kernel_size, dilation, stride, is_causal)
+    kernels = kernels_of(axes, layout)
+    if weights.shape[-1] != math.prod(kernels):
         raise ValueError(
-            f"weights must have one entry for each of the {axes[0].kernel} x {axes[1].kernel} keys of a window, "
-            f"(B, H, W, heads, {window}), got {tuple(weights.shape)}"
+            f"weights must have one entry for each of the {' x '.join(map(str, kernels))} keys of a window, "
+            f"{layout.tensor.replace('width', str(math.prod(kernels)))}, got {tuple(weights.shape)}"
         )
+    weights, v = to_map(weights, layout), to_map(v, layout)
     if is_dynamic(list(v.shape[1:3])):
-        return dynamic.av(weights, v, axes)
-    return execution_of(neighborhood_av, backend, v)(weights, v, axes)
+        return from_map(dynamic.av(weights, v, axes), layout)
+    return from_map(execution_of(neighborhood_av, backend, v)(weights, v, axes), layout)
 
 
 def _check_padding(padding: Padding | None, k: Tensor, v: Tensor) -> None:
@@ -167,42 +180,11 @@ def _check_padding(padding: Padding | None, k: Tensor, v: Tensor) -> None:
     if not isinstance(padding, (tuple, list)) or not all(isinstance(x, Tensor) for x in padding):
         raise TypeError("padding must be a pair of tensors, a key (heads, width) and a value (heads, width), or None")
     shapes = [tuple(x.shape) for x in padding]
-    if shapes != [tuple(k.shape[3:]), tuple(v.shape[3:])]:
+    if shapes != [tuple(k.shape[-2:]), tuple(v.shape[-2:])]:
         raise ValueError(
-            f"padding must be a key {tuple(k.shape[3:])} and a value {tuple(v.shape[3:])}, "
+            f"padding must be a key {tuple(k.shape[-2:])} and a value {tuple(v.shape[-2:])}, "
             f"got {shapes[0]} and {shapes[-1]}"
         )
-
-
-def _axes(
-    x: Tensor,
-    kernel_size: PerAxis,
-    dilation: PerAxis,
-    stride: PerAxis,
-    is_causal: PerAxisBool,
-    is_padded: bool = False,
-) -> tuple[Axis, Axis]:
-    kernels, dilations = pair_of("kernel_size", kernel_size, int), pair_of("dilation", dilation, int)
-    strides, causal = pair_of("stride", stride, int), pair_of("is_causal", is_causal, bool)
-    for axis, length in enumerate(x.shape[1:3]):
-        name = f"on axis {axis} ({'rows' if axis == 0 else 'columns'})"
-        kernel, step = kernels[axis], dilations[axis]
-        if kernel < 1:
-            raise ValueError(f"kernel_size must be at least 1, got {kernel} {name}")
-        if step < 1:
-            raise ValueError(f"dilation must be at least 1, got {step} {name}")
-        if not 1 <= strides[axis] <= kernel:
-            raise ValueError(f"stride must be between 1 and kernel_size, {kernel}, got {strides[axis]} {name}")
-        # a dynamic size cannot be checked
-        if not is_padded and not is_dynamic([length]) and kernel * step > length:
-            raise ValueError(
-                f"kernel_size * dilation must not exceed the map, {length} {name}, got {kernel} * {step}: "
-                "use a smaller window, or pad the map"
-            )
-    rows, columns = (
-        Axis(x.shape[axis + 1], kernels[axis], dilations[axis], strides[axis], causal[axis]) for axis in (0, 1)
-    )
-    return rows, columns
 
 
 def neighborhood_bias(bias: Tensor, size: tuple[int, int]) -> Tensor:
