@@ -21,6 +21,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 _JSON = ("input_size", "mean", "std", "crop_pct", "labels")
 _NEEDED = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
+# largest values of images of more than 8 bits: floats up to 1, and integers of 8, 16, 24 and 32 bits
+_RANGES = (1, 2**8 - 1, 2**16 - 1, 2**24 - 1, 2**32 - 1)
 # the formats that are read: Pillow starts other programs for some of the others
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # largest number of pixels of an image, as decoded and as resized
@@ -72,15 +74,16 @@ def open_picture(file: str | Path | BinaryIO, most_pixels: int = MOST_PIXELS) ->
 def prepare(picture: Image.Image, notes: Mapping[str, Any]) -> np.ndarray:
     """Applies the EXIF orientation, resizes, and crops the center: (H, W, C), 0 .. 255.
 
-    Transparent images are composited on white, 16-bit images are converted to 8 bits.
+    Transparent images are composited on white. 16-bit images are scaled to 8 bits by their range; 32-bit integers and
+    floats by the smallest of the usual ranges that holds their values.
 
     Raises:
         ValueError: the image is so thin that it has more than MOST_PIXELS after resizing, or none.
     """
     channels, height, width = notes["input_size"]
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray(np.rint(np.clip(picture, 0, 65535) * (255 / 65535)).astype(np.uint8))
+    form, picture = picture.format, ImageOps.exif_transpose(picture)
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        picture = _to_eight_bits(picture, form)
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     picture = picture.convert("L" if channels == 1 else "RGB")
@@ -106,6 +109,15 @@ def likeliest(logits: np.ndarray, labels: Sequence[str] | None, top: int) -> lis
     scores = np.exp(logits - logits.max())
     scores /= scores.sum()
     return [(labels[i] if labels else str(i), float(scores[i])) for i in np.argsort(-scores)[:top]]
+
+
+def _to_eight_bits(picture: Image.Image, form: str | None) -> Image.Image:
+    values = np.nan_to_num(np.asarray(picture).astype(np.float64), nan=0, posinf=2**32, neginf=0)
+    # some versions of Pillow read 16 bits of PNG and PGM files as 32 bits
+    is_sixteen = picture.mode.startswith("I;16") or (picture.mode == "I" and form in ("PNG", "PPM"))
+    ranges = _RANGES[2:3] if is_sixteen else _RANGES[picture.mode == "I" :]
+    largest = next((x for x in ranges if x >= values[values < 2**32].max(initial=0)), ranges[-1])
+    return Image.fromarray(np.clip(np.rint(values * (255 / largest)), 0, 255).astype(np.uint8))
 
 
 def _check_pixels(size: tuple[int, int], most_pixels: int, after: str = "") -> None:

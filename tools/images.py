@@ -27,8 +27,8 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP
 # environment variable that sets the largest number of pixels of an image; Pillow's own limit by default
 MAX_PIXELS = "ATTNZOO_MAX_PIXELS"
 
-# largest value of the modes that Pillow does not convert to 8 bits itself
-_SIXTEEN_BITS = 65535
+# largest values of images of more than 8 bits: floats up to 1, and integers of 8, 16, 24 and 32 bits
+_RANGES = (1, 2**8 - 1, 2**16 - 1, 2**24 - 1, 2**32 - 1)
 
 
 class UnreadableImageError(ValueError):
@@ -40,8 +40,10 @@ def read_image(
 ) -> Image.Image:
     """Reads an image as 8-bit grayscale or RGB, upright, with transparent pixels on white.
 
-    16-bit images are scaled to 8 bits by their full range 0 .. 65535, not by the values they contain. Of an animation
-    the first frame is read. The number of pixels is checked before the image is decoded.
+    16-bit images are scaled to 8 bits by their full range 0 .. 65535, not by the values they contain. The range of
+    32-bit integers and floats is not known: it is the smallest of 0 .. 1 (floats only), 0 .. 255, 0 .. 65535 and so on
+    that holds their values. NaN is black. Of an animation the first frame is read. The number of pixels is checked
+    before the image is decoded.
 
     Args:
         file: a path, an open binary file, or an open image.
@@ -65,7 +67,8 @@ def read_image(
             image = file if isinstance(file, Image.Image) else _open(file)
             check_pixels(image.size)
             image.load()
-            return _convert(ImageOps.exif_transpose(image) if upright else image, MODES[channels])
+            image = _to_eight_bits(image, ImageOps.exif_transpose(image) if upright else image)
+            return _convert(image, MODES[channels])
     # decoders may raise any exception on damaged files
     except Exception as error:
         raise UnreadableImageError(f"{name} cannot be read as an image: {_reason(error)}") from error
@@ -146,18 +149,21 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _to_eight_bits(image: Image.Image, turned: Image.Image) -> Image.Image:
+    """Converts the modes that Pillow does not scale to 8 bits; `turned` is the image, upright, without its format."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return turned
+    values: Any = np.nan_to_num(np.asarray(turned).astype(np.float64), nan=0, posinf=2**32, neginf=0)
+    # some versions of Pillow read 16 bits of PNG and PGM files as 32 bits
+    is_sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    ranges = _RANGES[2:3] if is_sixteen else _RANGES[image.mode == "I" :]
+    largest = next((x for x in ranges if x >= values[values < 2**32].max(initial=0)), ranges[-1])
+    return Image.fromarray(np.clip(np.rint(values * (255 / largest)), 0, 255).astype(np.uint8))
+
+
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         picture = image.convert("RGBA")
         image = Image.new("RGBA", picture.size, "white")
         image.alpha_composite(picture)
     return image.convert(mode)
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    values: Any = np.asarray(image).astype(np.float64)
-    # floating point images are in 0 .. 1, or in 0 .. 255 if a value exceeds 1
-    scale = 255 / _SIXTEEN_BITS if image.mode != "F" else (255.0 if values.max(initial=0.0) <= 1 else 1.0)
-    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8))

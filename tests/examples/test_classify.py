@@ -62,18 +62,25 @@ def test_pictures_are_prepared_as_timm_does_to_the_last_bit(config, size, photog
     np.testing.assert_array_equal(given, expected(picture, notes))
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "LA", "CMYK", "I;16", "I"])
+@pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "LA", "CMYK", "I;16", "I", "F", "NaN", "I of 8 bits"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_of_any_mode_are_seen_as_attnzoo_predict_sees_them(tmp_path, mode, channels, photograph):
     picture = photograph.resize((80, 60))
-    if mode.startswith("I"):
-        values = np.asarray(picture.convert("L")).astype(np.uint16 if mode == "I;16" else np.int32) * 257 + 3
-        picture = Image.fromarray(values)
+    grey = np.asarray(picture.convert("L"))
+    values = {
+        "I;16": grey.astype(np.uint16) * 257,
+        "I": grey.astype(np.int32) * 257 + 3,
+        "I of 8 bits": grey.astype(np.int32),
+        "F": grey.astype(np.float32) / 255,
+        "NaN": np.where(grey > 200, np.nan, grey).astype(np.float32),
+    }
+    if mode in values:
+        picture = Image.fromarray(values[mode])
     else:
         picture = picture.convert(mode)
     if mode in ("RGBA", "LA"):
         picture.putalpha(Image.linear_gradient("L").resize(picture.size))
-    path = tmp_path / f"picture.{'tif' if mode in ('CMYK', 'I') else 'png'}"
+    path = tmp_path / f"picture.{'tif' if mode == 'CMYK' or picture.mode in 'IF' else 'png'}"
     picture.save(path)
     notes = notes_of((channels, 64, 48), mean=(0.5,) * channels, std=(0.2,) * channels)
     given = shared.normalise(shared.prepare(shared.open_picture(path), notes), notes)

@@ -25,6 +25,12 @@ def gradient(dtype=np.uint8, most=255):
     return np.tile(np.linspace(0, most, WIDTH), (HEIGHT, 1)).astype(dtype)
 
 
+def with_gaps(values):
+    """A value that is no number where it is dark, and infinity where it is light."""
+    values[0, 0], values[1, 0], values[0, -1] = np.nan, -np.inf, np.inf
+    return values
+
+
 def stored(image, form, **options):
     file = io.BytesIO()
     image.save(file, form, **options)
@@ -48,6 +54,11 @@ GREY = {
         Image.frombytes("I;16B", (WIDTH, HEIGHT), gradient(">u2", 65535).tobytes()), "tiff"
     ),
     "32 bits of 16": lambda: stored(Image.fromarray(gradient(np.int32, 65535)), "tiff"),
+    "16 bits, PGM": lambda: stored(Image.fromarray(gradient(np.uint16, 65535)), "ppm"),
+    "32 bits of 8": lambda: stored(Image.fromarray(gradient(np.int32, 255)), "tiff"),
+    "32 bits of 24": lambda: stored(Image.fromarray(gradient(np.int32, 2**24 - 1)), "tiff"),
+    "floats up to 65535": lambda: stored(Image.fromarray(gradient(np.float32, 65535)), "tiff"),
+    "floats with NaN": lambda: stored(Image.fromarray(with_gaps(gradient(np.float32, 1))), "tiff"),
     "floats up to 1": lambda: stored(Image.fromarray(gradient(np.float32, 1)), "tiff"),
     "floats up to 255": lambda: stored(Image.fromarray(gradient(np.float32, 255)), "tiff"),
     "RGB": lambda: stored(Image.fromarray(gradient()).convert("RGB"), "png"),
@@ -71,6 +82,11 @@ def test_a_picture_is_the_same_in_every_form(form, channels):
     assert worst.max() <= (3 if form in ("YCbCr", "CMYK", "a palette") else 1), np.unravel_index(
         worst.argmax(), worst.shape
     )
+
+
+def test_dark_sixteen_bits_stay_dark():
+    for form in ("png", "ppm", "tiff"):
+        assert pixels(stored(Image.fromarray(gradient(np.uint16, 255)), form)).max() == 1, form
 
 
 def test_one_bit_is_black_and_white():
