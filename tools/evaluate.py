@@ -30,12 +30,14 @@ class Evaluation:
         per_class: accuracy or AP by class name.
         shares: names of the metrics that are shown in percent.
         unreadable: one message for each image that was skipped.
+        remarks: other files that were skipped; empty if there were none.
     """
 
     metrics: Mapping[str, float]
     per_class: Mapping[str, float]
     shares: Sequence[str]
     unreadable: Sequence[str]
+    remarks: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def _evaluate_classifier(model: str, data: Mapping[str, Any], reading: Reading, 
     order = label_order(_labels(network), samples.classes, int(network.num_classes))  # type: ignore[arg-type]
     judge = ClassificationJudge(len(samples.classes), device())
     metrics, unreadable = reading.judge(judge, Reordered(network.to(device()), order), samples)
-    return Evaluation(metrics, dict(zip(samples.classes, judge.per_class, strict=True)), judge.shares, unreadable)
+    per_class = dict(zip(samples.classes, judge.per_class, strict=True))
+    return Evaluation(metrics, per_class, judge.shares, unreadable, samples.remarks)
 
 
 def device() -> torch.device:
@@ -228,6 +231,8 @@ def _print(result: Evaluation) -> None:
     for name, value in worst[:_SHOWN]:
         table.add_row(name, f"{value:.2%}")
     console.print(table)
+    if result.remarks:
+        console.print(result.remarks, markup=False, soft_wrap=True)
     if result.unreadable:
         console.print(f"{len(result.unreadable)} files could not be read and were skipped:")
         for message in result.unreadable[:_SHOWN]:

@@ -7,6 +7,7 @@ import os
 import stat
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,9 +65,10 @@ def read_image(
         with warnings.catch_warnings():
             # ignore broken EXIF data, and Pillow's warning of many pixels, which `check_pixels` rejects
             warnings.simplefilter("ignore")
-            image = file if isinstance(file, Image.Image) else _open(file)
-            check_pixels(image.size)
-            image.load()
+            with open_regular(file) if isinstance(file, (str, Path)) else nullcontext(file) as opened:
+                image = opened if isinstance(opened, Image.Image) else _open(opened)
+                check_pixels(image.size)
+                image.load()
             image = _to_eight_bits(image, ImageOps.exif_transpose(image) if upright else image)
             return _convert(image, MODES[channels])
     # decoders may raise any exception on damaged files
@@ -120,10 +122,19 @@ def max_pixels() -> int | None:
     return Image.MAX_IMAGE_PIXELS
 
 
-def _open(file: str | Path | BinaryIO) -> Image.Image:
-    # opening a pipe or a device could block forever
-    if isinstance(file, (str, Path)) and not stat.S_ISREG(os.stat(file).st_mode):
+def open_regular(path: str | Path) -> BinaryIO:
+    """Opens a file to read it in binary mode.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is a folder, a pipe or a device, which could block forever.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError("it is not a regular file")
+    return open(path, "rb")
+
+
+def _open(file: BinaryIO) -> Image.Image:
     try:
         return Image.open(file, formats=_formats())
     except Image.DecompressionBombError as error:

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from .files import replacing
-from .images import EXTENSIONS, UnreadableImageError, apply_transform, read_image
+from .finding import Skipped, find_images
+from .images import UnreadableImageError, apply_transform, read_image
 
 
 class Predictor(NamedTuple):
@@ -119,16 +120,21 @@ def class_names(network: Any, origin: dict[str, str]) -> list[str]:
     return [str(i) for i in range(network.num_classes)]
 
 
-def pictures_in(paths: Sequence[Path]) -> list[Path]:
+def pictures_in(paths: Sequence[Path], skipped: Skipped) -> list[Path]:
     """Returns the given files, and the images in the given folders, sorted.
+
+    Args:
+        paths: files and folders.
+        skipped: counts the files in folders that are not images, or hidden.
 
     Raises:
         FileNotFoundError: a path is neither a file nor a folder.
+        ValueError: a folder cannot be read.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+            found += sorted(find_images(path, skipped))
         elif path.is_file():
             found.append(path)
         else:
@@ -173,7 +179,9 @@ def predict_command(
 
     Example: attnzoo predict runs/photographs/model holiday/ --output holiday-predictions
     """
-    files = pictures_in(paths)
+    files = pictures_in(paths, skipped := Skipped())
+    if skipped.remarks:
+        click.echo(skipped.remarks, err=True)
     found = predict(model, files, top=top, least_score=least_score, batch_size=batch_size, pretrained=pretrained)
     if output is not None:
         with replacing(output / "predictions.json") as fresh:

@@ -9,7 +9,12 @@ from timm.data.readers.img_extensions import get_img_extensions
 
 from attnzoo.tools.cli import main
 from attnzoo.tools.data import Draw, open_classification
+from attnzoo.tools.finding import Skipped
+from attnzoo.tools.predict import pictures_in
 from attnzoo.tools.train import train
+from attnzoo.tools.training.classification import classification
+from attnzoo.tools.training.processes import Processes
+from attnzoo.tools.training.recipe import Recipe
 
 CLASSES = list(COLOURS)
 
@@ -115,6 +120,86 @@ def test_every_usual_form_of_picture_is_found(tmp_path):
     assert get_img_extensions() == before
 
 
+def litter(folder):
+    """What systems and programs leave in folders: of files named like images, none is one."""
+    for name in (".ipynb_checkpoints", ".cache", "__MACOSX", "@eaDir"):
+        (folder / name).mkdir()
+        (folder / name / "x.png").write_bytes(b"thumbnail")
+    for place in (folder, folder / "red"):
+        for name in ("._0.png", ".DS_Store", "Thumbs.db"):
+            (place / name).write_bytes(b"x")
+    (folder / "red" / "0.xml").write_text("<x/>")
+    (folder / "red" / "1.HEIC").write_bytes(b"x")
+
+
+def test_what_no_user_meant_is_skipped_and_counted(tmp_path):
+    root = write_folders(tmp_path / "data")
+    litter(root / "train")
+    pictures = folders(root=str(root))
+    assert (pictures.classes, len(pictures)) == (CLASSES, 24)
+    remarks = pictures.source.remarks
+    assert remarks.startswith("skipped 10 hidden files and folders (.DS_Store, ._0.png, Thumbs.db, .cache, ...)")
+    assert remarks.endswith(" and 2 files with other extensions (.xml, .heic)")
+    config = tiny_config({"name": "imagefolder", "root": str(root)}, epochs=1)
+    facts = classification(Recipe.from_config(config), Processes(0, 1, torch.device("cpu"))).facts
+    assert f"3 classes; train: {remarks}" in facts["data"]
+    assert folders("val", root=str(root)).remarks == ""
+
+
+@pytest.mark.parametrize("start", ["", "./"])
+def test_what_no_user_meant_is_skipped_in_tar_files(tmp_path, start):
+    root = write_folders(tmp_path / "data")
+    plain = folders(root=str(root))
+    litter(root / "train")
+    members = {start + name: content for name, content in tar_of(root, "train").items()}
+    write_tar(tmp_path / "tar" / "train.tar", members)
+    packed = folders(root=str(tmp_path / "tar"))
+    assert (packed.classes, len(packed)) == (CLASSES, 24)
+    assert [packed[Draw(i)]["labels"] for i in range(24)] == [plain[Draw(i)]["labels"] for i in range(24)]
+    assert "skipped 6 hidden files" in packed.remarks
+
+
+def test_links_are_followed_but_not_in_a_circle(tmp_path):
+    root = write_folders(tmp_path / "data")
+    (root / "train" / "red").rename(tmp_path / "elsewhere")
+    (root / "train" / "red").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "circle").symlink_to(root / "train")
+    assert len(folders(root=str(root))) == 24
+    assert len(pictures_in([root / "train"], Skipped())) == 24
+
+
+def test_a_pipe_and_a_broken_link_are_told_by_their_name(tmp_path):
+    write_folders(tmp_path)
+    os.mkfifo(tmp_path / "train" / "blue" / "0a.png")
+    (tmp_path / "train" / "blue" / "0b.png").symlink_to(tmp_path / "nowhere.png")
+    pictures = folders(root=str(tmp_path))
+    assert "0a.png cannot be opened: it is not a regular file" in pictures[Draw(1)]["unreadable"][0]
+    assert "0b.png cannot be opened" in pictures[Draw(2)]["unreadable"][0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\xef\xbb\xbfred\nblue\n", id="byte-order mark"),
+        pytest.param("red\r\nblue".encode("utf-16"), id="UTF-16"),
+        pytest.param(b"\nred\n\n  \nblue\n\n", id="blank lines"),
+    ],
+)
+def test_a_class_map_is_read_as_programs_write_it(tmp_path, content):
+    write_folders(tmp_path)
+    (tmp_path / "classes.TXT").write_bytes(content)
+    pictures = folders(root=str(tmp_path), class_map="classes.TXT")
+    assert (pictures.classes, len(pictures)) == (["red", "blue"], 16)
+    assert pictures.remarks == "1 folders are not in data.class_map (green)"
+
+
+def test_a_class_without_images_is_told(tmp_path):
+    write_folders(tmp_path)
+    pictures = folders(root=str(tmp_path), class_map={"red": 0, "pink": 1, "blue": 2, "green": 3})
+    assert len(pictures) == 24
+    assert pictures.remarks == "1 classes of data.class_map have no images (pink)"
+
+
 def remove(path):
     for file in path.iterdir():
         file.unlink()
@@ -166,6 +251,18 @@ MISTAKES = {
     "a class map of other classes": (
         lambda root: {"root": str(root), "class_map": {"cat": 0, "dog": 1}},
         "there are no images of the classes cat, dog in .*train",
+    ),
+    "a class map with other capitals": (
+        lambda root: {"root": str(root), "class_map": {"Red": 0, "blue": 1}},
+        r"data\.class_map names the class 'Red', but its folder in .*train is 'red': capitals",
+    ),
+    "a class map that is no text": (
+        lambda root: (root / "x.txt").write_bytes(b"\xff\xd8\xff\xe0") and {"root": str(root), "class_map": "x.txt"},
+        r"data\.class_map: .*x\.txt must be text in UTF-8",
+    ),
+    "a class map that names a class twice": (
+        lambda root: (root / "x.txt").write_text("red\nblue\nred") and {"root": str(root), "class_map": "x.txt"},
+        r"data\.class_map: .*x\.txt names a class twice: red",
     ),
     "an unknown key": (lambda root: {"root": str(root), "roof": 1}, "data: invalid keys for imagefolder.*roof"),
 }  # fmt: skip

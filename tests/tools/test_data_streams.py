@@ -109,6 +109,16 @@ def test_labels_may_be_names(tmp_path):
     assert [picture.label for picture in images.source.read(images.source.urls[0])] == [1]
 
 
+def test_hidden_files_of_archives_are_skipped(tmp_path):
+    files = {"a.jpg": encoded(picture("red"), "jpeg"), "a.cls": b"2"}
+    hidden = {f"{start}._{name}": b"x" for start in ("", "__MACOSX/") for name in files}
+    write_tar(tmp_path / "train" / "0.tar", {**hidden, **files})
+    write_tar(tmp_path / "train" / "._0.tar", {"x": b"x"})
+    images = opened(root=str(tmp_path))
+    assert len(images) == 1
+    assert [picture.name for picture in images.source.read(*images.source.urls)] == [f"{tmp_path}/train/0.tar/a"]
+
+
 def test_lengths_are_noted_or_given_or_counted(tmp_path):
     paths = write_shards(tmp_path)
     assert len(opened(root=str(tmp_path))) == 24

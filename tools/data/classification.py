@@ -34,6 +34,10 @@ class Source(Protocol):
     def classes(self) -> Sequence[str]:
         """Class names, in the order of the labels."""
 
+    @property
+    def remarks(self) -> str:
+        """What was skipped; empty if nothing was."""
+
     def __len__(self) -> int: ...
 
     def open(self, index: int) -> tuple[Image.Image | BinaryIO, int]:
@@ -54,7 +58,7 @@ class ClassifiedImages(Samples):
 
     def __init__(self, source: Source, transform: Transform, channels: int) -> None:
         self.source, self.transform, self.channels = source, transform, channels
-        self.classes = source.classes
+        self.classes, self.remarks = source.classes, source.remarks
 
     def __len__(self) -> int:
         return len(self.source)

@@ -22,12 +22,14 @@ class ImagesInMemory:
         labels: (N,), integers in [0, len(classes)).
         classes: class names, in the order of the labels.
         origin: name of the images in messages.
+        remarks: what was skipped; nothing.
     """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: Sequence[str]
     origin: str
+    remarks: str = ""
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -2,17 +2,73 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from timm.data.readers import create_reader
+import numpy as np
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+from timm.utils.misc import natural_key
 
 from ..files import listed
-from ..images import EXTENSIONS
+from ..finding import Skipped, find_images, is_hidden
+from ..images import EXTENSIONS, open_regular
 from .readers import SPLIT_NAMES, ReadPictures, looking_for_pictures, ordered, read_class_map
+
+
+class FolderReader:
+    """Images in one folder per class, with the interface of timm's readers.
+
+    Hidden files and folders are skipped, links are followed.
+
+    Args:
+        root: folder of the class folders.
+        labels: the classes to read and their labels; by default all folders with images, in natural order.
+    """
+
+    def __init__(self, root: Path, labels: Mapping[str, int] | None) -> None:
+        self.root, self.skipped = root, Skipped()
+        found = sorted(map(str, find_images(root, self.skipped)), key=natural_key)
+        classes = ["" if os.path.dirname(path) == str(root) else Path(path).parent.name for path in found]
+        self.found = sorted(set(classes), key=natural_key)
+        self.labels = dict(labels) if labels else {name: label for label, name in enumerate(self.found)}
+        rows = zip(found, classes, strict=True)
+        self.samples = [(path, self.labels[name]) for path, name in rows if name in self.labels]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
+        path, label = self.samples[index]
+        return open_regular(path), label
+
+    def filename(self, index: int) -> str:
+        """Returns the path of an image, relative to the root."""
+        return os.path.relpath(self.samples[index][0], self.root)
+
+
+class TarReader(ReaderImageInTar):
+    """Images in tar files, without the hidden ones. The arguments are those of FolderReader."""
+
+    samples: Any
+    targets: Any
+
+    def __init__(self, root: Path, labels: Mapping[str, int] | None) -> None:
+        # no cached tar files: the copies in the workers would share one file position
+        super().__init__(str(root), class_map="", cache_tarfiles=False, cache_tarinfo=False)
+        self.skipped = Skipped()
+        hidden = [is_hidden(member.path) for member, *_ in self.samples]
+        self.skipped.hidden.update(member.name for member, *_ in self.samples[hidden])
+        self.samples, self.targets = self.samples[~np.asarray(hidden)], self.targets[~np.asarray(hidden)]
+        names = [self.class_idx_to_name[label] for label in self.targets]
+        self.found = sorted(set(names), key=natural_key)
+        self.labels = dict(labels) if labels else {name: label for label, name in enumerate(self.found)}
+        chosen = [name in self.labels for name in names]
+        self.samples = self.samples[chosen]
+        self.targets = np.asarray([self.labels[name] for name in names if name in self.labels])
 
 
 def imagefolder(
@@ -26,7 +82,8 @@ def imagefolder(
 
     The splits are `root/train` (or `training`) and `root/val` (or `valid`, `validation`, `eval`, `evaluation`), each a
     folder or a tar file, unless `train` and `val` are given. A folder may contain class folders or a tar file per
-    class. Tar files are read without unpacking them.
+    class. Tar files are read without unpacking them. Hidden files and folders, such as `.ipynb_checkpoints`, are
+    skipped and counted.
 
     Args:
         split: "train" or "val".
@@ -42,16 +99,18 @@ def imagefolder(
     """
     place = _find(split, root, {"train": train, "val": val}[split])
     labels = read_class_map(class_map, Path(root) if root is not None else place.parent)
-    reader, labels = _read(place, labels)
-    if "" in labels:
+    reader = _read(place, labels)
+    if "" in reader.labels:
         raise ValueError(
             f"{place} contains images outside of class folders: move each image to a folder named after its class"
         )
-    if place.is_dir() and (empty := _empty_folders(place, reader, labels, class_map is not None)):
+    if class_map is not None:
+        _check_names(reader, place)
+    if isinstance(reader, FolderReader) and (empty := _empty_folders(place, reader, class_map is not None)):
         raise ValueError(
             f"class folders without images ({_extensions()}) in {place}: {listed(empty)}; add images or remove them"
         )
-    return ReadPictures(reader, ordered(labels), str(place))
+    return ReadPictures(reader, ordered(reader.labels), str(place), _remarks(reader))
 
 
 def _find(split: str, root: str | None, given: str | None) -> Path:
@@ -77,37 +136,64 @@ def _find(split: str, root: str | None, given: str | None) -> Path:
     )
 
 
-def _read(place: Path, labels: dict[str, int] | None) -> tuple[Any, dict[str, int]]:
+def _read(place: Path, labels: dict[str, int] | None) -> FolderReader | TarReader:
     if place.is_file() and place.suffix != ".tar":
         raise ValueError(f"{place} is neither a folder nor a tar file (.tar)")
-    is_tar = place.is_file() or any(place.glob("*.tar"))
+    is_tar = place.is_file() or any(not is_hidden(path.name) for path in place.glob("*.tar"))
+    reader: FolderReader | TarReader | None
     try:
         with looking_for_pictures():
-            if is_tar:
-                # no cached tar files: the copies in the workers would share one file position
-                reader = ReaderImageInTar(str(place), class_map=labels or "", cache_tarfiles=False, cache_tarinfo=False)
-                return reader, reader.class_name_to_idx
-            reader = create_reader("", root=str(place), class_map=labels)
-            return reader, reader.class_to_idx
+            reader = TarReader(place, labels) if is_tar else FolderReader(place, labels)
     except tarfile.TarError as error:
         raise ValueError(f"{place}: not a tar file, or damaged") from error
-    # timm raises one of these if there are no images
-    except (RuntimeError, ValueError) as error:
+    # timm unpacks an empty list if a tar file has no images
+    except ValueError as error:
+        if not is_tar:
+            raise
+        reader, cause = None, error
+    if reader is None or not len(reader):
         of_classes = f" of the classes {listed(list(labels))}" if labels else ""
         raise ValueError(
             f"there are no images{of_classes} in {place}: expected one folder per class with files ending in "
-            f"{_extensions()}"
-        ) from error
+            f"{_extensions()}{f'; {reader.skipped.remarks}' if reader is not None and reader.skipped.remarks else ''}"
+        ) from (cause if reader is None else None)
+    return reader
 
 
-def _empty_folders(place: Path, reader: Any, labels: Mapping[str, int], is_chosen: bool) -> list[str]:
-    """Returns the class folders without images, which timm would silently ignore."""
-    if isinstance(reader, ReaderImageInTar):
-        return []
+def _check_names(reader: FolderReader | TarReader, place: Path) -> None:
+    """Rejects a class map whose names differ from those of the folders in a way that is easily overlooked."""
+    unread = {_folded(name): name for name in reader.found if name not in reader.labels}
+    for name in reader.labels:
+        if name not in reader.found and (similar := unread.get(_folded(name))):
+            raise ValueError(
+                f"data.class_map names the class {name!r}, but its folder in {place} is {similar!r}: capitals, spaces "
+                "and accents must be the same"
+            )
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def _remarks(reader: FolderReader | TarReader) -> str:
+    without = [name for name in reader.labels if name not in reader.found]
+    unread = [name for name in reader.found if name not in reader.labels]
+    parts = (
+        reader.skipped.remarks,
+        f"{len(without)} classes of data.class_map have no images ({listed(without, 4)})" if without else "",
+        f"{len(unread)} folders are not in data.class_map ({listed(unread, 4)})" if unread else "",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _empty_folders(place: Path, reader: FolderReader, is_chosen: bool) -> list[str]:
+    """Returns the class folders without images, which would silently be no classes."""
     start = len(str(place)) + 1
     filled = {path[start:].replace("\\", "/").partition("/")[0] for path, _ in reader.samples}
-    folders = [path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))]
-    return sorted(name for name in folders if name not in filled and (not is_chosen or name in labels))
+    folders = [
+        path.name for path in place.iterdir() if path.is_dir() and not is_hidden(path.name) and path.name[0] != "_"
+    ]
+    return sorted(name for name in folders if name not in filled and (not is_chosen or name in reader.labels))
 
 
 def _extensions() -> str:

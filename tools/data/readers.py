@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from timm.data.readers import img_extensions
-from timm.data.readers.class_map import load_class_map
 
+from ..files import listed
 from ..images import EXTENSIONS, UnreadableImageError
 
 # accepted names of each split, as in timm
@@ -24,10 +26,11 @@ class ReadPictures:
         reader: has `reader[index]`, which returns a file and its label, and `filename(index)`.
         classes: class names, in the order of the labels.
         root: prefix of the reader's file names in messages.
+        remarks: what was skipped; empty if nothing was.
     """
 
-    def __init__(self, reader: Any, classes: Sequence[str], root: str) -> None:
-        self.reader, self.classes, self.root = reader, classes, root
+    def __init__(self, reader: Any, classes: Sequence[str], root: str, remarks: str = "") -> None:
+        self.reader, self.classes, self.root, self.remarks = reader, classes, root, remarks
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -41,7 +44,7 @@ class ReadPictures:
         try:
             file, label = self.reader[index]
         # timm raises the last two for a row of a table without an image
-        except (OSError, tarfile.TarError, AssertionError, TypeError) as error:
+        except (OSError, tarfile.TarError, ValueError, AssertionError, TypeError) as error:
             reason = str(error) or "there is no image"
             raise UnreadableImageError(f"{self.name(index)} cannot be opened: {reason}") from error
         return file, int(label)
@@ -71,7 +74,7 @@ def read_class_map(class_map: str | Mapping[str, int] | None, root: Path) -> dic
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is not a text file, or the labels of N classes are not 0 .. N-1.
+        ValueError: the file is not a text file or names a class twice, or the labels of N classes are not 0 .. N-1.
     """
     if class_map is None:
         return None
@@ -81,16 +84,31 @@ def read_class_map(class_map: str | Mapping[str, int] | None, root: Path) -> dic
         found = next((path for path in (Path(class_map), root / class_map) if path.is_file()), None)
         if found is None:
             raise FileNotFoundError(f"data.class_map: file {class_map} does not exist, neither here nor in {root}")
-        if found.suffix != ".txt":
+        if found.suffix.lower() != ".txt":
             raise ValueError(f"data.class_map must be a text file (.txt) with one class name per line, got {found}")
-        labels = load_class_map(str(found))
-        # an empty last line
-        labels.pop("", None)
+        names = [line.strip() for line in _read_text(found).splitlines() if line.strip()]
+        labels = {name: label for label, name in enumerate(names)}
+        if len(labels) < len(names):
+            repeated = [name for name, count in Counter(names).items() if count > 1]
+            raise ValueError(f"data.class_map: {found} names a class twice: {listed(repeated)}")
     if sorted(labels.values()) != list(range(len(labels))):
         raise ValueError(
             f"data.class_map must map its {len(labels)} classes to the labels 0 .. {len(labels) - 1}, each once"
         )
     return labels
+
+
+def _read_text(path: Path) -> str:
+    """Reads a text file in UTF-8, or in UTF-16 with a byte-order mark, as Windows programs write it."""
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"data.class_map: {path} must be text in UTF-8: {error}") from error
+    if "\0" in text:
+        raise ValueError(f"data.class_map: {path} must be text in UTF-8: it contains null bytes")
+    return text
 
 
 def ordered(labels: Mapping[str, int]) -> list[str]:

@@ -35,6 +35,8 @@ class Samples(Dataset[dict[str, Any]]):
     """
 
     classes: Sequence[str]
+    # what was skipped, for the summary
+    remarks: str = ""
 
     @abstractmethod
     def __len__(self) -> int: ...

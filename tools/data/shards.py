@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..files import listed
+from ..finding import is_hidden
 from ..images import EXTENSIONS
 from .readers import SPLIT_NAMES, ordered, read_class_map
 
@@ -43,6 +44,7 @@ class Shards:
 
     def __init__(self, urls: Sequence[str], classes: Sequence[str], size: int, shuffle: int) -> None:
         self.urls, self.classes, self.size, self.shuffle = list(urls), list(classes), size, shuffle
+        self.remarks = ""
         self._labels = {name: label for label, name in enumerate(classes)}
 
     def __len__(self) -> int:
@@ -55,7 +57,11 @@ class Shards:
 
         try:
             with gopen(url) as stream:
-                for sample in group_by_keys(tar_file_expander([{"url": url, "stream": stream}])):
+                # such as the hidden files that macOS adds to archives
+                files = tar_file_expander(
+                    [{"url": url, "stream": stream}], select_files=lambda name: not is_hidden(name)
+                )
+                for sample in group_by_keys(files):
                     yield self._picture(sample, url)
         # a broken pipe, a truncated archive, a duplicate name
         except (OSError, tarfile.TarError, ValueError, EOFError) as error:
@@ -148,8 +154,8 @@ def _urls(split: str, root: str | None, given: str | None) -> list[str]:
         raise FileNotFoundError(f"data.root: folder {root} does not exist")
     for name in SPLIT_NAMES[split]:
         for pattern in (f"{name}/*.tar", f"{name}-*.tar", f"*-{name}-*.tar"):
-            if found := sorted(Path(root).glob(pattern)):
-                return [str(path) for path in found]
+            if found := sorted(str(path) for path in Path(root).glob(pattern) if not is_hidden(path.name)):
+                return found
     there = listed(sorted(path.name for path in Path(root).iterdir())) or "nothing"
     raise FileNotFoundError(
         f"data.root: {root} has no shards {split}/*.tar or {split}-*.tar, found {there}: rename it, or set data.{split}"
@@ -186,7 +192,8 @@ def _noted(root: Path) -> dict[str, int]:
 def _count_local(path: Path) -> int:
     try:
         with tarfile.open(path) as archive:
-            return sum(member.isfile() and member.name.endswith(".cls") for member in archive)
+            names = [member.name for member in archive if member.isfile()]
+            return sum(name.endswith(".cls") and not is_hidden(name) for name in names)
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"{path} is not a tar file, or damaged") from error
 

@@ -33,7 +33,7 @@ class StreamedImages:
 
     def __init__(self, source: Shards, transform: Transform, channels: int) -> None:
         self.source, self.transform, self.channels = source, transform, channels
-        self.classes = source.classes
+        self.classes, self.remarks = source.classes, source.remarks
 
     def __len__(self) -> int:
         return len(self.source)

@@ -76,7 +76,7 @@ class BoxedImages(Samples):
 
     def __init__(self, source: Source, channels: int, augment: v2.Transform | None, with_masks: bool) -> None:
         self.source, self.channels, self.augment, self.with_masks = source, channels, augment, with_masks
-        self.classes = source.classes
+        self.classes, self.remarks = source.classes, source.remarks
 
     def __len__(self) -> int:
         return len(self.source)

@@ -20,7 +20,7 @@ from ..training.optimization import blaming
 from ..training.processes import Processes
 from ..training.recipe import Recipe
 from ..training.setup import Setup, describe_data
-from .data import BoxedImages, open_detection
+from .data import open_detection
 from .detectors import Detector, DetectorOptions, create_detector
 from .files import save_detector
 from .metrics import DetectionJudge
@@ -85,7 +85,7 @@ def detection(recipe: Recipe, processes: Processes) -> Setup:
         save=save,
         facts={
             "model": f"{options.head} on {name}, strides {strides}, {origin}",
-            "data": describe_data(train_set, val_set, recipe.data["name"]) + _remarks(train_set, val_set),
+            "data": describe_data(train_set, val_set, recipe.data["name"]),
         },
     )
 
@@ -127,13 +127,3 @@ def _try(network: Detector, image: Tensor, name: str) -> None:
             f"model: {name} does not take an image of {size} pixels after resizing to detector.min_size and "
             f"max_size: {error}"
         ) from error
-
-
-def _remarks(*data_sets: BoxedImages) -> str:
-    titles = ("train", "val")
-    said = [
-        f"{title}: {data_set.source.remarks}"
-        for title, data_set in zip(titles, data_sets, strict=True)
-        if data_set.source.remarks
-    ]
-    return "".join(f"; {remark}" for remark in said)

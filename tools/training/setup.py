@@ -54,5 +54,7 @@ class Setup:
 
 
 def describe_data(train_set: Samples | StreamedImages, val_set: Samples | StreamedImages, name: str) -> str:
-    """Describes the data in one line."""
-    return f"{name}, {len(train_set)} training and {len(val_set)} validation images, {len(train_set.classes)} classes"
+    """Describes the data in one line, with what was skipped."""
+    sizes = f"{len(train_set)} training and {len(val_set)} validation images, {len(train_set.classes)} classes"
+    remarks = (f"; {split}: {x.remarks}" for split, x in (("train", train_set), ("val", val_set)) if x.remarks)
+    return f"{name}, {sizes}{''.join(remarks)}"

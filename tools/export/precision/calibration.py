@@ -9,6 +9,7 @@ import timm.data
 import torch
 from torch import Tensor, nn
 
+from ...finding import Skipped
 from ...images import EXTENSIONS, apply_transform, read_image
 
 # more images hardly change the ranges, and each is run many times
@@ -40,7 +41,7 @@ def read_calibration(folder: Path, model: nn.Module, image_size: tuple[int, int]
         raise FileNotFoundError(f"calibration: the folder {folder} does not exist")
     if not getattr(model, "pretrained_cfg", None):
         raise ValueError(f"calibration: {type(model).__name__} is not a timm model and defines no preprocessing")
-    files = pictures_in([folder])
+    files = pictures_in([folder], Skipped())
     if not files:
         raise ValueError(f"calibration: {folder} holds no images ({', '.join(EXTENSIONS)})")
     step = max(1.0, len(files) / MOST_PICTURES)
