@@ -17,12 +17,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 
 def is_traced() -> bool:
     """Returns whether a compiler, exporter or tracer is active: then only operators that it supports may run."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def is_transformed() -> bool:
+    """Returns whether a transform of `torch.func` or forward-mode differentiation is active.
+
+    Then only operators may run that torch can transform: no `autograd.Function`, and no writing into given memory.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_exporting() -> bool:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..saved import checked
 from ..second_derivatives import differentiable_gradients
 from ..tracing import is_traced
 from .blocks import attend_with_scores, windows
@@ -39,17 +40,23 @@ def attention(
 ) -> Tensor:
     """softmax(q k^T * scale + relative scores) v of each block: (B, H', W', h, D), .. -> (B, H', W', h, E)."""
     rows, columns = axes
-    row_padding, column_padding = (axis.padded_queries - axis.query_length for axis in axes)
-    q = F.pad(q, (0, 0, 0, 0, 0, column_padding, 0, row_padding))
-    k, v = (F.pad(x, (0, 0, 0, 0, *columns.padding, *rows.padding)) for x in (k, v))
     inputs = q, k, v, rel_rows, rel_columns
     if q.device.type != "cpu" or is_traced():
-        out = _attend(*inputs, axes, scale)
+        out = checked(_attend(*_padded(q, k, v, axes), rel_rows, rel_columns, axes, scale), *inputs)
     elif torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
         out = Attention.apply(*inputs, axes, scale)
     else:
         out = _attend_in_chunks(*inputs, axes, scale)
     return out[:, : rows.query_length, : columns.query_length]
+
+
+def _padded(q: Tensor, k: Tensor, v: Tensor, axes: tuple[HaloAxis, HaloAxis]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pads queries to whole blocks, and keys and values also with the halo."""
+    rows, columns = axes
+    row_padding, column_padding = (axis.padded_queries - axis.query_length for axis in axes)
+    q = F.pad(q, (0, 0, 0, 0, 0, column_padding, 0, row_padding))
+    k, v = (F.pad(x, (0, 0, 0, 0, *columns.padding, *rows.padding)) for x in (k, v))
+    return q, k, v
 
 
 class Attention(torch.autograd.Function):
@@ -65,13 +72,14 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Computes the gradients of q, k, v and the tables."""
-        q, k, v, rel_rows, rel_columns = inputs = ctx.saved_tensors
+        *maps, rel_rows, rel_columns = inputs = ctx.saved_tensors
         rows, columns = axes = ctx.axes
         if torch.is_grad_enabled():
             found = differentiable_gradients(
-                lambda: _attend(q, k, v, rel_rows, rel_columns, axes, ctx.scale), inputs, grad
+                lambda: _attend(*_padded(*maps, axes), rel_rows, rel_columns, axes, ctx.scale), inputs, grad
             )
             return *found, None, None
+        q, k, v = _padded(*maps, axes)
         of_q = torch.empty_like(q)
         # padded to whole blocks, since windows are added in parts of one block
         sums = [_zeros(x.shape[0], rows.whole_blocks, columns.whole_blocks, *x.shape[3:], like=x) for x in (k, v)]
@@ -87,7 +95,10 @@ class Attention(torch.autograd.Function):
             for table, part in zip(of_tables, of_parts, strict=True):
                 if table is not None and part is not None:
                     table += part
-        of_k, of_v = (total[:, : x.shape[1], : x.shape[2]].to(x.dtype) for total, x in zip(sums, (k, v), strict=True))
+        of_q = of_q[:, : rows.query_length, : columns.query_length]
+        of_k, of_v = (
+            total[:, rows.halo :, columns.halo :][:, : rows.length, : columns.length].to(q.dtype) for total in sums
+        )
         of_rows, of_columns = (
             None if x is None or total is None else total.to(x.dtype)
             for total, x in zip(of_tables, (rel_rows, rel_columns), strict=True)
@@ -127,7 +138,8 @@ def _attend_in_chunks(
     axes: tuple[HaloAxis, HaloAxis],
     scale: float,
 ) -> Tensor:
-    """Same as `_attend`, chunk by chunk."""
+    """Same as `_attend`, chunk by chunk, for maps without padding."""
+    q, k, v = _padded(q, k, v, axes)
     out = v.new_empty(*q.shape[:4], v.shape[4])
     for of_queries, of_keys in _chunks(axes, len(q), q.shape[3]):
         out[of_queries] = _attend(q[of_queries], k[of_keys], v[of_keys], rel_rows, rel_columns, axes, scale)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..precision import dtype_of_scores
 from .blocks import blocks
 from .geometry import HaloAxis
 from .relative import relative_scores
@@ -37,7 +38,9 @@ def gradients(
         gradient for each table, None for a missing table.
     """
     rows, columns = axes
-    keys, values = (x.flatten(0, 1) for x in windows)
+    precise = dtype_of_scores(q.dtype)
+    dout, q = dout.to(precise), q.to(precise)
+    keys, values = (x.flatten(0, 1).to(precise) for x in windows)
     queries, upstream_blocks = (blocks(x, rows, columns).flatten(0, 1) for x in (q, dout))
     leaf = q.detach().requires_grad_()
     leaves = [None if table is None else table.detach().requires_grad_() for table in tables]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..saved import checked
 from .geometry import HaloAxis
 
 
@@ -39,7 +40,8 @@ def attention(
     weights = scores.flatten(6).softmax(-1).unflatten(6, (rows.window, columns.window))
     out = torch.einsum("bijhmnkl,bikjlhe->bimjnhe", weights, values)
     # (B, nh, qh, nw, qw, h, E) -> (B, H', W', h, E)
-    return out.flatten(3, 4).flatten(1, 2)[:, : rows.query_length, : columns.query_length]
+    out = out.flatten(3, 4).flatten(1, 2)[:, : rows.query_length, : columns.query_length]
+    return checked(out, q, k, v, rel_rows, rel_columns)
 
 
 def _windows(x: Tensor, rows: HaloAxis, columns: HaloAxis) -> Tensor:

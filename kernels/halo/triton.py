@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..library import Extra, define_attention
+from ..saved import checked
 from .blocks import attend_with_scores
 from .geometry import HaloAxis, halo_axes
 from .relative import relative_scores
@@ -38,7 +39,7 @@ def attention(
     )
     geometry = [[getattr(axis, name) for axis in axes] for name in ("block", "halo", "stride")]
     out, _ = _attention(q, k, v, row_scores, column_scores, *geometry, scale, may_fall_back=may_fall_back)
-    return out
+    return checked(out, rel_rows, rel_columns)
 
 
 def _kernels() -> Any:

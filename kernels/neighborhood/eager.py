@@ -17,6 +17,7 @@ import operator
 import torch
 from torch import Tensor
 
+from ..saved import checked
 from ..tracing import is_traced
 from . import eager_batch, eager_chunks
 from .geometry import Axis
@@ -28,7 +29,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Te
     """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     plan = _plan(axes, q.shape[3], q.device, eager_chunks.FORWARD_SCORES)
     if q.device.type != "cpu" or is_traced() or plan.is_identity:
-        return eager_batch.attend(q, k, v, bias, scale, plan)
+        return checked(eager_batch.attend(q, k, v, bias, scale, plan), q, k, v, bias)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias)):
         backward_plan = _plan(axes, q.shape[3], q.device, eager_chunks.BACKWARD_SCORES)
         return eager_chunks.Attention.apply(q, k, v, bias, scale, plan, backward_plan)
@@ -47,7 +48,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
         scores = scores + bias_on_map(bias.to(q.dtype), places, size)
     if places.exists_on_map is not None:
         scores = scores.masked_fill(~places.exists_on_map.unflatten(0, size).unsqueeze(2), -torch.inf)
-    return scores
+    return checked(scores, q, k, bias)
 
 
 def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
@@ -63,7 +64,8 @@ def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
         # entries without a key all point at slot 0: add zero there
         exists = places.exists[plan.whole.tile_class].repeat(heads, 1, 1)
         spread = spread.scatter_add(-1, slots, tiles.masked_fill(~exists, 0))
-    return eager_batch.untile(spread @ eager_batch.take_keys(v, plan), plan, heads, size)
+    out = eager_batch.untile(spread @ eager_batch.take_keys(v, plan), plan, heads, size)
+    return checked(out, weights, v)
 
 
 def _plan(axes: tuple[Axis, Axis], heads: int, device: torch.device, scores: int) -> Plan:

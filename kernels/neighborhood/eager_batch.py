@@ -100,7 +100,7 @@ def add_keys(total: Tensor, x: Tensor, chunk: Chunk) -> None:
     """Adds region slots, (N * h * columns * nh * R, D) in any shape, to their tokens in (N, h, H * W, D)."""
     images, heads, _, width = total.shape
     sums = sum_rows(x.reshape(images * heads, chunk.region_tokens.numel(), width), chunk.key_slots, chunk.key_starts)
-    total.index_add_(2, chunk.key_tokens, sums.unflatten(0, (images, heads)))
+    total.index_add_(2, chunk.key_tokens, sums.unflatten(0, (images, heads)).to(total.dtype))
 
 
 def sum_rows(x: Tensor, rows: Tensor, starts: Tensor) -> Tensor:

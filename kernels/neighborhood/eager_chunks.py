@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import dtype_of_scores
 from ..second_derivatives import differentiable_gradients
 from .eager_batch import add_keys, attend, class_mask, select, sum_rows
 from .plan import Chunk, Plan
@@ -103,7 +104,7 @@ class Attention(torch.autograd.Function):
             return *gradients, None, None, None
         heads, grads = q.shape[3], [x.new_zeros(x.shape) for x in (q, k, v)]
         tokens = [x.flatten(1, 2).transpose(1, 2) for x in (q, k, v, grad, *grads)]
-        of_classes = class_mask(plan, bias, q.dtype, heads)
+        of_classes = class_mask(plan, bias, dtype_of_scores(q.dtype), heads)
         needs_bias = bias is not None and ctx.needs_input_grad[3]
         sum_dtype = torch.promote_types(q.dtype, torch.float32)
         dmask = torch.zeros(heads, plan.classes, plan.queries * plan.keys, dtype=torch.float64) if needs_bias else None
@@ -134,10 +135,11 @@ def _backward_step(tokens: list[Tensor], mask: Tensor | None, scale: float, chun
     """
     q, k, v, grad, dq, dk, dv = tokens
     images, heads = q.shape[:2]
+    precise = dtype_of_scores(q.dtype)
     # (N * h * columns * nh, ., .); regions are copied, since a batched product cannot read overlapping ones
-    queries = _chunk_queries(q, chunk, plan).flatten(0, 2)
-    keys, values = (_chunk_keys(x, chunk, plan).reshape(-1, plan.keys, x.shape[-1]) for x in (k, v))
-    dout = _chunk_queries(grad, chunk, plan, repeats=False).flatten(0, 2)
+    queries = _chunk_queries(q, chunk, plan).flatten(0, 2).to(precise)
+    keys, values = (_chunk_keys(x, chunk, plan).reshape(-1, plan.keys, x.shape[-1]).to(precise) for x in (k, v))
+    dout = _chunk_queries(grad, chunk, plan, repeats=False).flatten(0, 2).to(precise)
     if mask is None:
         scores = torch.bmm(queries, keys.mT).mul_(scale)
     else:
@@ -152,6 +154,6 @@ def _backward_step(tokens: list[Tensor], mask: Tensor | None, scale: float, chun
     # the gradient of a softmax: w * (dw - sum(w * dw))
     dscores.sub_((weights * dscores).sum(-1, keepdim=True)).mul_(weights)
     dqueries = torch.bmm(dscores, keys).mul_(scale).view(images, heads, -1, dq.shape[-1])
-    dq.index_add_(2, chunk.query_tokens, dqueries)
+    dq.index_add_(2, chunk.query_tokens, dqueries.to(dq.dtype))
     add_keys(dk, torch.bmm(dscores.mT, queries).mul_(scale), chunk)
     return dscores.unflatten(0, (images, -1))

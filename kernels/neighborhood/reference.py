@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..saved import checked
 from .geometry import Axis
 
 
@@ -29,14 +30,14 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
         # (h, H, kh, 1) x (1, 1, W, kw) -> (h, H, W, kh, kw) -> (H, W, h, k)
         places = row_places.clamp(min=0)[:, None, :, None], column_places.clamp(min=0)[None, :, None, :]
         scores = scores + bias[:, places[0], places[1]].flatten(-2).permute(1, 2, 0, 3)
-    return scores.masked_fill(~_exists(rows, columns), -torch.inf)
+    return checked(scores.masked_fill(~_exists(rows, columns), -torch.inf), q, k, bias)
 
 
 def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
     """Weighted sum of each query's values: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
     rows, columns = (_neighbors(axis, v.device) for axis in axes)
-    weights = weights.masked_fill(~_exists(rows, columns), 0)
-    return torch.einsum("bijhk,bijkhe->bijhe", weights, _gather(v, rows, columns))
+    present = weights.masked_fill(~_exists(rows, columns), 0)
+    return checked(torch.einsum("bijhk,bijkhe->bijhe", present, _gather(v, rows, columns)), weights, v)
 
 
 def _neighbors(axis: Axis, device: torch.device) -> Tensor:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..saved import checked
 from ..tracing import is_traced
 from . import eager_batch, eager_chunks
 from .geometry import Regions
@@ -26,7 +27,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions,
     """softmax(q k^T * scale) v over the regions on each query's route: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     routes = routes.long()
     if q.device.type != "cpu" or is_traced():
-        return eager_batch.attend(q, k, v, eager_batch.best_form(routes, regions, q.dtype), scale)
+        form = eager_batch.best_form(routes, regions, q.dtype)
+        return checked(eager_batch.attend(q, k, v, form, scale), q, k, v, routes)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         return eager_chunks.Attention.apply(q, k, v, routes, regions, scale)
     return eager_chunks.forward(q, k, v, routes, regions, scale)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import dtype_of_scores
 from ..second_derivatives import differentiable_gradients
 from ..tracing import real_tensors
 from .eager_batch import Form, attend, best_form, by_region, is_one_region, one_region, region_rows
@@ -99,10 +100,12 @@ def tokens_of(size: tuple[int, int], split: tuple[int, int]) -> tuple[Tensor, Te
         return tokens, tokens.flatten().argsort()
 
 
-def _chunks(q: Tensor, routes: Tensor, regions: Regions) -> Iterator[tuple[tuple[slice, ...], Form]]:
+def _chunks(
+    q: Tensor, routes: Tensor, regions: Regions, dtype: torch.dtype
+) -> Iterator[tuple[tuple[slice, ...], Form]]:
     """Yields the images and heads that the backward pass computes together, and the form of each."""
     every = slice(None)
-    for image, form in _images(routes, regions, q.dtype):
+    for image, form in _images(routes, regions, dtype):
         numbers = form.routes.shape[2] * regions.count * regions.tokens * q.shape[4]
         for heads in _slices(q.shape[3], CHUNK_NUMBERS // numbers):
             yield (image, every, every, heads), form
@@ -144,8 +147,9 @@ class Attention(torch.autograd.Function):
             gradients = differentiable_gradients(lambda: attend(q, k, v, form, ctx.scale), (q, k, v), grad)
             return *gradients, None, None, None
         grads = [x.new_empty(x.shape) for x in (q, k, v)]
-        memory = _Memory(q)
-        for chunk, form in _chunks(q, routes, ctx.regions):
+        precise = dtype_of_scores(q.dtype)
+        memory = _Memory(q.new_empty(0, dtype=precise))
+        for chunk, form in _chunks(q, routes, ctx.regions, precise):
             _backward_chunk([x[chunk] for x in (q, k, v, grad, *grads)], form, ctx.scale, memory)
         return *grads, None, None, None
 

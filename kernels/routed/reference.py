@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..saved import checked
 from .geometry import Regions
 
 
@@ -26,4 +27,4 @@ def attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions,
     out = torch.einsum("bphrk,bpkhe->bprhe", scores.softmax(-1), values)
     # back to the map: positions are ordered by region, and their argsort inverts that order
     order = (rows * regions.size[1] + columns).flatten().argsort()
-    return out.flatten(1, 2)[:, order].unflatten(1, regions.size)
+    return checked(out.flatten(1, 2)[:, order].unflatten(1, regions.size), q, k, v, routes)

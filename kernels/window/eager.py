@@ -14,6 +14,7 @@ import operator
 import torch
 from torch import Tensor
 
+from ..saved import checked
 from ..tracing import is_dynamic, is_traced
 from . import eager_batch, eager_chunks, eager_dynamic
 from .geometry import WindowAxis
@@ -28,7 +29,7 @@ def attention(
         return eager_dynamic.attention(q, k, v, axes, bias, scale)
     plan = _plan(axes, q.shape[3], q.device, eager_chunks.FORWARD_SCORES)
     if q.device.type != "cpu" or is_traced():
-        return eager_batch.attend(q, k, v, bias, scale, plan)
+        return checked(eager_batch.attend(q, k, v, bias, scale, plan), q, k, v, bias)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias)):
         backward_plan = _plan(axes, q.shape[3], q.device, eager_chunks.BACKWARD_SCORES)
         return eager_chunks.Attention.apply(q, k, v, bias, scale, plan, backward_plan)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import dtype_of_scores
 from ..second_derivatives import differentiable_gradients
 from .eager_batch import attend, class_mask
 from .plan import Chunk, Plan
@@ -72,7 +73,8 @@ class Attention(torch.autograd.Function):
         heads = q.shape[3]
         grads = [x.new_empty(x.shape) for x in (q, k, v)]
         tokens, tokens_grads = [_rows(x) for x in (q, k, v, grad)], [_rows(x) for x in grads]
-        mask = class_mask(plan, bias, q.dtype, heads)
+        precise = dtype_of_scores(q.dtype)
+        mask = class_mask(plan, bias, precise, heads)
         needs_bias = bias is not None and ctx.needs_input_grad[3]
         sum_dtype = torch.promote_types(q.dtype, torch.float32)
         # thousands of terms cancel in a table's gradient, so it is accumulated in float64
@@ -80,7 +82,7 @@ class Attention(torch.autograd.Function):
         for images, of_map in _steps(plan, len(q), heads):
             slots = [_slots(x[of_map], images, plan) for x in tokens_grads]
             for chunk in plan.chunks:
-                taken = [_take(x[of_map], images, chunk, plan, heads).flatten(0, 1) for x in tokens]
+                taken = [_take(x[of_map], images, chunk, plan, heads).flatten(0, 1).to(precise) for x in tokens]
                 of_chunk = [x if len(plan.chunks) == 1 else x[chunk.slots] for x in slots]
                 added = None if mask is None else _added(mask, images, chunk, plan, is_copy=True).flatten(0, 1)
                 dscores = _backward_step(taken, of_chunk, added, ctx.scale, heads)

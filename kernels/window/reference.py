@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..saved import checked
 from .geometry import WindowAxis
 
 
@@ -18,9 +19,9 @@ def attention(
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v within each window: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     rows, columns = axes
-    q, k, v = (_windows(x, rows, columns) for x in (q, k, v))
+    queries, keys, values = (_windows(x, rows, columns) for x in (q, k, v))
     # (B, nh, nw, h, wh, ww, wh, ww)
-    scores = torch.einsum("bimjnhd,bikjlhd->bijhmnkl", q * scale, k)
+    scores = torch.einsum("bimjnhd,bikjlhd->bijhmnkl", queries * scale, keys)
     if bias is not None:
         row_relation, column_relation = (_relation(axis, bias.device) for axis in axes)
         scores = scores + bias[:, row_relation[:, None, :, None], column_relation[None, :, None, :]]
@@ -28,10 +29,10 @@ def attention(
     row_sees, column_sees = (_sees(axis, q.device) for axis in axes)
     sees = row_sees[:, None, None, :, None, :, None] & column_sees[None, :, None, None, :, None, :]
     weights = scores.masked_fill(~sees, -torch.inf).flatten(-2).softmax(-1).unflatten(-1, sees.shape[-2:])
-    out = torch.einsum("bijhmnkl,bikjlhe->bimjnhe", weights, v)
+    out = torch.einsum("bijhmnkl,bikjlhe->bimjnhe", weights, values)
     # (B, nh, wh, nw, ww, h, E) -> (B, H, W, h, E)
     row_ranks, column_ranks = ([axis.rank(position) for position in range(axis.length)] for axis in axes)
-    return out.flatten(3, 4).flatten(1, 2)[:, row_ranks][:, :, column_ranks]
+    return checked(out.flatten(3, 4).flatten(1, 2)[:, row_ranks][:, :, column_ranks], q, k, v, bias)
 
 
 def _windows(x: Tensor, rows: WindowAxis, columns: WindowAxis) -> Tensor:

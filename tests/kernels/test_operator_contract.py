@@ -10,6 +10,7 @@ from comparison import assert_as_exact_as, assert_close, upstream
 from operator_examples import EXAMPLES, PLAIN, TINY, Example
 from torch import Tensor
 
+from attnzoo.kernels import halo_attention
 from tests.tiers import quick
 
 examples = pytest.mark.parametrize("example", EXAMPLES, ids=str)
@@ -33,6 +34,49 @@ def test_half_precision(example: Example, dtype: torch.dtype) -> None:
         (example.run(draw, "reference"), example.run(draw, "reference", torch.float64)) for draw in (inputs, *others)
     )
     assert_as_exact_as(example.run(inputs, "eager"), plain, truth, dtype, more)
+
+
+@pytest.mark.parametrize("example", [x for x in EXAMPLES if not x.is_half], ids=str)
+def test_gradients_of_scores_beyond_float16(example: Example) -> None:
+    """As with `scaled_dot_product_attention`, scores may be larger than the largest float16 number."""
+    inputs = example.inputs(torch.float16)
+    for name in ("q", "k"):
+        inputs[name] = (300 * inputs[name].detach().sign() + inputs[name].detach()).requires_grad_()
+    for create_graph in (False, True):
+        out = example(inputs, "eager")
+        # small, because the gradient of a table is a sum over all queries
+        dout = upstream(out) / 256
+        gradients = torch.autograd.grad(out, list(inputs.values()), dout, create_graph=create_graph)
+        assert out.isfinite().all()
+        assert all(x.isfinite().all() for x in gradients)
+    if example.function is halo_attention and example.tables:
+        # the relative scores are float16 numbers, rounded by half a unit
+        return
+    truth = example.run(inputs, "reference", torch.float64).tensors["gradient of v"]
+    size = truth.abs().max().item()
+    assert_close("gradient of v", gradients[list(inputs).index("v")] * 256, truth, 0.01 * size)
+
+
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+@examples
+def test_changed_inputs_raise(example: Example, backend: str) -> None:
+    check_changed_inputs(example, backend)
+
+
+@kernels
+@pytest.mark.parametrize("example", quick(PLAIN, PLAIN[-1:]))
+def test_changed_inputs_of_kernels_raise(example: Example) -> None:
+    check_changed_inputs(example, "triton")
+
+
+def check_changed_inputs(example: Example, backend: str) -> None:
+    inputs, routes = example.inputs(torch.float32), example.routes()
+    for x in (*inputs.values(), *routes.values()):
+        out = example.function(**inputs, **routes, **example.arguments, backend=backend)
+        with torch.no_grad():
+            x.mul_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.backward(upstream(out))
 
 
 @examples
