@@ -10,7 +10,7 @@ axis (suffix h: rows, suffix w: columns).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ def attention(
     rows, columns = axes
     inputs = q, k, v, rel_rows, rel_columns
     if q.device.type != "cpu" or is_traced():
-        out = checked(_attend(*_padded(q, k, v, axes), rel_rows, rel_columns, axes, scale), *inputs)
+        out = checked(_attend(*_padded((q, k, v), axes), rel_rows, rel_columns, axes, scale), *inputs)
     elif torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
         out = Attention.apply(*inputs, axes, scale)
     else:
@@ -50,8 +50,9 @@ def attention(
     return out[:, : rows.query_length, : columns.query_length]
 
 
-def _padded(q: Tensor, k: Tensor, v: Tensor, axes: tuple[HaloAxis, HaloAxis]) -> tuple[Tensor, Tensor, Tensor]:
-    """Pads queries to whole blocks, and keys and values also with the halo."""
+def _padded(maps: Sequence[Tensor], axes: tuple[HaloAxis, HaloAxis]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pads q to whole blocks, and k and v also with the halo."""
+    q, k, v = maps
     rows, columns = axes
     row_padding, column_padding = (axis.padded_queries - axis.query_length for axis in axes)
     q = F.pad(q, (0, 0, 0, 0, 0, column_padding, 0, row_padding))
@@ -76,10 +77,10 @@ class Attention(torch.autograd.Function):
         rows, columns = axes = ctx.axes
         if torch.is_grad_enabled():
             found = differentiable_gradients(
-                lambda: _attend(*_padded(*maps, axes), rel_rows, rel_columns, axes, ctx.scale), inputs, grad
+                lambda: _attend(*_padded(maps, axes), rel_rows, rel_columns, axes, ctx.scale), inputs, grad
             )
             return *found, None, None
-        q, k, v = _padded(*maps, axes)
+        q, k, v = _padded(maps, axes)
         of_q = torch.empty_like(q)
         # padded to whole blocks, since windows are added in parts of one block
         sums = [_zeros(x.shape[0], rows.whole_blocks, columns.whole_blocks, *x.shape[3:], like=x) for x in (k, v)]
@@ -139,7 +140,7 @@ def _attend_in_chunks(
     scale: float,
 ) -> Tensor:
     """Same as `_attend`, chunk by chunk, for maps without padding."""
-    q, k, v = _padded(q, k, v, axes)
+    q, k, v = _padded((q, k, v), axes)
     out = v.new_empty(*q.shape[:4], v.shape[4])
     for of_queries, of_keys in _chunks(axes, len(q), q.shape[3]):
         out[of_queries] = _attend(q[of_queries], k[of_keys], v[of_keys], rel_rows, rel_columns, axes, scale)
