@@ -64,6 +64,7 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
 def _read_run(last: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
     """Reads the checkpoint to resume from."""
     from .training.checkpoints import check_format
+    from .training.resuming import check_recipe
     from .training.storage import read_checkpoint
 
     if not resume:
@@ -73,11 +74,7 @@ def _read_run(last: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
         )
     checkpoint = read_checkpoint(last)
     check_format(checkpoint, last)
-    if checkpoint["recipe"] != recipe.to_json():
-        raise ValueError(
-            f"{last.parent} contains a run of another config: resume with the config and options of that run, or "
-            "choose another --work-dir"
-        )
+    check_recipe(checkpoint, recipe, last.parent)
     return checkpoint
 
 

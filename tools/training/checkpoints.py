@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Checkpoints(Hook):
         save_model: writes the validated model, given its weights; called by rank 0 for each epoch that is the best so
             far.
         resume_from: the checkpoint to resume from; None starts from scratch.
+        data: description of the data, which is stored.
     """
 
     priority = "VERY_LOW"
@@ -43,8 +45,9 @@ class Checkpoints(Hook):
         work_dir: Path,
         save_model: Callable[[Mapping[str, Tensor]], None],
         resume_from: Mapping[str, Any] | None,
+        data: Mapping[str, Any],
     ) -> None:
-        self.work_dir, self.save_model, self._resume_from = work_dir, save_model, resume_from
+        self.work_dir, self.save_model, self._resume_from, self.data = work_dir, save_model, resume_from, data
 
     def before_train(self, runner: TrainingRunner) -> None:
         """Restores the state of the checkpoint, if there is one."""
@@ -69,12 +72,23 @@ class Checkpoints(Hook):
             loop.ema.module.load_state_dict(state["state_dict_ema"])
         load_optimizer(runner.optim_wrapper.optimizer, state["optimizer"])
         runner.optim_wrapper.scaler.load_state_dict(state["scaler"])
+        # images may have been added or removed
+        steps = state.get("steps_per_epoch", loop.steps_per_epoch)
+        batch = state["step"] - state["epoch"] * steps
+        if not 0 <= batch <= steps:
+            raise ValueError(f"there is no step {state['step']} in epoch {state['epoch'] + 1}")
+        batch = loop.steps_per_epoch if batch == steps else min(batch, loop.steps_per_epoch)
+        loop.history.restore(state["record"])
+        loop.resume(state["epoch"], state["epoch"] * loop.steps_per_epoch + batch, Mean(*state["mean"]))
         if loop.scheduler is not None:
             if state["schedule"].keys() != loop.scheduler.state_dict().keys():
                 raise ValueError("it contains the state of another schedule")
-            loop.scheduler.load_state_dict(state["schedule"])
-        loop.history.restore(state["record"])
-        loop.resume(state["epoch"], state["step"], Mean(*state["mean"]))
+            if (steps, json.loads(state["recipe"])["epochs"]) == (loop.steps_per_epoch, loop.max_epochs):
+                loop.scheduler.load_state_dict(state["schedule"])
+            else:
+                # a schedule of another length is at another point
+                loop.scheduler.step(loop.epoch)
+                loop.scheduler.step_update(loop.step)
         runner.optim_wrapper.initialize_count_status(runner.model, loop.iter, loop.max_iters)
         processes = loop.processes
         # with another number of processes the stored random states cannot be assigned
@@ -123,6 +137,8 @@ class Checkpoints(Hook):
             "recipe": loop.recipe.to_json(),
             "epoch": loop.epoch,
             "step": loop.step,
+            "steps_per_epoch": loop.steps_per_epoch,
+            "data": self.data,
             "mean": [loop.mean.total, loop.mean.count],
             "state_dict": weights,
             **({} if loop.ema is None else {"state_dict_ema": loop.ema.module.state_dict()}),

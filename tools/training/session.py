@@ -25,6 +25,7 @@ from .optimization import blaming, create_optimization, create_schedule
 from .processes import Processes
 from .progress import Progress
 from .recipe import Recipe
+from .resuming import check_resumed, describe
 from .runner import TrainingRunner
 from .setup import Setup
 from .sharding import gathered, shard
@@ -73,7 +74,10 @@ def run(
             seed=recipe.seed,
             **where,
         )
-        _check_resumed(resume_from, batches, processes)
+        data, changed = {}, {}
+        if processes.rank == 0:
+            data = describe(task.train_set, task.val_set)
+            changed = check_resumed(resume_from, recipe, data, isinstance(batches, TrainStream), processes)
     save_whole = _place(task, recipe, processes)
     with processes.stopping_together():
         optimization = create_optimization(recipe, task.network, processes)
@@ -100,9 +104,8 @@ def run(
 
     if recipe.compile:
         task.network.compile()
-    hooks: list[Any] = [Checkpoints(work_dir, save_model, resume_from)]
-    facts = {**task.facts, **_changed_processes(resume_from, processes)}
-    progress = Progress(facts, work_dir, task.judge.shares)
+    hooks: list[Any] = [Checkpoints(work_dir, save_model, resume_from, data)]
+    progress = Progress({**task.facts, **changed}, work_dir, task.judge.shares)
     if processes.rank == 0:
         hooks += [progress, Curves(work_dir, recipe.tensorboard)]
     hooks += more_hooks
@@ -123,15 +126,6 @@ def _setup_of(task: str) -> Callable[[Recipe, Processes], Setup]:
 def _check_devices(recipe: Recipe, processes: Processes) -> None:
     if recipe.sync_batchnorm and processes.count > 1 and processes.device.type == "cpu":
         raise ValueError("sync_batchnorm=True needs GPUs, got device cpu: omit it")
-
-
-def _check_resumed(resume_from: Mapping[str, Any] | None, batches: Any, processes: Processes) -> None:
-    before = len(resume_from["random"]) if resume_from else processes.count
-    if isinstance(batches, TrainStream) and before != processes.count:
-        raise ValueError(
-            f"a run on shards must be resumed with the same number of processes: expected {before}, got "
-            f"{processes.count}"
-        )
 
 
 def _place(
@@ -155,16 +149,6 @@ def _place(
         task.save(shell, directory)
 
     return save
-
-
-def _changed_processes(resume_from: Mapping[str, Any] | None, processes: Processes) -> dict[str, str]:
-    before = len(resume_from["random"]) if resume_from else processes.count
-    if before == processes.count:
-        return {}
-    return {
-        "processes": f"{processes.count}, previously {before}: the steps have the same images, but the random numbers "
-        "of drop path, dropout and mixup differ"
-    }
 
 
 def _seed(seed: int) -> None:

@@ -1,0 +1,129 @@
+"""Resumed runs: with more epochs, and over data that was moved or changed."""
+
+import shutil
+
+import pytest
+import torch
+from pictures import COLOURS, picture, tiny_config, write_folders
+
+from attnzoo.tools.data import open_classification
+from attnzoo.tools.train import train
+from attnzoo.tools.training.resuming import describe
+
+SCHEDULE = {"sched": "cosine", "warmup_epochs": 0}
+
+
+def config(root, **changes):
+    values = {"epochs": 1, "batch_size": 12, "schedule": SCHEDULE, **changes}
+    return tiny_config({"name": "imagefolder", "root": str(root), **values.pop("data", {})}, **values)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of one epoch, and its data."""
+    place = tmp_path_factory.mktemp("finished")
+    train(config(write_folders(place / "data")), place / "run")
+    return place
+
+
+@pytest.fixture
+def place(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "moved")
+
+
+def record(run):
+    return torch.load(run / "last.pth", weights_only=True)["record"]
+
+
+def test_a_finished_run_continues_with_more_epochs(finished, place, capsys):
+    train(config(finished / "data", epochs=3), place / "run", resume=True)
+    said = capsys.readouterr().out
+    assert "3, previously 1: the schedule has the new length" in said
+    assert "data changed" not in said
+    assert [epoch["epoch"] for epoch in record(place / "run")["epochs"]] == [1, 2, 3]
+    # the rates of the new epochs are those of a run of three epochs
+    train(config(finished / "data", epochs=3), place / "whole")
+    rates = [[rate for _, _, rate in record(place / name)["steps"]] for name in ("run", "whole")]
+    assert len(rates[0]) == 6
+    assert rates[0][2:] == rates[1][2:]
+    with pytest.raises(ValueError, match=r"epochs must be at least 3, which the run in .*run has done, got 2"):
+        train(config(finished / "data", epochs=2), place / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seed": 1}, "another config: seed is 0 there and 1 here. Resume with the config"),
+        (
+            {"optimizer": {"opt": "adamw", "lr": 0.1, "eps": 1}},
+            "lr is 0.002 there and 0.1 here, optimizer.eps is not set",
+        ),
+        ({"data": {"crop_pct": 0.5}}, "data.crop_pct is 1.0 there and 0.5 here"),
+    ],
+    ids=["seed", "optimizer", "data"],
+)
+def test_another_key_is_named(finished, place, changes, says):
+    with pytest.raises(ValueError, match=says):
+        train(config(finished / "data", **changes), place / "run", resume=True)
+
+
+def test_moved_data_is_accepted_if_its_files_are_the_same(place, capsys):
+    train(config(place / "data"), place / "run", resume=True)
+    assert "data changed" not in capsys.readouterr().out
+    (place / "data" / "train" / "red" / "0.png").unlink()
+    with pytest.raises(ValueError, match=r"data\.root is .*, previously .*, and .* 23 training images, previously 24"):
+        train(config(place / "data"), place / "run", resume=True)
+
+
+def test_changed_data_is_told_and_the_run_continues(finished, place, tmp_path, capsys):
+    train(config(place / "data"), tmp_path / "run")
+    for index in range(12):
+        picture("red", index).save(place / "data" / "train" / "red" / f"new{index}.png")
+    picture("blue", 1, (10, 10)).save(place / "data" / "val" / "red" / "0.png")
+    train(config(place / "data", epochs=2), tmp_path / "run", resume=True)
+    said = capsys.readouterr().out
+    assert "36 training images, previously 24; other contents of validation images" in said
+    # two steps of the first epoch, three of the second
+    assert [step for step, _, _ in record(tmp_path / "run")["steps"]] == [1, 2, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ({"red": 0, "green": 1, "blue": 2}, "their order was blue, green, red and is now red, green, blue"),
+        ({"blue": 0, "red": 1}, "green only in the run"),
+    ],
+    ids=["swapped", "left out"],
+)
+def test_other_classes_are_refused_by_name(finished, place, labels, says):
+    with pytest.raises(ValueError, match=f"classes of the data are not those of the run: {says}"):
+        train(config(finished / "data", data={"class_map": labels}), place / "run", resume=True)
+
+
+def test_a_renamed_class_is_refused_by_name(finished, place):
+    for split in ("train", "val"):
+        (place / "data" / split / "red").rename(place / "data" / split / "rouge")
+    with pytest.raises(ValueError, match="red only in the run; rouge only in the data"):
+        train(config(place / "data"), place / "run", resume=True)
+
+
+def changes(root, before):
+    now = describe(
+        *(open_classification({"name": "imagefolder", "root": str(root)}, split) for split in ("train", "val"))
+    )
+    return [
+        f"{split} {key}" for split in ("train", "val") for key in now[split] if now[split][key] != before[split][key]
+    ]
+
+
+def test_a_description_sees_names_and_contents_but_not_the_place(tmp_path):
+    root = write_folders(tmp_path / "data")
+    before = describe(
+        *(open_classification({"name": "imagefolder", "root": str(root)}, split) for split in ("train", "val"))
+    )
+    assert before["classes"] == list(COLOURS)
+    assert changes(shutil.copytree(root, tmp_path / "copy"), before) == []
+    (root / "train" / "red" / "0.png").rename(root / "train" / "red" / "00.png")
+    assert changes(root, before) == ["train names"]
+    (root / "val" / "red" / "0.png").write_bytes(b"")
+    assert changes(root, before) == ["train names", "val contents"]
