@@ -7,8 +7,10 @@ Example:
 
 # imported as plain `zoo` from the root of a clone, the package stays empty
 if __name__ == "attnzoo":
+    from importlib import import_module as _import_module
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as _version
+    from typing import Any as _Any
 
     from . import (
         agent,
@@ -38,3 +40,9 @@ if __name__ == "attnzoo":
         __version__ = "0+unknown"
 
     __all__ = ["Published", "__version__", "published"]
+
+    def __getattr__(name: str) -> _Any:
+        # imported when it is asked for
+        if name == "natten":
+            return _import_module("attnzoo.natten")
+        raise AttributeError(f"module 'attnzoo' has no attribute {name!r}")
