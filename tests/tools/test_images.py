@@ -344,7 +344,7 @@ def test_pictures_of_all_forms_train(odd_folders, tmp_path):
 def test_a_damaged_picture_stops_with_its_name(odd_folders, tmp_path, workers):
     damage(odd_folders)
     config = tiny_config({"name": "imagefolder", "root": str(odd_folders)}, workers=workers)
-    with pytest.raises(TrainingError, match=r"(empty|text)\.jpg|truncated\.png") as told:
+    with pytest.raises(TrainingError, match=r"(empty|text)\.jpg|(truncated|corrupt)\.png") as told:
         train(config, tmp_path / "run")
     assert "unreadable=skip" in str(told.value)
     assert "Traceback" not in str(told.value)

@@ -8,6 +8,7 @@ from pictures import COLOURS, picture, tiny_config, write_folders
 
 from attnzoo.tools.data import open_classification
 from attnzoo.tools.train import train
+from attnzoo.tools.training.loop import TrainingError
 from attnzoo.tools.training.resuming import describe
 
 SCHEDULE = {"sched": "cosine", "warmup_epochs": 0}
@@ -127,3 +128,25 @@ def test_a_description_sees_names_and_contents_but_not_the_place(tmp_path):
     assert changes(root, before) == ["train names"]
     (root / "val" / "red" / "0.png").write_bytes(b"")
     assert changes(root, before) == ["train names", "val contents"]
+
+
+def test_a_picture_of_the_validation_that_cannot_be_read_is_told_before_the_first_epoch(place):
+    broken = place / "data" / "val" / "red" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(TrainingError, match=r"red/1\.png .* unreadable=skip .* No step has been done"):
+        train(config(place / "data"), place / "new")
+    assert not (place / "new" / "last.pth").exists()
+
+
+def test_an_epoch_is_stored_before_it_is_validated(finished, place, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("attnzoo.tools.metrics.ClassificationJudge.__call__", fail)
+        with pytest.raises(ZeroDivisionError):
+            train(config(finished / "data"), place / "new")
+    stored = torch.load(place / "new" / "last.pth", weights_only=True)
+    assert (stored["epoch"], stored["step"]) == (0, 2)
+    train(config(finished / "data"), place / "new", resume=True)
+    assert record(place / "new") == record(finished / "run")

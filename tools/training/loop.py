@@ -91,6 +91,7 @@ class TrainLoop(BaseLoop):
         history: records the training.
         ema: average of the weights, updated after each step; None for no average.
         scheduler: learning rate schedule; None for a fixed learning rate.
+        val_loader: the validation data.
         validate: returns the metrics of the current model; it is given a function to call after every batch.
         common_val_batches: number of validation batches that every process has.
     """
@@ -105,12 +106,14 @@ class TrainLoop(BaseLoop):
         history: History,
         ema: ModelEmaV3 | None,
         scheduler: Scheduler | None,
+        val_loader: DataLoader[Any],
         validate: Callable[[Callable[[list[str]], None]], dict[str, float]],
         common_val_batches: int,
     ) -> None:
         super().__init__(runner, dataloader)
         self.recipe, self.processes, self.history, self.ema = recipe, processes, history, ema
-        self.scheduler, self.validate, self.common_val_batches = scheduler, validate, common_val_batches
+        self.scheduler, self.val_loader, self.validate = scheduler, val_loader, validate
+        self.common_val_batches = common_val_batches
         self.batches = batches
         self.steps_per_epoch: int = self.batches.steps
         self.batches_per_epoch = self.steps_per_epoch * recipe.accumulate
@@ -145,11 +148,14 @@ class TrainLoop(BaseLoop):
         """Trains to the end.
 
         Raises:
-            TrainingError: the loss or a weight is not finite, or a file cannot be read and `unreadable` is "stop".
+            TrainingError: the loss or a weight is not finite, or a file cannot be read and `unreadable` is "stop"; the
+                files of the validation are also read before the first epoch.
             InterruptedTraining: a signal stopped the training.
         """
         self.runner.call_hook("before_train")
         with self.interruption.watch():
+            if self.iter == 0 and self.recipe.unreadable == "stop":
+                self._read_val()
             while self.epoch < self.max_epochs and not self._is_early():
                 self._run_epoch()
         self.runner.call_hook("after_train")
@@ -168,6 +174,9 @@ class TrainLoop(BaseLoop):
         for index, batch in enumerate(self.dataloader, first):
             self._run_batch(index, batch)
         is_validated = (self.epoch + 1) % self.recipe.val_interval == 0 or self.epoch + 1 == self.max_epochs
+        if is_validated:
+            # an error of the validation costs no epoch
+            self.store()
         metrics = self._validate() if is_validated else {}
         self.epoch += 1
         if self.scheduler is not None:
@@ -176,8 +185,18 @@ class TrainLoop(BaseLoop):
         self.runner.call_hook("after_epoch", metrics=metrics, improved=improved)
 
     def _validate(self) -> dict[str, float]:
-        batches = itertools.count()
+        with self._after_val_batches() as after_batch:
+            return self.validate(after_batch)
 
+    def _read_val(self) -> None:
+        """Reads the validation data, so that a file that cannot be read is reported before the first epoch."""
+        with self._after_val_batches() as after_batch:
+            for batch in self.val_loader:
+                after_batch(batch["unreadable"])
+
+    @contextmanager
+    def _after_val_batches(self) -> Iterator[Callable[[list[str]], None]]:
+        batches = itertools.count()
         untold: list[str] = []
 
         def after_batch(unreadable: list[str]) -> None:
@@ -188,9 +207,8 @@ class TrainLoop(BaseLoop):
                 untold.clear()
                 self._leave_if_asked()
 
-        metrics = self.validate(after_batch)
+        yield after_batch
         self._note_unreadable(untold)
-        return metrics
 
     def _run_batch(self, index: int, batch: dict[str, Any]) -> None:
         names, unreadable = batch.pop("name", []), batch.pop("unreadable")
@@ -243,4 +261,6 @@ class TrainLoop(BaseLoop):
         )
 
     def _kept(self) -> str:
+        if self.iter == 0:
+            return "No step has been done"
         return "The last checkpoint is intact: continue from it with --resume"

@@ -100,7 +100,10 @@ def run(
         save_whole(judged, weights, work_dir / MODEL)
 
     def make_loop(runner: TrainingRunner) -> TrainLoop:
-        return TrainLoop(runner, loader, batches, recipe, processes, history, ema, schedule, validate, judged_by.common)
+        common = judged_by.common
+        return TrainLoop(
+            runner, loader, batches, recipe, processes, history, ema, schedule, val_loader, validate, common
+        )
 
     if recipe.compile:
         task.network.compile()
