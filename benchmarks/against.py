@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from attnzoo.base import checkpoint_filter
-from attnzoo.blocks import Linear, PointwiseConv2d
 from attnzoo.tools.bench.environment import environment
 from attnzoo.tools.bench.report import today, write
 from attnzoo.tools.listing import names
@@ -150,7 +149,7 @@ def _official(name: str, model: nn.Module) -> nn.Module:
     """The formulation of the authors with the weights of our model."""
     _randomize_statistics(model)
     rendering = importlib.import_module(f".official.{OFFICIAL[family_of(name)]}", __package__)
-    network: nn.Module = rendering.official(_with_plain_layers(model))
+    network: nn.Module = rendering.official(copy.deepcopy(model))
     return network
 
 
@@ -174,17 +173,6 @@ def _randomize_statistics(model: nn.Module) -> None:
             assert module.running_var is not None
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
-
-
-def _with_plain_layers(model: nn.Module) -> nn.Module:
-    """A copy whose linear layers and convolutions are torch's own, with the same parameters."""
-    model = copy.deepcopy(model)
-    for module in model.modules():
-        if isinstance(module, Linear):
-            module.__class__ = nn.Linear  # type: ignore[assignment]
-        elif isinstance(module, PointwiseConv2d):
-            module.__class__ = nn.Conv2d  # type: ignore[assignment]
-    return model
 
 
 def _ratio(times: dict[str, list[float]], name: str, peer: str) -> dict[str, float]:

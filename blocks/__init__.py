@@ -13,10 +13,10 @@ if __name__ == "attnzoo.blocks":
     from .channel import ChannelAttention
     from .continuous_bias import ContinuousBias
     from .contmix import ContMix
-    from .convolution import ChannelsLastConv2d, ConvNorm, NormLinear, ResidualConv, depthwise
-    from .cpu import Linear, PointwiseConv2d
+    from .convolution import ConvNorm, NormLinear, ResidualConv, channels_last_conv, depthwise
+    from .cpu import linear, pointwise_conv
     from .deformable import DeformableMerging
-    from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, PatchMerging
+    from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, NormConv, PatchMerging
     from .fusing import fuse
     from .gated_attention import GatedAttention, RankAugmentedAttention
     from .gated_conv import GatedConv
@@ -62,7 +62,6 @@ if __name__ == "attnzoo.blocks":
         "Bottleneck",
         "ChannelAttention",
         "ChannelsLastBatchNorm2d",
-        "ChannelsLastConv2d",
         "ContMix",
         "ContextDownsample",
         "ContinuousBias",
@@ -89,15 +88,14 @@ if __name__ == "attnzoo.blocks":
         "LargeKernelAttention",
         "LayerNormHead",
         "LepeAttention",
-        "Linear",
         "LocalMlp",
         "Mlp",
         "MlpHead",
         "NeighborhoodAttention",
+        "NormConv",
         "NormLinear",
         "PatchMerging",
         "PatchStem",
-        "PointwiseConv2d",
         "PositionEmbedding",
         "RankAugmentedAttention",
         "ReparamConvBlock",
@@ -117,11 +115,14 @@ if __name__ == "attnzoo.blocks":
         "at_least",
         "at_most",
         "attended",
+        "channels_last_conv",
         "depthwise",
         "fuse",
         "has_size",
+        "linear",
         "multiple_of",
         "pad_to",
+        "pointwise_conv",
         "pool_cells",
         "pool_to",
         "resize",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cpu import Linear
+from .cpu import linear
 
 
 class AdditiveAttention(nn.Module):
@@ -26,22 +26,22 @@ class AdditiveAttention(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.q = Linear(dim, dim)
-        self.k = Linear(dim, dim)
+        self.q = nn.Linear(dim, dim)
+        self.k = nn.Linear(dim, dim)
         self.score = nn.Parameter(torch.randn(dim, 1))
-        self.proj1 = Linear(dim, dim)
-        self.proj2 = Linear(dim, dim)
+        self.proj1 = nn.Linear(dim, dim)
+        self.proj2 = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = x.shape[1], x.shape[2]
         # (B, H, W, C) -> (B, N, C)
         x = x.flatten(1, 2)
-        q = F.normalize(self.q(x), dim=2)
-        k = F.normalize(self.k(x), dim=2)
+        q = F.normalize(linear(self.q, x), dim=2)
+        k = F.normalize(linear(self.k, x), dim=2)
         # (B, N, 1); a common factor would cancel
         weights = F.normalize(q @ self.score, dim=1)
         # (B, 1, N) with (B, N, C) -> (B, 1, C)
         query = weights.transpose(1, 2) @ q
         # (B, N, C) -> (B, H, W, C)
-        return self.proj2(self.proj1(k * query) + q).unflatten(1, (height, width))
+        return linear(self.proj2, linear(self.proj1, k * query) + q).unflatten(1, (height, width))

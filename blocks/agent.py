@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .attention import SelfAttention, attended
 from .cache import Cache
-from .convolution import depthwise
+from .convolution import channels_last_conv, depthwise
+from .cpu import linear
 from .resizing import has_size, pool_to
 
 # side of the grids on which the position biases of agents are learned
@@ -159,7 +160,7 @@ class AgentAttention(SelfAttention):
     def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
         """Tokens (B, T, C), a class token first if there is one, and the size of their map -> (B, T, C)."""
         # (B, T, 3C) -> queries, keys and values (B, T, C)
-        q, k, v = self.qkv(x).chunk(3, dim=2)
+        q, k, v = linear(self.qkv, x).chunk(3, dim=2)
         of_map = q[:, self.class_tokens :].unflatten(1, [height, width])
         side = self.biases.dense_side
         # (B, H, W, C) -> (B, side, side, C) -> (B, a, C)
@@ -171,10 +172,10 @@ class AgentAttention(SelfAttention):
         # (B, h, T, D) -> (B, T, C)
         out = attended(self._by_head(q), agents, gathered, to_tokens)
         # (B, T, C) -> (B, H, W, C), without the class token
-        local = self.dwc(v[:, self.class_tokens :].unflatten(1, [height, width])).flatten(1, 2)
+        local = channels_last_conv(self.dwc, v[:, self.class_tokens :].unflatten(1, [height, width])).flatten(1, 2)
         if self.class_tokens > 0:
             local = F.pad(local, [0, 0, self.class_tokens, 0])
-        return self.proj_drop(self.proj(out + local))
+        return self.proj_drop(linear(self.proj, out + local))
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, h, T, D)."""

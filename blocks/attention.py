@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from attnzoo.kernels import is_exporting
 
-from .cpu import Linear
-
 
 def head_width(dim: int, num_heads: int, name: str = "dim") -> int:
     """Returns the channels D of each head.
@@ -65,6 +63,6 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.head_dim = head_width(dim, num_heads)
-        self.qkv = Linear(dim, (4 if gated else 3) * dim, bias=qkv_bias)
-        self.proj = Linear(dim, dim)
+        self.qkv = nn.Linear(dim, (4 if gated else 3) * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)

@@ -4,6 +4,7 @@
 from torch import Tensor
 
 from .attention import SelfAttention
+from .cpu import linear
 
 
 class ChannelAttention(SelfAttention):
@@ -20,10 +21,10 @@ class ChannelAttention(SelfAttention):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         # (B, H, W, 3C) -> (B, T, 3, h, D) -> three of (B, h, T, D)
-        qkv = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.num_heads, self.head_dim))
+        qkv = linear(self.qkv, x).flatten(1, 2).unflatten(2, (3, self.num_heads, self.head_dim))
         q, k, v = qkv.transpose(1, 3).unbind(2)
         # (B, h, D, D), one row per channel of k
         weights = ((k * k.shape[3] ** -0.5).mT @ v).softmax(3)
         # (B, h, T, D) -> (B, T, h, D) -> (B, H, W, C)
         out = (q @ weights.mT).transpose(1, 2).reshape(x.shape)
-        return self.proj_drop(self.proj(out))
+        return self.proj_drop(linear(self.proj, out))

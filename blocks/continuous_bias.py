@@ -12,6 +12,7 @@ from attnzoo.kernels import is_dynamic
 
 from .cache import Cache
 from .resizing import at_least
+from .shortcuts import is_observed
 
 
 @register_notrace_module  # biases depend on the size of the map
@@ -40,9 +41,13 @@ class ContinuousBias(nn.Module):
 
     def forward(self, height: int, width: int, rows: int, columns: int) -> Tensor:
         """Sizes of the map and of its grid of cells, as in `pool_to` -> (h, H * W, P * Q)."""
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting() or self._is_observed():
             return self._computed(height, width, rows, columns)
         return self._cached(height, width, rows, columns)
+
+    @torch.jit.unused
+    def _is_observed(self) -> bool:
+        return is_observed(*self.modules())
 
     @torch.jit.unused
     def _cached(self, height: int, width: int, rows: int, columns: int) -> Tensor:

@@ -12,10 +12,10 @@ from attnzoo.kernels import is_dynamic
 
 from .context_mixing import CELLS, MixingWeights, enlarged, mix, mix_dynamic
 from .convolution import ConvNorm, NormLinear
-from .cpu import Linear
 from .norm import GlobalResponseNorm
 from .reparam import DilatedReparamConv
 from .resizing import pool_to, resize
+from .shortcuts import is_unmodified
 from .squeeze_excite import SqueezeExcite
 
 
@@ -60,14 +60,14 @@ class ContMix(nn.Module):
         self.fusion = nn.Sequential(
             ConvNorm(out_dim, out_dim, 3, groups=out_dim, bias=True),
             nn.GELU(),
-            Linear(out_dim, dim),
+            nn.Linear(out_dim, dim),
             GlobalResponseNorm(dim),
         )
         self.gate = nn.Sequential(ConvNorm(dim, dim), nn.SiLU())
         self.static = DilatedReparamConv(dim, kernel_size)
         self.query = ConvNorm(dim, dim // 2)
         self.key = ConvNorm(context_dim, dim // 2)
-        self.weights = Linear(CELLS * CELLS, small_kernel_size**2 + kernel_size**2)
+        self.weights = nn.Linear(CELLS * CELLS, small_kernel_size**2 + kernel_size**2)
         self.rpb1 = nn.Parameter(torch.zeros(num_heads, 2 * small_kernel_size - 1, 2 * small_kernel_size - 1))
         self.rpb2 = nn.Parameter(torch.zeros(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
         self.dynamic_proj = ConvNorm(dim, dim)
@@ -79,7 +79,7 @@ class ContMix(nn.Module):
         height, width = x.shape[1], x.shape[2]
         values = self.fusion(x)
         gate, static = self.gate(values), self.static(values)
-        learned = MixingWeights(self.weights.weight, self.weights.bias, self.rpb1, self.rpb2)
+        learned = self._learned()
         if is_dynamic([height, width]):
             queries, keys = self.query(x[..., : self.dim]), self.key(x[..., self.dim :])
             mixed = mix_dynamic(values, queries, keys, learned, self.scale)
@@ -91,6 +91,21 @@ class ContMix(nn.Module):
         mixed = mix(values, self.query(x[..., : self.dim]), self.key(context), learned, self.scale)
         mixed = pool_to(mixed, height, width)
         return self.proj(gate * self.se(self.dynamic_proj(mixed) + static))
+
+    def _learned(self) -> MixingWeights:
+        if torch.jit.is_scripting():
+            return MixingWeights(self.weights.weight, self.weights.bias, self.rpb1, self.rpb2)
+        return self._read()
+
+    @torch.jit.unused
+    def _read(self) -> MixingWeights:
+        """Returns the learned parameters; a linear map that was replaced, or has hooks, is applied to a basis."""
+        if is_unmodified(self.weights, nn.Linear):
+            return MixingWeights(self.weights.weight, self.weights.bias, self.rpb1, self.rpb2)
+        count = self.cells**2
+        basis = torch.eye(count + 1, count, dtype=self.rpb1.dtype, device=self.rpb1.device)
+        images = self.weights(basis)
+        return MixingWeights((images[:-1] - images[-1]).T, images[-1], self.rpb1, self.rpb2)
 
     def extra_repr(self) -> str:
         """Returns the settings shown in the module's repr."""

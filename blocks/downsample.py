@@ -7,8 +7,8 @@ import torch
 from timm.layers import SqueezeExcite, register_notrace_module
 from torch import Tensor, nn
 
-from .convolution import ConvNorm
-from .cpu import Linear
+from .convolution import ConvNorm, channels_last_conv
+from .cpu import linear
 from .resizing import multiple_of, pad_to
 
 
@@ -72,7 +72,7 @@ class PatchMerging(nn.Module):
     def __init__(self, dim: int, out_dim: int, norm_layer: Callable[[int], nn.Module] = nn.LayerNorm) -> None:
         super().__init__()
         self.norm = norm_layer(4 * dim)
-        self.reduction = Linear(4 * dim, out_dim, bias=False)
+        self.reduction = nn.Linear(4 * dim, out_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, out_dim)."""
@@ -80,7 +80,23 @@ class PatchMerging(nn.Module):
         batch, height, width, channels = x.shape
         # (B, H/2, 2, W/2, 2, C) -> (B, H/2, W/2, 4C), ordered by the column of the square, then by its row
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
-        return self.reduction(self.norm(x))
+        return linear(self.reduction, self.norm(x))
+
+
+class NormConv(nn.Sequential):
+    """A norm and a convolution of a map (B, H, W, C).
+
+    Args:
+        norm: keeps the shape of the map.
+        conv: the convolution.
+    """
+
+    def __init__(self, norm: nn.Module, conv: nn.Conv2d) -> None:
+        super().__init__(norm, conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H', W', out_channels)."""
+        return channels_last_conv(self[1], self[0](x))
 
 
 class InvertedDownsample(nn.Module):

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from torch import nn
 
+from .cpu import pack
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -30,4 +32,6 @@ def fuse(module: Module) -> Module:
     for name, child in module.named_children():
         replacement = getattr(child, "fuse", None)
         setattr(module, name, fuse(child) if replacement is None else replacement())
+        if type(child) is nn.Linear:
+            pack(child)
     return module

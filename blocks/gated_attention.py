@@ -9,7 +9,8 @@ from timm.layers import register_notrace_module
 from torch import Tensor
 
 from .attention import SelfAttention, attended
-from .convolution import depthwise
+from .convolution import channels_last_conv, depthwise
+from .cpu import linear
 from .rotary import rotary_angles, rotate
 
 
@@ -48,12 +49,12 @@ class GatedAttention(SelfAttention):
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = x.shape[1], x.shape[2]
         # (B, H, W, 4C) -> four of (B, H, W, C)
-        q, k, v, gate = self.qkv(x).chunk(4, 3)
+        q, k, v, gate = linear(self.qkv, x).chunk(4, 3)
         cosines, sines = rotary_angles(height, width, self.head_dim, q)
         out = self._attend(self._by_head(q), self._by_head(k), self._by_head(v), cosines, sines)
         # (B, T, C) -> (B, H, W, C)
-        x = (out.unflatten(1, [height, width]) + self.lepe(v)) * gate
-        return self.proj_drop(self.proj(x))
+        x = (out.unflatten(1, [height, width]) + channels_last_conv(self.lepe, v)) * gate
+        return self.proj_drop(linear(self.proj, x))
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, h, T, D)."""

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from .convolution import depthwise
-from .cpu import Linear, is_plain_cpu
+from .convolution import channels_last_conv, depthwise
+from .cpu import linear
+from .shortcuts import is_plain_cpu
 
 
 @register_notrace_module  # takes another path where gradients are enabled
@@ -30,20 +31,20 @@ class GatedConv(nn.Module):
         hidden_dim = int(expansion * dim)
         self.widths = [hidden_dim - dim, dim]
         # two layers: the halves of one layer's output would be strided
-        self.gate = Linear(dim, hidden_dim)
-        self.value = Linear(dim, hidden_dim)
+        self.gate = nn.Linear(dim, hidden_dim)
+        self.value = nn.Linear(dim, hidden_dim)
         self.conv = depthwise(dim, kernel_size)
-        self.proj = Linear(hidden_dim, dim)
+        self.proj = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        gate = F.gelu(self.gate(x))
+        gate = F.gelu(linear(self.gate, x))
         # (B, H, W, D) -> (B, H, W, D - C | C)
-        passing, x = self.value(x).split(self.widths, dim=3)
-        x = self.conv(x)
+        passing, x = linear(self.value, x).split(self.widths, dim=3)
+        x = channels_last_conv(self.conv, x)
         if is_plain_cpu(gate) and not torch.is_grad_enabled():
-            return self.proj(self._gated_in_place(gate, passing, x))
-        return self.proj(gate * torch.cat((passing, x), dim=3))
+            return linear(self.proj, self._gated_in_place(gate, passing, x))
+        return linear(self.proj, gate * torch.cat((passing, x), dim=3))
 
     @torch.jit.unused
     def _gated_in_place(self, gate: Tensor, passing: Tensor, x: Tensor) -> Tensor:

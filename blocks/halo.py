@@ -9,7 +9,7 @@ from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
 from .attention import head_width
-from .cpu import PointwiseConv2d
+from .cpu import pointwise_conv
 from .operators import attend_halo
 
 
@@ -55,8 +55,8 @@ class HaloAttention(nn.Module):
         self.block_size = block_size
         self.halo = halo
         self.stride = stride
-        self.q = PointwiseConv2d(dim, dim, bias=False)
-        self.kv = PointwiseConv2d(dim, dim + value_dim, bias=False)
+        self.q = nn.Conv2d(dim, dim, 1, bias=False)
+        self.kv = nn.Conv2d(dim, dim + value_dim, 1, bias=False)
         entries = 2 * (block_size + 2 * halo) - 1
         self.rel_rows = nn.Parameter(torch.empty(entries, head_dim))
         self.rel_columns = nn.Parameter(torch.empty(entries, head_dim))
@@ -68,9 +68,13 @@ class HaloAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, h * E, ⌈H/s⌉, ⌈W/s⌉)."""
         # (B, C, H', W') -> (B, H', W', h, D)
-        q = self.q(x[:, :, :: self.stride, :: self.stride]).permute(0, 2, 3, 1).unflatten(3, (self.num_heads, -1))
+        q = (
+            pointwise_conv(self.q, x[:, :, :: self.stride, :: self.stride])
+            .permute(0, 2, 3, 1)
+            .unflatten(3, (self.num_heads, -1))
+        )
         # (B, C + h * E, H, W) -> (B, H, W, h, D + E)
-        kv = self.kv(x).permute(0, 2, 3, 1).unflatten(3, (self.num_heads, -1))
+        kv = pointwise_conv(self.kv, x).permute(0, 2, 3, 1).unflatten(3, (self.num_heads, -1))
         k, v = kv.split(self.widths, 4)
         out = attend_halo(q, k, v, self.block_size, self.halo, self.stride, self.rel_rows, self.rel_columns)
         # (B, H', W', h, E) -> (B, h * E, H', W')

@@ -9,6 +9,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from .attention import SelfAttention, attended
+from .cpu import linear
 
 
 class HeadTokenAttention(SelfAttention):
@@ -41,8 +42,8 @@ class HeadTokenAttention(SelfAttention):
         count = 1 + height * width
         x = torch.cat([x, self._head_tokens(x)], 1)
         # (B, T + h, 3C) -> (3, B, h, T + h, D)
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        x = self.proj(attended(qkv[0], qkv[1], qkv[2]))
+        qkv = linear(self.qkv, x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        x = linear(self.proj, attended(qkv[0], qkv[1], qkv[2]))
         of_class = x[:, :1] + x[:, count:].mean(1, keepdim=True)
         return self.proj_drop(torch.cat([of_class, x[:, 1:count]], 1))
 

@@ -9,7 +9,7 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .attention import attended, head_width
-from .cpu import Linear
+from .cpu import linear
 from .operators import attend_windows
 from .resizing import multiple_of, pad_to, pool_cells
 
@@ -28,14 +28,14 @@ class HighFrequencies(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
-        self.qkv = Linear(dim, 3 * num_heads * head_dim)
-        self.proj = Linear(num_heads * head_dim, num_heads * head_dim)
+        self.qkv = nn.Linear(dim, 3 * num_heads * head_dim)
+        self.proj = nn.Linear(num_heads * head_dim, num_heads * head_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, h * D)."""
         # (B, H, W, 3hD) -> three of (B, H, W, h, D)
-        q, k, v = self.qkv(x).unflatten(3, [3, self.num_heads, -1]).unbind(3)
-        return self.proj(attend_windows(q, k, v, (self.window_size, self.window_size), 0, None).flatten(3))
+        q, k, v = linear(self.qkv, x).unflatten(3, [3, self.num_heads, -1]).unbind(3)
+        return linear(self.proj, attend_windows(q, k, v, (self.window_size, self.window_size), 0, None).flatten(3))
 
 
 class LowFrequencies(nn.Module):
@@ -52,19 +52,19 @@ class LowFrequencies(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.window_size = window_size
-        self.q = Linear(dim, num_heads * head_dim)
-        self.kv = Linear(dim, 2 * num_heads * head_dim)
-        self.proj = Linear(num_heads * head_dim, num_heads * head_dim)
+        self.q = nn.Linear(dim, num_heads * head_dim)
+        self.kv = nn.Linear(dim, 2 * num_heads * head_dim)
+        self.proj = nn.Linear(num_heads * head_dim, num_heads * head_dim)
 
     def forward(self, x: Tensor, padded: Tensor) -> Tensor:
         """The map of the queries (B, H, W, C), and the padded map (B, H', W', C) -> (B, H, W, h * D)."""
         means = pool_cells(padded, self.window_size, self.window_size) if self.window_size > 1 else padded
         # (B, H, W, hD) -> (B, h, H * W, D)
-        q = self.q(x).unflatten(3, [self.num_heads, -1]).flatten(1, 2).transpose(1, 2)
+        q = linear(self.q, x).unflatten(3, [self.num_heads, -1]).flatten(1, 2).transpose(1, 2)
         # (B, window rows, window columns, 2hD) -> two of (B, h, windows, D)
-        k, v = self.kv(means).unflatten(3, [2, self.num_heads, -1]).flatten(1, 2).transpose(1, 3).unbind(2)
+        k, v = linear(self.kv, means).unflatten(3, [2, self.num_heads, -1]).flatten(1, 2).transpose(1, 3).unbind(2)
         # (B, H * W, hD) -> (B, H, W, hD)
-        return self.proj(attended(q, k, v).unflatten(1, [x.shape[1], x.shape[2]]))
+        return linear(self.proj, attended(q, k, v).unflatten(1, [x.shape[1], x.shape[2]]))
 
 
 @register_notrace_module  # whether to pad depends on the size of the map

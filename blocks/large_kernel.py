@@ -6,8 +6,8 @@ Shape legend: B batch, H W map, C channels.
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from torch import Tensor, nn
 
-from .convolution import depthwise
-from .cpu import Linear
+from .convolution import channels_last_conv, depthwise
+from .cpu import linear
 
 
 class LargeKernelAttention(nn.Module):
@@ -24,15 +24,15 @@ class LargeKernelAttention(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.proj1 = Linear(dim, dim)
+        self.proj1 = nn.Linear(dim, dim)
         self.act = nn.GELU()
         self.conv1 = depthwise(dim, 5)
         self.conv2 = depthwise(dim, 7, dilation=3)
-        self.fc = Linear(dim, dim)
-        self.proj2 = Linear(dim, dim)
+        self.fc = nn.Linear(dim, dim)
+        self.proj2 = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        gated = self.act(self.proj1(x))
-        weights = self.fc(self.conv2(self.conv1(gated)))
-        return x + self.proj2(gated * weights)
+        gated = self.act(linear(self.proj1, x))
+        weights = linear(self.fc, channels_last_conv(self.conv2, channels_last_conv(self.conv1, gated)))
+        return x + linear(self.proj2, gated * weights)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .attention import attended, head_width
 from .continuous_bias import ContinuousBias
-from .cpu import Linear
+from .cpu import linear
 from .resizing import at_least, pool_to
 from .shifts import neighbor_scores, neighbor_sums, neighbors_inside
 
@@ -54,23 +54,23 @@ class HeadGates(nn.Module):
             )
         self.shared_heads = shared_heads
         self.active_heads = active_heads
-        self.shared = Linear(dim, shared_heads, bias=False) if shared_heads > 1 else None
-        self.routed = Linear(dim, others, bias=False) if others > 0 else None
-        self.balance = Linear(dim, 2, bias=False) if others > 0 else None
+        self.shared = nn.Linear(dim, shared_heads, bias=False) if shared_heads > 1 else None
+        self.routed = nn.Linear(dim, others, bias=False) if others > 0 else None
+        self.balance = nn.Linear(dim, 2, bias=False) if others > 0 else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, h)."""
         shared = torch.ones_like(x[..., :1])
         if self.shared is not None:
-            shared = self.shared(x).softmax(3) * self.shared_heads
+            shared = linear(self.shared, x).softmax(3) * self.shared_heads
         if self.routed is None or self.balance is None:
             return shared
-        shares = self.routed(x).softmax(3)
+        shares = linear(self.routed, x).softmax(3)
         best, chosen = shares.topk(self.active_heads, 3)
         # the largest weight is never small, so the sum cannot be zero
         best = best / best.sum(3, keepdim=True) * self.active_heads
         routed = torch.zeros_like(shares).scatter(3, chosen, best)
-        balance = self.balance(x).softmax(3) * 2
+        balance = linear(self.balance, x).softmax(3) * 2
         return torch.cat([balance[..., :1] * shared, balance[..., 1:] * routed], 3)
 
 
@@ -106,7 +106,7 @@ class MixtureAttention(nn.Module):
         self.query_embedding = nn.Parameter(trunc_normal_(torch.zeros(num_heads, self.head_dim), std=0.02))
         self.position_bias = ContinuousBias(num_heads, map_size)
         self.gates = HeadGates(dim, num_heads, shared_heads, active_heads)
-        self.proj = Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def _sharpened(self, q: Tensor, keys: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class MixtureAttention(nn.Module):
     def _gated(self, out: Tensor, x: Tensor) -> Tensor:
         """The results of the heads (B, H, W, h, D) and the input (B, H, W, C) -> (B, H, W, C)."""
         out = out * self.gates(x).unsqueeze(4)
-        return self.proj_drop(self.proj(out.flatten(3)))
+        return self.proj_drop(linear(self.proj, out.flatten(3)))
 
 
 @register_notrace_module  # positions depend on the size of the map
@@ -133,13 +133,13 @@ class CosineAttention(MixtureAttention):
         proj_drop: float = 0.0,
     ) -> None:
         super().__init__(dim, num_heads, shared_heads, active_heads, map_size, proj_drop)
-        self.qkv = Linear(dim, 3 * dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = x.shape[1], x.shape[2]
         # (B, H, W, 3C) -> three of (B, T, h, D)
-        q, k, v = self.qkv(x).unflatten(3, [3, self.num_heads, self.head_dim]).flatten(1, 2).unbind(2)
+        q, k, v = linear(self.qkv, x).unflatten(3, [3, self.num_heads, self.head_dim]).flatten(1, 2).unbind(2)
         q = self._sharpened(F.normalize(q, dim=3), torch.ones(1, device=x.device) * (height * width))
         # attention divides by sqrt(D)
         q = q * self.head_dim**0.5
@@ -173,9 +173,9 @@ class AggregatedAttention(MixtureAttention):
     ) -> None:
         super().__init__(dim, num_heads, shared_heads, active_heads, map_size, proj_drop)
         self.pool_ratio = pool_ratio
-        self.q = Linear(dim, dim)
-        self.kv = Linear(dim, 2 * dim)
-        self.pool_proj = Linear(dim, dim)
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.pool_proj = nn.Linear(dim, dim)
         self.act = nn.GELU()
         self.pool_norm = nn.LayerNorm(dim)
         self.rpb = nn.Parameter(trunc_normal_(torch.zeros(num_heads, 9), std=0.0004))
@@ -189,14 +189,14 @@ class AggregatedAttention(MixtureAttention):
         inside = neighbors_inside(height, width, x.device)
         keys = inside.sum(2) + rows * columns
         # (B, H, W, C) -> (B, H, W, h, D)
-        direction = F.normalize(self._heads(self.q(x)), dim=4)
+        direction = F.normalize(self._heads(linear(self.q, x)), dim=4)
         q = self._sharpened(direction, keys[:, :, None, None])
         # two of (B, H, W, h, D)
         k, v = self._keys(x)
         local = neighbor_scores(q, k) + self.rpb
         local = local.masked_fill(~inside.unsqueeze(2), float("-inf"))
         # two of (B, rows, columns, h, D) -> (B, h, S, D)
-        pooled = self.pool_norm(pool_to(self.act(self.pool_proj(x)), rows, columns))
+        pooled = self.pool_norm(pool_to(self.act(linear(self.pool_proj, x)), rows, columns))
         pool_k, pool_v = self._keys(pooled)
         pool_k, pool_v = self._by_head(pool_k), self._by_head(pool_v)
         # (B, h, T, D) with (B, h, D, S) -> (B, h, T, S)
@@ -210,7 +210,7 @@ class AggregatedAttention(MixtureAttention):
 
     def _keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, H, W, C) -> normalized keys and values, each (B, H, W, h, D)."""
-        k, v = self.kv(x).chunk(2, 3)
+        k, v = linear(self.kv, x).chunk(2, 3)
         return F.normalize(self._heads(k), dim=4), self._heads(v)
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -4,13 +4,16 @@ Shape legend: B batch, H W map, C channels, T tokens: 1 + H * W.
 """
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
+from typing import Final
+
 import torch
 from timm.layers import LayerScale, register_notrace_module
 from torch import Tensor, nn
 
-from .convolution import ConvNorm, NormLinear, ResidualConv, depthwise
-from .cpu import Linear, is_plain_cpu, recomputed
+from .convolution import ConvNorm, NormLinear, ResidualConv, channels_last_conv, depthwise
+from .cpu import linear, pack, recomputed
 from .norm import GlobalResponseNorm
+from .shortcuts import is_observed, is_plain_cpu, is_unmodified
 
 
 @register_notrace_module  # takes another path where gradients are enabled
@@ -28,10 +31,10 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
         super().__init__()
-        self.fc1: nn.Module = Linear(dim, hidden_dim)
+        self.fc1: nn.Module = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
         self.drop = nn.Dropout(drop)
-        self.fc2: nn.Module = Linear(hidden_dim, dim)
+        self.fc2: nn.Module = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(.., dim) -> (.., dim)."""
@@ -42,20 +45,28 @@ class Mlp(nn.Module):
 
     # the layers before and after GELU
     def _expand(self, x: Tensor) -> Tensor:
-        return self.fc1(x)
+        return linear(self.fc1, x)
 
     def _contract(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(x)))
+        return self.drop(linear(self.fc2, self.drop(x)))
 
     def _activate_and_contract(self, x: Tensor) -> Tensor:
         return self._contract(self.act(x))
 
     @torch.jit.unused
     def _lean(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled() and is_plain_cpu(x):
+        if is_observed(*self.modules()):
+            return self._activate_and_contract(x)
+        if not torch.is_grad_enabled() and is_plain_cpu(x) and self._owns_its_hidden_layer():
             # in place: no second map of this size is allocated
             return self._contract(torch.ops.aten.gelu_(x))
         return recomputed(self._activate_and_contract, x, is_random=self.drop.p > 0)
+
+    @torch.jit.unused
+    def _owns_its_hidden_layer(self) -> bool:
+        """Returns whether nobody else reads the input of GELU, and GELU was not replaced."""
+        first = self.fc1.fc if isinstance(self.fc1, NormLinear) else self.fc1
+        return is_unmodified(first, nn.Linear) and type(self.act) is nn.GELU and self.act.approximate == "none"
 
 
 @register_notrace_module  # takes another path where gradients are enabled
@@ -71,19 +82,23 @@ class LocalMlp(Mlp):
     Source: PVT v2, arXiv 2106.13797, section 3.2; residual: RALA, arXiv 2411.07635, official code.
     """
 
+    residual: Final[bool]
+
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0, residual: bool = False) -> None:
         super().__init__(dim, hidden_dim, drop)
         self.residual = residual
         self.conv: nn.Module = ResidualConv(hidden_dim) if residual else depthwise(hidden_dim, 3)
 
     def _expand(self, x: Tensor) -> Tensor:
-        x = self.fc1(x)
-        return x if self.residual else self.conv(x)
+        x = linear(self.fc1, x)
+        if self.residual:
+            return x
+        return channels_last_conv(self.conv, x)
 
     def _contract(self, x: Tensor) -> Tensor:
         if self.residual:
             x = self.conv(x)
-        return self.drop(self.fc2(self.drop(x)))
+        return self.drop(linear(self.fc2, self.drop(x)))
 
 
 class GatedLocalMlp(nn.Module):
@@ -99,16 +114,16 @@ class GatedLocalMlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, 2 * hidden_dim)
+        self.fc1 = nn.Linear(dim, 2 * hidden_dim)
         self.conv = depthwise(hidden_dim, 3)
         self.act = nn.GELU()
         self.drop = nn.Dropout(drop)
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        gate, x = self.fc1(x).chunk(2, 3)
-        return self.drop(self.fc2(self.drop(self.act(self.conv(gate)) * x)))
+        gate, x = linear(self.fc1, x).chunk(2, 3)
+        return self.drop(linear(self.fc2, self.drop(self.act(channels_last_conv(self.conv, gate)) * x)))
 
 
 class ScaledLinear(nn.Module):
@@ -124,19 +139,23 @@ class ScaledLinear(nn.Module):
 
     def __init__(self, dim: int, out_dim: int, layer_scale: float) -> None:
         super().__init__()
-        self.fc = Linear(dim, out_dim)
-        self.scale = LayerScale(out_dim, init_values=layer_scale)
+        self.fc = nn.Linear(dim, out_dim)
+        self.scale: nn.Module = LayerScale(out_dim, init_values=layer_scale)
 
-    def forward(self, x: Tensor) -> Tensor:
+    # named as in torch's own layers: TorchScript compares the names
+    def forward(self, input: Tensor) -> Tensor:
         """(.., dim) -> (.., out_dim)."""
-        return self.scale(self.fc(x))
+        return self.scale(linear(self.fc, input))
 
     @torch.no_grad()
-    def fuse(self) -> Linear:
-        """Returns one linear layer that computes the same."""
-        self.fc.weight.mul_(self.scale.gamma.unsqueeze(1))
-        self.fc.bias.mul_(self.scale.gamma)
-        return self.fc.fuse()
+    def fuse(self) -> "ScaledLinear":
+        """Folds the scale into the linear layer, in place, and returns the layer."""
+        if isinstance(self.scale, LayerScale) and is_unmodified(self.fc, nn.Linear):
+            self.fc.weight.mul_(self.scale.gamma.unsqueeze(1))
+            self.fc.bias.mul_(self.scale.gamma)
+            self.scale = nn.Identity()
+            pack(self.fc)
+        return self
 
 
 @register_notrace_module  # takes another path where gradients are enabled
@@ -164,7 +183,7 @@ class ScaledMlp(Mlp):
         self.fc2 = ScaledLinear(hidden_dim, dim, layer_scale)
 
     def _expand(self, x: Tensor) -> Tensor:
-        return self.conv(self.fc1(x))
+        return channels_last_conv(self.conv, linear(self.fc1, x))
 
 
 class ResponseMlp(nn.Module):
@@ -179,15 +198,15 @@ class ResponseMlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU()
         self.conv = ResidualConv(hidden_dim)
         self.norm = GlobalResponseNorm(hidden_dim)
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        return self.fc2(self.norm(self.conv(self.act(self.fc1(x)))))
+        return linear(self.fc2, self.norm(self.conv(self.act(linear(self.fc1, x)))))
 
 
 class ConvNormMlp(nn.Module):
@@ -229,13 +248,13 @@ class AggregatingMlp(nn.Module):
         self.conv2 = ConvNorm(hidden_dim, hidden_dim, 3, groups=hidden_dim, bias=True)
         self.conv3 = ConvNorm(hidden_dim, dim, bias=True)
         self.act = nn.GELU()
-        self.compress = Linear(dim, dim // reduction)
-        self.excitation = Linear(dim // reduction, dim)
+        self.compress = nn.Linear(dim, dim // reduction)
+        self.excitation = nn.Linear(dim // reduction, dim)
 
     def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         # (B, H * W, C) -> (B, H, W, C)
         of_map = self.act(self.conv1(x[:, 1:].unflatten(1, (height, width))))
         of_map = self.conv3(of_map + self.act(self.conv2(of_map))).flatten(1, 2)
-        gates = self.excitation(self.act(self.compress(of_map.mean(1, keepdim=True))))
+        gates = linear(self.excitation, self.act(linear(self.compress, of_map.mean(1, keepdim=True))))
         return torch.cat([x[:, :1] * gates, of_map], 1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from attnzoo.kernels import neighborhood_qk
 
 from .attention import SelfAttention
+from .cpu import linear
 from .operators import attend_neighborhood
 from .resizing import pad_to
 
@@ -76,7 +77,7 @@ class NeighborhoodAttention(SelfAttention):
             self.rpb,
             self.padding(keys.dtype),
         ).flatten(3)
-        return self.proj_drop(self.proj(x))
+        return self.proj_drop(linear(self.proj, x))
 
     @torch.jit.ignore
     def weights(self, x: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class NeighborhoodAttention(SelfAttention):
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries, keys and values, each (B, H, W, h, D)."""
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
-        qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], x.shape[2], 3, self.num_heads, -1)
+        qkv = linear(self.qkv, x).reshape(x.shape[0], x.shape[1], x.shape[2], 3, self.num_heads, -1)
         queries, keys, values = qkv.unbind(3)
         return queries, keys, values
 

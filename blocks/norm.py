@@ -1,6 +1,8 @@
 """Norms and channel scales. Shape legend: B batch, H W map, C channels."""
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
+from typing import TypeGuard
+
 import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
@@ -68,6 +70,11 @@ class GlobalResponseNorm(nn.Module):
         norms = exact.square().sum((1, 2), keepdim=True).clamp(min=1e-37).sqrt()
         scale = 1 + self.gamma * (norms / (norms.mean(-1, keepdim=True) + 1e-6))
         return (x * scale + self.beta).to(x.dtype)
+
+
+def is_constant(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    """Returns whether a norm is torch's own batch norm, in evaluation mode and with running statistics."""
+    return type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and not norm.training and norm.running_var is not None
 
 
 def as_affine(

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
-from .convolution import ConvNorm, depthwise
-from .norm import as_affine
+from .convolution import ConvNorm
+from .norm import as_affine, is_constant
+from .shortcuts import is_observed, is_unmodified
 
 # (k, r) of the branches parallel to a K x K kernel: the published choices, which follow no rule
 _BRANCHES = {
@@ -32,8 +33,8 @@ class DilatedReparamConv(nn.Module):
     """norm(sum of depthwise convolutions, each with a norm): (B, H, W, C) -> (B, H, W, C).
 
     One convolution is K x K. The others are smaller, and dilation gives them a larger extent. They are computed one by
-    one only in training: in evaluation mode the norms are constant, and the kernels are summed to a single convolution.
-    `fuse` keeps that convolution and drops the branches.
+    one only in training: in evaluation mode the norms are constant, and the kernels are summed to a single convolution,
+    unless a branch has hooks or was replaced. `fuse` keeps that convolution and drops the branches.
 
     Args:
         dim: channels C.
@@ -56,11 +57,11 @@ class DilatedReparamConv(nn.Module):
         self.dilated: Any = nn.ModuleDict(
             {f"k{k}_{r}": ConvNorm(dim, dim, k, groups=dim, dilation=r) for k, r in _BRANCHES[kernel_size]}
         )
-        self.norm = nn.BatchNorm2d(dim)
+        self.norm: Any = nn.BatchNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        if self.training:
+        if self.training or not self._is_mergeable():
             total = self.large(x)
             for branch in self.dilated.values():
                 total = total + branch(x)
@@ -70,15 +71,9 @@ class DilatedReparamConv(nn.Module):
         x = F.conv2d(x, weight.to(x.dtype), bias.to(x.dtype), padding=self.kernel_size // 2, groups=x.shape[1])
         return x.permute(0, 2, 3, 1)
 
-    @torch.no_grad()
-    def fuse(self) -> nn.Conv2d:
-        """Returns one depthwise convolution that computes the same in evaluation mode."""
-        weight, bias = self._as_one()
-        conv = depthwise(len(bias), self.kernel_size).to(weight.device, self.large.conv.weight.dtype)
-        conv.weight.copy_(weight)
-        assert conv.bias is not None
-        conv.bias.copy_(bias)
-        return conv
+    def fuse(self) -> nn.Module:
+        """Returns one convolution that computes the same; the layer itself if a branch was replaced."""
+        return self.merge().fuse() if self._is_mergeable() else self
 
     @torch.no_grad()
     def merge(self) -> ConvNorm:
@@ -91,6 +86,20 @@ class DilatedReparamConv(nn.Module):
         merged.conv.bias.copy_(bias)
         merged.norm = self.norm
         return merged
+
+    def _is_mergeable(self) -> bool:
+        if torch.jit.is_scripting():
+            return True
+        return self._is_unmodified()
+
+    @torch.jit.unused
+    def _is_unmodified(self) -> bool:
+        layers = [self.large, *self.dilated.values()]
+        return (
+            is_constant(self.norm)
+            and all(is_constant(layer.norm) and is_unmodified(layer.conv, nn.Conv2d) for layer in layers)
+            and not is_observed(*self.modules())
+        )
 
     def _as_one(self) -> tuple[Tensor, Tensor]:
         """Returns kernel (C, 1, K, K) and bias (C) of the whole layer in evaluation mode, in float32 at least."""

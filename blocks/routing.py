@@ -10,7 +10,8 @@ from torch import Tensor
 from attnzoo.kernels import is_dynamic
 
 from .attention import SelfAttention, attended
-from .convolution import depthwise
+from .convolution import channels_last_conv, depthwise
+from .cpu import linear
 from .operators import attend_regions
 from .resizing import at_least, at_most, pad_to, pool_cells
 
@@ -84,7 +85,7 @@ class BiLevelRoutingAttention(SelfAttention):
         padded_height, padded_width = rows * region_height, columns * region_width
         if not self.pad_projected:
             x = pad_to(x, padded_height, padded_width)
-        qkv = self.qkv(x)
+        qkv = linear(self.qkv, x)
         routes = self._route(qkv.detach(), region_height, region_width)
         if self.pad_projected:
             qkv = pad_to(qkv, padded_height, padded_width)
@@ -92,8 +93,8 @@ class BiLevelRoutingAttention(SelfAttention):
         queries, keys, values = qkv.unflatten(3, (3, self.num_heads, self.head_dim)).unbind(3)
         out = attend_regions(queries, keys, values, routes, (rows, columns), self.scale)
         # (B, padded H, padded W, h, D) -> (B, padded H, padded W, C)
-        x = (out.flatten(3) + self.lepe(values.flatten(3)))[:, :height, :width]
-        return self.proj_drop(self.proj(x))
+        x = (out.flatten(3) + channels_last_conv(self.lepe, values.flatten(3)))[:, :height, :width]
+        return self.proj_drop(linear(self.proj, x))
 
     def _cut(self, length: int, axis: int) -> tuple[int, int]:
         """Returns the number of regions along an axis of the map, and their length including padding."""
@@ -160,12 +161,12 @@ class LepeAttention(SelfAttention):
         self.lepe_of_values = lepe_of_values
         # for the few pixels and many channels of a last stage, oneDNN is slow and needs 12 MiB for the gradient of a
         # channel-last 5x5 kernel
-        self.lepe = depthwise(dim, lepe_kernel, channels_last=False)
+        self.lepe = depthwise(dim, lepe_kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = x.shape[1], x.shape[2]
-        qkv = self.qkv(x)
+        qkv = linear(self.qkv, x)
         # (B, H, W, 3C) -> three of (B, h, H * W, D)
         tokens = qkv.unflatten(3, (3, self.num_heads, self.head_dim)).flatten(1, 2)
         queries, keys, values = tokens.permute(2, 0, 3, 1, 4).unbind(0)
@@ -173,7 +174,7 @@ class LepeAttention(SelfAttention):
         out = attended(queries, keys, values).unflatten(1, (height, width))
         source = qkv.chunk(3, -1)[2] if self.lepe_of_values else x
         lepe = self.lepe(source.permute(0, 3, 1, 2).contiguous()).permute(0, 2, 3, 1)
-        return self.proj_drop(self.proj(out + lepe))
+        return self.proj_drop(linear(self.proj, out + lepe))
 
     def extra_repr(self) -> str:
         """Returns the settings shown in the module's repr."""

@@ -2,6 +2,7 @@
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from timm.layers import register_notrace_module
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from .convolution import ConvNorm
 from .cpu import recomputed
 from .resizing import multiple_of, pad_to
+from .shortcuts import is_observed
 
 
 class ConvStem(nn.Module):
@@ -126,11 +128,15 @@ class ConvNormStem(nn.Sequential):
         x = x.contiguous(memory_format=torch.channels_last)
         if self.channels_last:
             x = x.permute(0, 2, 3, 1)
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting() or self._is_observed():
             for layer in self:
                 x = layer(x)
             return x
         return self._lean(x)
+
+    @torch.jit.unused
+    def _is_observed(self) -> bool:
+        return is_observed(*self.modules())
 
     @torch.jit.unused
     def _lean(self, x: Tensor) -> Tensor:
@@ -138,8 +144,12 @@ class ConvNormStem(nn.Sequential):
         first, *others = self
         x = first(x)
         for act, layer in zip(others[::2], others[1::2], strict=True):
-            if isinstance(layer, ConvNorm):
-                x = layer.normed(recomputed(nn.Sequential(act, layer.conv), x))
+            if isinstance(layer, ConvNorm) and not layer.is_fused:
+                x = layer.normed(recomputed(partial(_activated, act, layer), x))
             else:
                 x = layer(act(x))
         return x
+
+
+def _activated(act: nn.Module, layer: ConvNorm, x: Tensor) -> Tensor:
+    return layer.convolved(act(x))

@@ -8,8 +8,8 @@ from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
 from .attention import attended, head_width
-from .convolution import ChannelsLastConv2d
-from .cpu import Linear
+from .convolution import channels_last_conv
+from .cpu import linear
 from .resizing import at_least, pad_to
 
 
@@ -39,24 +39,25 @@ class SubsampledAttention(nn.Module):
         self.num_heads = num_heads
         self.head_dim = head_width(dim, num_heads)
         self.ratio = ratio
-        self.q = Linear(dim, dim, bias=qkv_bias)
-        self.kv = Linear(dim, 2 * dim, bias=qkv_bias)
-        self.reduction = ChannelsLastConv2d(dim, dim, ratio, stride=ratio) if ratio > 1 else nn.Identity()
+        self.q = nn.Linear(dim, dim, bias=qkv_bias)
+        self.kv = nn.Linear(dim, 2 * dim, bias=qkv_bias)
+        self.reduction = nn.Conv2d(dim, dim, ratio, stride=ratio) if ratio > 1 else nn.Identity()
         self.norm = nn.LayerNorm(dim) if ratio > 1 else nn.Identity()
-        self.proj = Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         # (B, H, W, C) -> (B, h, T, D)
-        q = self.q(x).flatten(1, 2).unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
+        q = linear(self.q, x).flatten(1, 2).unflatten(2, (self.num_heads, self.head_dim)).transpose(1, 2)
         squares = pad_to(x, at_least(x.shape[1], self.ratio), at_least(x.shape[2], self.ratio))
         # (B, ⌊H/r⌋, ⌊W/r⌋, 2C) -> (B, S, 2, h, D) -> two of (B, h, S, D)
-        kv = self.kv(self.norm(self.reduction(squares))).flatten(1, 2).unflatten(2, (2, self.num_heads, self.head_dim))
+        kv = linear(self.kv, self.norm(channels_last_conv(self.reduction, squares)))
+        kv = kv.flatten(1, 2).unflatten(2, (2, self.num_heads, self.head_dim))
         k, v = kv.transpose(1, 3).unbind(2)
         # (B, T, C) -> (B, H, W, C)
         out = attended(q, k, v).reshape(x.shape)
-        return self.proj_drop(self.proj(out))
+        return self.proj_drop(linear(self.proj, out))
 
     def extra_repr(self) -> str:
         """Returns the settings shown in the module's repr."""

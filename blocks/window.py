@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from attnzoo.kernels import is_dynamic
 
 from .attention import SelfAttention
-from .convolution import depthwise
+from .convolution import channels_last_conv, depthwise
+from .cpu import linear
 from .operators import attend_windows
 from .resizing import at_most, has_size, multiple_of, pad_to
 
@@ -63,10 +64,10 @@ class WindowAttention(SelfAttention):
         shift = self._shift(height, width)
         x = pad_to(x, multiple_of(height, self.window_size), multiple_of(width, self.window_size))
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
-        q, k, v = self.qkv(x).unflatten(3, (3, self.num_heads, self.head_dim)).unbind(3)
+        q, k, v = linear(self.qkv, x).unflatten(3, (3, self.num_heads, self.head_dim)).unbind(3)
         # (B, padded H, padded W, h, D) -> (B, H, W, C)
         out = attend_windows(q, k, v, (self.window_size, self.window_size), shift, self.rpb)
-        return self.proj_drop(self.proj(out[:, :height, :width].flatten(3)))
+        return self.proj_drop(linear(self.proj, out[:, :height, :width].flatten(3)))
 
     def _shift(self, height: int, width: int) -> int:
         shift = self.window_size // 2 if self.shifted else 0
@@ -122,16 +123,16 @@ class CrossShapedAttention(SelfAttention):
         if self.stripe_width is not None:
             x = pad_to(x, multiple_of(height, self.stripe_width), multiple_of(width, self.stripe_width))
         # (B, H, W, 3C) -> (B, H, W, 3, h, D), split by heads into one tensor per direction
-        qkv = self.qkv(x).unflatten(3, (3, self.num_heads, self.head_dim)).chunk(len(self.dwc), dim=4)
+        qkv = linear(self.qkv, x).unflatten(3, (3, self.num_heads, self.head_dim)).chunk(len(self.dwc), dim=4)
         out = []
         for i, dwc in enumerate(self.dwc):
             rows, columns = self._stripe(i, x.shape[1], x.shape[2])
             q, k, v = qkv[i].unbind(3)
             values = _cut(v.flatten(3), rows, columns)
-            local = _join(dwc(values), x.shape[1], x.shape[2])
+            local = _join(channels_last_conv(dwc, values), x.shape[1], x.shape[2])
             out.append(attend_windows(q, k, v, (rows, columns), 0, None).flatten(3) + local)
         # (B, padded H, padded W, C) -> (B, H, W, C)
-        return self.proj_drop(self.proj(torch.cat(out, 3)[:, :height, :width]))
+        return self.proj_drop(linear(self.proj, torch.cat(out, 3)[:, :height, :width]))
 
     def _stripe(self, direction: int, height: int, width: int) -> tuple[int, int]:
         """Returns rows and columns of the stripes of a map: direction 0 is vertical, 1 horizontal."""

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from attnzoo.blocks import (
     BiLevelRoutingAttention,
     ChannelsLastBatchNorm2d,
-    ChannelsLastConv2d,
     ConvNorm,
     ConvNormStem,
     LepeAttention,
+    NormConv,
     ResidualConv,
     TransformerBlock,
 )
@@ -118,7 +118,7 @@ class BiFormer(Pyramid):
         def downsampler(dim: int, out_dim: int) -> nn.Module:
             if is_plain:
                 return ConvNorm(dim, out_dim, 3, stride=2, bias=True)
-            return nn.Sequential(ChannelsLastBatchNorm2d(dim), ChannelsLastConv2d(dim, out_dim, 2, stride=2))
+            return NormConv(ChannelsLastBatchNorm2d(dim), nn.Conv2d(dim, out_dim, 2, stride=2))
 
         stages = stages_of(
             depths,

@@ -27,7 +27,6 @@ from attnzoo.blocks import (
     ConvNorm,
     ConvNormStem,
     FocusBlock,
-    Linear,
     ReparamConvBlock,
 )
 
@@ -103,6 +102,8 @@ class OverLoCK(Pyramid):
                 for i, rate in enumerate(rates[size + 2])
             ]
 
+        context = nn.Linear(embed_dims[3], context_dim)
+
         def down(size: int) -> nn.Module:
             return ConvNorm(embed_dims[size - 1], embed_dims[size], 3, 2)
 
@@ -113,7 +114,7 @@ class OverLoCK(Pyramid):
             [
                 Stage(None, static(0)),
                 Stage(down(1), static(1)),
-                OverviewStage(down(2), static(2), [down(3), *static(3)], Linear(embed_dims[3], context_dim), focus(2)),
+                OverviewStage(down(2), static(2), [down(3), *static(3)], context, focus(2)),
                 FocusStage(ContextDownsample(embed_dims[2], embed_dims[3], context_dim), focus(3)),
             ],
             widths=[*embed_dims[:2], embed_dims[2] + context_dim, embed_dims[3] + context_dim],

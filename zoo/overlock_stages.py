@@ -10,7 +10,7 @@ import torch
 from timm.models import checkpoint, checkpoint_seq
 from torch import Tensor, nn
 
-from attnzoo.blocks import resize
+from attnzoo.blocks import linear, resize
 
 from .base import Stage
 
@@ -76,6 +76,6 @@ class OverviewStage(FocusStage):
         else:
             x = self.base(x)
             overview = self.overview(x)
-        context = self.context(overview)
+        context = linear(self.context, overview)
         prior = resize(context, x.shape[1], x.shape[2])
         return self.look(torch.cat([x, prior], -1), prior), context, overview

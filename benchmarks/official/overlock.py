@@ -199,7 +199,7 @@ class _ChannelNorm(nn.Module):
 class _Residual(nn.Module):
     def __init__(self, layer: ResidualConv) -> None:
         super().__init__()
-        self.conv = _channel_first(layer.conv)
+        self.conv = layer.conv
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x)
@@ -267,17 +267,11 @@ def _blocks(blocks: Any, merged: bool) -> nn.Sequential:
 
 
 def _pair(layer: Any) -> nn.Sequential:
-    return nn.Sequential(_channel_first(layer.conv), layer.norm)
+    return nn.Sequential(layer.conv, layer.norm)
 
 
 def _norm_first(layer: NormLinear) -> tuple[nn.Module, nn.Module]:
     return layer.norm, _pointwise(layer.fc)
-
-
-def _channel_first(conv: Any) -> nn.Conv2d:
-    # our class differs only in the layout of its input
-    conv.__class__ = nn.Conv2d
-    return conv
 
 
 @torch.no_grad()

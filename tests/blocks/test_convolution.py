@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerScale
 from timm.models import reparameterize_model
 from torch import Tensor, nn
 
 from attnzoo.blocks import (
-    ChannelsLastConv2d,
     ConvNorm,
     ConvNormMlp,
     InvertedDownsample,
-    Linear,
-    PointwiseConv2d,
     ResidualConv,
     ScaledMlp,
+    channels_last_conv,
     depthwise,
     fuse,
 )
@@ -50,15 +50,13 @@ def channels_first(x: Tensor, channels_last: bool) -> Tensor:
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 3), ((2, 1), 1)], ids=str)
 def test_channels_last_conv_is_the_convolution(stride: int | tuple[int, int], groups: int) -> None:
     plain = nn.Conv2d(6, 9, (3, 5), stride, (1, 2), groups=groups).double()
-    ours = ChannelsLastConv2d(6, 9, (3, 5), stride, (1, 2), groups=groups).double()
-    ours.load_state_dict(plain.state_dict())
     x = image(6, True).requires_grad_()
     expected = plain(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    found = ours(x)
+    found = channels_last_conv(plain, x)
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(expected)
     for mine, wanted in zip(
-        torch.autograd.grad(found, (x, *ours.parameters()), weights),
+        torch.autograd.grad(found, (x, *plain.parameters()), weights),
         torch.autograd.grad(expected, (x, *plain.parameters()), weights),
         strict=True,
     ):
@@ -68,7 +66,8 @@ def test_channels_last_conv_is_the_convolution(stride: int | tuple[int, int], gr
 @layouts
 @pytest.mark.parametrize("kernel_size", [1, 3, 7])
 def test_depthwise_keeps_the_size_and_channels_apart(kernel_size: int, channels_last: bool) -> None:
-    layer = depthwise(4, kernel_size, bias=False, channels_last=channels_last).double()
+    conv = depthwise(4, kernel_size, bias=False).double()
+    layer = partial(channels_last_conv, conv) if channels_last else conv
     x = image(4, channels_last)
     first = layer(x)
     assert first.shape == x.shape
@@ -97,11 +96,10 @@ def test_conv_norm_is_one_convolution(
     torch.testing.assert_close(channels_first(found, channels_last), expected)
     assert expected.shape[2:] == (-(-7 // stride), -(-10 // stride))
     fused = layer.fuse()
-    if kernel_size == stride == groups == 1:
-        assert type(fused) is (Linear if channels_last else PointwiseConv2d)
-    else:
-        assert type(fused) is (ChannelsLastConv2d if channels_last else nn.Conv2d)
+    assert [name for name, _ in fused.named_parameters()] == ["conv.weight", "conv.bias"]
+    assert type(fused.conv) is nn.Conv2d
     torch.testing.assert_close(fused(x), found)
+    torch.testing.assert_close(fused.fuse()(x), found)
 
 
 @layouts
@@ -111,10 +109,12 @@ def test_residual_conv_is_one_convolution(kernel_size: int, norm: bool, channels
     layer = with_statistics(ResidualConv(4, kernel_size, norm, channels_last).double())
     x = image(4, channels_last)
     found = layer(x)
-    torch.testing.assert_close(found - x, layer.conv(x))
+    conv = partial(channels_last_conv, layer.conv) if channels_last and not norm else layer.conv
+    torch.testing.assert_close(found - x, conv(x))
     fused = layer.fuse()
-    assert isinstance(fused, nn.Conv2d)
+    assert sum(p.numel() for p in fused.parameters()) == 4 * kernel_size**2 + 4
     torch.testing.assert_close(fused(x), found)
+    torch.testing.assert_close(fused.fuse()(x), found)
 
 
 def test_mlp_starts_as_zero_and_is_two_products_of_pixels() -> None:
@@ -122,7 +122,7 @@ def test_mlp_starts_as_zero_and_is_two_products_of_pixels() -> None:
     x = image(4, False)
     assert not layer(x).any()
     with_statistics(layer)
-    first, second = layer.conv1.fuse(), layer.conv2.fuse()
+    first, second = (copy.deepcopy(part).fuse().conv for part in (layer.conv1, layer.conv2))
     pixels = x.flatten(2).transpose(1, 2)
     pixels = F.linear(pixels, first.weight[:, :, 0, 0], first.bias).relu()
     expected = F.linear(pixels, second.weight[:, :, 0, 0], second.bias).transpose(1, 2).view_as(x)
@@ -149,7 +149,7 @@ def test_fuse_leaves_no_norm_and_the_same_result() -> None:
     reparameterized = reparameterize_model(model)
     assert set(model.state_dict()) == names
     assert fuse(model) is model
-    assert not any(isinstance(module, nn.BatchNorm2d | ResidualConv | ConvNorm) for module in model.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     torch.testing.assert_close(model(x), expected)
     assert reparameterized.state_dict().keys() == model.state_dict().keys()
     assert torch.equal(reparameterized(x), model(x))
@@ -172,7 +172,7 @@ def test_fuse_refuses_training_mode_and_changes_nothing() -> None:
 def test_dilated_depthwise_in_interleaved_parts(kernel_size: int, dilation: int, size: tuple[int, int]) -> None:
     ours = depthwise(6, kernel_size, dilation=dilation)
     x = torch.randn(2, *size, 6, requires_grad=True)
-    found = ours(x)
+    found = channels_last_conv(ours, x)
     padding = dilation * (kernel_size // 2)
     expected = F.conv2d(x.permute(0, 3, 1, 2), ours.weight, ours.bias, 1, padding, dilation, 6).permute(0, 2, 3, 1)
     assert found.is_contiguous()
@@ -194,5 +194,4 @@ def test_a_scaled_mlp_fuses(norm: bool, kernel_size: int | None) -> None:
         expected = mlp(x)
         fused = fuse(copy.deepcopy(mlp))
         torch.testing.assert_close(fused(x), expected)
-    assert isinstance(fused.fc1, Linear)
-    assert isinstance(fused.fc2, Linear)
+    assert not any(isinstance(module, nn.BatchNorm2d | LayerScale) for module in fused.modules())

@@ -9,35 +9,43 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attnzoo.blocks import Linear, PointwiseConv2d, fuse
-from attnzoo.blocks.cpu import is_plain_cpu, prefers_convolution
+from attnzoo.blocks import channels_last_conv, fuse, linear, pointwise_conv
+from attnzoo.blocks.cpu import pack, prefers_convolution
+from attnzoo.blocks.shortcuts import is_plain_cpu
 
 # a size that runs as a convolution, one that runs as a matrix product, and an empty one
 SIZES = [(2, 17, 19, 48), (1, 3, 5, 48), (0, 4, 4, 48)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=["large", "small", "empty"])
 
 
-def plain(layer: nn.Module) -> nn.Module:
-    """Returns torch's own layer with the same parameters."""
-    layer = copy.deepcopy(layer)
-    layer.__class__ = nn.Linear if isinstance(layer, Linear) else nn.Conv2d
-    return layer
+KINDS = {
+    "linear": (linear, nn.Linear(48, 30), lambda x: x),
+    "convolution": (pointwise_conv, nn.Conv2d(48, 30, 1), lambda x: x.permute(0, 3, 1, 2)),
+    "channels last": (channels_last_conv, nn.Conv2d(48, 30, 1, bias=False), lambda x: x),
+}
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def called(kind: str, layer: nn.Module, x: Tensor) -> Tensor:
+    """Returns what torch's own layer computes."""
+    return layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if kind == "channels last" else layer(x)
 
 
 @sizes
-@pytest.mark.parametrize("kind", ["linear", "convolution"])
+@kinds
 def test_forward_and_gradients_are_torchs(size: tuple[int, ...], kind: str) -> None:
-    x = torch.randn(size, requires_grad=True)
-    layer: nn.Module = Linear(48, 30)
-    if kind == "convolution":
-        layer, x = PointwiseConv2d(48, 30), x.detach().permute(0, 3, 1, 2).requires_grad_()
-    expected = plain(layer)
-    weights = torch.randn_like(expected(x))
-    ours = torch.autograd.grad((layer(x) * weights).sum(), [x, *layer.parameters()])
-    theirs = torch.autograd.grad((expected(x) * weights).sum(), [x, *expected.parameters()])
-    torch.testing.assert_close(layer(x), expected(x))
-    for found, wanted in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    call, layer, layout = KINDS[kind]
+    x = layout(torch.randn(size)).requires_grad_()
+    found, expected = call(layer, x), called(kind, layer, x)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    inputs = [x, *layer.parameters()]
+    for ours, wanted in zip(
+        torch.autograd.grad((found * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=1e-4)
 
 
 def convolved(x: Tensor) -> bool:
@@ -58,48 +66,51 @@ def test_only_large_inputs_in_float32_are_convolved() -> None:
 
 
 @sizes
-@pytest.mark.parametrize("kind", ["linear", "convolution"])
+@kinds
 def test_fused_computes_the_same(size: tuple[int, ...], kind: str) -> None:
-    x = torch.randn(size)
-    layer: nn.Module = Linear(48, 30)
-    if kind == "convolution":
-        layer, x = PointwiseConv2d(48, 30, bias=False), x.permute(0, 3, 1, 2)
-    network = fuse(nn.Sequential(layer).eval())
+    call, layer, layout = KINDS[kind]
+    layer, x = copy.deepcopy(layer), layout(torch.randn(size))
+    pack(layer)
     with torch.no_grad():
-        torch.testing.assert_close(network(x), plain(layer)(x))
-        assert network(x[:1]).shape == plain(layer)(x[:1]).shape
+        torch.testing.assert_close(call(layer, x), called(kind, layer, x))
+        assert call(layer, x[:1]).shape == called(kind, layer, x)[:1].shape
     # with gradients the layer works as before
-    network(x).sum().backward()
+    call(layer, x).sum().backward()
     assert layer.weight.grad is not None
 
 
-def change_in_place(layer: Linear) -> None:
+def packed() -> nn.Linear:
+    """Returns a linear layer with packed weights."""
+    return fuse(nn.Sequential(nn.Linear(48, 30)).eval())[0]
+
+
+def change_in_place(layer: nn.Linear) -> None:
     layer.weight.mul_(2)
 
 
-def change_by_loading(layer: Linear) -> None:
+def change_by_loading(layer: nn.Linear) -> None:
     layer.load_state_dict({name: -tensor for name, tensor in layer.state_dict().items()})
 
 
-def change_the_parameter(layer: Linear) -> None:
+def change_the_parameter(layer: nn.Linear) -> None:
     layer.weight = nn.Parameter(torch.randn_like(layer.weight))
 
 
 @pytest.mark.parametrize("change", [change_in_place, change_by_loading, change_the_parameter])
 def test_packed_weights_follow_the_parameter(change: object) -> None:
-    layer, x = Linear(48, 30).eval().fuse(), torch.randn(60, 48)
+    layer, x = packed(), torch.randn(60, 48)
     with torch.no_grad():
-        before = layer(x)
+        before = linear(layer, x)
         change(layer)  # type: ignore[operator]
-        assert not torch.allclose(layer(x), before)
-        torch.testing.assert_close(layer(x), plain(layer)(x))
+        assert not torch.allclose(linear(layer, x), before)
+        torch.testing.assert_close(linear(layer, x), layer(x))
 
 
 def test_a_fused_layer_is_copied_stored_and_moved() -> None:
-    layer, x = Linear(48, 30).eval().fuse(), torch.randn(60, 48)
+    layer, x = packed(), torch.randn(60, 48)
     with torch.inference_mode():
-        expected = layer(x)
+        expected = linear(layer, x)
         for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-            torch.testing.assert_close(again(x), expected)
+            torch.testing.assert_close(linear(again, x), expected)
         assert set(layer.state_dict()) == {"weight", "bias"}
-        assert layer.double()(x.double()).dtype == torch.float64
+        assert linear(layer.double(), x.double()).dtype == torch.float64

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnzoo.blocks import AggregatedAttention, ContinuousBias, CosineAttention, HeadGates, Linear
+from attnzoo.blocks import AggregatedAttention, ContinuousBias, CosineAttention, HeadGates
 from attnzoo.blocks.shifts import neighbor_scores, neighbor_sums, neighbors_inside
 
 SIZES = pytest.mark.parametrize("size", [(5, 7), (1, 4), (2, 1)], ids=str)
@@ -76,7 +76,7 @@ def test_a_token_takes_the_heads_it_scores_highest() -> None:
 def test_heads_that_are_all_shared_are_weighed() -> None:
     gates, x = HeadGates(8, 4, 4, 0), torch.randn(1, 2, 2, 8)
     torch.testing.assert_close(gates(x).sum(-1), torch.full((1, 2, 2), 4.0))
-    assert [name for name, _ in gates.named_children() if isinstance(getattr(gates, name), Linear)] == ["shared"]
+    assert [name for name, _ in gates.named_children() if isinstance(getattr(gates, name), nn.Linear)] == ["shared"]
     assert torch.equal(HeadGates(8, 1, 1, 0)(x), torch.ones(1, 2, 2, 1))
 
 

@@ -46,3 +46,15 @@ def test_recomputed_gradients_are_the_same(drop: float) -> None:
         assert torch.autograd.gradgradcheck(mlp, x)
         per_sample = torch.func.vmap(torch.func.grad(lambda y: mlp(y).sum()))(x)
         torch.testing.assert_close(per_sample, torch.autograd.grad(mlp(x).sum(), x)[0])
+
+
+def test_hooks_keep_what_the_first_layer_computed() -> None:
+    mlp, x = Mlp(6, 15), torch.randn(2, 4, 6)
+    with torch.no_grad():
+        expected = mlp(x)
+        seen: dict[str, Tensor] = {}
+        for name in ("fc1", "act"):
+            mlp.get_submodule(name).register_forward_hook(lambda *call, name=name: seen.update({name: call[2]}))
+        torch.testing.assert_close(mlp(x), expected)
+        torch.testing.assert_close(seen["fc1"], torch.nn.functional.linear(x, mlp.fc1.weight, mlp.fc1.bias))
+        torch.testing.assert_close(seen["act"], torch.nn.functional.gelu(seen["fc1"]))

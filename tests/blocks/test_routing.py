@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attnzoo.blocks import BiLevelRoutingAttention, LepeAttention
+from attnzoo.blocks import BiLevelRoutingAttention, LepeAttention, channels_last_conv
 
 
 def written_out(block: BiLevelRoutingAttention, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def test_padding_after_the_projection_written_out() -> None:
     allowed = (region.flatten()[:, None, None] * 0 + region.flatten()[:, None]) == routes[0][region.flatten()][:, None]
     q, k, v = (part.flatten(1, 2).unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed.any(-1), scale=8**-0.5)
-    lepe = block.lepe(block.qkv(x).chunk(3, -1)[2])
+    lepe = channels_last_conv(block.lepe, block.qkv(x).chunk(3, -1)[2])
     expected = block.proj(out.transpose(1, 2).flatten(2).unflatten(1, (8, 9))[:, :7] + lepe)
     torch.testing.assert_close(block(x), expected, atol=1e-12, rtol=1e-12)
 

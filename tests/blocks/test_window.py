@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnzoo.blocks import CrossShapedAttention, WindowAttention
+from attnzoo.blocks import CrossShapedAttention, WindowAttention, channels_last_conv
 
 DIM, HEADS = 16, 2
 
@@ -69,8 +69,14 @@ def test_convolutions_stay_within_stripes() -> None:
         x = torch.randn(1, 6, 9, DIM)
         values = module.qkv(x)[..., 2 * DIM :]
         upright, level = values.chunk(2, -1)
-        parts = [stripe.mean((1, 2), keepdim=True) + module.dwc[0](stripe) for stripe in upright.split(3, 2)]
-        rows = [stripe.mean((1, 2), keepdim=True) + module.dwc[1](stripe) for stripe in level.split(3, 1)]
+        parts = [
+            stripe.mean((1, 2), keepdim=True) + channels_last_conv(module.dwc[0], stripe)
+            for stripe in upright.split(3, 2)
+        ]
+        rows = [
+            stripe.mean((1, 2), keepdim=True) + channels_last_conv(module.dwc[1], stripe)
+            for stripe in level.split(3, 1)
+        ]
         expected = module.proj(torch.cat([torch.cat(parts, 2), torch.cat(rows, 1)], -1))
         torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
 

@@ -45,7 +45,8 @@ def test_features_are_normed() -> None:
 
 def test_fused_leaves_the_norms_that_the_shortcut_reads() -> None:
     model = timm.create_model("van_pico").eval().fuse()
-    assert not any(isinstance(module, (NormLinear, ScaledLinear)) for module in model.modules())
+    assert all(isinstance(module.norm, nn.Identity) for module in model.modules() if isinstance(module, NormLinear))
+    assert all(isinstance(module.scale, nn.Identity) for module in model.modules() if isinstance(module, ScaledLinear))
     norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
     assert all(name.endswith("attn.branch.0.norm") for name in norms)

@@ -17,7 +17,7 @@ from timm.layers import global_pool_nlc, register_notrace_module, trunc_normal_
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
-from attnzoo.blocks import Mlp, PositionEmbedding, SelfAttention, TransformerBlock, attended
+from attnzoo.blocks import Mlp, PositionEmbedding, SelfAttention, TransformerBlock, attended, linear
 
 from .pyramid import Pyramid, Stage
 
@@ -96,8 +96,8 @@ class PlainAttention(SelfAttention):
     def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         # (B, T, 3C) -> (3, B, h, T, D)
-        qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        return self.proj_drop(self.proj(attended(qkv[0], qkv[1], qkv[2])))
+        qkv = linear(self.qkv, x).reshape(x.shape[0], x.shape[1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        return self.proj_drop(linear(self.proj, attended(qkv[0], qkv[1], qkv[2])))
 
 
 class PlainMlp(Mlp):
