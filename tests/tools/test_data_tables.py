@@ -15,7 +15,7 @@ def table(tmp_path):
     """A folder of parquet files, as on the Hugging Face Hub."""
 
     def write(splits=("train", "validation"), names=CLASSES, labels=lambda i: i % 3):
-        kind = datasets.ClassLabel(names=names) if names else datasets.Value("int64")
+        kind = datasets.ClassLabel(names=names) if isinstance(names, list) else names
         features = datasets.Features({"image": datasets.Image(), "label": kind})
         for split in splits:
             rows = range(24 if split == "train" else 12)
@@ -53,6 +53,41 @@ def test_a_part_of_a_split_is_a_split(table):
     assert (len(opened(data)), len(opened(data, "val"))) == (18, 6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "label", "classes"),
+    [
+        pytest.param("int64", lambda i: 7 * (i % 3) - 7, ["-7", "0", "7"], id="integers"),
+        pytest.param("string", lambda i: CLASSES[i % 3], CLASSES, id="texts"),
+        pytest.param("bool", lambda i: i % 2 == 1, ["False", "True"], id="yes and no"),
+    ],
+)
+def test_a_column_without_names_has_its_values_as_classes(table, kind, label, classes):
+    data = table(names=datasets.Value(kind), labels=label)
+    for split in ("train", "val"):
+        rows = opened(data, split)
+        assert rows.classes == classes
+        assert [rows[Draw(i)]["labels"] for i in range(6)] == [classes.index(str(label(i))) for i in range(6)]
+    assert list(opened(data).labels) == [classes.index(str(label(i))) for i in range(24)]
+
+
+def test_a_class_that_validation_lacks_is_a_class(table):
+    data = table(names=datasets.Value("int64"), labels=lambda i: i // 6)
+    assert opened(data, "val").classes == opened(data).classes == ["0", "1", "2", "3"]
+
+
+def test_a_class_map_names_or_chooses_integers(table):
+    data = table(names=datasets.Value("int64"))
+    named = opened({**data, "class_map": {"sky": 0, "grass": 1, "brick": 2}})
+    assert (named.classes, named[Draw(4)]["labels"]) == (["sky", "grass", "brick"], 1)
+    turned = opened({**data, "class_map": {"2": 0, "1": 1, "0": 2}})
+    assert (turned.classes, [turned[Draw(i)]["labels"] for i in range(3)]) == (["2", "1", "0"], [2, 1, 0])
+
+
+def test_a_class_map_orders_the_names_of_a_column(table):
+    turned = opened({**table(), "class_map": {name: i for i, name in enumerate(reversed(CLASSES))}})
+    assert (turned.classes, [turned[Draw(i)]["labels"] for i in range(3)]) == (CLASSES[::-1], [2, 1, 0])
+
+
 MISTAKES = {
     "no data set": (
         lambda write: {**write(), "dataset": "nowhere/at-all"},
@@ -64,9 +99,24 @@ MISTAKES = {
     ),
     "no column of labels": (
         lambda write: {**write(), "target_key": "kind"},
-        r"the column kind of .*table has no class names.*another column of image, label",
+        r"data\.target_key: .*table has no column kind, found image, label",
     ),
-    "no names of the classes": (lambda write: write(names=None), "has no class names: set data.class_map"),
+    "lists of classes": (
+        lambda write: write(names=datasets.Sequence(datasets.ClassLabel(names=CLASSES)), labels=lambda i: [i % 3]),
+        r"the column label of .*table holds (List|Sequence) values, but a classifier learns one class per image",
+    ),
+    "numbers": (
+        lambda write: write(names=datasets.Value("float32"), labels=lambda i: i / 2),
+        "the column label of .*table holds float32 values",
+    ),
+    "a row without a number": (
+        lambda write: write(names=datasets.Value("int64"), labels=lambda i: None if i == 5 else i),
+        r"unknown classes: None",
+    ),
+    "names that are too few": (
+        lambda write: {**write(names=datasets.Value("int64")), "class_map": {"red": 0, "blue": 1}},
+        r"unknown classes: 2",
+    ),
     "a row without a class": (lambda write: write(labels=lambda i: -1 if i == 5 else i % 3), r"unknown classes: -1"),
     "a class map of others": (
         lambda write: {**write(), "class_map": {"red": 0, "blue": 1}},

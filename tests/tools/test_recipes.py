@@ -43,8 +43,7 @@ def test_a_recipe_is_whole(name):
     recipe = recipe_of(name)
     assert recipe.data["name"] in DATASETS
     assert recipe.batch_size % 8 == 0
-    per_process = recipe.batch_size // 8
-    mixup = create_mixup(recipe.mixup, recipe.loss.get("label_smoothing", 0), 10, per_process)
+    mixup = create_mixup(recipe.mixup, recipe.loss.get("label_smoothing", 0), 10)
     create_loss(recipe.loss, mixup is not None)
     transform = train_transform(recipe.data, recipe.augment)
     channels, height, width = preprocessing(recipe.data)["input_size"]

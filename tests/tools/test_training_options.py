@@ -15,7 +15,7 @@ import attnzoo  # noqa: F401  registers the models
 from attnzoo.tools import data
 from attnzoo.tools.data.embedded import ImagesInMemory
 from attnzoo.tools.train import train
-from attnzoo.tools.training.learners import Classifier, create_loss, create_mixup
+from attnzoo.tools.training.learners import Classifier, class_weights, create_loss, create_mixup
 from attnzoo.tools.training.loop import TrainLoop
 from attnzoo.tools.training.optimization import Optimization, create_optimization, create_schedule
 from attnzoo.tools.training.processes import Processes
@@ -254,7 +254,7 @@ def test_the_rate_follows_its_schedule(tmp_path, name):
 
 
 def test_mixed_images_have_the_labels_of_both():
-    mixup = create_mixup({"mixup_alpha": 1.0, "cutmix_alpha": 1.0}, 0.1, 3, 4)
+    mixup = create_mixup({"mixup_alpha": 1.0, "cutmix_alpha": 1.0}, 0.1, 3)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
     seen = []
     learner = Classifier(network, lambda logits, labels: seen.append(labels) or logits.sum() * 0, mixup)
@@ -262,6 +262,38 @@ def test_mixed_images_have_the_labels_of_both():
     assert seen[0].shape == (4, 3)
     assert_close(seen[0].sum(1), torch.ones(4))
     assert ((seen[0] > 0.1 / 3).sum(1) == 2).any()
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_mixup_takes_any_number_of_images(mode, count):
+    mixup = create_mixup({"mixup_alpha": 1.0, "cutmix_alpha": 1.0, "mode": mode}, 0.1, 3)
+    given, labels = torch.randn(count, 3, 4, 4), torch.arange(count) % 3
+    images, mixed = mixup(given.clone(), labels)
+    assert images.shape == given.shape
+    assert_close(mixed.sum(1), torch.ones(count))
+    # the last one of an odd number
+    assert torch.equal(images[-1], given[-1]) == bool(count % 2)
+
+
+def test_balanced_weights_give_every_class_the_same_weight():
+    labels = [0] * 6 + [1] * 3 + [3]
+    weight = class_weights("balanced", 4, labels)
+    assert_close(weight, torch.tensor([10 / 18, 10 / 9, 0.0, 10 / 3]))
+    assert_close(weight[labels].mean(), torch.tensor(1.0))
+    assert class_weights(None, 4, labels) is None
+    with pytest.raises(ValueError, match=r"shards do not list: set loss\.weight to a list of 4 numbers"):
+        class_weights("balanced", 4, None)
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+@pytest.mark.parametrize("name", ["cross_entropy", "bce"])
+def test_a_weight_scales_the_gradient_of_its_class(name, is_mixed):
+    labels, logits = torch.tensor([0, 1]), torch.zeros(2, 2, requires_grad=True)
+    given = torch.nn.functional.one_hot(labels, 2).float() if is_mixed else labels
+    loss = create_loss({"name": name, "weight": [3, 1]}, is_mixed, class_weights([3, 1], 2, None))
+    loss(logits, given).backward()
+    assert_close(logits.grad[0, 0], 3 * logits.grad[1, 1])
 
 
 LOSSES = {
@@ -305,8 +337,17 @@ MISTAKES = {
         {"loss": {"label_smoothing": 1.5}},
         "loss.label_smoothing must be at least 0 and less than 1",
     ),
-    "an option of another loss": ({"loss": {"target_threshold": 0.2}}, "cross_entropy takes label_smoothing only"),
-    "mixup of odd batches": ({"mixup": {"mixup_alpha": 1.0}, "batch_size": 3}, "mixup pairs the images.*got 3"),
+    "an option of another loss": ({"loss": {"target_threshold": 0.2}}, "takes label_smoothing and weight only"),
+    "weights of other classes": (
+        {"loss": {"weight": [1, 2]}},
+        r"loss\.weight must be .* a list of 3 numbers.*got \[1, 2\]",
+    ),
+    "weights below 0": ({"loss": {"weight": [1, 2, -1]}}, r"one of at least 0 for each class, got \[1, 2, -1\]"),
+    "an unknown weight": ({"loss": {"weight": "even"}}, r"loss\.weight must be \"balanced\" or a list.*got 'even'"),
+    "one image for a batch norm": (
+        {"model": {"name": "test_resnet"}, "data": {"name": "colours", "input_size": (3, 8, 8)}, "batch_size": 1},
+        "a batch norm of the model has one value per channel for 1 image of 8 x 8 pixels",
+    ),
     "an unknown mixup": ({"mixup": {"mixup": 1.0}}, "mixup: .*mixup"),
     "an unknown average": ({"ema": {"decays": 0.9}}, "ema: .*decays"),
     "an unknown clip mode": ({"clip_mode": "hard"}, "clip_mode must be one of norm, value, agc, got 'hard'"),

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, BinaryIO, Protocol
 
 from PIL import Image
@@ -33,6 +33,10 @@ class Source(Protocol):
     @property
     def classes(self) -> Sequence[str]:
         """Class names, in the order of the labels."""
+
+    @property
+    def labels(self) -> Collection[int]:
+        """The label of each image, without opening it."""
 
     @property
     def remarks(self) -> str:
@@ -62,6 +66,11 @@ class ClassifiedImages(Samples):
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def labels(self) -> Collection[int]:
+        """The label of each image."""
+        return self.source.labels
 
     def load(self, index: int) -> dict[str, Any]:
         """Reads and transforms an image."""

@@ -37,6 +37,7 @@ class FolderReader:
         self.labels = dict(labels) if labels else {name: label for label, name in enumerate(self.found)}
         rows = zip(found, classes, strict=True)
         self.samples = [(path, self.labels[name]) for path, name in rows if name in self.labels]
+        self.targets = [label for _, label in self.samples]
 
     def __len__(self) -> int:
         return len(self.samples)

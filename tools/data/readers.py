@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +23,7 @@ class ReadPictures:
     """Images with one class each, from a reader of timm.
 
     Args:
-        reader: has `reader[index]`, which returns a file and its label, and `filename(index)`.
+        reader: has `reader[index]`, which returns a file and its label, `filename(index)`, and `targets`, all labels.
         classes: class names, in the order of the labels.
         root: prefix of the reader's file names in messages.
         remarks: what was skipped; empty if nothing was.
@@ -34,6 +34,12 @@ class ReadPictures:
 
     def __len__(self) -> int:
         return len(self.reader)
+
+    @property
+    def labels(self) -> Collection[int]:
+        """The label of each image."""
+        labels: Collection[int] = self.reader.targets
+        return labels
 
     def open(self, index: int) -> tuple[BinaryIO, int]:
         """Opens the file of an image and returns it with its label.

@@ -34,6 +34,8 @@ class StreamedImages:
     def __init__(self, source: Shards, transform: Transform, channels: int) -> None:
         self.source, self.transform, self.channels = source, transform, channels
         self.classes, self.remarks = source.classes, source.remarks
+        # unknown before the shards are read
+        self.labels = None
 
     def __len__(self) -> int:
         return len(self.source)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..files import listed
 from .readers import SPLIT_NAMES, ReadPictures, ordered, read_class_map
 
+# values of a column that are classes without names
+_PLAIN = re.compile(r"u?int\d+|bool|(large_)?string")
+
 
 class Rows(ReadPictures):
     """Images in the rows of a table, named by their row number: reading a file name would load the image."""
+
+    @property
+    def labels(self) -> Collection[int]:
+        """The label of each image."""
+        return [int(label) for label in self.reader.iter_targets()]
 
     def name(self, index: int) -> str:
         """Returns the name of an image for messages."""
@@ -31,6 +39,8 @@ def hfds(
 ) -> Rows:
     """Opens a data set with the package `datasets`, through timm's reader.
 
+    If the column of classes has no class names, the classes are its values in the training split: integers or texts.
+
     Args:
         split: "train" or "val".
         dataset: name on the Hugging Face Hub, such as "uoft-cs/cifar10", or a folder of the data set's files.
@@ -40,26 +50,40 @@ def hfds(
             and so on).
         input_key: column of the images.
         target_key: column of the classes.
-        class_map: labels by class name, for a column of names: a text file with one class name per line, or a dict.
+        class_map: labels by class name: a text file with one class name per line, or a dict. For a column of integers
+            it holds the names of the classes 0, 1 and so on, or integers.
 
     Raises:
         FileNotFoundError: the data set does not exist.
-        ValueError: the split or a column does not exist, or a row has an unknown class.
+        ValueError: the split or a column does not exist, the column of classes has values of another kind, such as
+            several classes per image, or a row has an unknown class.
     """
-    labels = read_class_map(class_map, Path(dataset))
-    wanted = {"train": train, "val": val}[split]
-    options = {"root": root, "input_key": input_key, "target_key": target_key, "class_map": labels}
-    reader = _open(dataset, split, SPLIT_NAMES[split] if wanted is None else (wanted,), options)
-    if labels is None and not reader.class_to_idx:
-        raise ValueError(
-            f"data: the column {target_key} of {dataset} has no class names: set data.class_map, or data.target_key to "
-            f"another column of {listed(list(reader.dataset.features))}"
-        )
-    _check_labels(reader, dataset, target_key, labels)
-    return Rows(reader, ordered(reader.class_to_idx), f"{dataset}[{reader.split}]")
+    given = read_class_map(class_map, Path(dataset))
+    options = {"root": root, "input_key": input_key, "target_key": target_key}
+    reader = _open(dataset, split, {"train": train, "val": val}[split], options)
+    known, present = list(reader.class_to_idx), _values(reader, dataset, target_key)
+    # label of each value of the column
+    labels: dict[Any, int]
+    if known:
+        labels = {i: given.get(name, -1) if given else i for i, name in enumerate(known)}
+    elif given is None:
+        first = reader if split == "train" else _open(dataset, "train", train, options, is_required=False) or reader
+        values = (value for value in _values(first, dataset, target_key) if value is not None)
+        labels = {value: label for label, value in enumerate(sorted(values))}
+    elif isinstance(present[0], str):
+        labels = dict(given)
+    else:
+        is_integer = all(name.removeprefix("-").isdecimal() for name in given)
+        labels = {int(name) if is_integer else label: label for name, label in given.items()}
+    if unknown := [value for value in present if labels.get(value, -1) < 0]:
+        names = [known[value] if known and value in labels else str(value) for value in unknown]
+        raise ValueError(f"data: rows of {dataset}[{reader.split}] have unknown classes: {listed(names)}")
+    reader.class_to_idx, reader.remap_class = labels, True
+    classes = ordered(given) if given else known or [str(value) for value in labels]
+    return Rows(reader, classes, f"{dataset}[{reader.split}]")
 
 
-def _open(dataset: str, split: str, names: tuple[str, ...], options: dict[str, Any]) -> Any:
+def _open(dataset: str, split: str, wanted: str | None, options: dict[str, Any], is_required: bool = True) -> Any:
     from datasets import (
         are_progress_bars_disabled,
         disable_progress_bars,
@@ -68,6 +92,7 @@ def _open(dataset: str, split: str, names: tuple[str, ...], options: dict[str, A
     )
     from timm.data.readers.reader_hfds import ReaderHfds
 
+    names = SPLIT_NAMES[split] if wanted is None else (wanted,)
     were_disabled = are_progress_bars_disabled()
     disable_progress_bars()
     try:
@@ -86,20 +111,27 @@ def _open(dataset: str, split: str, names: tuple[str, ...], options: dict[str, A
     finally:
         if not were_disabled:
             enable_progress_bars()
+    if not is_required:
+        return None
     raise ValueError(f"data.{split}: {dataset} has no split {' or '.join(names)}, found {listed(there)}")
 
 
-def _check_labels(reader: Any, dataset: str, target_key: str, labels: Mapping[str, int] | None) -> None:
+def _values(reader: Any, dataset: str, target_key: str) -> list[Any]:
+    """Returns the different values of the column of classes; the images are not read."""
+    from datasets import ClassLabel, Value
+
     if target_key not in reader.dataset.column_names:
         raise ValueError(
             f"data.target_key: {dataset} has no column {target_key}, found {listed(reader.dataset.column_names)}"
         )
+    kind = reader.dataset.features[target_key]
+    if not isinstance(kind, ClassLabel) and not (isinstance(kind, Value) and _PLAIN.fullmatch(kind.dtype)):
+        what = kind.dtype if isinstance(kind, Value) else type(kind).__name__
+        raise ValueError(
+            f"data.target_key: the column {target_key} of {dataset} holds {what} values, but a classifier learns one "
+            "class per image: set it to a column of class labels, integers or texts"
+        )
     if not len(reader):
         raise ValueError(f"data: the split {reader.split} of {dataset} is empty")
-    # reads only the column of the classes, not the images
-    present = reader.dataset.unique(target_key)
-    known: Any = labels if labels is not None else range(len(reader.class_to_idx))
-    if labels is not None:
-        present = [reader._source_names.get(value, value) for value in present]
-    if unknown := [str(value) for value in present if value not in known]:
-        raise ValueError(f"data: rows of {dataset}[{reader.split}] have unknown classes: {listed(unknown)}")
+    values: list[Any] = reader.dataset.unique(target_key)
+    return values

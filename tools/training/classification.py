@@ -9,7 +9,7 @@ from torch import nn
 
 from ..data import open_classification, preprocessing
 from ..metrics import ClassificationJudge
-from .learners import Classifier, create_loss, create_mixup
+from .learners import Classifier, class_weights, create_loss, create_mixup
 from .network import create_network
 from .processes import Processes
 from .recipe import Recipe
@@ -34,11 +34,11 @@ def classification(recipe: Recipe, processes: Processes) -> Setup:
         raise ValueError(_differing(train_set.classes, val_set.classes))
     classes = list(train_set.classes)
     network, origin = create_network(recipe, len(classes))
-    per_batch = recipe.batch_size // (processes.count * recipe.accumulate)
-    mixup = create_mixup(recipe.mixup, recipe.loss.get("label_smoothing", 0.0), len(classes), per_batch)
+    mixup = create_mixup(recipe.mixup, recipe.loss.get("label_smoothing", 0.0), len(classes))
+    weight = class_weights(recipe.loss.get("weight"), len(classes), train_set.labels)
     learner = Classifier(
         network,
-        create_loss(recipe.loss, mixup is not None),
+        create_loss(recipe.loss, mixup is not None, weight),
         mixup,
         recipe.aux_loss_weight,
         recipe.channels_last,

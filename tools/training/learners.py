@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from timm.data import Mixup
+from timm.data.mixup import mixup_target
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
@@ -57,11 +61,40 @@ class Classifier(BaseModel):
             return self.model(images)
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)
-        logits = self.model(images)
+        logits = self._logits(images)
         if isinstance(logits, tuple):
             main, auxiliary = logits
             return {"loss": self.loss(main, labels) + self.aux_loss_weight * self.loss(auxiliary, labels)}
         return {"loss": self.loss(logits, labels)}
+
+    def _logits(self, images: Tensor) -> Any:
+        try:
+            return self.model(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            height, width = images.shape[-2:]
+            raise ValueError(
+                f"a batch norm of the model has one value per channel for {len(images)} image of {height} x {width} "
+                "pixels, and needs two: batch_size must give each process and each of its `accumulate` parts at least "
+                "two images, or data.input_size must be larger"
+            ) from error
+
+
+class AnyMixup(Mixup):
+    """timm's Mixup also for an odd number of images, of which the last one is not mixed. Such a batch occurs if there
+    are fewer training images than `batch_size`.
+    """
+
+    def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixes images (B, C, H, W) and labels (B,) -> (B, C, H, W) and (B, classes)."""
+        if len(x) % 2 == 0:
+            return super().__call__(x, target)
+        rest = x[-1:], mixup_target(target[-1:], self.num_classes, 1.0, self.label_smoothing)
+        if len(x) == 1:
+            return rest
+        mixed = super().__call__(x[:-1], target[:-1])
+        return torch.cat([mixed[0], rest[0]]), torch.cat([mixed[1], rest[1]])
 
 
 def classifier_of(model: nn.Module) -> nn.Module:
@@ -70,48 +103,82 @@ def classifier_of(model: nn.Module) -> nn.Module:
     return nn.ModuleList(classifier) if isinstance(classifier, (tuple, list)) else classifier
 
 
-def create_loss(options: dict[str, Any], is_mixed: bool) -> nn.Module:
+def class_weights(given: Any, classes: int, labels: Iterable[int] | None) -> Tensor | None:
+    """Returns the weight of each class in the loss, float32 (classes,); None without weights.
+
+    Args:
+        given: `loss.weight` of a recipe: "balanced" for weights that are inversely proportional to the number of
+            training images of a class, with a mean of 1 over the images; or a list with a number for each class.
+        classes: number of classes.
+        labels: label of each training image; None if they are not known before the images are read.
+
+    Raises:
+        ValueError: the weights are neither, or do not fit the data.
+    """
+    if given is None:
+        return None
+    if given == "balanced":
+        if labels is None:
+            raise ValueError(
+                'loss.weight="balanced" needs the labels of all images, which shards do not list: set loss.weight to a '
+                f"list of {classes} numbers"
+            )
+        counts = Counter(map(int, labels))
+        # a class without images has no weight
+        weights = [counts.total() / (len(counts) * counts[i]) if counts[i] else 0.0 for i in range(classes)]
+        return torch.tensor(weights)
+    is_list = isinstance(given, (list, tuple)) and all(
+        isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and x >= 0 for x in given
+    )
+    if not is_list or len(given) != classes or not any(given):
+        raise ValueError(
+            f'loss.weight must be "balanced" or a list of {classes} numbers, one of at least 0 for each class, got '
+            f"{given!r}"
+        )
+    return torch.tensor(given, dtype=torch.float32)
+
+
+def create_loss(options: dict[str, Any], is_mixed: bool, weight: Tensor | None = None) -> nn.Module:
     """Creates the loss of a recipe.
 
     Args:
-        options: `name`, one of LOSSES ("cross_entropy" by default), `label_smoothing`, and arguments of timm's
-            BinaryCrossEntropy.
+        options: `name`, one of LOSSES ("cross_entropy" by default), `label_smoothing`, `weight` (see `class_weights`),
+            and arguments of timm's BinaryCrossEntropy.
         is_mixed: labels come from mixup, which smooths them: (B, classes).
+        weight: weight of each class (classes,).
 
     Raises:
         ValueError: an unknown loss or option.
     """
-    settings = dict(options)
+    settings = {key: value for key, value in options.items() if key != "weight"}
     name, smoothing = settings.pop("name", "cross_entropy"), settings.pop("label_smoothing", 0.0)
     if name not in LOSSES:
         raise ValueError(f"loss.name must be one of {', '.join(LOSSES)}, got {name!r}")
     if not isinstance(smoothing, (int, float)) or not 0 <= smoothing < 1:
         raise ValueError(f"loss.label_smoothing must be at least 0 and less than 1, got {smoothing!r}")
     if name == "bce":
-        return blaming("loss", BinaryCrossEntropy, smoothing=0.0 if is_mixed else smoothing, **settings)
+        smoothing = 0.0 if is_mixed else smoothing
+        return blaming("loss", BinaryCrossEntropy, smoothing=smoothing, weight=weight, **settings)
     if settings:
-        raise ValueError(f"loss: cross_entropy takes label_smoothing only, got {', '.join(settings)}")
+        raise ValueError(f"loss: cross_entropy takes label_smoothing and weight only, got {', '.join(settings)}")
+    if weight is not None:
+        return nn.CrossEntropyLoss(weight, label_smoothing=0.0 if is_mixed else smoothing)
     if is_mixed:
         return SoftTargetCrossEntropy()
     return LabelSmoothingCrossEntropy(smoothing) if smoothing else nn.CrossEntropyLoss()
 
 
-def create_mixup(options: dict[str, Any], smoothing: float, classes: int, batch_size: int) -> Mixup | None:
+def create_mixup(options: dict[str, Any], smoothing: float, classes: int) -> Mixup | None:
     """Creates the mixup of a recipe; None if there are no options.
 
     Args:
         options: arguments of `timm.data.Mixup`.
         smoothing: label smoothing.
         classes: number of classes.
-        batch_size: images per batch and process.
 
     Raises:
-        ValueError: an unknown option, or an odd batch size.
+        ValueError: an unknown option.
     """
     if not options:
         return None
-    if batch_size % 2:
-        raise ValueError(
-            f"mixup pairs the images of a batch: the batch size per process must be even, got {batch_size}"
-        )
-    return blaming("mixup", Mixup, label_smoothing=smoothing, num_classes=classes, **options)
+    return blaming("mixup", AnyMixup, label_smoothing=smoothing, num_classes=classes, **options)

@@ -52,7 +52,8 @@ class Recipe:
         detector: for detection, `head` and its arguments (`attnzoo.tools.detection.training`).
         schedule: arguments of `timm.scheduler.create_scheduler_v2`, stepped after every update unless
             `step_on_epochs=True`; a constant learning rate by default.
-        loss: `name` "cross_entropy" or "bce", and `label_smoothing` (0 .. 1).
+        loss: `name` "cross_entropy" or "bce", `label_smoothing` (0 .. 1), and `weight`, a list with the weight of each
+            class, or "balanced" for weights inversely proportional to the number of their images.
         aux_loss_weight: weight of the loss of an auxiliary head, for models that have one; OverLoCK was trained with
             0.4.
         augment: augmentation of training images (`attnzoo.tools.data.train_transform`): a dict of timm's options, or a
