@@ -75,9 +75,8 @@ class AgentBiases(nn.Module):
 
     @torch.jit.unused
     def _cached(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        numbers = 2 * len(self.an_bias) * self.dense_side**2 * height * width
         key = height, width, dtype
-        return self._cache.get(self, key, numbers, lambda: self._interpolated(height, width, dtype))
+        return self._cache.get(self, key, lambda: self._interpolated(height, width, dtype))
 
     def _interpolated(self, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         # (1, h, a, H, 1) + (1, h, a, 1, W) -> (1, h, a, H, W)

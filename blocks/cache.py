@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-Value = TypeVar("Value")
+from attnzoo.kernels import cache
 
-# larger values, of large maps, are computed at every call: they would fill the memory
-LARGEST = 2**22
+Value = TypeVar("Value")
 
 
 class Cache:
@@ -20,41 +20,43 @@ class Cache:
     On a CPU the parameters are compared with those of the last call, since writes through `.data` or NumPy leave no
     trace; on a GPU, where that would wait for the device, call `clear` after such a write.
 
-    A copy of a module, or one read from a file, starts with an empty cache.
+    A copy of a module, or one read from a file, starts with an empty cache. Values are kept in the cache that modules
+    and operators share, see `attnzoo.kernels.cache`.
     """
 
     def __init__(self) -> None:
-        self._entry: Any = None
+        self._key = object()
+        weakref.finalize(self, cache.remove, self._key)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_entry": None}
+    def __reduce__(self) -> tuple[type[Cache], tuple[()]]:
+        return Cache, ()
 
-    def get(self, module: nn.Module, key: object, numbers: int, compute: Callable[[], Value]) -> Value:
+    def get(self, module: nn.Module, key: object, compute: Callable[[], Value]) -> Value:
         """Returns the value for a key, and computes it if it is not cached.
 
         Args:
             module: the module whose parameters the value depends on.
             key: everything else that the value depends on, such as the map size.
-            numbers: number of elements; a value with more than `LARGEST` is not cached.
             compute: computes the value, without arguments.
         """
         parameters = list(module.parameters())
         is_constant = not (module.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        if not is_constant or numbers > LARGEST or any(x.is_inference() for x in parameters):
+        if not is_constant or any(x.is_inference() for x in parameters):
             return compute()
         # in-place changes increase the version of a tensor
         state = key, tuple((x.data_ptr(), x._version, x.device) for x in parameters)
         # read once: another thread may replace the entry
-        entry = self._entry
+        entry: Any = cache.read(self._key)
         if entry is None or entry[0] != state or not _are_equal(parameters, entry[1]):
             copies = [x.detach().clone() for x in parameters]
-            self._entry = entry = state, copies, compute()
+            entry = state, copies, compute()
+            cache.write(self._key, entry)
         value: Value = entry[2]
         return value
 
     def clear(self) -> None:
         """Empties the cache."""
-        self._entry = None
+        cache.remove(self._key)
 
 
 def _are_equal(parameters: list[nn.Parameter], copies: list[torch.Tensor]) -> bool:

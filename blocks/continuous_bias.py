@@ -51,9 +51,8 @@ class ContinuousBias(nn.Module):
 
     @torch.jit.unused
     def _cached(self, height: int, width: int, rows: int, columns: int) -> Tensor:
-        numbers = self.fc2.out_features * height * width * rows * columns
         key = height, width, rows, columns
-        return self._cache.get(self, key, numbers, lambda: self._computed(height, width, rows, columns))
+        return self._cache.get(self, key, lambda: self._computed(height, width, rows, columns))
 
     def _computed(self, height: int, width: int, rows: int, columns: int) -> Tensor:
         sides = (height, width) if self.map_size is None else self.map_size

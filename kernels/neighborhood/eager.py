@@ -13,6 +13,7 @@ keys of its region.
 from __future__ import annotations
 
 import operator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,23 +23,25 @@ from ..tracing import is_traced
 from . import eager_batch, eager_chunks
 from .geometry import Axis
 from .plan import AxisArguments, Plan, best_plan
-from .windows import bias_on_map, windows
+from .windows import bias_on_map, exists_on_map, windows
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
     """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
-    plan = _plan(axes, q.shape[3], q.device, eager_chunks.FORWARD_SCORES)
-    if q.device.type != "cpu" or is_traced() or plan.is_identity:
+    if q.device.type != "cpu" or is_traced():
+        return checked(eager_batch.attend(q, k, v, bias, scale, _whole(axes, q)), q, k, v, bias)
+    plans = partial(_plan, axes, q.shape[3], q.device)
+    plan = plans(eager_chunks.FORWARD_SCORES)
+    if plan.is_identity:
         return checked(eager_batch.attend(q, k, v, bias, scale, plan), q, k, v, bias)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias)):
-        backward_plan = _plan(axes, q.shape[3], q.device, eager_chunks.BACKWARD_SCORES)
-        return eager_chunks.Attention.apply(q, k, v, bias, scale, plan, backward_plan)
+        return eager_chunks.Attention.apply(q, k, v, bias, scale, plans)
     return eager_chunks.forward(q, k, v, bias, scale, plan)
 
 
 def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
     """Scores of each query with its keys, row-major over the window: (B, H, W, h, k); -inf where there is no key."""
-    plan, places = _plan(axes, 1, q.device, eager_chunks.FORWARD_SCORES), windows(*_arguments(axes), str(q.device))
+    plan, places = _whole(axes, q), windows(*_arguments(axes), str(q.device))
     size, heads = q.shape[1:3], q.shape[3]
     scores = eager_batch.take_queries(q * scale, plan) @ eager_batch.take_keys(k, plan).mT
     # (classes, T, k) -> (B, h * n, T, k): selects the window's scores from its region's
@@ -46,14 +49,15 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
     scores = eager_batch.untile(scores.gather(-1, slots), plan, heads, size)
     if bias is not None:
         scores = scores + bias_on_map(bias.to(q.dtype), places, size)
-    if places.exists_on_map is not None:
-        scores = scores.masked_fill(~places.exists_on_map.unflatten(0, size).unsqueeze(2), -torch.inf)
+    exists = exists_on_map(places)
+    if exists is not None:
+        scores = scores.masked_fill(~exists, -torch.inf)
     return checked(scores, q, k, bias)
 
 
 def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
     """Weighted sum of each query's values: (B, H, W, h, k), (B, H, W, h, E) -> (B, H, W, h, E)."""
-    plan, places = _plan(axes, 1, v.device, eager_chunks.FORWARD_SCORES), windows(*_arguments(axes), str(v.device))
+    plan, places = _whole(axes, v), windows(*_arguments(axes), str(v.device))
     size, heads = v.shape[1:3], v.shape[3]
     tiles = eager_batch.take_queries(weights, plan)
     slots = places.slots[plan.whole.tile_class].repeat(heads, 1, 1).expand(v.shape[0], -1, -1, -1)
@@ -68,9 +72,16 @@ def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
     return checked(out, weights, v)
 
 
-def _plan(axes: tuple[Axis, Axis], heads: int, device: torch.device, scores: int) -> Plan:
-    """Returns the cached plan of a neighborhood. Symbolic sizes become constants: a graph is for one map size."""
-    return best_plan(*_arguments(axes), scores // heads, str(device))
+def _plan(axes: tuple[Axis, Axis], heads: int, device: torch.device, scores: int | None) -> Plan:
+    """Returns the cached plan of a neighborhood, in chunks of at most `scores` scores over all heads, or in one chunk.
+
+    Symbolic sizes become constants: a traced graph is for one map size.
+    """
+    return best_plan(*_arguments(axes), None if scores is None else scores // heads, str(device))
+
+
+def _whole(axes: tuple[Axis, Axis], x: Tensor) -> Plan:
+    return _plan(axes, 1, x.device, None)
 
 
 def _arguments(axes: tuple[Axis, Axis]) -> tuple[AxisArguments, AxisArguments]:

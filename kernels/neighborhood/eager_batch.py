@@ -46,7 +46,7 @@ def take_keys(x: Tensor, plan: Plan) -> Tensor:
     if x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not is_traced():
         keys = _TakeKeys.apply(x, plan)
     else:
-        keys = select(x, plan.whole.region_tokens)
+        keys = select(x, plan.region_tokens)
     return _tiles(keys, x.shape[1], plan.keys)
 
 
@@ -84,14 +84,14 @@ class _TakeKeys(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: Plan) -> Tensor:
         ctx.plan, ctx.shape = plan, x.shape
-        return select(x, plan.whole.region_tokens)
+        return select(x, plan.region_tokens)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = grad.new_zeros(ctx.shape)
         if torch.is_grad_enabled():
             grad = grad.unflatten(0, ctx.shape[:2])
-            return total.index_add(2, ctx.plan.whole.region_tokens, grad), None
+            return total.index_add(2, ctx.plan.region_tokens, grad), None
         add_keys(total, grad, ctx.plan.whole)
         return total, None
 
@@ -99,8 +99,8 @@ class _TakeKeys(torch.autograd.Function):
 def add_keys(total: Tensor, x: Tensor, chunk: Chunk) -> None:
     """Adds region slots, (N * h * columns * nh * R, D) in any shape, to their tokens in (N, h, H * W, D)."""
     images, heads, _, width = total.shape
-    sums = sum_rows(x.reshape(images * heads, chunk.region_tokens.numel(), width), chunk.key_slots, chunk.key_starts)
-    total.index_add_(2, chunk.key_tokens, sums.unflatten(0, (images, heads)).to(total.dtype))
+    sums = sum_rows(x.reshape(images * heads, chunk.region_slots, width), chunk.key_slots, chunk.key_starts)
+    total[:, :, chunk.first :].index_add_(2, chunk.key_tokens, sums.unflatten(0, (images, heads)).to(total.dtype))
 
 
 def sum_rows(x: Tensor, rows: Tensor, starts: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ regions of one strip, T queries of a tile, R keys of its region.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from ..second_derivatives import differentiable_gradients
 from .eager_batch import add_keys, attend, class_mask, select, sum_rows
 from .plan import Chunk, Plan
 
+# makes the plan of a map from the number of scores to compute at once, over all heads; None for all of them
+Plans = Callable[[int | None], Plan]
+
 # Scores computed at once, over all heads: enough to hide the overhead of a call, few enough to stay in cache. The
 # backward pass keeps about six arrays of that size, the forward pass only the mask.
 FORWARD_SCORES = 2048 * 1024
@@ -27,7 +30,7 @@ BACKWARD_SCORES = 512 * 1024
 def _steps(plan: Plan, chunk: Chunk, batch: int) -> Iterator[slice]:
     """Yields slices of images: one image where regions overlap in their strip, else as many as fill a chunk."""
     scores = chunk.columns * plan.rows * plan.queries * plan.keys
-    step = 1 if plan.rows > 1 else max(1, plan.chunk_scores // scores)
+    step = 1 if plan.rows > 1 or plan.chunk_scores is None else max(1, plan.chunk_scores // scores)
     return (slice(i, min(i + step, batch)) for i in range(0, batch, step))
 
 
@@ -40,7 +43,7 @@ def _chunk_mask(mask: Tensor | None, chunk: Chunk) -> Tensor | None:
 
 def _chunk_queries(x: Tensor, chunk: Chunk, plan: Plan, repeats: bool = True) -> Tensor:
     """(N, h, H * W, D) -> (N, h * columns, nh, T, D); zeros in the slots that repeat a query unless `repeats`."""
-    tiles = select(x, chunk.query_tokens)
+    tiles = select(x[:, :, chunk.first :], chunk.query_tokens)
     if not repeats and chunk.repeats.numel():
         tiles.index_fill_(1, chunk.repeats, 0)
     return tiles.reshape(len(x), -1, plan.rows, plan.queries, x.shape[-1])
@@ -48,7 +51,7 @@ def _chunk_queries(x: Tensor, chunk: Chunk, plan: Plan, repeats: bool = True) ->
 
 def _chunk_keys(x: Tensor, chunk: Chunk, plan: Plan) -> Tensor:
     """(N, h, H * W, D) -> (N, h * columns, nh, R, D), regions that overlap in memory."""
-    strips = select(x, chunk.strip_tokens).reshape(len(x), -1, plan.strip, x.shape[-1])
+    strips = select(x[:, :, chunk.first :], chunk.strip_tokens).reshape(len(x), -1, plan.strip, x.shape[-1])
     images, columns, token, channel = strips.stride()
     size = (*strips.shape[:2], plan.rows, plan.keys, x.shape[-1])
     return strips.as_strided(size, (images, columns, plan.strip_step * token, token, channel))
@@ -78,7 +81,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, 
                 scale=scale,
             )
             tiles = tiles.reshape(-1, heads, chunk.query_tokens.numel(), tiles.shape[-1])
-            tokens_out[images].index_copy_(2, chunk.query_tokens, tiles)
+            tokens_out[images, :, chunk.first :].index_copy_(2, chunk.query_tokens, tiles)
     return out
 
 
@@ -86,22 +89,21 @@ class Attention(torch.autograd.Function):
     """Attention that saves only its inputs and recomputes the weights in the backward pass, chunk by chunk."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan, backward_plan: Plan
-    ) -> Tensor:
-        """Same as the function `forward`; `backward_plan` has the chunks of the backward pass."""
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plans: Plans) -> Tensor:
+        """Same as the function `forward`."""
         ctx.save_for_backward(q, k, v, bias)
-        ctx.scale, ctx.plan = scale, backward_plan
-        return forward(q, k, v, bias, scale, plan)
+        ctx.scale, ctx.plans = scale, plans
+        return forward(q, k, v, bias, scale, plans(FORWARD_SCORES))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Computes the gradients of q, k, v and the bias."""
         q, k, v, bias = ctx.saved_tensors
-        plan: Plan = ctx.plan
         if torch.is_grad_enabled():
-            gradients = differentiable_gradients(lambda: attend(q, k, v, bias, ctx.scale, plan), (q, k, v, bias), grad)
-            return *gradients, None, None, None
+            whole: Plan = ctx.plans(None)
+            gradients = differentiable_gradients(lambda: attend(q, k, v, bias, ctx.scale, whole), (q, k, v, bias), grad)
+            return *gradients, None, None
+        plan: Plan = ctx.plans(BACKWARD_SCORES)
         heads, grads = q.shape[3], [x.new_zeros(x.shape) for x in (q, k, v)]
         tokens = [x.flatten(1, 2).transpose(1, 2) for x in (q, k, v, grad, *grads)]
         of_classes = class_mask(plan, bias, dtype_of_scores(q.dtype), heads)
@@ -125,7 +127,7 @@ class Attention(torch.autograd.Function):
             table = sum_rows(dmask.view(heads, -1, 1), plan.table_slots, plan.table_starts).squeeze(2)
             dbias = torch.zeros_like(bias).flatten(1).index_copy_(1, plan.table_entries, table.to(bias.dtype))
             dbias = dbias.view_as(bias)
-        return *grads, dbias, None, None, None
+        return *grads, dbias, None, None
 
 
 def _backward_step(tokens: list[Tensor], mask: Tensor | None, scale: float, chunk: Chunk, plan: Plan) -> Tensor:
@@ -154,6 +156,6 @@ def _backward_step(tokens: list[Tensor], mask: Tensor | None, scale: float, chun
     # the gradient of a softmax: w * (dw - sum(w * dw))
     dscores.sub_((weights * dscores).sum(-1, keepdim=True)).mul_(weights)
     dqueries = torch.bmm(dscores, keys).mul_(scale).view(images, heads, -1, dq.shape[-1])
-    dq.index_add_(2, chunk.query_tokens, dqueries.to(dq.dtype))
+    dq[:, :, chunk.first :].index_add_(2, chunk.query_tokens, dqueries.to(dq.dtype))
     add_keys(dk, torch.bmm(dscores.mT, queries).mul_(scale), chunk)
     return dscores.unflatten(0, (images, -1))

@@ -9,12 +9,13 @@ region keys are (Rh, Rw), both row-major. Tokens are numbered row-major, `row * 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..cache import cached
 from ..tracing import real_tensors
 from .geometry import Axis, AxisTiles, cut
 
@@ -29,22 +30,26 @@ _LARGEST_TILE = 16
 class Chunk:
     """Columns of tiles that are computed together.
 
+    Chunks that are equal but for their place share their tensors.
+
     Attributes:
+        first: the token that all tokens of the chunk are counted from.
         columns: number of columns.
+        region_slots: columns * nh * R, the number of region slots.
         query_tokens: (columns * nh * T,) token of every query slot.
         repeats: query slots that only fill a tile: their token also has a later slot, in this chunk or another.
         strip_tokens: (columns * S,) token of every strip slot.
-        region_tokens: (columns * nh * R,) token of every region slot.
         key_tokens: tokens that some query of the chunk attends to.
         key_slots, key_starts: region slots of `key_tokens`, sorted by token, and the start of the run of each token.
         tile_class: (columns * nh,) class of every tile.
     """
 
+    first: int
     columns: int
+    region_slots: int
     query_tokens: Tensor
     repeats: Tensor
     strip_tokens: Tensor
-    region_tokens: Tensor
     key_tokens: Tensor
     key_slots: Tensor
     key_starts: Tensor
@@ -59,10 +64,10 @@ class Plan:
         rows: nh, the number of tiles down a column.
         queries, keys: T = Th * Tw and R = Rh * Rw.
         strip, strip_step: S = Sh * Rw, and the number of slots between neighboring regions of a strip.
-        whole: all columns as one chunk.
-        chunk_scores: maximum number of scores per head to compute at once, T * R over all tiles.
+        chunk_scores: maximum number of scores per head to compute at once, T * R over all tiles; None for all.
         chunks: the columns in chunks of at most `chunk_scores` scores, and at least one column.
-        query_slots: (H * W,) the slot of `whole` that holds each token as a query.
+        query_slots: (H * W,) the query slot that holds each token; empty if there are several chunks.
+        region_tokens: (columns * nh * R,) the token of every region slot; empty if there are several chunks.
         mask: (classes, T, R) 0 where a query attends to a key and -inf elsewhere, float32; None when every query
             attends to every key. Tiles of one class share a mask.
         position: (classes * T * R,) index into a flat (2kh-1, 2kw-1) table; 0 where a query does not attend to a key.
@@ -77,10 +82,10 @@ class Plan:
     keys: int
     strip: int
     strip_step: int
-    whole: Chunk
-    chunk_scores: int
+    chunk_scores: int | None
     chunks: tuple[Chunk, ...]
     query_slots: Tensor
+    region_tokens: Tensor
     mask: Tensor | None
     position: Tensor
     table_entries: Tensor
@@ -89,13 +94,19 @@ class Plan:
     is_identity: bool
 
     @property
+    def whole(self) -> Chunk:
+        """All columns as one chunk, of a plan that is not split."""
+        (chunk,) = self.chunks
+        return chunk
+
+    @property
     def classes(self) -> int:
         """Number of tile classes."""
         return self.position.numel() // (self.queries * self.keys)
 
 
 @torch.compiler.assume_constant_result
-def best_plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
+def best_plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int | None, device: str) -> Plan:
     """Returns the plan with the cheapest tiles.
 
     Args:
@@ -108,8 +119,8 @@ def best_plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, de
 
 
 # Tracers treat a function's result as a constant only if the function itself is not a cache.
-@lru_cache(maxsize=256)
-def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
+@cached
+def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int | None, device: str) -> Plan:
     with real_tensors():
         return make_plan(*best_tiles(rows, columns), chunk_scores, torch.device(device))
 
@@ -130,76 +141,123 @@ def _cost(rows: AxisTiles, columns: AxisTiles) -> int:
     return tiles * rows.region * columns.region * (rows.tile * columns.tile + 10)
 
 
-def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int, device: torch.device) -> Plan:
+def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int | None, device: torch.device) -> Plan:
     """Splits a neighborhood into tiles, see `Plan`."""
-    H, W = rows.axis.length, columns.axis.length
-    queries, keys = rows.tile * columns.tile, rows.region * columns.region
-    count = columns.axis.groups * columns.count * rows.axis.groups
-    # (Gw, nw, ., Tw) x (Gh, nh, Th, .) -> (columns, nh * Th * Tw)
-    query_tokens = (
-        _query_positions(rows)[None, None, :, :, :, None] * W + _query_positions(columns)[:, :, None, None, None, :]
-    ).view(count, -1)
-    # (Gw, nw, ., Rw) x (Gh, Sh, .) -> (columns, S), and with (Gh, nh, Rh, .) -> (columns, nh * R)
-    region_columns = _region_positions(columns)
-    strip_tokens = (_strip_positions(rows)[None, None, :, :, None] * W + region_columns[:, :, None, None, :]).view(
-        count, -1
-    )
-    region_tokens = (
-        _region_positions(rows)[None, None, :, :, :, None] * W + region_columns[:, :, None, None, None, :]
-    ).view(count, -1)
-
-    row_class, row_relation = tile_classes(rows)
-    column_class, column_relation = tile_classes(columns)
-    # classes are numbered (cw, ch); relations (c, T, R) combine to (cw, ch, Th, Tw, Rh, Rw)
-    tile_class = (column_class[:, :, None, None] * len(row_relation) + row_class[None, None]).view(count, -1)
-    of_rows, of_columns = row_relation[None, :, :, None, :, None], column_relation[:, None, None, :, None, :]
-    attends = ((of_rows >= 0) & (of_columns >= 0)).reshape(-1, queries, keys)
-    position = ((of_rows * (2 * columns.axis.kernel - 1) + of_columns).reshape(attends.shape) * attends).flatten()
+    layout = _Layout(rows, columns)
+    attends, position = layout.attends, layout.position
+    queries, keys = attends.shape[1:]
     table_entries, table_slots, table_starts = _runs(position, attends.flatten())
-
-    # over all chunks: the surplus tile of a short dilation group repeats a query of another column
-    is_repeat = _repeats(query_tokens.flatten()).view(count, -1)
-
-    def chunk(first: int, last: int) -> Chunk:
-        chosen = slice(first, last)
-        used = attends.any(1)[tile_class[chosen]].flatten()
-        key_tokens, key_slots, key_starts = _runs(region_tokens[chosen].flatten(), used)
-        return Chunk(
-            columns=len(query_tokens[chosen]),
-            query_tokens=query_tokens[chosen].flatten().to(device),
-            repeats=is_repeat[chosen].flatten().nonzero().squeeze(1).to(device),
-            strip_tokens=strip_tokens[chosen].flatten().to(device),
-            region_tokens=region_tokens[chosen].flatten().to(device),
-            key_tokens=key_tokens.to(device),
-            key_slots=key_slots.to(device),
-            key_starts=key_starts.to(device),
-            tile_class=tile_class[chosen].flatten().to(device),
-        )
-
-    step = max(1, chunk_scores // (rows.count * queries * keys))
-    whole = chunk(0, count)
-    chunks = (whole,) if step >= count else tuple(chunk(i, i + step) for i in range(0, count, step))
+    step = layout.count if chunk_scores is None else max(1, chunk_scores // (rows.count * queries * keys))
+    chunks = layout.chunks(step)
+    query_slots = region_tokens = torch.empty(0, dtype=torch.long)
+    if len(chunks) == 1:
+        region_tokens = layout.region_tokens(torch.arange(layout.count))
+        query_slots = torch.empty(rows.axis.length * columns.axis.length, dtype=torch.long)
+        query_slots[chunks[0].query_tokens] = torch.arange(len(chunks[0].query_tokens))
     mask = torch.zeros(attends.shape).masked_fill_(~attends, -torch.inf)
-    query_slots = torch.empty(H * W, dtype=torch.long)
-    query_slots[query_tokens.flatten()] = torch.arange(query_tokens.numel())
-    in_order = torch.arange(H * W)
-    return Plan(
+    plan = Plan(
         rows=rows.count,
         queries=queries,
         keys=keys,
         strip=rows.strip * columns.region,
         strip_step=rows.step * columns.region,
-        whole=whole,
         chunk_scores=chunk_scores,
         chunks=chunks,
-        query_slots=query_slots.to(device),
-        mask=None if bool(attends.all()) else mask.to(device),
-        position=position.to(device),
-        table_entries=table_entries.to(device),
-        table_slots=table_slots.to(device),
-        table_starts=table_starts.to(device),
-        is_identity=queries == keys == H * W and torch.equal(region_tokens.flatten(), in_order),
+        query_slots=query_slots,
+        region_tokens=region_tokens,
+        mask=None if bool(attends.all()) else mask,
+        position=position,
+        table_entries=table_entries,
+        table_slots=table_slots,
+        table_starts=table_starts,
+        is_identity=queries == keys and torch.equal(region_tokens, torch.arange(keys)),
     )
+    return plan if device.type == "cpu" else _moved(plan, device)
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    """Returns a plan or chunk with its tensors on a device."""
+    moved = {field.name: getattr(part, field.name) for field in fields(part)}
+    for name, x in moved.items():
+        if isinstance(x, Tensor):
+            moved[name] = x.to(device)
+        elif name == "chunks":
+            moved[name] = tuple(_moved(chunk, device) for chunk in x)
+    return replace(part, **moved)
+
+
+class _Layout:
+    """The tiles of a map.
+
+    Attributes:
+        count: number of columns of tiles.
+        attends: (classes, T, R) whether a query attends to a key.
+        position: (classes * T * R,), as in `Plan`.
+    """
+
+    def __init__(self, rows: AxisTiles, columns: AxisTiles) -> None:
+        self.count = columns.axis.groups * columns.count * rows.axis.groups
+        self._width, self._groups = columns.axis.length, rows.axis.groups
+        self._row_class, row_relation = tile_classes(rows)
+        column_class, column_relation = tile_classes(columns)
+        self._column_class, self._row_classes = column_class.flatten(), len(row_relation)
+        # classes are numbered (cw, ch); relations (c, T, R) combine to (cw, ch, Th, Tw, Rh, Rw)
+        of_rows, of_columns = row_relation[None, :, :, None, :, None], column_relation[:, None, None, :, None, :]
+        attends = (of_rows >= 0) & (of_columns >= 0)
+        position = of_rows * (2 * columns.axis.kernel - 1) + of_columns
+        self.attends = attends.reshape(-1, rows.tile * columns.tile, rows.region * columns.region)
+        self.position = (position.reshape(self.attends.shape) * self.attends).flatten()
+        # (Gh, nh, Th) and (Gw * nw, Tw); (Gh, nh, Rh) and (Gw * nw, Rw); (Gh, Sh)
+        self._query_rows, self._query_columns = _query_positions(rows), _query_positions(columns).flatten(0, 1)
+        self._region_rows, self._region_columns = _region_positions(rows), _region_positions(columns).flatten(0, 1)
+        self._strip_rows = _strip_positions(rows)
+        # over all chunks: the surplus tile of a short dilation group repeats a query of another column
+        self._row_repeats, self._column_repeats = _repeats(self._query_rows), _repeats(self._query_columns)
+
+    def chunks(self, step: int) -> tuple[Chunk, ...]:
+        """Returns chunks of at most `step` columns; those that are equal but for their place share tensors."""
+        chunks: list[Chunk] = []
+        known: dict[tuple[tuple[int, ...], ...], Chunk] = {}
+        for start in range(0, self.count, step):
+            columns = torch.arange(start, min(start + step, self.count))
+            tiles = columns // self._groups
+            places = self._query_columns[tiles], self._region_columns[tiles]
+            first = min(int(x.min()) for x in places)
+            parts = columns % self._groups, self._column_class[tiles], self._column_repeats[tiles]
+            key = tuple(tuple(x.flatten().tolist()) for x in (*parts, *(x - first for x in places)))
+            if key not in known:
+                known[key] = self._chunk(columns, first)
+            chunks.append(replace(known[key], first=first))
+        return tuple(chunks)
+
+    def region_tokens(self, columns: Tensor, first: int = 0) -> Tensor:
+        """Returns the tokens of the region slots of some columns, counted from `first`, (columns * nh * R,)."""
+        return self._tokens(columns, self._region_rows, self._region_columns) - first
+
+    def _chunk(self, columns: Tensor, first: int) -> Chunk:
+        groups, tiles = columns % self._groups, columns // self._groups
+        tile_class = (self._column_class[tiles, None] * self._row_classes + self._row_class[groups]).flatten()
+        regions = self.region_tokens(columns, first)
+        key_tokens, key_slots, key_starts = _runs(regions, self.attends.any(1)[tile_class].flatten())
+        is_repeat = self._row_repeats[groups].unsqueeze(3) | self._column_repeats[tiles][:, None, None]
+        return Chunk(
+            first=first,
+            columns=len(columns),
+            region_slots=len(regions),
+            query_tokens=self._tokens(columns, self._query_rows, self._query_columns) - first,
+            repeats=is_repeat.flatten().nonzero().squeeze(1),
+            strip_tokens=self._tokens(columns, self._strip_rows.unsqueeze(1), self._region_columns) - first,
+            key_tokens=key_tokens,
+            key_slots=key_slots,
+            key_starts=key_starts,
+            tile_class=tile_class,
+        )
+
+    def _tokens(self, columns: Tensor, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+        """Combines the positions of rows (Gh, ., .) and of columns (Gw * nw, .) to tokens."""
+        row, column = of_rows[columns % self._groups], of_columns[columns // self._groups]
+        # (columns, ., ., 1) and (columns, 1, 1, .)
+        return (row.unsqueeze(3) * self._width + column[:, None, None]).flatten()
 
 
 def _query_positions(tiles: AxisTiles) -> Tensor:
@@ -245,8 +303,9 @@ def _runs(values: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return distinct, slots[order], counts.cumsum(0) - counts
 
 
-def _repeats(tokens: Tensor) -> Tensor:
-    """Returns whether a slot's token also occurs in a later slot."""
-    slots = torch.arange(len(tokens))
-    last = torch.full((int(tokens.max()) + 1,), -1).scatter_reduce_(0, tokens, slots, "amax")
-    return last[tokens] != slots
+def _repeats(positions: Tensor) -> Tensor:
+    """Returns whether the position of a slot also occurs in a later slot, in the shape of `positions`."""
+    flat = positions.flatten()
+    slots = torch.arange(len(flat))
+    last = torch.full((int(flat.max()) + 1,), -1).scatter_reduce_(0, flat, slots, "amax")
+    return (last[flat] != slots).view(positions.shape)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..cache import cached
 from ..precision import dtype_of_scores
 from ..second_derivatives import differentiable_gradients
 from ..tracing import real_tensors
@@ -90,7 +90,7 @@ def _take(x: Tensor, tokens: Tensor) -> Tensor:
     return rows.view(*tokens.shape, *x.shape[1:]).transpose(1, 2)
 
 
-@lru_cache(maxsize=256)
+@cached
 def tokens_of(size: tuple[int, int], split: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Returns each region's tokens (P, R), numbered row-major over the map, and each token's index in them (H * W,)."""
     with real_tensors():

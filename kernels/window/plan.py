@@ -7,11 +7,11 @@ shifted map; slots are row-major in a window, and tokens row-major over the map,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from ..cache import cached
 from ..tracing import real_tensors
 from .geometry import WindowAxis
 
@@ -79,7 +79,7 @@ def plan_of(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, devi
 
 
 # Tracers treat a function's result as a constant only if the function itself is not a cache.
-@lru_cache(maxsize=256)
+@cached
 def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int, device: str) -> Plan:
     with real_tensors():
         return make_plan(WindowAxis(*rows), WindowAxis(*columns), chunk_scores, torch.device(device))

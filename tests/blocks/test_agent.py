@@ -134,14 +134,6 @@ def test_what_is_kept_follows_the_parameters(change: str) -> None:
     assert change == "half" or not torch.equal(before, after)
 
 
-def test_large_tables_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnzoo.blocks.cache.LARGEST", 100)
-    module = mixer()
-    with torch.no_grad():
-        module(torch.randn(1, 6, 8, DIM))
-    assert module.biases._cache._entry is None
-
-
 def test_inference_mode_and_gradients_take_turns() -> None:
     module, x = mixer(), torch.randn(1, 6, 8, DIM)
     with torch.inference_mode():

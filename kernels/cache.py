@@ -1,0 +1,108 @@
+"""The one cache of what operators and blocks keep between calls: plans, indices and biases, bounded in bytes.
+
+All values together take at most 64 MiB, or as many MiB as the environment variable `ATTNZOO_CACHE_MIB` says. The least
+recently used values are dropped, and a value that would take more than half of the limit is computed at every call.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import fields, is_dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from torch import Tensor
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+VARIABLE = "ATTNZOO_CACHE_MIB"
+_DEFAULT = 64
+
+_entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+# reentrant, because the end of a module may remove its value while an entry is added
+_lock = threading.RLock()
+
+
+def limit() -> int:
+    """Returns the largest number of bytes of all values together.
+
+    Raises:
+        ValueError: the environment variable is not a number of MiB.
+    """
+    given = os.environ.get(VARIABLE, str(_DEFAULT))
+    try:
+        mebibytes = float(given)
+    except ValueError:
+        mebibytes = -1.0
+    if not 0 <= mebibytes < 2**40:
+        raise ValueError(f"{VARIABLE} must be a number of MiB, 0 or more, got {given!r}")
+    return int(mebibytes * 2**20)
+
+
+def read(key: Hashable) -> Any:
+    """Returns the value of a key, or None if there is none."""
+    with _lock:
+        entry = _entries.get(key)
+        if entry is None:
+            return None
+        _entries.move_to_end(key)
+        return entry[0]
+
+
+def write(key: Hashable, value: Any) -> None:
+    """Keeps a value, unless it is large, and drops the least recently used values beyond the limit."""
+    most, size = limit(), size_of(value)
+    with _lock:
+        _entries.pop(key, None)
+        if size > most // 2:
+            return
+        _entries[key] = value, size
+        while total() > most:
+            _entries.popitem(last=False)
+
+
+def remove(key: Hashable) -> None:
+    """Drops the value of a key, if there is one."""
+    with _lock:
+        _entries.pop(key, None)
+
+
+def total() -> int:
+    """Returns the number of bytes of all values."""
+    with _lock:
+        return sum(size for _, size in _entries.values())
+
+
+def cached(function: Callable[P, T]) -> Callable[P, T]:
+    """Keeps the results of a function of hashable arguments, which are given by position."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        key = function, args
+        value: T | None = read(key)
+        if value is None:
+            value = function(*args, **kwargs)
+            write(key, value)
+        return value
+
+    return call
+
+
+def size_of(value: Any) -> int:
+    """Returns the bytes of all tensors in dataclasses, tuples and lists; memory that they share counts once."""
+    found: dict[int, int] = {}
+    parts = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, Tensor):
+            storage = part.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+        elif is_dataclass(part):
+            parts.extend(getattr(part, field.name) for field in fields(part))
+        elif isinstance(part, (tuple, list)):
+            parts.extend(part)
+    return sum(found.values())
