@@ -18,7 +18,10 @@ from attnzoo.base import checkpoint_filter
 from .cli import MultilineError
 from .files import SUMS, replacing, sha256, write_sums
 from .listing import is_ours, names
-from .weights import LISTED, read_weights
+from .weights import LISTED, read_weights, weights_file
+
+# types of weights; those of 8 bits need a scale
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = 
     The directory is loaded once under a temporary name and renamed only if that succeeds.
 
     Args:
-        official_file: the file that the authors published, .pth (or similar) or .safetensors.
+        official_file: the file that the authors published, .pth (or similar) or .safetensors; or a directory of a
+            training or of a model.
         model: model name in attnzoo, with or without a tag.
         output: the directory to write; parent directories are created.
         overwrite: replace an existing converted model.
@@ -62,12 +66,13 @@ def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = 
     name = _known(model)
     output = output.absolute()
     _check_output(output, overwrite)
+    official_file = weights_file(official_file)
     weights, unused = read_weights(official_file)
     config = get_pretrained_cfg(model)
     assert config is not None
     # created before the filter is called, which may modify it
     network = timm.create_model(model)
-    weights = checkpoint_filter(name)(weights, network)
+    weights = _renamed(official_file.name, name, weights, network)
     _fit_classes(network, config.classifier, weights)
     check_match(official_file.name, name, network, weights)
     network.load_state_dict(weights)
@@ -84,11 +89,21 @@ def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = 
     )
 
 
+def _renamed(file: str, model: str, weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    try:
+        return checkpoint_filter(model)(weights, network)
+    # on the names and shapes of another model
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"{file} is not a checkpoint of {model}: {reason}") from error
+
+
 def check_match(file: str, model: str, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Compares the names and shapes of weights with those of a network.
+    """Compares the names, shapes and types of weights with those of a network.
 
     Raises:
-        MultilineError: they differ; lists the tensors that are missing, unexpected or of another shape.
+        MultilineError: they differ; lists the tensors that are missing, unexpected, of another shape, integers in place
+            of floating point numbers, or not finite.
     """
     expected = network.state_dict()
     missing = [f"{name} {_shape(expected[name])}" for name in expected if name not in weights]
@@ -98,7 +113,16 @@ def check_match(file: str, model: str, network: nn.Module, weights: Mapping[str,
         for name in expected
         if name in weights and weights[name].shape != expected[name].shape
     ]
-    kinds = {"missing from the file": missing, "not in the model": unexpected, "of another shape": other_shape}
+    numbers = {name: weights[name] for name, own in expected.items() if name in weights and own.is_floating_point()}
+    kinds = {
+        "missing from the file": missing,
+        "not in the model": unexpected,
+        "of another shape": other_shape,
+        "of another type": [
+            f"{name} is {_type(x)} in the file" for name, x in numbers.items() if x.dtype not in FLOATS
+        ],
+        "not finite": [name for name, x in numbers.items() if x.dtype in FLOATS and not x.isfinite().all()],
+    }
     if not any(kinds.values()):
         return
     counts = ", ".join(f"{len(tensors)} {kind}" for kind, tensors in kinds.items() if tensors)
@@ -111,6 +135,10 @@ def check_match(file: str, model: str, network: nn.Module, weights: Mapping[str,
         if len(tensors) > LISTED:
             lines.append(f"  and {len(tensors) - LISTED} more")
     raise MultilineError("\n".join(lines))
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _shape(tensor: Tensor) -> str:
@@ -150,8 +178,10 @@ def _check_output(output: Path, overwrite: bool) -> None:
 def _fit_classes(network: nn.Module, classifier: str | tuple[str, ...], weights: Mapping[str, Tensor]) -> None:
     """Resets the classifier to the number of classes in the file; without one, `check_match` reports the problem."""
     first = classifier if isinstance(classifier, str) else classifier[0]
-    weight = weights.get(f"{first}.weight")
-    if weight is not None and len(weight) != network.num_classes:
+    weight, own = weights.get(f"{first}.weight"), network.state_dict().get(f"{first}.weight")
+    if weight is None or own is None or weight.ndim == 0 or weight.shape[1:] != own.shape[1:]:
+        return
+    if len(weight) not in (0, network.num_classes):
         network.reset_classifier(len(weight))  # type: ignore[operator]
 
 
@@ -165,14 +195,15 @@ def _check_written(directory: Path, network: nn.Module) -> None:
 
 
 @click.command("convert")
-@click.argument("official_file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("official_file", type=click.Path(path_type=Path, exists=True))
 @click.option("--model", required=True, metavar="NAME", help="Model of the checkpoint; see `attnzoo list`.")
 @click.option("--output", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Directory to write.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing converted model.")
 def convert_command(official_file: Path, model: str, output: Path, overwrite: bool) -> None:
     """Convert an official checkpoint to timm's layout.
 
-    OFFICIAL_FILE is the checkpoint that the authors of a model published, .pth or .safetensors. No code in it is run.
+    OFFICIAL_FILE is the checkpoint that the authors of a model published, .pth or .safetensors, or the work directory
+    of attnzoo train. No code in it is run. An average of the weights in it (EMA) is preferred, as in timm.
     DIR receives config.json and model.safetensors and is opened with
     timm.create_model("local-dir:DIR", pretrained=True). The number of classes is taken from the file. If the file does
     not match the model, the differences are listed and nothing is written.

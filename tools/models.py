@@ -22,7 +22,8 @@ def open_model(
     """Opens a model by its name or from a directory in timm's layout (`config.json` and `model.safetensors`).
 
     Args:
-        model: a model name in timm's registry, which includes attnzoo's models, or a directory.
+        model: a model name in timm's registry, which includes attnzoo's models, a directory, or the work directory of a
+            training.
         pretrained: load the published weights of a model name. The weights of a directory are always loaded.
         image_size: height and width, for models that are built for one size.
 
@@ -34,6 +35,7 @@ def open_model(
             or the size is below 1.
     """
     check_size(image_size)
+    model = model_directory(model)
     folder = Path(model)
     if (folder / "config.json").is_file():
         return _load_folder(folder, image_size)
@@ -101,7 +103,7 @@ def model_directory(model: str) -> str:
 
 def is_detector(model: str) -> bool:
     """Returns whether a directory contains a detector, according to its config.json."""
-    folder = Path(model)
+    folder = Path(model_directory(model))
     return (folder / "config.json").is_file() and read_config(folder).get("task") == "detection"
 
 

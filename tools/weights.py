@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+import textwrap
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,14 +16,25 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from attnzoo.base.checkpoints import WRAPPERS
+from attnzoo.base.checkpoints import WRAPPERS, own_name
 
 # maximum number of keys listed in a message
 LISTED = 20
 
+# files of weights in the directories that attnzoo writes
+IN_DIRECTORIES = ("model.safetensors", "best.pth", "last.pth")
+
+# the keys of averages of the weights, which timm prefers when it loads a file
+AVERAGES = ("state_dict_ema", "model_ema")
+
+# tensors that share memory, such as tied weights, may be so many times larger than their file
+_MOST_SHARED = 16
+
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Returns the tensors of a checkpoint by name, and the unused keys that may also hold weights.
+
+    The average of the weights is preferred if the file has one, as when timm loads the file.
 
     Raises:
         ValueError: the file is not a checkpoint, needs code to be read, or its weights are not found.
@@ -30,24 +42,63 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     checkpoint = read_file(path)
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path.name} must contain a dictionary of tensors, got a {type(checkpoint).__name__}")
-    weights = checkpoint
-    for key in WRAPPERS:
-        weights = weights.get(key, weights)
-        if not isinstance(weights, Mapping):
-            raise ValueError(f"{path.name}: {key} must be a dictionary of tensors, got a {type(weights).__name__}")
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
-        keys = ", ".join(map(str, list(weights)[:LISTED])) or "none"
+    weights, used = _found(checkpoint, path.name)
+    if not _is_weights(weights):
+        keys = ", ".join(textwrap.shorten(str(key), 60) for key in list(weights)[:LISTED]) or "none"
         raise ValueError(
             f"{path.name} has no weights at the top level or under {' or '.join(WRAPPERS)}, its keys are: {keys}. Save "
             "the state dict as a file of its own"
         )
-    is_wrapped = weights is not checkpoint
-    unused = [key for key, value in checkpoint.items() if is_wrapped and key not in WRAPPERS and _is_weights(value)]
-    return dict(weights), tuple(unused)
+    _check_tensors(weights, path)
+    unused = [str(key) for key, value in checkpoint.items() if used and key != used and _is_weights(value)]
+    return {own_name(name): tensor for name, tensor in weights.items()}, tuple(unused)
+
+
+def _found(checkpoint: Mapping[Any, Any], file: str) -> tuple[Mapping[Any, Any], str]:
+    """Returns the weights of a checkpoint and their outermost key: an average of the weights first, as in timm."""
+    used = next((key for key in AVERAGES if _is_weights(checkpoint.get(key))), "")
+    if used:
+        return checkpoint[used], used
+    weights = checkpoint
+    for key in WRAPPERS:
+        used = used or (key if key in weights else "")
+        weights = weights.get(key, weights)
+        if not isinstance(weights, Mapping):
+            raise ValueError(f"{file}: {key} must be a dictionary of tensors, got a {type(weights).__name__}")
+    return weights, used
 
 
 def _is_weights(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
+
+
+def _check_tensors(weights: Mapping[Any, Tensor], path: Path) -> None:
+    for name, tensor in weights.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{path.name}: the names of weights must be text, got {name!r}")
+        is_plain = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
+        if not is_plain:
+            raise ValueError(f"{path.name}: {name} is sparse, nested, quantized or without data: store dense tensors")
+    size, stored = sum(tensor.nbytes for tensor in weights.values()), path.stat().st_size
+    if size > _MOST_SHARED * stored:
+        raise ValueError(
+            f"{path.name} has {stored / 2**20:.0f} MiB, but its tensors {size / 2**20:.0f} MiB: store tensors that are "
+            "not expanded"
+        )
+
+
+def weights_file(path: Path) -> Path:
+    """Returns the file of weights in a directory: that of a model, or of the best epoch of a training.
+
+    Raises:
+        ValueError: the directory has neither.
+    """
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in IN_DIRECTORIES if (path / name).is_file()), None)
+    if found is None:
+        raise ValueError(f"{path} is a directory without {' or '.join(IN_DIRECTORIES)}: pass a file")
+    return found
 
 
 def read_file(path: Path) -> Any:

@@ -185,12 +185,80 @@ def test_a_file_that_is_no_checkpoint(call, tmp_path, name):
     assert re.search(rf"{name} is not a (PyTorch checkpoint|safetensors file)", result.stderr)
 
 
-def test_an_average_beside_the_weights_is_pointed_out(call, tmp_path):
-    weights = official_nat()
-    torch.save({"model": weights, "model_ema": weights, "optimizer": {"lr": 1}}, tmp_path / "a.pth")
-    result = call(tmp_path / "a.pth", "--model", "nat_pico", "--output", tmp_path / "out")
+@pytest.mark.parametrize("key", ["model_ema", "state_dict_ema"])
+def test_the_average_of_the_weights_is_converted_as_timm_loads_it(call, tmp_path, key):
+    weights, file = official_nat(), tmp_path / "a.pth"
+    average = {name: tensor / 2 for name, tensor in weights.items()}
+    torch.save({"model": weights, key: average, "optimizer": {"lr": 1}}, file)
+    result = call(file, "--model", "nat_pico", "--output", tmp_path / "out")
     assert result.exit_code == 0
-    assert result.stderr.startswith("note: model_ema in the file")
+    assert result.stderr.startswith("note: model in the file")
+    assert_opens_as(tmp_path / "out", own("nat_pico", pretrained=True, pretrained_cfg_overlay={"file": str(file)}))
+
+
+@pytest.mark.parametrize("place", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "inside"])
+@pytest.mark.parametrize("name", ["nat_pico", "swin_pico"])
+def test_the_names_of_wrapped_modules_are_those_of_the_modules(call, tmp_path, place, name):
+    model = own(name, num_classes=7)
+    weights = {
+        key.replace("stages.0.", "stages.0._orig_mod.") if place == "inside" else place + key: value
+        for key, value in model.state_dict().items()
+    }
+    torch.save({"model": weights}, tmp_path / "a.pth")
+    assert call(tmp_path / "a.pth", "--model", name, "--output", tmp_path / "out").exit_code == 0
+    assert_opens_as(tmp_path / "out", model)
+    overlay = {"file": str(tmp_path / "a.pth"), "num_classes": 7}
+    loaded = own(name, num_classes=7, pretrained=True, pretrained_cfg_overlay=overlay)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
+
+
+HEAD = "head.weight"
+ODD = {
+    "number as a name": (lambda w: {0: torch.zeros(2)}, "the names of weights must be text, got 0"),
+    "number beside names": (lambda w: {**w, 3: torch.zeros(1)}, "must be text, got 3"),
+    "scalar": (lambda w: {**w, HEAD: torch.tensor(1.0)}, "head.fc.weight is scalar in the file"),
+    "scalars": (lambda w: dict.fromkeys(w, torch.tensor(1.0)), "is not a checkpoint of nat_pico: "),
+    "empty": (lambda w: {**w, HEAD: w[HEAD][:0]}, "head.fc.weight is 0x256 in the file"),
+    "sparse": (lambda w: {**w, HEAD: w[HEAD].to_sparse()}, "head.weight is sparse, nested, quantized or without data"),
+    "without data": (lambda w: {**w, HEAD: w[HEAD].to("meta")}, "without data"),
+    "nested": (lambda w: {"backbone": w}, "its keys are: backbone"),
+    "not a number": (lambda w: {**w, HEAD: w[HEAD] * float("nan")}, "1 not finite"),
+    "very many classes": (
+        lambda w: {**w, HEAD: torch.zeros(1, 256).expand(10**7, 256)},
+        "but its tensors 9770 MiB: store tensors that are not expanded",
+    ),
+    "bool": (lambda w: {**w, HEAD: w[HEAD] > 0}, "head.fc.weight is bool in the file"),
+    "int8": (lambda w: {key: value.to(torch.int8) for key, value in w.items()}, "of another type"),
+    "complex": (lambda w: {**w, HEAD: w[HEAD].to(torch.complex64)}, "head.fc.weight is complex64 in the file"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_tensors_are_named(call, tmp_path, odd):
+    change, says = ODD[odd]
+    torch.save(change(official_nat(11)), tmp_path / "a.pth")
+    result = call(tmp_path / "a.pth", "--model", "nat_pico", "--output", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    assert says in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_floating_type_are_converted(call, tmp_path, dtype):
+    model = own("nat_pico", num_classes=3)
+    torch.save({key: value.to(dtype) for key, value in model.state_dict().items()}, tmp_path / "a.pth")
+    assert call(tmp_path / "a.pth", "--model", "nat_pico", "--output", tmp_path / "out").exit_code == 0
+    assert_opens_as(tmp_path / "out", model.to(dtype).float())
+
+
+def test_a_work_directory_stands_for_its_best_epoch(call, tmp_path):
+    model = own("nat_pico", num_classes=3)
+    (tmp_path / "run").mkdir()
+    refused = call(tmp_path / "run", "--model", "nat_pico", "--output", tmp_path / "out")
+    assert (refused.exit_code, "run is a directory without" in refused.stderr) == (2, True)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "run" / "best.pth")
+    assert call(tmp_path / "run", "--model", "nat_pico", "--output", tmp_path / "out").exit_code == 0
+    assert_opens_as(tmp_path / "out", model)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,8 @@ def save_digits(folder, count=40):
 
 
 def test_what_was_measured_in_training_is_measured_again(run, call, tmp_path):
-    result = call("evaluate", run / "model", "classification/digits", "--output", tmp_path / "metrics.json")
+    # the work directory stands for the model in it
+    result = call("evaluate", run, "classification/digits", "--output", tmp_path / "metrics.json")
     assert result.exit_code == 0, result.output
     measured = json.loads((tmp_path / "metrics.json").read_text())
     best = torch.load(run / "best.pth", weights_only=True)["record"]["best"]

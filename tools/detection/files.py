@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..files import check_sums, read_json, storing, write_sums
+from ..models import model_directory
 from ..weights import read_file
 from .detectors import Detector, DetectorOptions, create_detector
 
@@ -85,7 +86,7 @@ def open_detector(directory: str | Path) -> tuple[Detector, dict[str, Any]]:
         FileNotFoundError: a file does not exist.
         ValueError: the directory was not written by `attnzoo train` for detection, or is damaged.
     """
-    directory = Path(directory)
+    directory = Path(model_directory(str(directory)))
     check_sums(directory)
     config = read_detector_config(directory)
     path = directory / WEIGHTS

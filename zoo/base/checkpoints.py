@@ -11,6 +11,9 @@ from torch import Tensor, nn
 # the keys that official checkpoints store their weights under
 WRAPPERS = ("state_dict", "model")
 
+# names of the modules that DistributedDataParallel and torch.compile put around a module
+WRAPPING_MODULES = ("module", "_orig_mod")
+
 # pairs of a pattern of official names and our name; each is applied to the result of the previous ones
 Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
@@ -23,10 +26,18 @@ class Filter(Protocol):
 
 
 def unwrapped(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Returns the weights of a checkpoint, which may be stored directly or under a key of `WRAPPERS`."""
+    """Returns the weights of a checkpoint, which may be stored directly or under a key of `WRAPPERS`.
+
+    The parts of names that DistributedDataParallel and torch.compile add are removed.
+    """
     for key in WRAPPERS:
         checkpoint = checkpoint.get(key, checkpoint)
-    return checkpoint
+    return {own_name(name): tensor for name, tensor in checkpoint.items()}
+
+
+def own_name(name: str) -> str:
+    """Removes the parts `module` and `_orig_mod`, of DistributedDataParallel and torch.compile, from a name."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPING_MODULES)
 
 
 def renamed(name: str, renames: Renames) -> str:
