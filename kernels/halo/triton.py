@@ -8,11 +8,13 @@ Shape legend: B batch, H' W' map of queries, h heads, D width of queries and key
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..flops import register_flops
 from ..library import Extra, define_attention
 from ..saved import checked
 from .blocks import attend_with_scores
@@ -74,4 +76,10 @@ _attention = define_attention(
     halo_axes,
     _kernels,
     _eager,
+)
+register_flops(
+    "halo_attention",
+    lambda k, row_scores, column_scores, blocks, halos, *rest: math.prod(
+        block + 2 * halo for block, halo in zip(blocks, halos, strict=True)
+    ),
 )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..fallback import EXECUTIONS, gradients, with_fallback
+from ..flops import register_flops
 from ..intervals.geometry import AxisGeometry, Intervals
 from ..library import Extra, define, define_attention, differentiate
 from .geometry import Axis
@@ -173,6 +174,7 @@ def _fake_table(scores: Tensor, kernel_size: list[int], *rest: Any, may_fall_bac
 
 
 _attention = define_attention("neighborhood_attention", [Extra("bias")], _GEOMETRY, _intervals, _kernels, _eager)
+register_flops("neighborhood_attention", lambda k, bias, kernel_size, *rest: math.prod(kernel_size))
 _qk = define(
     "neighborhood_qk",
     f"(Tensor q, Tensor k, Tensor? bias, {_GEOMETRY}, float scale, float fill, *, bool may_fall_back=False) -> Tensor",

@@ -6,11 +6,13 @@ route.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
 from ..fallback import EXECUTIONS
+from ..flops import register_flops
 from ..library import Extra, define_attention
 from .geometry import Regions
 
@@ -40,4 +42,8 @@ _attention = define_attention(
     lambda lengths, split: Regions((lengths[0], lengths[1]), (split[0], split[1])),
     _kernels,
     _eager,
+)
+register_flops(
+    "routed_attention",
+    lambda k, routes, regions, *rest: routes[-1] * math.prod(-(-k[i + 1] // regions[i]) for i in range(2)),
 )

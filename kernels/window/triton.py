@@ -5,12 +5,14 @@ Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..fallback import EXECUTIONS
+from ..flops import register_flops
 from ..intervals.geometry import AxisGeometry, Intervals
 from ..library import Extra, define_attention
 from .geometry import WindowAxis
@@ -56,3 +58,4 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, intervals: Inte
 _attention = define_attention(
     "window_attention", [Extra("bias")], "SymInt[] window_size, SymInt[] shift", _geometry, _kernels, _eager
 )
+register_flops("window_attention", lambda k, bias, window_size, *rest: math.prod(window_size))
