@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 from typing import Any
 
 import click
@@ -48,6 +50,10 @@ class MistakesGroup(click.Group):
         Raises:
             Mistake: a user error that attnzoo has found, or a package that is not installed.
         """
+        for stream in (sys.stdout, sys.stderr):
+            # a terminal or a pipe in ASCII shows other characters of names as escapes
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except (ValueError, FileNotFoundError) as error:

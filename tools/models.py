@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,15 @@ def open_model(
         raise ValueError(
             f"{model} has no published weights: omit --pretrained, or pass the directory of a trained model"
         )
-    network = timm.create_model(model, pretrained=True, **_size_argument(config.to_dict(), image_size))
+    try:
+        network = timm.create_model(model, pretrained=True, **_size_argument(config.to_dict(), image_size))
+    # they cannot be downloaded, or the cache folder cannot be written
+    except (RuntimeError, OSError) as error:
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+        raise ValueError(
+            f"the published weights of {model} cannot be loaded: {reason}; the environment variables HF_HOME and "
+            "TORCH_HOME set the folders of downloads"
+        ) from error
     origin = {"weights": f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)}
     if config.license:
         origin["license"] = config.license

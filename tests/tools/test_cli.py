@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -108,3 +109,31 @@ def test_train_runs_as_a_module():
     assert result.returncode == 2
     assert "no config 'nowhere'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_names_are_shown_where_the_output_is_ascii():
+    @click.group(cls=cli.MistakesGroup)
+    def group():
+        pass
+
+    @group.command()
+    def show():
+        print("rød")
+        raise ValueError("blå")
+
+    result = CliRunner(charset="ascii").invoke(group, ["show"])
+    assert result.stdout == "r\\xf8d\n"
+
+
+def test_a_cache_folder_that_cannot_be_written_is_told_in_a_line(call, monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise PermissionError(13, "Permission denied", "/cache")
+
+    monkeypatch.setattr("timm.create_model", fail)
+    result = call("predict", "nat_tiny", "--pretrained", str(tmp_path))
+    assert "no images" in result.stderr
+    (tmp_path / "x.png").write_bytes(b"x")
+    result = call("predict", "nat_tiny", "--pretrained", str(tmp_path))
+    assert len(result.stderr.splitlines()) == 1
+    assert "the published weights of nat_tiny cannot be loaded" in result.stderr
+    assert "HF_HOME" in result.stderr

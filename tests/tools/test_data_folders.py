@@ -114,9 +114,17 @@ def test_every_usual_form_of_picture_is_found(tmp_path):
         (tmp_path / "train" / colour).mkdir(parents=True)
         for form in ("jpeg", "webp", "tiff", "bmp", "gif"):
             picture(colour).save(tmp_path / "train" / colour / f"x.{form.upper()}")
+        for extension in ("jfif", "jpe", "pgm", "pbm", "jp2"):
+            picture(colour).convert("1" if extension == "pbm" else "L").save(
+                tmp_path / "train" / colour / f"x.{extension}"
+            )
         (tmp_path / "train" / colour / "notes.txt").write_text("no picture")
     before = get_img_extensions()
-    assert len(folders(root=str(tmp_path))) == 15
+    pictures = folders(root=str(tmp_path))
+    assert len(pictures) == 30
+    assert not any(pictures[Draw(i)]["unreadable"] for i in range(30))
+    assert pictures_in([tmp_path / "train"], skipped := Skipped()) == sorted((tmp_path / "train").glob("*/x.*"))
+    assert skipped.remarks == "skipped 3 files with other extensions (.txt)"
     assert get_img_extensions() == before
 
 

@@ -109,6 +109,18 @@ def test_labels_may_be_names(tmp_path):
     assert [picture.label for picture in images.source.read(images.source.urls[0])] == [1]
 
 
+@pytest.mark.parametrize("name", ["a:b", "C:\\\\shards", "http:", "12:30 {0..1}"])
+def test_a_path_with_a_colon_is_no_address(tmp_path, monkeypatch, name):
+    write_shards(tmp_path / name, shards=1)
+    monkeypatch.chdir(tmp_path)
+    for options in ({"root": name}, {"train": f"{name}/train/000000.tar"}, {"root": str(tmp_path / name)}):
+        images = opened(**options)
+        assert len(images) == 6
+        assert len(names_of(batches_of(TrainStream(images, 6)))) == 1
+    with pytest.raises(FileNotFoundError, match=r"data\.train: file does not exist: a:c\.tar"):
+        opened(train="a:c.tar")
+
+
 def test_hidden_files_of_archives_are_skipped(tmp_path):
     files = {"a.jpg": encoded(picture("red"), "jpeg"), "a.cls": b"2"}
     hidden = {f"{start}._{name}": b"x" for start in ("", "__MACOSX/") for name in files}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from ..files import listed
+from ..files import listed, read_json
 from ..finding import is_hidden
-from ..images import EXTENSIONS
+from ..images import EXTENSIONS, open_regular
 from .readers import SPLIT_NAMES, ordered, read_class_map
 
 INFO = "_info.json"
+
+# what webdataset opens other than paths
+_ADDRESS = re.compile(r"(pipe|file):|[A-Za-z][A-Za-z0-9+.-]+://|-$")
 
 
 class Picture(NamedTuple):
@@ -52,11 +55,10 @@ class Shards:
 
     def read(self, url: str) -> Iterator[Picture]:
         """Yields the samples of a shard in order; if it is damaged, the last one describes the problem."""
-        from webdataset.gopen import gopen
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         try:
-            with gopen(url) as stream:
+            with _open(url) as stream:
                 # such as the hidden files that macOS adds to archives
                 files = tar_file_expander(
                     [{"url": url, "stream": stream}], select_files=lambda name: not is_hidden(name)
@@ -142,7 +144,8 @@ def _urls(split: str, root: str | None, given: str | None) -> list[str]:
     if given is not None:
         from webdataset.shardlists import expand_urls
 
-        urls = [str(url) for url in expand_urls(given)]
+        # a file may have a name that is also a pattern
+        urls = [given] if Path(given).is_file() else [str(url) for url in expand_urls(given)]
         if missing := [url for url in urls if _is_local(url) and not Path(url).is_file()]:
             raise FileNotFoundError(f"data.{split}: file does not exist: {listed(missing)}")
         return urls
@@ -182,7 +185,7 @@ def _noted(root: Path) -> dict[str, int]:
     if not info.is_file():
         return {}
     try:
-        splits = json.loads(info.read_text())["splits"].values()
+        splits = read_json(info)["splits"].values()
         pairs = [pair for split in splits for pair in zip(split["filenames"], split["shard_lengths"], strict=True)]
         return {str(name).rpartition("/")[2]: int(length) for name, length in pairs}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -198,5 +201,15 @@ def _count_local(path: Path) -> int:
         raise ValueError(f"{path} is not a tar file, or damaged") from error
 
 
+def _open(url: str) -> BinaryIO:
+    if _is_local(url):
+        return open_regular(url)
+    from webdataset.gopen import gopen
+
+    stream: BinaryIO = gopen(url)
+    return stream
+
+
 def _is_local(url: str) -> bool:
-    return ":" not in url
+    # a path may contain a colon
+    return not _ADDRESS.match(url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -107,13 +108,18 @@ def _open(dataset: str, split: str, wanted: str | None, options: dict[str, Any],
         ) from error
     # `datasets` raises exceptions of many classes for damaged files and unknown columns
     except Exception as error:
-        raise ValueError(f"data: {dataset} cannot be opened: {type(error).__name__}: {error}") from error
+        hint = "; data.root and the environment variable HF_HOME set the cache folder" if _is_of_cache(error) else ""
+        raise ValueError(f"data: {dataset} cannot be opened: {type(error).__name__}: {error}{hint}") from error
     finally:
         if not were_disabled:
             enable_progress_bars()
     if not is_required:
         return None
     raise ValueError(f"data.{split}: {dataset} has no split {' or '.join(names)}, found {listed(there)}")
+
+
+def _is_of_cache(error: Exception) -> bool:
+    return isinstance(error, (PermissionError, NotADirectoryError)) or getattr(error, "errno", None) == errno.EROFS
 
 
 def _values(reader: Any, dataset: str, target_key: str) -> list[Any]:
