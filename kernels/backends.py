@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .fallback import cause_of_failure
+from .transforms import is_transformed
 
 BACKENDS = ("reference", "eager", "triton")
 # dtypes and the largest head width that the Triton kernels support
@@ -96,6 +97,8 @@ def _triton_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
             f"the kernels need a device of compute capability {OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]} or newer, "
             f"and this one has {major}.{minor}"
         )
+    if is_transformed():
+        return "the kernels have no rule for the transforms of torch.func and for forward-mode differentiation"
     for x in tensors:
         if x.dtype not in TRITON_DTYPES:
             return f"the kernels support float32, bfloat16 and float16, but the tensors are {x.dtype}"

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tracing import is_traced, is_transformed
+from .tracing import is_traced
+from .transforms import is_transformed
 
 
 def checked(out: Tensor, *inputs: Tensor | None) -> Tensor:

@@ -17,21 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 
 def is_traced() -> bool:
     """Returns whether a compiler, exporter or tracer is active: then only operators that it supports may run."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def is_transformed() -> bool:
-    """Returns whether a transform of `torch.func` or forward-mode differentiation is active.
-
-    Then only operators may run that torch can transform: no `autograd.Function`, and no writing into given memory.
-    """
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_exporting() -> bool:
@@ -60,7 +51,8 @@ def _has_symbol(sizes: list[int]) -> bool:
 def real_tensors() -> Iterator[None]:
     """Makes all tensors created inside ordinary CPU tensors.
 
-    Cached tensors are reused in later calls, so they must not be fake, meta or inference tensors of the first call.
+    Cached tensors are reused in later calls, so they must not be fake, meta or inference tensors of the first call, and
+    not belong to a transform of `torch.func`.
     """
-    with _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
+    with torch._C._DisableFuncTorch(), _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
         yield

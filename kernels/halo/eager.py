@@ -18,8 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..saved import checked
-from ..second_derivatives import differentiable_gradients
 from ..tracing import is_traced
+from ..transforms import (
+    differentiable_gradients,
+    is_transformed,
+    needs_differentiable_gradients,
+    transformable,
+)
 from .blocks import attend_with_scores, windows
 from .eager_backward import add_windows, gradients
 from .geometry import HaloAxis
@@ -41,7 +46,9 @@ def attention(
     """softmax(q k^T * scale + relative scores) v of each block: (B, H', W', h, D), .. -> (B, H', W', h, E)."""
     rows, columns = axes
     inputs = q, k, v, rel_rows, rel_columns
-    if q.device.type != "cpu" or is_traced():
+    if is_transformed():
+        out = transformable(lambda: _attend(*_padded((q, k, v), axes), rel_rows, rel_columns, axes, scale))
+    elif q.device.type != "cpu" or is_traced():
         out = checked(_attend(*_padded((q, k, v), axes), rel_rows, rel_columns, axes, scale), *inputs)
     elif torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
         out = Attention.apply(*inputs, axes, scale)
@@ -75,7 +82,7 @@ class Attention(torch.autograd.Function):
         """Computes the gradients of q, k, v and the tables."""
         *maps, rel_rows, rel_columns = inputs = ctx.saved_tensors
         rows, columns = axes = ctx.axes
-        if torch.is_grad_enabled():
+        if needs_differentiable_gradients(grad):
             found = differentiable_gradients(
                 lambda: _attend(*_padded(maps, axes), rel_rows, rel_columns, axes, ctx.scale), inputs, grad
             )

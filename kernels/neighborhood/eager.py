@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..saved import checked
 from ..tracing import is_traced
+from ..transforms import is_transformed, transformable
 from . import eager_batch, eager_chunks
 from .geometry import Axis
 from .plan import AxisArguments, Plan, best_plan
@@ -28,6 +29,8 @@ from .windows import bias_on_map, exists_on_map, windows
 
 def attention(q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
     """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
+    if is_transformed():
+        return transformable(lambda: eager_batch.attend(q, k, v, bias, scale, _whole(axes, q)))
     if q.device.type != "cpu" or is_traced():
         return checked(eager_batch.attend(q, k, v, bias, scale, _whole(axes, q)), q, k, v, bias)
     plans = partial(_plan, axes, q.shape[3], q.device)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tracing import is_traced
+from ..transforms import is_transformed, needs_differentiable_gradients
 from .plan import Chunk, Plan
 
 
@@ -43,7 +44,8 @@ def take_keys(x: Tensor, plan: Plan) -> Tensor:
     x = x.flatten(1, 2).transpose(1, 2)
     if plan.is_identity:
         return x
-    if x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not is_traced():
+    has_own_sum = x.device.type == "cpu" and not is_traced() and not is_transformed()
+    if has_own_sum and x.requires_grad and torch.is_grad_enabled():
         keys = _TakeKeys.apply(x, plan)
     else:
         keys = select(x, plan.region_tokens)
@@ -89,7 +91,7 @@ class _TakeKeys(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = grad.new_zeros(ctx.shape)
-        if torch.is_grad_enabled():
+        if needs_differentiable_gradients(grad):
             grad = grad.unflatten(0, ctx.shape[:2])
             return total.index_add(2, ctx.plan.region_tokens, grad), None
         add_keys(total, grad, ctx.plan.whole)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..precision import dtype_of_scores
-from ..second_derivatives import differentiable_gradients
+from ..transforms import differentiable_gradients, needs_differentiable_gradients
 from .eager_batch import add_keys, attend, class_mask, select, sum_rows
 from .plan import Chunk, Plan
 
@@ -99,7 +99,7 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Computes the gradients of q, k, v and the bias."""
         q, k, v, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if needs_differentiable_gradients(grad):
             whole: Plan = ctx.plans(None)
             gradients = differentiable_gradients(lambda: attend(q, k, v, bias, ctx.scale, whole), (q, k, v, bias), grad)
             return *gradients, None, None

@@ -20,6 +20,7 @@ from ..arguments import (
     scale_or_default,
 )
 from ..tracing import is_dynamic, is_traced
+from ..transforms import is_transformed
 from . import eager, reference, triton
 from .geometry import Regions
 
@@ -96,7 +97,7 @@ def _check_routes(routes: Tensor, q: Tensor, regions: Regions) -> None:
         )
     if routes.device != q.device:
         raise ValueError(f"routes must be on the device of q, {q.device}, got {routes.device}")
-    if routes.device.type == "cpu" and routes.numel() and not is_traced():
+    if routes.device.type == "cpu" and routes.numel() and not is_traced() and not is_transformed():
         low, high = (int(x) for x in routes.aminmax())
         if low < 0 or high >= regions.count:
             raise ValueError(f"routes must be region indices, 0 .. {regions.count - 1}, got {low if low < 0 else high}")

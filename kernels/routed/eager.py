@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..saved import checked
 from ..tracing import is_traced
+from ..transforms import is_transformed, transformable
 from . import eager_batch, eager_chunks
 from .geometry import Regions
 
@@ -26,6 +27,10 @@ from .geometry import Regions
 def attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions, scale: float) -> Tensor:
     """softmax(q k^T * scale) v over the regions on each query's route: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     routes = routes.long()
+    if is_transformed():
+        return transformable(
+            lambda: eager_batch.attend(q, k, v, eager_batch.best_form(routes, regions, q.dtype), scale)
+        )
     if q.device.type != "cpu" or is_traced():
         form = eager_batch.best_form(routes, regions, q.dtype)
         return checked(eager_batch.attend(q, k, v, form, scale), q, k, v, routes)

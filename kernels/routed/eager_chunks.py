@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..cache import cached
 from ..precision import dtype_of_scores
-from ..second_derivatives import differentiable_gradients
 from ..tracing import real_tensors
+from ..transforms import differentiable_gradients, needs_differentiable_gradients
 from .eager_batch import Form, attend, best_form, by_region, is_one_region, one_region, region_rows
 from .geometry import Regions
 
@@ -142,7 +142,7 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Computes the gradients of q, k and v."""
         q, k, v, routes = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if needs_differentiable_gradients(grad):
             form = best_form(routes, ctx.regions, q.dtype)
             gradients = differentiable_gradients(lambda: attend(q, k, v, form, ctx.scale), (q, k, v), grad)
             return *gradients, None, None, None

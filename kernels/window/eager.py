@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..saved import checked
 from ..tracing import is_dynamic, is_traced
+from ..transforms import is_transformed, transformable
 from . import eager_batch, eager_chunks, eager_dynamic
 from .geometry import WindowAxis
 from .plan import Plan, plan_of
@@ -28,6 +29,8 @@ def attention(
     if is_dynamic([*q.shape[1:3], axes[0].shift, axes[1].shift]):
         return eager_dynamic.attention(q, k, v, axes, bias, scale)
     plan = _plan(axes, q.shape[3], q.device, eager_chunks.FORWARD_SCORES)
+    if is_transformed():
+        return transformable(lambda: eager_batch.attend(q, k, v, bias, scale, plan))
     if q.device.type != "cpu" or is_traced():
         return checked(eager_batch.attend(q, k, v, bias, scale, plan), q, k, v, bias)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, bias)):

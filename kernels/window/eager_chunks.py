@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..precision import dtype_of_scores
-from ..second_derivatives import differentiable_gradients
+from ..transforms import differentiable_gradients, needs_differentiable_gradients
 from .eager_batch import attend, class_mask
 from .plan import Chunk, Plan
 
@@ -67,7 +67,7 @@ class Attention(torch.autograd.Function):
         """Computes the gradients of q, k, v and the bias."""
         q, k, v, bias = ctx.saved_tensors
         plan: Plan = ctx.plan
-        if torch.is_grad_enabled():
+        if needs_differentiable_gradients(grad):
             gradients = differentiable_gradients(lambda: attend(q, k, v, bias, ctx.scale, plan), (q, k, v, bias), grad)
             return *gradients, None, None, None
         heads = q.shape[3]
