@@ -1,7 +1,7 @@
 """What eager executions do under the transforms of `torch.func`, forward-mode differentiation and second derivatives.
 
-The fast executions on a CPU write into given memory and have their own backward pass, which torch cannot transform. There
-the output is computed by operators that torch can differentiate any number of times.
+The fast executions on a CPU write into given memory and have their own backward pass, which torch cannot transform.
+There the output is computed by operators that torch can differentiate any number of times.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_jacobians(example: Example) -> None:
 @plain_examples
 def test_kernels_are_refused(example: Example) -> None:
     inputs, routes = {name: x.float() for name, x in inputs_of(example).items()}, example.routes()
-    refused = pytest.raises(ValueError, match="no rule for the transforms of torch")
+    refused = pytest.raises(ValueError, match="no rule for the transforms")
     with refused:
         grad(lambda x: loss(example, x, routes, "triton"))(inputs)
     with forward_ad.dual_level(), refused:
