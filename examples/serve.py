@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import socket
 import threading
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -19,8 +21,10 @@ import onnxruntime
 from classify import classify, open_session
 from shared import open_picture, read_notes
 
-# a body that is too large is still read up to this many times the limit, so that the sender gets the response
-_PATIENCE = 4
+# seconds in which a body must arrive, and in which what is left of a rejected one is read, so that its sender gets the
+# response: closing a connection with unread data resets it
+_DEADLINE, _PATIENCE = 60, 10
+_CHUNK = 2**16
 
 
 class RefusalError(Exception):
@@ -38,11 +42,14 @@ class Service(ThreadingHTTPServer):
         address: host and port; with port 0 the system chooses one.
         session: session of a classifier.
         at_a_time: number of images that are decoded and classified at the same time; other requests wait.
+        most_waiting: number of images that are received and wait at the same time; other requests wait to be read.
         most_bytes, most_pixels: largest size of an image in bytes, and in pixels.
         top: number of classes in a response.
     """
 
     daemon_threads = True
+    # connections that the system keeps until they are accepted; Python's default is 5
+    request_queue_size = 1024
 
     def __init__(
         self,
@@ -50,6 +57,7 @@ class Service(ThreadingHTTPServer):
         session: onnxruntime.InferenceSession,
         *,
         at_a_time: int = 2,
+        most_waiting: int = 32,
         most_bytes: int = 10_000_000,
         most_pixels: int = 50_000_000,
         top: int = 5,
@@ -58,7 +66,7 @@ class Service(ThreadingHTTPServer):
         self.notes = read_notes(session.get_modelmeta().custom_metadata_map)
         self.session, self.top = session, top
         self.most_bytes, self.most_pixels = most_bytes, most_pixels
-        self.turn = threading.BoundedSemaphore(at_a_time)
+        self.turn, self.room = threading.BoundedSemaphore(at_a_time), threading.BoundedSemaphore(most_waiting)
         super().__init__(address, Handler)
 
 
@@ -68,6 +76,8 @@ class Handler(BaseHTTPRequestHandler):
     server: Service
     # seconds without data after which a connection is closed
     timeout = 10
+    # whether the body is read completely
+    is_read = False
 
     def do_GET(self) -> None:
         """Responds with `{"model", "labels", "input_size"}`; can be used as a health check."""
@@ -76,50 +86,74 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Responds with `{"labels", "scores"}`, best first, or with `{"error"}`."""
         try:
-            body = self._read()
-            with self.server.turn:
-                try:
-                    picture = open_picture(io.BytesIO(body), self.server.most_pixels)
-                    found = classify(self.server.session, picture, self.server.top)
-                except ValueError as error:
-                    raise RefusalError(HTTPStatus.BAD_REQUEST, str(error)) from error
-                except Exception as error:
-                    self.log_error("%s", error)
-                    raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "the model failed on this image") from error
-            labels, scores = zip(*found, strict=True)
-            self._answer(HTTPStatus.OK, {"labels": labels, "scores": scores})
+            size = self._size()
+            with self.server.room:
+                body = self._read(size)
+                with self.server.turn:
+                    status, content = HTTPStatus.OK, self._classify(body)
         except RefusalError as refusal:
-            self._answer(refusal.status, {"error": str(refusal)})
+            status, content = refusal.status, {"error": str(refusal)}
+        self._answer(status, content)
 
-    def _read(self) -> bytes:
-        length = self.headers.get("Content-Length", "")
+    def _classify(self, body: bytes) -> dict[str, Any]:
+        try:
+            picture = open_picture(io.BytesIO(body), self.server.most_pixels)
+            found = classify(self.server.session, picture, self.server.top)
+        except ValueError as error:
+            raise RefusalError(HTTPStatus.BAD_REQUEST, str(error)) from error
+        except Exception as error:
+            self.log_error("%s", error)
+            raise RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR, "the model failed on this image") from error
+        labels, scores = zip(*found, strict=True)
+        return {"labels": labels, "scores": scores}
+
+    def _size(self) -> int:
+        length = self.headers.get("Content-Length", "").strip()
         if not (length.isascii() and length.isdigit()):
             raise RefusalError(
                 HTTPStatus.LENGTH_REQUIRED, "the header Content-Length is missing: send the image as the body"
             )
-        size, most = int(length), self.server.most_bytes
-        if size > most:
-            unread = size if size <= _PATIENCE * most else 0
-            while unread > 0 and (part := self.rfile.read(min(unread, 2**16))):
-                unread -= len(part)
+        most = self.server.most_bytes
+        # Python converts 4300 digits at most
+        if len(length.lstrip("0")) > len(str(most)) or int(length.lstrip("0") or "0") > most:
+            shown = length if len(length) <= 20 else f"a number of {len(length)} digits"
             raise RefusalError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has {size} bytes, at most {most} are allowed"
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has {shown} bytes, at most {most} are allowed"
             )
+        return int(length.lstrip("0") or "0")
+
+    def _read(self, size: int) -> bytes:
+        body, deadline = bytearray(), time.monotonic() + _DEADLINE
         try:
-            body = self.rfile.read(size)
+            while len(body) < size and (part := self.rfile.read1(min(size - len(body), _CHUNK))):
+                body += part
+                if time.monotonic() > deadline:
+                    raise TimeoutError
         except TimeoutError as error:
             raise RefusalError(HTTPStatus.REQUEST_TIMEOUT, f"timed out waiting for {size} bytes") from error
         if len(body) < size:
             raise RefusalError(HTTPStatus.BAD_REQUEST, f"expected {size} bytes, got {len(body)}")
-        return body
+        self.is_read = True
+        return bytes(body)
 
     def _answer(self, status: HTTPStatus, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            if self.command == "POST" and not self.is_read:
+                self._discard()
+        except OSError as error:
+            self.log_error("the sender did not wait for the response: %s", error)
+
+    def _discard(self) -> None:
+        self.connection.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline and self.rfile.read1(_CHUNK):
+            pass
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # entries that are JSON; the others are plain text
 _JSON = ("input_size", "mean", "std", "crop_pct", "labels")
@@ -81,12 +81,17 @@ def prepare(picture: Image.Image, notes: Mapping[str, Any]) -> np.ndarray:
         ValueError: the image is so thin that it has more than MOST_PIXELS after resizing, or none.
     """
     channels, height, width = notes["input_size"]
-    form, picture = picture.format, ImageOps.exif_transpose(picture)
+    form = picture.format
+    # the steps below copy only where they must: a large image takes hundreds of megabytes
+    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         picture = _to_eight_bits(picture, form)
     if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    picture = picture.convert("L" if channels == 1 else "RGB")
+        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    mode = "L" if channels == 1 else "RGB"
+    picture = picture if picture.mode == mode else picture.convert(mode)
     size = _resized(picture.size, notes)
     _check_pixels(size, MOST_PIXELS, " after resizing")
     picture = picture.resize(size, Image.Resampling[notes["interpolation"].upper()])

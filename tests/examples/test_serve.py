@@ -9,8 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+import types
+import typing
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from PIL import Image
 from trained_files import EXAMPLES, LABELS
@@ -86,6 +90,74 @@ def test_requests_that_cannot_be_answered_are_told_why(service, noise, body, hea
     assert given == status
     assert message in answer["error"]
     assert ask(service, body=encoded(noise))[0] == 200
+
+
+class Stand:
+    """A session that gives the same logits for every image."""
+
+    notes: typing.ClassVar = {
+        "input_size": "[3, 8, 8]", "mean": "[0, 0, 0]", "std": "[1, 1, 1]", "interpolation": "bilinear",
+        "crop_pct": "1.0", "crop_mode": "center", "labels": '["a", "b"]',
+    }  # fmt: skip
+
+    def get_modelmeta(self):
+        return types.SimpleNamespace(custom_metadata_map=self.notes)
+
+    def get_inputs(self):
+        return [types.SimpleNamespace(type="tensor(float)")]
+
+    def run(self, names, inputs):
+        return [np.array([[0.0, 1.0]])]
+
+
+@pytest.fixture
+def stand():
+    with serve.Service(("127.0.0.1", 0), Stand(), most_bytes=100_000) as service:
+        thread = threading.Thread(target=service.serve_forever)
+        thread.start()
+        yield service
+        service.shutdown()
+        thread.join()
+
+
+def test_128_clients_are_answered_and_few_images_decoded_at_the_same_time(stand, noise, monkeypatch):
+    body, counts, lock, read = encoded(noise), [0, 0], threading.Lock(), serve.open_picture
+
+    def slow(*arguments):
+        with lock:
+            counts[0] += 1
+            counts[1] = max(counts)
+        time.sleep(0.002)
+        picture = read(*arguments)
+        with lock:
+            counts[0] -= 1
+        return picture
+
+    monkeypatch.setattr(serve, "open_picture", slow)
+    clients = [socket.create_connection(("127.0.0.1", stand.server_port), timeout=30) for _ in range(128)]
+    for client in clients:
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    for client in clients:
+        with client, client.makefile("rb") as answer:
+            assert answer.readline().split()[1] == b"200"
+    assert counts == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("length", "body", "status", "message"),
+    [
+        pytest.param("9" * 4301, b"abc", 413, "a number of 4301 digits", id="digits"),
+        pytest.param("0" * 4301 + "3", b"abc", 400, "cannot be read as an image", id="zeros"),
+        pytest.param("5000000", bytes(5_000_000), 413, "the body has 5000000 bytes", id="oversized"),
+        pytest.param("²", b"abc", 411, "Content-Length is missing", id="other-digits"),
+    ],
+)
+def test_every_request_gets_its_answer(stand, length, body, status, message):
+    with socket.create_connection(("127.0.0.1", stand.server_port), timeout=30) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: " + length.encode("latin-1") + b"\r\n\r\n" + body)
+        answer = client.makefile("rb").read()
+    assert int(answer.split()[1]) == status
+    assert message in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
 
 
 def test_picture_of_too_many_pixels_is_refused_before_it_is_decoded(service):
