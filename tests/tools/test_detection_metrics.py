@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from torch import nn
 from torch.testing import assert_close
 
 from attnzoo.tools.data.samples import collate
 from attnzoo.tools.detection.data import open_detection
-from attnzoo.tools.detection.drawing import draw_worst_cases, mistakes
+from attnzoo.tools.detection.drawing import MOST_DRAWN, draw_objects, draw_worst_cases, mistakes
 from attnzoo.tools.detection.metrics import DetectionJudge, JudgedPicture, class_table, judge_pictures
 from attnzoo.tools.training.processes import Processes
 
@@ -184,11 +185,38 @@ def test_the_worst_pictures_come_first(tmp_path):
     report = judge_pictures(pictures, digits)
     paths = draw_worst_cases(report, samples, tmp_path / "worst", count=3)
     assert [path.name for path in paths] == ["01-1.png", "02-3.png", "03-2.png"]
-    from PIL import Image
-
     drawn = torch.from_numpy(np.array(Image.open(paths[1])))
     plain = torch.from_numpy(np.array(samples.source.picture(3, 3).resize((384, 384), Image.Resampling.NEAREST)))
     assert drawn.shape == plain.shape
     # the box is drawn over the image, and the rest is unchanged
     assert_close(drawn[30, 40:140], torch.tensor([0, 200, 70], dtype=torch.uint8).expand(100, 3))
     assert_close(drawn[200:], plain[200:])
+
+
+def crowded(count):
+    """Detections of decreasing certainty in rows: their boxes overlap."""
+    boxes = [[10 + 7 * (i % 8), 20 + 9 * (i // 8), 60 + 7 * (i % 8), 70 + 9 * (i // 8)] for i in range(count)]
+    return {"boxes": boxes, "labels": [i % 10 for i in range(count)], "scores": [0.99 - i / 100 for i in range(count)]}
+
+
+def test_the_best_detections_are_drawn_and_their_labels_do_not_cover_each_other(monkeypatch):
+    outlines, labels, rectangle = [], [], ImageDraw.ImageDraw.rectangle
+
+    def note(self, xy, fill=None, outline=None, width=1):
+        (labels if outline is None else outlines).append(xy)
+        rectangle(self, xy, fill, outline, width)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "rectangle", note)
+    found = crowded(60)
+    drawn = draw_objects(Image.new("RGB", (400, 400)), found, [str(i) for i in range(10)])
+    assert drawn.size == (400, 400)
+    assert sorted(xy[:2] for xy in outlines) == sorted(tuple(box[:2]) for box in found["boxes"][:MOST_DRAWN])
+    assert 5 <= len(labels) <= MOST_DRAWN
+    for i, (left, top, right, bottom) in enumerate(labels):
+        assert 0 <= left < right <= 400
+        assert 0 <= top < bottom <= 400
+        for x1, y1, x2, y2 in labels[:i]:
+            assert left >= x2 or right <= x1 or top >= y2 or bottom <= y1
+    outlines.clear()
+    draw_objects(Image.new("RGB", (400, 400)), found, [str(i) for i in range(10)], least_score=0.95)
+    assert len(outlines) == 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,18 @@ from .metrics import JudgedPicture, Report
 # colours of ground truth and detections
 TRUTH_COLOUR, FOUND_COLOUR = (0, 200, 70), (255, 60, 60)
 
+# largest number of detections that are drawn, the most certain first: more of them hide the image
+MOST_DRAWN = 20
+
+# size of a label's font, and height of its background, in pixels
+_FONT, _HEIGHT = 12, 14
+
 # smallest intersection over union with an object for a detection to match it
 _OVERLAP = 0.5
 
 
 def draw_found(path: Path, found: Mapping[str, Any]) -> None:
-    """Draws an image with its detections.
+    """Draws an image with its MOST_DRAWN best detections.
 
     Args:
         path: JPEG file to write, atomically.
@@ -44,7 +50,9 @@ def draw_objects(
     truth: Mapping[str, Any] | None = None,
     least_score: float = 0.3,
 ) -> Image.Image:
-    """A copy of an image with its detections, drawn over the ground truth if it is known.
+    """A copy of an image with its MOST_DRAWN best detections, drawn over the ground truth if it is known.
+
+    Labels do not cover each other: a label that has no room at its box is left out.
 
     Args:
         picture: the image, in the pixels of the boxes.
@@ -56,12 +64,20 @@ def draw_objects(
     scale = max(1, -(-SMALLEST_SIDE // max(picture.size)))
     canvas = picture.convert("RGB").resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(canvas)
+    scores = [float(score) for score in found["scores"]]
+    kept = [i for i in sorted(range(len(scores)), key=lambda i: -scores[i]) if scores[i] >= least_score]
+    names = [classes[int(label)] for label in found["labels"]]
+    boxes = [(found["boxes"][i], f"{names[i]} {scores[i]:.2f}", FOUND_COLOUR) for i in kept[:MOST_DRAWN]]
     if truth is not None:
-        for box, label in zip(truth["boxes"], truth["labels"], strict=True):
-            _draw_box(draw, box, scale, classes[int(label)], TRUTH_COLOUR, is_above=False)
-    for box, label, score in zip(found["boxes"], found["labels"], found["scores"], strict=True):
-        if float(score) >= least_score:
-            _draw_box(draw, box, scale, f"{classes[int(label)]} {float(score):.2f}", FOUND_COLOUR, is_above=True)
+        boxes += [(box, classes[int(i)], TRUTH_COLOUR) for box, i in zip(truth["boxes"], truth["labels"], strict=True)]
+    scaled = [(tuple(float(x) * scale for x in box), text, colour) for box, text, colour in boxes]
+    # the ground truth first and the best detection last, on top
+    for (left, top, right, bottom), _, colour in reversed(scaled):
+        corner = max(left, right - 1), max(top, bottom - 1)
+        draw.rectangle((left, top, *corner), outline=colour, width=2)
+    taken: list[tuple[float, float, float, float]] = []
+    for box, text, colour in scaled:
+        _draw_label(draw, box, text, colour, canvas.size, taken)
     return canvas
 
 
@@ -121,14 +137,38 @@ def _overlaps(box: NDArray[Any], others: NDArray[Any], of_box: bool = False) -> 
     return shared / np.maximum(whole, 1e-9)
 
 
-def _draw_box(
-    draw: ImageDraw.ImageDraw, box: Any, scale: int, text: str, colour: tuple[int, int, int], is_above: bool
+def _draw_label(
+    draw: ImageDraw.ImageDraw,
+    box: Sequence[float],
+    text: str,
+    colour: tuple[int, int, int],
+    size: tuple[int, int],
+    taken: list[tuple[float, float, float, float]],
 ) -> None:
-    left, top, right, bottom = (float(x) * scale for x in box)
-    draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=2)
-    font = ImageFont.load_default(size=12)
-    width, height = draw.textlength(text, font=font), 14
-    # above the box if there is room, otherwise inside
-    at = (top - height if top >= height else top) if is_above else bottom - height
-    draw.rectangle((left, at, left + width + 2, at + height), fill=colour)
-    draw.text((left + 1, at), text, fill="white" if is_above else "black", font=font)
+    """Draws a label at the first place at its box that is free, and adds the place to `taken`."""
+    font = ImageFont.load_default(size=_FONT)
+    width = draw.textlength(text, font=font) + 2
+    place = next((at for at in _places(box, width, size, colour == TRUTH_COLOUR) if _is_free(at, taken)), None)
+    if place is None:
+        return
+    taken.append(place)
+    draw.rectangle(place, fill=colour)
+    draw.text((place[0] + 1, place[1]), text, fill="black" if colour == TRUTH_COLOUR else "white", font=font)
+
+
+def _places(
+    box: Sequence[float], width: float, size: tuple[int, int], is_below: bool
+) -> Iterator[tuple[float, float, float, float]]:
+    """Yields places for a label within the image: above the top and below it, above the bottom and below it."""
+    left, top, right, bottom = box
+    above, below = (top - _HEIGHT, top), (bottom - _HEIGHT, bottom)
+    for y in (*below, *above) if is_below else (*above, *below):
+        for x in (left, right - width):
+            x = min(max(x, 0.0), max(0.0, size[0] - width))
+            if 0 <= y <= size[1] - _HEIGHT:
+                yield x, y, x + width, y + _HEIGHT
+
+
+def _is_free(place: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]]) -> bool:
+    left, top, right, bottom = place
+    return all(left >= x2 or right <= x1 or top >= y2 or bottom <= y1 for x1, y1, x2, y2 in taken)
