@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +120,59 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Reads the `config.json` of a directory in timm's layout.
 
     Raises:
-        ValueError: it is not a JSON object.
+        ValueError: it is not a JSON object, or a value cannot be one of a model.
     """
-    config = read_json(folder / "config.json")
+    path = folder / "config.json"
+    config = read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict):
-        raise ValueError(f"{folder / 'config.json'} is not a model configuration")
+        raise ValueError(f"{path} is not a model configuration")
+    for place, values in (("", config), ("pretrained_cfg.", config.get("pretrained_cfg", {}))):
+        for key in _ALLOWED.keys() & values.keys():
+            is_allowed, what = _ALLOWED[key]
+            if not is_allowed(values[key]):
+                shown = textwrap.shorten(repr(values[key]), 60)
+                raise ValueError(f"{path}: {place}{key} must be {what}, got {shown}")
     return config
+
+
+def _is_number(value: Any) -> bool:
+    # NaN is in no range
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(type(n) is int and 1 <= n <= _LARGEST for n in value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and 1 <= len(value) <= _LARGEST and all(map(_is_number, value))
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _are_labels(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(name, (str, int)) for name in value))
+
+
+# the largest channels, height or width of an image, and mean or standard deviation
+_LARGEST = 2**16
+
+# what a value must be, by key of config.json or of pretrained_cfg in it
+_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "input_size": (_is_size, "the channels, height and width of an image"),
+    "test_input_size": (lambda value: value is None or _is_size(value), "the channels, height and width of an image"),
+    "mean": (_are_numbers, "a number for each channel"),
+    "std": (lambda value: _are_numbers(value) and min(value) > 0, "a positive number for each channel"),
+    "crop_pct": (lambda value: _is_number(value) and value > 0, "a positive number"),
+    "test_crop_pct": (lambda value: value is None or (_is_number(value) and value > 0), "a positive number"),
+    "num_classes": (lambda value: type(value) is int and value >= 0, "a number of classes"),
+    "interpolation": (_is_text, "text"),
+    "crop_mode": (_is_text, "text"),
+    "license": (_is_text, "text"),
+    "label_names": (_are_labels, "a list of class names"),
+}
 
 
 def check_size(image_size: tuple[int, int] | None) -> None:

@@ -17,9 +17,10 @@ from click.testing import CliRunner
 
 from attnzoo.tools import cli
 from attnzoo.tools.files import check_sums
-from attnzoo.tools.models import open_model
+from attnzoo.tools.models import open_model, read_config
 from attnzoo.tools.train import train
 from attnzoo.tools.training.config import load_config
+from attnzoo.tools.training.history import History
 from attnzoo.tools.training.storage import read_checkpoint, save_checkpoint
 from attnzoo.tools.weights import read_weights
 
@@ -244,6 +245,60 @@ def test_a_configuration_that_is_none_is_refused(copy, tmp_path, call, config):
     (copy / "model" / "config.json").write_text(config)
     for name in ("evaluate", "predict", "export"):
         assert_refused(call(*commands(copy, tmp_path)[name]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("input_size", [1, 10**30, 32]),
+        ("input_size", None),
+        ("mean", [None]),
+        ("mean", None),
+        ("std", [0]),
+        ("std", [float("nan")]),
+        ("crop_pct", -1),
+        ("interpolation", 3),
+        ("license", {"name": "mit"}),
+        ("num_classes", 10**30 * 0.5),
+        ("label_names", "abc"),
+        ("label_names", [None]),
+    ],
+)
+def test_an_odd_value_of_a_configuration_is_named(tmp_path, key, value):
+    config = {"architecture": "test_resnet", "pretrained_cfg": {"input_size": [3, 32, 32], key: value}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config\.json: pretrained_cfg\.{key} must be "):
+        read_config(tmp_path)
+
+
+def test_a_configuration_of_timm_is_not_odd(tmp_path):
+    for name in ("nat_pico", "test_resnet", "test_vit"):
+        timm.models.save_for_hf(timm.create_model(name), tmp_path / name)
+        assert read_config(tmp_path / name)["architecture"] == name
+
+
+HISTORY = {"best": {"epoch": 1, "accuracy": 0.5}, "epochs": [{"epoch": 1, "loss": 1.0}], "steps": [[1, 0.5, 1e-3]]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, value) for key in ("epochs", "steps", "unreadable") for value in (None, "text", {}, [None], [[]])),
+        ("best", []),
+        ("best", {"epoch": 1}),
+        ("best", {"epoch": 1.5, "accuracy": 0.5}),
+        ("epochs", [{"epoch": 1}]),
+        ("epochs", [{"epoch": "1", "loss": 1.0}]),
+        ("epochs", [{"epoch": 1, "loss": 10**400}]),
+        ("steps", [[1, 2]]),
+        ("steps", [[1, 2.0, True]]),
+    ],
+)
+def test_an_odd_history_is_refused(key, value):
+    state = {**HISTORY, "unreadable": []}
+    History("accuracy").restore(state)
+    with pytest.raises(ValueError, match="its history"):
+        History("accuracy").restore({**state, key: value})
 
 
 @pytest.mark.parametrize("name", ["resume", "evaluate", "predict", "export", "convert"])

@@ -60,7 +60,7 @@ class Checkpoints(Hook):
             try:
                 self._restore(runner, state)
             # a malformed checkpoint may raise any of these
-            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 reason = " ".join((str(error) if str(error) else type(error).__name__).split())
                 last = self.work_dir / LAST
                 raise ValueError(f"{last} does not match the run: {reason}") from error

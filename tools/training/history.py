@@ -63,9 +63,30 @@ class History:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restores the history from a result of `state`."""
-        self.best, self.epochs, self.unreadable = state["best"], list(state["epochs"]), list(state["unreadable"])
-        self.steps = [(int(step), loss, rate) for step, loss, rate in state["steps"]]
+        """Restores the history from a result of `state`.
+
+        Raises:
+            ValueError: a value is of another type.
+        """
+        best, epochs, steps, unreadable = (state[key] for key in ("best", "epochs", "steps", "unreadable"))
+        if not all(isinstance(entries, list) for entries in (epochs, steps, unreadable)):
+            raise ValueError("its history must consist of lists")
+        for entry in (*epochs, *([] if best is None else [best])):
+            if not isinstance(entry, dict) or type(entry.get("epoch")) is not int or not _are_numbers(entry.values()):
+                raise ValueError(f"an epoch of its history must consist of numbers, got {entry!r}")
+        if not all("loss" in entry for entry in epochs) or not (best is None or self.metric in best):
+            raise ValueError(f"its history lacks the loss of an epoch, or the {self.metric} of the best one")
+        if not all(isinstance(point, list) and len(point) == 3 and _are_numbers(point) for point in steps):
+            raise ValueError("a step of its history must consist of three numbers")
+        if not all(isinstance(message, str) for message in unreadable):
+            raise ValueError("the messages in its history must be text")
+        self.best, self.epochs, self.unreadable = best, list(epochs), list(unreadable)
+        self.steps = [(int(step), loss, rate) for step, loss, rate in steps]
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    # integers are numbers of epochs and steps
+    return all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in values)
 
 
 @dataclass
