@@ -62,11 +62,19 @@ def _fusible(x: Tensor, plan: Plan) -> Tensor:
     return x[0] if plan.rows > 1 else x[:, :, 0]
 
 
+def _tokens(x: Tensor, plan: Plan) -> Tensor:
+    """(B, H, W, h, D) -> (B, h, H * W, D), contiguous where several chunks read one image."""
+    x = x.flatten(1, 2).transpose(1, 2)
+    # index_select copies what is not contiguous, every time; more images would be more memory
+    return x.contiguous() if len(x) == 1 and len(plan.chunks) > 1 else x
+
+
 def forward(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, plan: Plan) -> Tensor:
     """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     heads = q.shape[3]
     out = v.new_empty(v.shape)
-    q, k, v, tokens_out = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v, out))
+    q, k, v = (_tokens(x, plan) for x in (q, k, v))
+    tokens_out = out.flatten(1, 2).transpose(1, 2)
     of_classes = class_mask(plan, bias, q.dtype, heads)
     for chunk in plan.chunks:
         mask = _chunk_mask(of_classes, chunk)
@@ -105,7 +113,7 @@ class Attention(torch.autograd.Function):
             return *gradients, None, None
         plan: Plan = ctx.plans(BACKWARD_SCORES)
         heads, grads = q.shape[3], [x.new_zeros(x.shape) for x in (q, k, v)]
-        tokens = [x.flatten(1, 2).transpose(1, 2) for x in (q, k, v, grad, *grads)]
+        tokens = [_tokens(x, plan) for x in (q, k, v, grad)] + [x.flatten(1, 2).transpose(1, 2) for x in grads]
         of_classes = class_mask(plan, bias, dtype_of_scores(q.dtype), heads)
         needs_bias = bias is not None and ctx.needs_input_grad[3]
         sum_dtype = torch.promote_types(q.dtype, torch.float32)

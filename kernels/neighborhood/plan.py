@@ -2,8 +2,9 @@
 
 Shape legend: G dilation groups, n tiles, T queries per tile, R keys per region, S slots per strip, of one axis (suffix
 h: rows, suffix w: columns). Tiles are ordered (Gw, nw, Gh, nh): the first three axes number the columns of tiles, and
-the nh tiles down a column read overlapping regions of one strip of keys. Inside a tile queries are (Th, Tw), inside a
-region keys are (Rh, Rw), both row-major. Tokens are numbered row-major, `row * W + column`.
+the nh tiles down a column read overlapping regions of one strip of keys. A column with more scores than are computed at
+once is split into equal segments, which then count as columns. Inside a tile queries are (Th, Tw), inside a region keys
+are (Rh, Rw), both row-major. Tokens are numbered row-major, `row * W + column`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from .geometry import Axis, AxisTiles, cut
 # Length, kernel, dilation, stride, causality. Tracers treat a plan as a constant, which requires plain arguments.
 AxisArguments = tuple[int, int, int, int, bool]
 
-# Larger tiles save copies, but compute more scores that are masked, which costs more.
+# Larger tiles save copies, but compute more scores that are masked, which costs more; less so along one axis.
 _LARGEST_TILE = 16
+_LARGEST_TILE_OF_SEQUENCES = 32
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,20 @@ class Plan:
     """A neighborhood on a map of one size, as tiles.
 
     Attributes:
-        rows: nh, the number of tiles down a column.
+        rows: nh, the number of tiles down a column or segment.
         queries, keys: T = Th * Tw and R = Rh * Rw.
         strip, strip_step: S = Sh * Rw, and the number of slots between neighboring regions of a strip.
+<<<<<<< HEAD
         chunk_scores: maximum number of scores per head to compute at once, T * R over all tiles; None for all.
         chunks: the columns in chunks of at most `chunk_scores` scores, and at least one column.
         query_slots: (H * W,) the query slot that holds each token; empty if there are several chunks.
         region_tokens: (columns * nh * R,) the token of every region slot; empty if there are several chunks.
+=======
+        whole: all columns as one chunk.
+        chunk_scores: maximum number of scores per head to compute at once, T * R over all tiles.
+        chunks: the columns in chunks of at most `chunk_scores` scores, and at least one column or segment.
+        query_slots: (H * W,) the slot of `whole` that holds each token as a query.
+>>>>>>> 8b78aac (Chunks of one image read contiguous tensors, long columns are split into segments, sequences have tiles of up to 32; transformers' NAT and DiNAT as a slow test)
         mask: (classes, T, R) 0 where a query attends to a key and -inf elsewhere, float32; None when every query
             attends to every key. Tiles of one class share a mask.
         position: (classes * T * R,) index into a flat (2kh-1, 2kw-1) table; 0 where a query does not attend to a key.
@@ -127,8 +136,9 @@ def _plan(rows: AxisArguments, columns: AxisArguments, chunk_scores: int | None,
 
 def best_tiles(rows: AxisArguments, columns: AxisArguments) -> tuple[AxisTiles, AxisTiles]:
     """Returns the cheapest tiles of the two axes."""
+    largest = _LARGEST_TILE_OF_SEQUENCES if 1 in (rows[0], columns[0]) else _LARGEST_TILE
     cuts = [
-        [cut(axis, tile) for tile in range(1, min(axis.group_length(0), _LARGEST_TILE) + 1)]
+        [cut(axis, tile) for tile in range(1, min(axis.group_length(0), largest) + 1)]
         for axis in (Axis(*rows), Axis(*columns))
     ]
     best = min(itertools.product(*cuts), key=lambda tiles: _cost(*tiles))
@@ -143,6 +153,7 @@ def _cost(rows: AxisTiles, columns: AxisTiles) -> int:
 
 def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int | None, device: torch.device) -> Plan:
     """Splits a neighborhood into tiles, see `Plan`."""
+<<<<<<< HEAD
     layout = _Layout(rows, columns)
     attends, position = layout.attends, layout.position
     queries, keys = attends.shape[1:]
@@ -157,9 +168,67 @@ def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int | None, dev
     mask = torch.zeros(attends.shape).masked_fill_(~attends, -torch.inf)
     plan = Plan(
         rows=rows.count,
+=======
+    H, W = rows.axis.length, columns.axis.length
+    queries, keys = rows.tile * columns.tile, rows.region * columns.region
+    segments = _segments(rows.count, queries * keys, chunk_scores)
+    rows_of_segment = rows.count // segments
+    count = columns.axis.groups * columns.count * rows.axis.groups * segments
+    # (Gw, nw, ., Tw) x (Gh, nh, Th, .) -> (columns, nh * Th * Tw)
+    query_tokens = (
+        _query_positions(rows)[None, None, :, :, :, None] * W + _query_positions(columns)[:, :, None, None, None, :]
+    ).view(count, -1)
+    # (Gw, nw, ., Rw) x (Gh * segments, Sh, .) -> (columns, S), and with (Gh, nh, Rh, .) -> (columns, nh * R)
+    region_columns = _region_positions(columns)
+    strip = rows.step * (rows_of_segment - 1) + rows.region
+    starts = torch.arange(segments)[:, None] * rows_of_segment * rows.step
+    strip_rows = _strip_positions(rows)[:, starts + torch.arange(strip)].flatten(0, 1)
+    strip_tokens = (strip_rows[None, None, :, :, None] * W + region_columns[:, :, None, None, :]).view(count, -1)
+    region_tokens = (
+        _region_positions(rows)[None, None, :, :, :, None] * W + region_columns[:, :, None, None, None, :]
+    ).view(count, -1)
+
+    row_class, row_relation = tile_classes(rows)
+    column_class, column_relation = tile_classes(columns)
+    # classes are numbered (cw, ch); relations (c, T, R) combine to (cw, ch, Th, Tw, Rh, Rw)
+    tile_class = (column_class[:, :, None, None] * len(row_relation) + row_class[None, None]).view(count, -1)
+    of_rows, of_columns = row_relation[None, :, :, None, :, None], column_relation[:, None, None, :, None, :]
+    attends = ((of_rows >= 0) & (of_columns >= 0)).reshape(-1, queries, keys)
+    position = ((of_rows * (2 * columns.axis.kernel - 1) + of_columns).reshape(attends.shape) * attends).flatten()
+    table_entries, table_slots, table_starts = _runs(position, attends.flatten())
+
+    # over all chunks: the surplus tile of a short dilation group repeats a query of another column
+    is_repeat = _repeats(query_tokens.flatten()).view(count, -1)
+
+    def chunk(first: int, last: int) -> Chunk:
+        chosen = slice(first, last)
+        used = attends.any(1)[tile_class[chosen]].flatten()
+        key_tokens, key_slots, key_starts = _runs(region_tokens[chosen].flatten(), used)
+        return Chunk(
+            columns=len(query_tokens[chosen]),
+            query_tokens=query_tokens[chosen].flatten().to(device),
+            repeats=is_repeat[chosen].flatten().nonzero().squeeze(1).to(device),
+            strip_tokens=strip_tokens[chosen].flatten().to(device),
+            region_tokens=region_tokens[chosen].flatten().to(device),
+            key_tokens=key_tokens.to(device),
+            key_slots=key_slots.to(device),
+            key_starts=key_starts.to(device),
+            tile_class=tile_class[chosen].flatten().to(device),
+        )
+
+    step = max(1, chunk_scores // (rows_of_segment * queries * keys))
+    whole = chunk(0, count)
+    chunks = (whole,) if step >= count else tuple(chunk(i, i + step) for i in range(0, count, step))
+    mask = torch.zeros(attends.shape).masked_fill_(~attends, -torch.inf)
+    query_slots = torch.empty(H * W, dtype=torch.long)
+    query_slots[query_tokens.flatten()] = torch.arange(query_tokens.numel())
+    in_order = torch.arange(H * W)
+    return Plan(
+        rows=rows_of_segment,
+>>>>>>> 8b78aac (Chunks of one image read contiguous tensors, long columns are split into segments, sequences have tiles of up to 32; transformers' NAT and DiNAT as a slow test)
         queries=queries,
         keys=keys,
-        strip=rows.strip * columns.region,
+        strip=strip * columns.region,
         strip_step=rows.step * columns.region,
         chunk_scores=chunk_scores,
         chunks=chunks,
@@ -258,6 +327,19 @@ class _Layout:
         row, column = of_rows[columns % self._groups], of_columns[columns // self._groups]
         # (columns, ., ., 1) and (columns, 1, 1, .)
         return (row.unsqueeze(3) * self._width + column[:, None, None]).flatten()
+
+
+def _segments(tiles: int, scores: int, chunk_scores: int) -> int:
+    """Returns into how many equal segments a column of tiles is split: the fewest with at most `chunk_scores` scores.
+
+    Args:
+        tiles: tiles of the column.
+        scores: scores of a tile.
+        chunk_scores: as in `Plan`.
+    """
+    return next(
+        n for n in range(1, tiles + 1) if tiles % n == 0 and (n == tiles or tiles // n * scores <= chunk_scores)
+    )
 
 
 def _query_positions(tiles: AxisTiles) -> Tensor:
