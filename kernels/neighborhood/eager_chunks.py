@@ -41,9 +41,15 @@ def _chunk_mask(mask: Tensor | None, chunk: Chunk) -> Tensor | None:
     return mask.index_select(1, chunk.tile_class).unflatten(1, (chunk.columns, -1)).flatten(0, 1)
 
 
+def _select(x: Tensor, tokens: Tensor, chunk: Chunk) -> Tensor:
+    """(N, h, H * W, D) -> (N * h, slots, D), for tokens that are counted from the chunk's first."""
+    # index_select copies a tensor that is not contiguous before it reads it
+    return select(x, tokens + chunk.first) if x.is_contiguous() else select(x[:, :, chunk.first :], tokens)
+
+
 def _chunk_queries(x: Tensor, chunk: Chunk, plan: Plan, repeats: bool = True) -> Tensor:
     """(N, h, H * W, D) -> (N, h * columns, nh, T, D); zeros in the slots that repeat a query unless `repeats`."""
-    tiles = select(x[:, :, chunk.first :], chunk.query_tokens)
+    tiles = _select(x, chunk.query_tokens, chunk)
     if not repeats and chunk.repeats.numel():
         tiles.index_fill_(1, chunk.repeats, 0)
     return tiles.reshape(len(x), -1, plan.rows, plan.queries, x.shape[-1])
@@ -51,7 +57,7 @@ def _chunk_queries(x: Tensor, chunk: Chunk, plan: Plan, repeats: bool = True) ->
 
 def _chunk_keys(x: Tensor, chunk: Chunk, plan: Plan) -> Tensor:
     """(N, h, H * W, D) -> (N, h * columns, nh, R, D), regions that overlap in memory."""
-    strips = select(x[:, :, chunk.first :], chunk.strip_tokens).reshape(len(x), -1, plan.strip, x.shape[-1])
+    strips = _select(x, chunk.strip_tokens, chunk).reshape(len(x), -1, plan.strip, x.shape[-1])
     images, columns, token, channel = strips.stride()
     size = (*strips.shape[:2], plan.rows, plan.keys, x.shape[-1])
     return strips.as_strided(size, (images, columns, plan.strip_step * token, token, channel))

@@ -66,17 +66,10 @@ class Plan:
         rows: nh, the number of tiles down a column or segment.
         queries, keys: T = Th * Tw and R = Rh * Rw.
         strip, strip_step: S = Sh * Rw, and the number of slots between neighboring regions of a strip.
-<<<<<<< HEAD
         chunk_scores: maximum number of scores per head to compute at once, T * R over all tiles; None for all.
-        chunks: the columns in chunks of at most `chunk_scores` scores, and at least one column.
+        chunks: the columns in chunks of at most `chunk_scores` scores, and at least one column or segment.
         query_slots: (H * W,) the query slot that holds each token; empty if there are several chunks.
         region_tokens: (columns * nh * R,) the token of every region slot; empty if there are several chunks.
-=======
-        whole: all columns as one chunk.
-        chunk_scores: maximum number of scores per head to compute at once, T * R over all tiles.
-        chunks: the columns in chunks of at most `chunk_scores` scores, and at least one column or segment.
-        query_slots: (H * W,) the slot of `whole` that holds each token as a query.
->>>>>>> 8b78aac (Chunks of one image read contiguous tensors, long columns are split into segments, sequences have tiles of up to 32; transformers' NAT and DiNAT as a slow test)
         mask: (classes, T, R) 0 where a query attends to a key and -inf elsewhere, float32; None when every query
             attends to every key. Tiles of one class share a mask.
         position: (classes * T * R,) index into a flat (2kh-1, 2kw-1) table; 0 where a query does not attend to a key.
@@ -153,12 +146,12 @@ def _cost(rows: AxisTiles, columns: AxisTiles) -> int:
 
 def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int | None, device: torch.device) -> Plan:
     """Splits a neighborhood into tiles, see `Plan`."""
-<<<<<<< HEAD
-    layout = _Layout(rows, columns)
+    segments = _segments(rows.count, rows.tile * columns.tile * rows.region * columns.region, chunk_scores)
+    layout = _Layout(rows, columns, segments)
     attends, position = layout.attends, layout.position
     queries, keys = attends.shape[1:]
     table_entries, table_slots, table_starts = _runs(position, attends.flatten())
-    step = layout.count if chunk_scores is None else max(1, chunk_scores // (rows.count * queries * keys))
+    step = layout.count if chunk_scores is None else max(1, chunk_scores // (layout.rows * queries * keys))
     chunks = layout.chunks(step)
     query_slots = region_tokens = torch.empty(0, dtype=torch.long)
     if len(chunks) == 1:
@@ -167,68 +160,10 @@ def make_plan(rows: AxisTiles, columns: AxisTiles, chunk_scores: int | None, dev
         query_slots[chunks[0].query_tokens] = torch.arange(len(chunks[0].query_tokens))
     mask = torch.zeros(attends.shape).masked_fill_(~attends, -torch.inf)
     plan = Plan(
-        rows=rows.count,
-=======
-    H, W = rows.axis.length, columns.axis.length
-    queries, keys = rows.tile * columns.tile, rows.region * columns.region
-    segments = _segments(rows.count, queries * keys, chunk_scores)
-    rows_of_segment = rows.count // segments
-    count = columns.axis.groups * columns.count * rows.axis.groups * segments
-    # (Gw, nw, ., Tw) x (Gh, nh, Th, .) -> (columns, nh * Th * Tw)
-    query_tokens = (
-        _query_positions(rows)[None, None, :, :, :, None] * W + _query_positions(columns)[:, :, None, None, None, :]
-    ).view(count, -1)
-    # (Gw, nw, ., Rw) x (Gh * segments, Sh, .) -> (columns, S), and with (Gh, nh, Rh, .) -> (columns, nh * R)
-    region_columns = _region_positions(columns)
-    strip = rows.step * (rows_of_segment - 1) + rows.region
-    starts = torch.arange(segments)[:, None] * rows_of_segment * rows.step
-    strip_rows = _strip_positions(rows)[:, starts + torch.arange(strip)].flatten(0, 1)
-    strip_tokens = (strip_rows[None, None, :, :, None] * W + region_columns[:, :, None, None, :]).view(count, -1)
-    region_tokens = (
-        _region_positions(rows)[None, None, :, :, :, None] * W + region_columns[:, :, None, None, None, :]
-    ).view(count, -1)
-
-    row_class, row_relation = tile_classes(rows)
-    column_class, column_relation = tile_classes(columns)
-    # classes are numbered (cw, ch); relations (c, T, R) combine to (cw, ch, Th, Tw, Rh, Rw)
-    tile_class = (column_class[:, :, None, None] * len(row_relation) + row_class[None, None]).view(count, -1)
-    of_rows, of_columns = row_relation[None, :, :, None, :, None], column_relation[:, None, None, :, None, :]
-    attends = ((of_rows >= 0) & (of_columns >= 0)).reshape(-1, queries, keys)
-    position = ((of_rows * (2 * columns.axis.kernel - 1) + of_columns).reshape(attends.shape) * attends).flatten()
-    table_entries, table_slots, table_starts = _runs(position, attends.flatten())
-
-    # over all chunks: the surplus tile of a short dilation group repeats a query of another column
-    is_repeat = _repeats(query_tokens.flatten()).view(count, -1)
-
-    def chunk(first: int, last: int) -> Chunk:
-        chosen = slice(first, last)
-        used = attends.any(1)[tile_class[chosen]].flatten()
-        key_tokens, key_slots, key_starts = _runs(region_tokens[chosen].flatten(), used)
-        return Chunk(
-            columns=len(query_tokens[chosen]),
-            query_tokens=query_tokens[chosen].flatten().to(device),
-            repeats=is_repeat[chosen].flatten().nonzero().squeeze(1).to(device),
-            strip_tokens=strip_tokens[chosen].flatten().to(device),
-            region_tokens=region_tokens[chosen].flatten().to(device),
-            key_tokens=key_tokens.to(device),
-            key_slots=key_slots.to(device),
-            key_starts=key_starts.to(device),
-            tile_class=tile_class[chosen].flatten().to(device),
-        )
-
-    step = max(1, chunk_scores // (rows_of_segment * queries * keys))
-    whole = chunk(0, count)
-    chunks = (whole,) if step >= count else tuple(chunk(i, i + step) for i in range(0, count, step))
-    mask = torch.zeros(attends.shape).masked_fill_(~attends, -torch.inf)
-    query_slots = torch.empty(H * W, dtype=torch.long)
-    query_slots[query_tokens.flatten()] = torch.arange(query_tokens.numel())
-    in_order = torch.arange(H * W)
-    return Plan(
-        rows=rows_of_segment,
->>>>>>> 8b78aac (Chunks of one image read contiguous tensors, long columns are split into segments, sequences have tiles of up to 32; transformers' NAT and DiNAT as a slow test)
+        rows=layout.rows,
         queries=queries,
         keys=keys,
-        strip=strip * columns.region,
+        strip=layout.strip * columns.region,
         strip_step=rows.step * columns.region,
         chunk_scores=chunk_scores,
         chunks=chunks,
@@ -259,15 +194,20 @@ class _Layout:
     """The tiles of a map.
 
     Attributes:
-        count: number of columns of tiles.
+        count: number of columns of tiles, or of their segments.
+        rows: tiles down a column or segment.
+        strip: ranks of the strip of a column or segment.
         attends: (classes, T, R) whether a query attends to a key.
         position: (classes * T * R,), as in `Plan`.
     """
 
-    def __init__(self, rows: AxisTiles, columns: AxisTiles) -> None:
-        self.count = columns.axis.groups * columns.count * rows.axis.groups
-        self._width, self._groups = columns.axis.length, rows.axis.groups
-        self._row_class, row_relation = tile_classes(rows)
+    def __init__(self, rows: AxisTiles, columns: AxisTiles, segments: int) -> None:
+        # a segment of a group is like a group of its own
+        self._width, self._groups = columns.axis.length, rows.axis.groups * segments
+        self.count, self.rows = columns.axis.groups * columns.count * self._groups, rows.count // segments
+        self.strip = rows.step * (self.rows - 1) + rows.region
+        row_class, row_relation = tile_classes(rows)
+        self._row_class = row_class.view(self._groups, -1)
         column_class, column_relation = tile_classes(columns)
         self._column_class, self._row_classes = column_class.flatten(), len(row_relation)
         # classes are numbered (cw, ch); relations (c, T, R) combine to (cw, ch, Th, Tw, Rh, Rw)
@@ -277,11 +217,15 @@ class _Layout:
         self.attends = attends.reshape(-1, rows.tile * columns.tile, rows.region * columns.region)
         self.position = (position.reshape(self.attends.shape) * self.attends).flatten()
         # (Gh, nh, Th) and (Gw * nw, Tw); (Gh, nh, Rh) and (Gw * nw, Rw); (Gh, Sh)
-        self._query_rows, self._query_columns = _query_positions(rows), _query_positions(columns).flatten(0, 1)
-        self._region_rows, self._region_columns = _region_positions(rows), _region_positions(columns).flatten(0, 1)
-        self._strip_rows = _strip_positions(rows)
+        query_rows, self._query_columns = _query_positions(rows), _query_positions(columns).flatten(0, 1)
+        region_rows, self._region_columns = _region_positions(rows), _region_positions(columns).flatten(0, 1)
+        starts = torch.arange(segments)[:, None] * self.rows * rows.step
+        self._strip_rows = _strip_positions(rows)[:, starts + torch.arange(self.strip)].flatten(0, 1)
         # over all chunks: the surplus tile of a short dilation group repeats a query of another column
-        self._row_repeats, self._column_repeats = _repeats(self._query_rows), _repeats(self._query_columns)
+        row_repeats, self._column_repeats = _repeats(query_rows), _repeats(self._query_columns)
+        self._query_rows, self._region_rows, self._row_repeats = (
+            x.view(self._groups, -1, x.shape[-1]) for x in (query_rows, region_rows, row_repeats)
+        )
 
     def chunks(self, step: int) -> tuple[Chunk, ...]:
         """Returns chunks of at most `step` columns; those that are equal but for their place share tensors."""
@@ -329,17 +273,18 @@ class _Layout:
         return (row.unsqueeze(3) * self._width + column[:, None, None]).flatten()
 
 
-def _segments(tiles: int, scores: int, chunk_scores: int) -> int:
-    """Returns into how many equal segments a column of tiles is split: the fewest with at most `chunk_scores` scores.
+def _segments(tiles: int, scores: int, chunk_scores: int | None) -> int:
+    """Returns the number of equal segments of a column: the fewest with at most `chunk_scores` scores.
 
     Args:
         tiles: tiles of the column.
         scores: scores of a tile.
         chunk_scores: as in `Plan`.
     """
-    return next(
-        n for n in range(1, tiles + 1) if tiles % n == 0 and (n == tiles or tiles // n * scores <= chunk_scores)
-    )
+    if chunk_scores is None:
+        return 1
+    divisors = [n for n in range(1, tiles + 1) if tiles % n == 0]
+    return next((n for n in divisors if tiles // n * scores <= chunk_scores), tiles)
 
 
 def _query_positions(tiles: AxisTiles) -> Tensor:
