@@ -42,6 +42,8 @@ def classify(session: onnxruntime.InferenceSession, picture: Image.Image, top: i
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit("usage: python classify.py MODEL.onnx IMAGE...")
+    # where the output is ASCII, other characters of names are escaped
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         opened = open_session(sys.argv[1])
         for path in sys.argv[2:]:

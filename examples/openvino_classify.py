@@ -44,6 +44,8 @@ def classify(
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit("usage: python openvino_classify.py MODEL.onnx IMAGE...")
+    # where the output is ASCII, other characters of names are escaped
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         opened = open_model(sys.argv[1])
         for path in sys.argv[2:]:

@@ -19,10 +19,12 @@ SYSTEM_NAMES = (
 
 def is_hidden(path: str | Path) -> bool:
     """Returns whether a component of a relative path is hidden, such as `.ipynb_checkpoints`, `._x.jpg` or `@eaDir`."""
-    parts = str(path).replace("\\", "/").split("/")
-    return any(
-        part.lower() in SYSTEM_NAMES or (part.startswith(".") and part.strip(".") != "") for part in parts if part
-    )
+    return any(map(_is_hidden_name, str(path).replace("\\", "/").split("/")))
+
+
+def _is_hidden_name(name: str) -> bool:
+    # "." and ".." are no names
+    return name.lower() in SYSTEM_NAMES or (name.startswith(".") and name not in (".", ".."))
 
 
 @dataclass
@@ -45,8 +47,8 @@ class Skipped:
         return f"skipped {' and '.join(texts)}" if texts else ""
 
 
-def find_images(folder: str | Path, skipped: Skipped) -> Iterator[Path]:
-    """Yields the files of a folder and its subfolders, also linked ones, that have the extension of an image.
+def find_images(folder: str | Path, skipped: Skipped) -> Iterator[str]:
+    """Yields the paths of images in a folder and its subfolders, also linked ones: files with one of EXTENSIONS.
 
     Args:
         folder: folder to search.
@@ -56,13 +58,13 @@ def find_images(folder: str | Path, skipped: Skipped) -> Iterator[Path]:
         ValueError: a folder cannot be read.
     """
 
-    def search(current: str, above: tuple[str, ...]) -> Iterator[Path]:
+    def search(current: str, above: tuple[str, ...]) -> Iterator[str]:
         try:
             entries = sorted(os.scandir(current), key=lambda entry: entry.name)
         except OSError as error:
             raise ValueError(f"folder {current} cannot be read: {error.strerror}") from error
         for entry in entries:
-            if is_hidden(entry.name):
+            if _is_hidden_name(entry.name):
                 skipped.hidden[entry.name] += 1
             elif entry.is_dir():
                 # a link may lead to a folder that it is in
@@ -70,7 +72,7 @@ def find_images(folder: str | Path, skipped: Skipped) -> Iterator[Path]:
                 if real not in above:
                     yield from search(entry.path, (*above, real))
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-                yield Path(entry.path)
+                yield entry.path
             else:
                 skipped.others[os.path.splitext(entry.name)[1].lower() or "none"] += 1
 

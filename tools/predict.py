@@ -134,7 +134,7 @@ def pictures_in(paths: Sequence[Path], skipped: Skipped) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(find_images(path, skipped))
+            found += sorted(map(Path, find_images(path, skipped)))
         elif path.is_file():
             found.append(path)
         else:

@@ -31,8 +31,9 @@ class FolderReader:
 
     def __init__(self, root: Path, labels: Mapping[str, int] | None) -> None:
         self.root, self.skipped = root, Skipped()
-        found = sorted(map(str, find_images(root, self.skipped)), key=natural_key)
-        classes = ["" if os.path.dirname(path) == str(root) else Path(path).parent.name for path in found]
+        found = sorted(find_images(root, self.skipped), key=natural_key)
+        folders = [os.path.dirname(path) for path in found]
+        classes = ["" if folder == str(root) else os.path.basename(folder) for folder in folders]
         self.found = sorted(set(classes), key=natural_key)
         self.labels = dict(labels) if labels else {name: label for label, name in enumerate(self.found)}
         rows = zip(found, classes, strict=True)

@@ -52,9 +52,9 @@ class _Picture:
 class CocoImages:
     """Images with boxes in the COCO format.
 
-    Boxes without width or height are left out, boxes that extend past the image are clipped, and areas that are not
-    positive are replaced by those of the boxes; `remarks` has the counts. Images without boxes are kept as examples of
-    background. Numbers may also be floats and text, as some programs write them.
+    Boxes without width or height are left out, boxes that extend past the image are clipped, and areas that no
+    object in the image can have are replaced by those of the boxes; `remarks` has the counts. Images without boxes are
+    kept as examples of background. Numbers may also be floats and text, as some programs write them.
 
     Args:
         split: "train" or "val".
@@ -197,7 +197,7 @@ class CocoImages:
         if self.with_masks:
             check_outline(outline, picture.size, where)
         area = number(annotation.get("area"))
-        if area is None or area <= 0:
+        if area is None or not 0 < area <= picture.size[0] * picture.size[1]:
             self._areas += "area" in annotation
             area = (box[2] - box[0]) * (box[3] - box[1])
         is_crowd = switch(annotation, "iscrowd", where)
