@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from attnzoo.kernels.transforms import is_transformed
+
 from .shortcuts import Layer, is_plain_cpu, is_traced, is_unmodified
 
 
@@ -31,10 +33,12 @@ class Packed:
     """Weights of a fused layer in the layout of oneDNN, packed once per input shape instead of on every call.
 
     They are stored in addition to the parameter until it changes, so a fused network takes twice its memory on a CPU.
+    Writes through `.data` or NumPy leave no trace: a sample of some dozen weights is compared at every call. It shows a
+    change of the whole parameter, not of single weights; call `pack` again after such a change.
     """
 
     def __init__(self) -> None:
-        self._entry: tuple[object, Tensor] | None = None
+        self._entry: tuple[object, Tensor, Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, object]:
         # packed weights are only valid in this process
@@ -45,10 +49,18 @@ class Packed:
         key = (len(x), weight.data_ptr(), weight._version)
         # read once: another thread may replace the entry
         entry = self._entry
-        if entry is None or entry[0] != key:
-            self._entry = entry = key, torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), len(x))
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, entry[1], bias, "none", [], "")
+        if entry is None or entry[0] != key or not torch.equal(entry[1], entry[2]):
+            sample = _sample(weight)
+            copy, packed = sample.clone(), torch.ops.mkldnn._reorder_linear_weight(weight, len(x))
+            self._entry = entry = key, sample, copy, packed
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, entry[3], bias, "none", [], "")
         return out
+
+
+def _sample(weight: Tensor) -> Tensor:
+    """Returns a view of at most 64 numbers of a contiguous tensor, in many rows and columns of a matrix."""
+    # an even number of columns has no common divisor with most odd steps
+    return weight.detach().flatten()[:: weight.numel() // 64 | 1]
 
 
 def pack(layer: nn.Linear | nn.Conv2d) -> None:
@@ -60,7 +72,9 @@ def pack(layer: nn.Linear | nn.Conv2d) -> None:
 def packed_weights(x: Tensor, layer: nn.Linear | nn.Conv2d) -> Packed | None:
     """Returns the packed weights of a layer, if it has any and they can be used for x, which is `is_plain_cpu`."""
     packed: Packed | None = layer.__dict__.get("packed")
-    if packed is None or torch.is_grad_enabled() or x.numel() == 0 or layer.weight.is_inference():
+    if packed is None or torch.is_grad_enabled() or x.numel() == 0:
+        return None
+    if layer.weight.is_inference() or not layer.weight.is_contiguous() or is_transformed():
         return None
     return packed if hasattr(torch.ops.mkldnn, "_reorder_linear_weight") else None
 

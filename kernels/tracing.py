@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.fx.experimental.symbolic_shapes import has_static_value
 from torch.utils._python_dispatch import _disable_current_modes
 
 
@@ -40,6 +41,14 @@ def is_dynamic(sizes: list[int]) -> bool:
     if torch.jit.is_scripting():
         return False
     return _has_symbol(sizes)
+
+
+def is_symbolic(sizes: list[int]) -> bool:
+    """Returns whether one of these sizes is a symbol of an exporter or of `torch.compile`, where it may be a constant.
+
+    Unlike for `is_dynamic`, a branch on such a size may be allowed: it compiles a graph for every outcome.
+    """
+    return not all(has_static_value(size) for size in sizes)
 
 
 @torch.jit.unused

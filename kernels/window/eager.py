@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..saved import checked
-from ..tracing import is_dynamic, is_traced
+from ..tracing import is_symbolic, is_traced
 from ..transforms import is_transformed, transformable
 from . import eager_batch, eager_chunks, eager_dynamic
 from .geometry import WindowAxis
@@ -26,7 +26,7 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, axes: tuple[WindowAxis, WindowAxis], bias: Tensor | None, scale: float
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v within each window: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
-    if is_dynamic([*q.shape[1:3], axes[0].shift, axes[1].shift]):
+    if is_symbolic([*q.shape[1:3], axes[0].shift, axes[1].shift]):
         return eager_dynamic.attention(q, k, v, axes, bias, scale)
     plan = _plan(axes, q.shape[3], q.device, eager_chunks.FORWARD_SCORES)
     if is_transformed():

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from ..precision import dtype_of_scores
 from .geometry import WindowAxis
 
 
@@ -25,12 +26,14 @@ class Cut:
         count: number of windows, n.
         window: ranks of a window, w.
         shift: number of positions that move from the front to the end.
+        device: device of its tensors.
     """
 
     length: int
     count: int
     window: int
     shift: int
+    device: torch.device
 
     @property
     def padded(self) -> int:
@@ -44,18 +47,20 @@ class Cut:
 
     def rolled(self, shift: int) -> Tensor:
         """Returns the position at every index after `shift` positions move from the front to the end, (padded,)."""
-        position = torch.arange(self.padded) + shift
+        position = torch.arange(self.padded, device=self.device) + shift
         # exporters do not support the remainder of a symbol
         return torch.where(position >= self.padded, position - self.padded, position)
 
     def relation(self) -> Tensor:
         """Returns the indices into a table of length 2w - 1, (w, w): key - query + w - 1."""
-        positions = torch.arange(self.window)
+        positions = torch.arange(self.window, device=self.device)
         return positions[None, :] - positions[:, None] + self.window - 1
 
     def sees(self) -> Tensor:
         """Returns whether a query and a key are on the same side of the wrap, (n, w, w)."""
-        is_behind = (torch.arange(self.padded) >= self.padded - self.shift).unflatten(0, (self.count, self.window))
+        is_behind = (torch.arange(self.padded, device=self.device) >= self.padded - self.shift).unflatten(
+            0, (self.count, self.window)
+        )
         return is_behind.unsqueeze(2) == is_behind.unsqueeze(1)
 
 
@@ -63,27 +68,33 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, axes: tuple[WindowAxis, WindowAxis], bias: Tensor | None, scale: float
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v within each window: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
-    rows, columns = (_cut(axis) for axis in axes)
-    queries, keys, values = (_windows(x, rows, columns) for x in (q * scale, k, v))
+    rows, columns = (_cut(axis, q.device) for axis in axes)
+    queries, keys, values = (_windows(x, rows, columns) for x in (q, k, v))
+    precise = dtype_of_scores(q.dtype)
+    if precise != q.dtype:
+        queries, keys = queries.to(precise), keys.to(precise)
     # (B, n, h, T, T)
-    scores = queries @ keys.mT
+    scores = (queries * scale) @ keys.mT
     tokens = rows.window * columns.window
     if bias is not None:
         # (wh, 1, wh, 1) and (1, ww, 1, ww)
         place = rows.relation()[:, None, :, None] * bias.shape[2] + columns.relation()[None, :, None, :]
-        scores = scores + bias.to(q.dtype).flatten(1).index_select(1, place.flatten()).unflatten(1, (tokens, tokens))
+        scores = scores + bias.to(precise).flatten(1).index_select(1, place.flatten()).unflatten(1, (tokens, tokens))
     if rows.is_shifted or columns.is_shifted:
         # (nh, 1, wh, 1, wh, 1) and (1, nw, 1, ww, 1, ww) -> (n, 1, T, T)
         sees = rows.sees()[:, None, :, None, :, None] & columns.sees()[None, :, None, :, None, :]
         sees = sees.flatten(4, 5).flatten(2, 3).flatten(0, 1).unsqueeze(1)
         scores = scores.masked_fill(~sees, -torch.inf)
-    return _map(scores.softmax(-1) @ values, rows, columns)
+    weights = scores.softmax(-1)
+    if precise != q.dtype:
+        weights = weights.to(q.dtype)
+    return _map(weights @ values, rows, columns)
 
 
-def _cut(axis: WindowAxis) -> Cut:
+def _cut(axis: WindowAxis, device: torch.device) -> Cut:
     # a window as long as the axis is the only window, for any length
     is_whole = statically_known_true(axis.length == axis.window)
-    return Cut(axis.length, 1 if is_whole else axis.count, axis.window, axis.shift)
+    return Cut(axis.length, 1 if is_whole else axis.count, axis.window, axis.shift, device)
 
 
 def _windows(x: Tensor, rows: Cut, columns: Cut) -> Tensor:

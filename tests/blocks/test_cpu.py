@@ -96,7 +96,34 @@ def change_the_parameter(layer: nn.Linear) -> None:
     layer.weight = nn.Parameter(torch.randn_like(layer.weight))
 
 
-@pytest.mark.parametrize("change", [change_in_place, change_by_loading, change_the_parameter])
+def change_data(layer: nn.Linear) -> None:
+    layer.weight.data.mul_(3)
+
+
+def change_through_numpy(layer: nn.Linear) -> None:
+    layer.weight.detach().numpy()[...] *= 3
+
+
+def change_vector(layer: nn.Linear) -> None:
+    nn.utils.vector_to_parameters(3 * nn.utils.parameters_to_vector(layer.parameters()), layer.parameters())
+
+
+def prune_data(layer: nn.Linear) -> None:
+    layer.weight.data[:, ::4] = 0
+
+
+CHANGES = [
+    change_in_place,
+    change_by_loading,
+    change_the_parameter,
+    change_data,
+    change_through_numpy,
+    change_vector,
+    prune_data,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_packed_weights_follow_the_parameter(change: object) -> None:
     layer, x = packed(), torch.randn(60, 48)
     with torch.no_grad():

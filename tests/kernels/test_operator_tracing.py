@@ -117,6 +117,23 @@ def test_one_compiled_graph_serves_several_map_sizes(
         assert_close("output", function(q), attend(q), ROUNDING)
 
 
+@pytest.mark.parametrize("needs_gradient", quick([False, True], []))
+def test_windows_of_a_map_with_dynamic_sides(needs_gradient: bool) -> None:
+    function = torch.compile(in_windows, fullgraph=True, backend="aot_eager")
+    for size in ((9, 13), (15, 19), (10, 21)):
+        q = torch.randn(2, *size, 2, 4, requires_grad=needs_gradient)
+        for axis in (1, 2):
+            torch._dynamo.mark_dynamic(q, axis)
+        # one graph serves every size that is padded
+        with torch._dynamo.config.patch(error_on_recompile=size != (9, 13)):
+            out = function(q)
+        true = in_windows(q)
+        assert_close("output", out, true, ROUNDING)
+        if needs_gradient:
+            found, expected = (torch.autograd.grad(x, q, upstream(x))[0] for x in (out, true))
+            assert_close("gradient", found, expected, ROUNDING)
+
+
 class Attention(nn.Module):
     """An operator with tables of its own, as a layer has them."""
 
