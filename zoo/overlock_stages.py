@@ -7,12 +7,11 @@ Shape legend: B batch, H W map, C channels of the map, S channels of the context
 from collections.abc import Sequence
 
 import torch
-from timm.models import checkpoint, checkpoint_seq
 from torch import Tensor, nn
 
 from attnzoo.blocks import linear, resize
 
-from .base import Stage
+from .base import Stage, checkpointed, checkpointed_sequence
 
 
 class FocusStage(Stage):
@@ -37,7 +36,7 @@ class FocusStage(Stage):
         """Runs all blocks with the same prior."""
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(block, x, prior)
+                x = checkpointed(block, x, prior)
             else:
                 x = block(x, prior)
         return x
@@ -71,8 +70,8 @@ class OverviewStage(FocusStage):
         """(B, 2H, 2W, C') -> map (B, H, W, C + S), context (B, H/2, W/2, S) and the overview it comes from."""
         x = self.downsample(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            x = checkpoint_seq(self.base, x)
-            overview = checkpoint_seq(self.overview, x)
+            x = checkpointed_sequence(self.base, x)
+            overview = checkpointed_sequence(self.overview, x)
         else:
             x = self.base(x)
             overview = self.overview(x)

@@ -186,6 +186,9 @@ def test_code_as_text_is_not_run(copy, tmp_path, call):
         pytest.param(lambda c: c["optimizer"].update(param_groups=[]), id="no parameter groups"),
         pytest.param(lambda c: c.update(record=[]), id="no record"),
         pytest.param(lambda c: c.update(random=[{}]), id="no random numbers"),
+        pytest.param(lambda c: c.update(random=None), id="no random states"),
+        pytest.param(lambda c: c.update(data=torch.zeros(2)), id="a tensor for the data"),
+        pytest.param(lambda c: c["record"].update(best={"epoch": "first"}), id="text for the best epoch"),
     ],
 )
 def test_a_checkpoint_that_is_not_of_this_run_is_refused(copy, tmp_path, call, change):

@@ -73,6 +73,8 @@ def check_resumed(
     if checkpoint is None:
         return {}
     said: dict[str, str] = {}
+    if not isinstance(checkpoint.get("random"), list):
+        raise ValueError("the checkpoint does not contain the random states of its processes")
     before = len(checkpoint["random"])
     if is_streamed and before != processes.count:
         raise ValueError(
@@ -149,7 +151,7 @@ def _differences(stored: Any, data: Mapping[str, Any]) -> list[str]:
                 said.append(f"other names of {title} images")
             elif old["contents"] != new["contents"]:
                 said.append(f"other contents of {title} images")
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError) as error:
         raise ValueError("the checkpoint does not describe its data") from error
     return said
 

@@ -4,6 +4,7 @@ from .backbone import Backbone, init_convolution
 from .checkpoints import Filter, Renames, block_of, depths_of, filter_by, like, renamed, unwrapped
 from .isotropic import Isotropic, IsotropicTokens, PlainAttention, PlainMlp, TokenBlock, Tokens, TokenStage, TokenStem
 from .pyramid import Pyramid, Stage, stages_of
+from .recomputation import checkpointed, checkpointed_sequence
 from .registry import Family, Published, Variant, checkpoint_filter, published
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "Variant",
     "block_of",
     "checkpoint_filter",
+    "checkpointed",
+    "checkpointed_sequence",
     "depths_of",
     "filter_by",
     "init_convolution",

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple, Optional
 
 import torch
 from timm.layers import global_pool_nlc, register_notrace_module, trunc_normal_
-from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from attnzoo.blocks import Mlp, PositionEmbedding, SelfAttention, TransformerBlock, attended, linear
 
 from .pyramid import Pyramid, Stage
+from .recomputation import checkpointed_sequence
 
 
 class Isotropic(Pyramid):
@@ -138,7 +138,7 @@ class TokenStage(Stage):
     def forward(self, tokens: Tokens) -> Tokens:  # type: ignore[override]
         """Tokens -> tokens."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, tokens)
+            return checkpointed_sequence(self.blocks, tokens)
         for block in self.blocks:
             tokens = block(tokens)
         return tokens

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from timm.layers import ClassifierHead, calculate_drop_path_rates
-from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .backbone import Backbone
+from .recomputation import checkpointed_sequence
 
 
 class Stage(nn.Module):
@@ -46,7 +46,7 @@ class Stage(nn.Module):
         """Maps the previous stage's output to this stage's."""
         x = self.position(self.downsample(x))
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return self.norm(checkpoint_seq(self.blocks, x))
+            return self.norm(checkpointed_sequence(self.blocks, x))
         return self.norm(self.blocks(x))
 
 
