@@ -166,7 +166,10 @@ def test_what_is_not_there_is_named(write, content, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"instances_train2017.json does not exist: set data.root"):
         open_detection({"name": "coco", "root": str(tmp_path)}, "train", [])
     content["images"] += [{"id": i, "file_name": f"{i}.png", "width": 4, "height": 4} for i in range(100, 108)]
-    with pytest.raises(FileNotFoundError, match=r"8 of the 10 images .*: 100.png, 101.png, .*104.png, \.\.\."):
+    with pytest.raises(FileNotFoundError, match=r"8 of the 10 images .*: '100.png', '101.png', .*'104.png', \.\.\."):
+        open_detection(write(), "train", [])
+    content["images"][-8:] = [{"id": 9, "file_name": "x" * 5000, "width": 4, "height": 4}]
+    with pytest.raises(FileNotFoundError, match=r"1 of the 3 images .*: 'x{70,}\.\.\.$"):
         open_detection(write(), "train", [])
     data = write()
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist: set data.root, and data.train_images"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -87,7 +88,7 @@ def read_class_map(class_map: str | Mapping[str, int] | None, root: Path) -> dic
     if isinstance(class_map, Mapping):
         labels = dict(class_map)
     else:
-        found = next((path for path in (Path(class_map), root / class_map) if path.is_file()), None)
+        found = next((path for path in (Path(class_map), root / class_map) if os.path.isfile(path)), None)
         if found is None:
             raise FileNotFoundError(f"data.class_map: file {class_map} does not exist, neither here nor in {root}")
         if found.suffix.lower() != ".txt":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -166,17 +167,18 @@ class CocoImages:
             if min(size) < 1:
                 raise ValueError(f"{where} must have a width and height of at least 1, got {size[0]} x {size[1]}")
             _check_inside(file, where)
-            if "\\" in file and not (self.folder / file).is_file():
+            if "\\" in file and not os.path.isfile(self.folder / file):
                 # written on Windows
                 file = file.replace("\\", "/")
             pictures[identity] = _Picture(identity, file, size)
         if not pictures:
             raise ValueError(f"{self.path} has no images: at least one is required")
-        missing = [picture.file for picture in pictures.values() if not (self.folder / picture.file).is_file()]
+        # unlike Path.is_file, it takes any text
+        missing = [p.file for p in pictures.values() if not os.path.isfile(self.folder / p.file)]
         if missing:
             raise FileNotFoundError(
                 f"{len(missing)} of the {len(pictures)} images of {self.path} are not in {self.folder}: "
-                f"{', '.join(missing[:_NAMED])}{', ...' if len(missing) > _NAMED else ''}"
+                f"{', '.join(map(shortened, missing[:_NAMED]))}{', ...' if len(missing) > _NAMED else ''}"
             )
         return pictures
 
@@ -257,4 +259,4 @@ def _check_inside(file: str, where: str) -> None:
     # the file may be written on one system and read on another
     for path in (PurePosixPath(file), PureWindowsPath(file)):
         if path.is_absolute() or path.drive or ".." in path.parts or not path.parts:
-            raise ValueError(f"{where}: file_name must be inside the folder of the images, got {file!r}")
+            raise ValueError(f"{where}: file_name must be inside the folder of the images, got {shortened(file)}")
