@@ -76,11 +76,12 @@ class Handler(BaseHTTPRequestHandler):
     server: Service
     # seconds without data after which a connection is closed
     timeout = 10
-    # whether the body is read completely
+    # whether nothing of the request is left to read
     is_read = False
 
     def do_GET(self) -> None:
         """Responds with `{"model", "labels", "input_size"}`; can be used as a health check."""
+        self.is_read = True
         self._answer(HTTPStatus.OK, {key: self.server.notes.get(key) for key in ("model", "labels", "input_size")})
 
     def do_POST(self) -> None:
@@ -144,16 +145,20 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-            if self.command == "POST" and not self.is_read:
-                self._discard()
         except OSError as error:
             self.log_error("the sender did not wait for the response: %s", error)
 
-    def _discard(self) -> None:
-        self.connection.shutdown(socket.SHUT_WR)
+    def finish(self) -> None:
+        """Ends the connection after every request, also after those that `http.server` itself rejects."""
         deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline and self.rfile.read1(_CHUNK):
-            pass
+        try:
+            if not self.is_read:
+                self.connection.shutdown(socket.SHUT_WR)
+                while time.monotonic() < deadline and self.rfile.read1(_CHUNK):
+                    pass
+            super().finish()
+        except OSError as error:
+            self.log_error("the sender closed the connection: %s", error)
 
 
 def main() -> None:

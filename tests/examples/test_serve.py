@@ -160,6 +160,20 @@ def test_every_request_gets_its_answer(stand, length, body, status, message):
     assert message in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        pytest.param(b"PUT / HTTP/1.1\r\n\r\n", 501, id="method"),
+        pytest.param(b"POST / HTTP/1.1\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 431, id="line"),
+        pytest.param(b"POST / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431, id="headers"),
+    ],
+)
+def test_sender_of_a_request_that_is_none_gets_its_answer(stand, head, status):
+    with socket.create_connection(("127.0.0.1", stand.server_port), timeout=30) as client:
+        client.sendall(head + bytes(1_000_000))
+        assert int(client.makefile("rb").read().split()[1]) == status
+
+
 def test_picture_of_too_many_pixels_is_refused_before_it_is_decoded(service):
     body = encoded(Image.new("1", (8000, 7000)))
     assert len(body) < service.most_bytes
