@@ -60,6 +60,27 @@ def kernels_command(device: str, only: str, quick: bool, seconds: float, out: Pa
         raise click.ClickException(f"{len(wrong)} results are wrong, the first: {wrong[0]}")
 
 
+@main.command("natten")
+@click.option("--only", default="", metavar="TEXT", help="Only rows whose name contains this, such as 56x56 or L8192.")
+@click.option("--quick", is_flag=True, help="Fewer random shapes and rounds.")
+@click.option("--seconds", type=click.FloatRange(min=0), default=240, show_default=True, help="Time for all rows.")
+@_out
+def natten_command(only: str, quick: bool, seconds: float, out: Path) -> None:
+    """Measure NATTEN's unfused pair and attention along sequences, on one thread of the CPU.
+
+    The pair is compared with gathered keys, and sequences with a form that is written for one dimension. A row with a
+    wrong result is not timed, and the command fails.
+
+    Example: python -m benchmarks natten --only 56x56
+    """
+    from .kernels import Settings, on_cpu
+    from .natten import OPERATORS
+
+    wrong = on_cpu(Settings(out, only, quick, seconds, click.echo), OPERATORS)
+    if wrong:
+        raise click.ClickException(f"{len(wrong)} results are wrong, the first: {wrong[0]}")
+
+
 @main.command("static")
 @click.option("--only", default="", metavar="TEXT", help="Only rows whose name contains this, such as 56x56 or window.")
 @click.option(

@@ -50,8 +50,12 @@ class Settings:
     say: Callable[[str], None] = print
 
 
-def on_cpu(settings: Settings) -> list[str]:
-    """Measures every operator on one thread of the CPU, and writes one file per operator.
+def on_cpu(settings: Settings, tested: Sequence[Operator] | None = None) -> list[str]:
+    """Measures operators on one thread of the CPU, and writes one file per operator.
+
+    Args:
+        settings: options of the command.
+        tested: the operators; all by default.
 
     Returns:
         A sentence for each wrong result.
@@ -61,7 +65,7 @@ def on_cpu(settings: Settings) -> list[str]:
     """
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    tested = operators()
+    tested = operators() if tested is None else tested
     listed = [(operator, shape) for operator in tested for shape in operator.cpu_shapes]
     listed = [listed[i] for i in chosen([f"{operator.name} {shape.name}" for operator, shape in listed], settings.only)]
     wrong = _sweep([x for x in tested if any(x is y for y, _ in listed)], (torch.float32,), cpu.CPU, settings)

@@ -17,6 +17,7 @@ from benchmarks.__main__ import RESULTS
 from benchmarks.family_table import write_families
 from benchmarks.result_table import table
 
+from .tiers import quick
 from .zoo.models import families, ours
 
 ROOT = Path(__file__).parent.parent
@@ -54,7 +55,9 @@ assert [tuple(x.shape) for x in features(torch.zeros(1, 3, 64, 64))] == [(1, 32,
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/models.md"])
+@pytest.mark.parametrize(
+    "page", quick(["README.md", "docs/models.md", "docs/natten.md"], ["README.md", "docs/models.md"])
+)
 def test_the_code_of_a_page_runs(page: str) -> None:
     code = "\n".join(code_of(page)).replace("pretrained=True", "pretrained=False")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
@@ -98,6 +101,8 @@ def test_tables_of_models_are_the_registry() -> None:
     ("page", "what"),
     [
         ("docs/kernels.md", "neighborhood"),
+        ("docs/kernels.md", "sequence"),
+        ("docs/natten.md", "natten"),
         ("docs/kernels.md", "window"),
         ("docs/kernels.md", "routed"),
         ("docs/kernels.md", "halo"),

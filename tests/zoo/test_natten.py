@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import attnzoo
-from attnzoo.blocks import NeighborhoodAttention
 from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk
-from attnzoo.natten.release import RELEASES, contents, release_named
+from attnzoo.natten.release import contents
 
 natten = attnzoo.natten
 EXACT = 1e-12
@@ -238,84 +236,7 @@ def test_plain_causal_attention() -> None:
     torch.testing.assert_close(lse.double(), scores.logsumexp(-1).transpose(1, 2), rtol=0, atol=1e-5)
 
 
-# layers
-
-
-def as_block(layer: nn.Module, **more: Any) -> NeighborhoodAttention:
-    """The layer of this package with the same parameters."""
-    block = NeighborhoodAttention(32, 4, 3, bias=layer.rpb is not None, **more)
-    block.load_state_dict(layer.state_dict())
-    return block
-
-
-@pytest.mark.parametrize("version", ["0.14.4", "0.14.6", "0.15.1"])
-@pytest.mark.parametrize("size", [(9, 10), (4, 10)], ids=["large", "padded"])
-def test_old_layers_have_biases_and_pad(version: str, size: tuple[int, int]) -> None:
-    """OneFormer, StyleNAT and the authors' own networks name all arguments but the channels."""
-    layer = contents(version)["natten"]["NeighborhoodAttention2D"](
-        32, kernel_size=3, dilation=2, num_heads=4, qkv_bias=True, qk_scale=None, attn_drop=0.1, proj_drop=0.0
-    ).eval()
-    assert layer.window_size == 6
-    x = torch.randn(2, *size, 32)
-    torch.testing.assert_close(layer(x), as_block(layer, dilation=2)(x))
-
-
-@pytest.mark.parametrize("version", ["0.14.4", "0.15.1", "0.17.5", "0.20.1"])
-def test_layers_of_sequences_are_layers_of_one_row(version: str) -> None:
-    arguments = {"num_heads": 4, "kernel_size": 3, "dilation": 2}
-    arguments |= {"rel_pos_bias": True} if version == "0.17.5" else {}
-    layer = contents(version)["natten"]["NeighborhoodAttention1D"](32, **arguments).eval()
-    block = NeighborhoodAttention(32, 4, (1, 3), (1, 2), bias=layer.rpb is not None)
-    block.load_state_dict({name: x[:, None] if name == "rpb" else x for name, x in layer.state_dict().items()})
-    for length in (13, 4) if layer.pads else (13,):
-        x = torch.randn(2, length, 32)
-        torch.testing.assert_close(layer(x), block(x[:, None])[:, 0])
-
-
-def test_order_of_the_constructors_arguments() -> None:
-    first, classic, last, recent = (
-        contents(version)["natten"]["NeighborhoodAttention2D"] for version in ("0.14.2", "0.15.0", "0.17.5", "0.21.0")
-    )
-    assert (first(32, 7, 4).kernel_size, first(32, 7, 4).num_heads) == (7, 4)
-    assert (classic(32, 4, 7, 2, False).rpb, classic(32, 4, 7, 2).dilation) == (None, 2)
-    assert (last(32, 4, 7, 2, True).is_causal, last(32, 4, (7, 5)).rpb) == ((True, True), None)
-    assert last(32, 4, (7, 5), rel_pos_bias=True).rpb.shape == (4, 13, 9)
-    assert (recent(32, 4, 7, 2).stride, recent(32, 4, 7, 2).dilation) == ((2, 2), (1, 1))
-    assert recent(embed_dim=32, num_heads=4, kernel_size=7).embed_dim == 32
-    assert contents("0.20.0")["natten"]["NeighborhoodAttention1D"](dim=32, num_heads=4, kernel_size=7).axes == 1
-
-
-def test_a_dilation_named_by_text_follows_the_map() -> None:
-    layer = contents("0.14.4")["natten"]["NeighborhoodAttention2D"](32, 3, 4, dilation="auto").eval()
-    x = torch.randn(1, 9, 12, 32)
-    torch.testing.assert_close(layer(x), as_block(layer, dilation=3)(x))
-
-
-def test_causal_layer_with_a_stride() -> None:
-    layer = natten.NeighborhoodAttention2D(32, 4, 3, is_causal=(True, False), stride=2)
-    x = torch.randn(1, 6, 7, 32)
-    torch.testing.assert_close(layer(x), as_block(layer, is_causal=(True, False), stride=2)(x))
-
-
-def test_dropout_of_weights() -> None:
-    layer = natten.NeighborhoodAttention2D(8, 2, 3, rel_pos_bias=True, attn_drop=0.5, use_experimental_ops=True)
-    x = torch.randn(1, 5, 5, 8)
-    assert not torch.equal(layer(x), layer(x))
-    layer.attn_drop.p = 1e-12
-    torch.testing.assert_close(layer(x), layer.eval()(x))
-
-
-def test_a_table_without_a_place_is_explained() -> None:
-    state = natten.NeighborhoodAttention2D(8, 2, 3, rel_pos_bias=True).state_dict()
-    layer = nn.Sequential(natten.NeighborhoodAttention2D(8, 2, 3))
-    state = {f"0.{name}": x for name, x in state.items()}
-    with pytest.warns(
-        UserWarning, match=r"0\.rpb is a table of biases.*install\('0.14.6'\), or pass rel_pos_bias=True"
-    ):
-        layer.load_state_dict(state, strict=False)
-
-
-# dtypes, autocast, compilers
+# dtypes and compilers
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -329,17 +250,6 @@ def test_dtypes(dtype: torch.dtype) -> None:
     torch.testing.assert_close(out.double(), want, rtol=0, atol=32 * torch.finfo(dtype).eps)
 
 
-def test_autocast() -> None:
-    layer = natten.NeighborhoodAttention2D(32, 4, 3, rel_pos_bias=True, attn_drop=0.1)
-    x = torch.randn(1, 6, 7, 32)
-    with torch.autocast("cpu", torch.bfloat16):
-        for module in (layer.train(), layer.eval()):
-            out = module(x)
-            assert out.dtype == torch.bfloat16
-            out.float().sum().backward()
-    torch.testing.assert_close(out.float(), layer(x), rtol=0, atol=0.02)
-
-
 def unfused(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor) -> Tensor:
     return natten.natten2dav(natten.natten2dqkrpb(q, k, rpb, 3, 2).softmax(-1), v, 3, 2)
 
@@ -350,118 +260,3 @@ def test_compiled_in_one_graph() -> None:
     inputs = [*maps(2, 3), table(2, 3)]
     compiled = torch.compile(unfused, fullgraph=True, backend="aot_eager")
     check(compiled(*inputs), unfused(*inputs), inputs)
-
-
-@pytest.mark.parametrize("axes", [1, 2])
-def test_exported(axes: int) -> None:
-    layer = contents("0.14.6")["natten"][f"NeighborhoodAttention{axes}D"](8, 2, 3).eval()
-    x = torch.randn(1, *[7] * axes, 8)
-    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
-
-
-# mistakes
-
-
-@pytest.mark.parametrize(
-    ("call", "kind", "message"),
-    [
-        (
-            lambda x: natten.natten2dqk(x[0], x[0], 3, 1),
-            ValueError,
-            "query must be (batch, heads, rows, columns, width)",
-        ),
-        (lambda x: natten.natten1dqk(x, x, 3, 1), ValueError, "query must be (batch, heads, length, width), got (2, 3"),
-        (lambda x: natten.na2d(x[0], x[0], x[0], 3), ValueError, "query must be (batch, rows, columns, heads, width)"),
-        (
-            lambda x: natten.natten2dqk(x, x[:, :, 1:], 3, 1),
-            ValueError,
-            "key must have the shape of query, (2, 3, 9, 11",
-        ),
-        (lambda x: natten.natten2dav(x, x, 3, 1), ValueError, "attn must have a weight for each of the 9 keys of a wi"),
-        (
-            lambda x: natten.natten2dqk(x, [x], 3, 1),
-            TypeError,
-            "key must be a tensor (batch, heads, rows, columns, wid",
-        ),
-        (lambda x: natten.natten2dqk(x, x, 13, 1), ValueError, "must not exceed the map, 9 on axis 0 (rows), got 13"),
-        (lambda x: natten.na1d_qk(x[0], x[0], 13), ValueError, "must not exceed the sequence, 11, got 13 * 1"),
-        (lambda x: natten.na2d(x, x, x, 3, additional_keys=x), ValueError, "must both be given, or neither"),
-        (
-            lambda x: natten.na2d_qk(x, x, 3, additional_keys=x),
-            ValueError,
-            "additional_keys must be (batch, heads, tok",
-        ),
-        (
-            lambda x: natten.na3d(x, x, x, 3),
-            NotImplementedError,
-            "na3d: attnzoo.natten has neighborhood attention of o",
-        ),
-        (lambda x: natten.natten3dqkrpb(x, x, x, 3, 3, 1, 1), NotImplementedError, "use NATTEN itself"),
-        (lambda x: natten.NeighborhoodAttention3D(8, 2, 3), NotImplementedError, "NeighborhoodAttention3D: attnzoo.na"),
-        (
-            lambda x: natten.NeighborhoodAttention2D(8, 3, 3),
-            ValueError,
-            "dim must be a multiple of num_heads, got 8 ch",
-        ),
-        (lambda x: natten.NeighborhoodAttention2D(8, 2, (3,)), ValueError, "kernel_size must be one value or 2, got 1"),
-        (lambda x: natten.NeighborhoodAttention2D(4, 2, 3)(x), ValueError, "takes (batch, rows, columns, channels)"),
-        (lambda x: functions("0.20.1")["na2d"](x, x, x, 3, rpb=x), TypeError, "na2d has no argument 'rpb' in attnzoo"),
-        (lambda x: functions("0.14.4")["natten2dqkrpb"](x, x, None, 1), ValueError, "rpb must be a table: in NATTEN"),
-        (
-            lambda x: contents("0.14.6")["natten"]["NeighborhoodAttention2D"](8, 2, 4),
-            ValueError,
-            "kernel_size must be odd and at least 3 before NATTEN 0.17, got 4",
-        ),
-        (
-            lambda x: natten.natten1dqk(torch.nested.nested_tensor([x[0, 0], x[0, 0]]), x[0], 3, 1),
-            NotImplementedError,
-            "query is a nested tensor",
-        ),
-        (lambda x: release_named("0.16"), ValueError, "version must be a release of NATTEN, one of 0.14.1, "),
-        (lambda x: release_named(0.17), TypeError, "version must be text such as '0.17.5', got float"),
-        (lambda x: natten.set_memory_usage_preference("low"), ValueError, "pref must be one of default, strict, unres"),
-    ],
-)
-def test_mistakes_say_what_is_wrong(call: Callable[[Tensor], Any], kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=re.escape(message)):
-        call(torch.zeros(2, 3, 9, 11, 4))
-
-
-# releases
-
-
-@pytest.mark.parametrize(
-    ("version", "release"),
-    [("0.17", "0.17.5"), ("0.14.6+torch1121cu116", "0.14.6"), ("0.14.2.post4", "0.14.2"), ("0.14", "0.14.6")],
-)
-def test_releases_are_found_by_their_versions(version: str, release: str) -> None:
-    assert release_named(version) == release
-
-
-@pytest.mark.parametrize("version", RELEASES)
-def test_every_release_has_its_modules(version: str) -> None:
-    modules = contents(version)
-    assert modules["natten"]["__version__"] == version
-    assert {"NeighborhoodAttention1D", "NeighborhoodAttention2D"} <= set(modules["natten"])
-    # programs tell releases apart by what there is
-    assert ("natten.context" in modules) == (version >= "0.17")
-    assert ("has_fused_na" in modules["natten"]) == ("0.17" <= version < "0.20")
-    assert ("natten2dqkrpb" in modules["natten.functional"]) == (version < "0.20")
-    assert ("na2d" in modules["natten"]) == (version >= "0.20")
-    assert ("natten.natten2d" in modules) == (version < "0.20")
-
-
-def test_switches_keep_their_state() -> None:
-    assert not natten.is_fused_na_enabled()
-    natten.use_fused_na()
-    natten.use_gemm_na(True)
-    natten.use_autotuner(forward_pass=True)
-    natten.set_memory_usage_preference("strict")
-    assert natten.is_fna_enabled()
-    assert natten.is_kv_parallelism_in_fused_na_enabled()
-    assert (natten.is_gemm_na_enabled(), natten.disable_gemm_na()) == (True, False)
-    assert (natten.is_autotuner_enabled(), natten.is_autotuner_enabled_for_backward()) == (True, False)
-    assert natten.is_memory_usage_strict()
-    natten.context.reset()
-    assert not natten.is_fused_na_enabled()
-    assert natten.is_memory_usage_default()
