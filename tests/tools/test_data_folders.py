@@ -264,6 +264,10 @@ MISTAKES = {
         lambda root: {"root": str(root), "class_map": {"Red": 0, "blue": 1}},
         r"data\.class_map names the class 'Red', but its folder in .*train is 'red': capitals",
     ),
+    "an empty class map": (
+        lambda root: (root / "x.txt").write_text("\n\n") and {"root": str(root), "class_map": "x.txt"},
+        r"data\.class_map must name at least one class, got x\.txt",
+    ),
     "a class map that is no text": (
         lambda root: (root / "x.txt").write_bytes(b"\xff\xd8\xff\xe0") and {"root": str(root), "class_map": "x.txt"},
         r"data\.class_map: .*x\.txt must be text in UTF-8",

@@ -179,7 +179,7 @@ def _folded(name: str) -> str:
 
 def _remarks(reader: FolderReader | TarReader) -> str:
     without = [name for name in reader.labels if name not in reader.found]
-    unread = [name for name in reader.found if name not in reader.labels]
+    unread = [name for name in reader.found if name and name not in reader.labels]
     parts = (
         reader.skipped.remarks,
         f"{len(without)} classes of data.class_map have no images ({listed(without, 4)})" if without else "",

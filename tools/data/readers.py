@@ -98,6 +98,8 @@ def read_class_map(class_map: str | Mapping[str, int] | None, root: Path) -> dic
         if len(labels) < len(names):
             repeated = [name for name, count in Counter(names).items() if count > 1]
             raise ValueError(f"data.class_map: {found} names a class twice: {listed(repeated)}")
+    if not labels:
+        raise ValueError(f"data.class_map must name at least one class, got {class_map}")
     if sorted(labels.values()) != list(range(len(labels))):
         raise ValueError(
             f"data.class_map must map its {len(labels)} classes to the labels 0 .. {len(labels) - 1}, each once"

@@ -21,7 +21,7 @@ class Rows(ReadPictures):
     @property
     def labels(self) -> Collection[int]:
         """The label of each image."""
-        return [int(label) for label in self.reader.iter_targets()]
+        return [self.reader.class_to_idx[value] for value in self.reader.dataset[self.reader.label_key]]
 
     def name(self, index: int) -> str:
         """Returns the name of an image for messages."""

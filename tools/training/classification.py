@@ -35,7 +35,9 @@ def classification(recipe: Recipe, processes: Processes) -> Setup:
     classes = list(train_set.classes)
     network, origin = create_network(recipe, len(classes))
     mixup = create_mixup(recipe.mixup, recipe.loss.get("label_smoothing", 0.0), len(classes))
-    weight = class_weights(recipe.loss.get("weight"), len(classes), train_set.labels)
+    given = recipe.loss.get("weight")
+    # the labels of a table take time to read
+    weight = class_weights(given, len(classes), train_set.labels if given == "balanced" else None)
     learner = Classifier(
         network,
         create_loss(recipe.loss, mixup is not None, weight),
