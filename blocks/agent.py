@@ -6,6 +6,7 @@ with a class token.
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +107,10 @@ class AgentBiases(nn.Module):
         # (h, a, T) -> (h, T, side, side) -> (h, T, dense side, dense side) -> (h, a, T)
         grid = biases.transpose(1, 2).unflatten(2, [self.side, self.side])
         return _resize(grid, self.dense_side, self.dense_side).flatten(2).transpose(1, 2)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AgentBiases":
+        # `to(memory_format=torch.channels_last)` takes no tensors of five axes; the first has length 1
+        return super()._apply(lambda x: fn(x[0]).unsqueeze(0) if x.ndim == 5 else fn(x), recurse)
 
     def train(self, mode: bool = True) -> "AgentBiases":
         """Switches to training or evaluation mode, and clears the cached biases."""

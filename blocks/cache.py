@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from attnzoo.kernels import cache
+from attnzoo.kernels.tracing import is_traced
 from attnzoo.kernels.transforms import is_transformed
 
 Value = TypeVar("Value")
@@ -41,8 +42,8 @@ class Cache:
             compute: computes the value, without arguments.
         """
         parameters = list(module.parameters())
-        is_traced = torch.compiler.is_compiling() or is_transformed()
-        if module.training or torch.is_grad_enabled() or is_traced or any(x.is_inference() for x in parameters):
+        is_constant = not (module.training or torch.is_grad_enabled() or is_traced() or is_transformed())
+        if not is_constant or any(x.is_inference() for x in parameters):
             return compute()
         # in-place changes increase the version of a tensor
         state = key, tuple((x.data_ptr(), x._version, x.device) for x in parameters)

@@ -24,7 +24,7 @@ class ChannelAttention(SelfAttention):
         qkv = linear(self.qkv, x).flatten(1, 2).unflatten(2, (3, self.num_heads, self.head_dim))
         q, k, v = qkv.transpose(1, 3).unbind(2)
         # (B, h, D, D), one row per channel of k
-        weights = ((k * k.shape[3] ** -0.5).mT @ v).softmax(3)
+        weights = ((k * k.shape[3] ** -0.5).transpose(-2, -1) @ v).softmax(3)
         # (B, h, T, D) -> (B, T, h, D) -> (B, H, W, C)
-        out = (q @ weights.mT).transpose(1, 2).reshape(x.shape)
+        out = (q @ weights.transpose(-2, -1)).transpose(1, 2).reshape(x.shape)
         return self.proj_drop(linear(self.proj, out))

@@ -131,6 +131,6 @@ _mix_dynamic = define_dynamic(
 
 def _without_autocast(device: str) -> contextlib.AbstractContextManager[object]:
     """Disables autocast where it is on; otherwise does nothing, and leaves no trace in an exported graph."""
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return contextlib.nullcontext()

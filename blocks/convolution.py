@@ -47,7 +47,7 @@ def _channels_last_conv(layer: nn.Module, x: Tensor) -> Tensor:
         return pointwise_conv(layer, x).permute(0, 2, 3, 1)
     # torch copies the kernel to the layout of the map on every call: from half a million elements on, that takes
     # longer than copying most maps
-    if layer.weight.numel() > 2**19:
+    if layer.in_channels // layer.groups * layer.out_channels * layer.kernel_size[0] * layer.kernel_size[1] > 2**19:
         x = x.contiguous()
     return layer(x).permute(0, 2, 3, 1).contiguous()
 

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from attnzoo.kernels.tracing import is_traced
 from attnzoo.kernels.transforms import is_transformed
 
-from .shortcuts import Layer, is_plain_cpu, is_traced, is_unmodified
+from .shortcuts import Layer, is_plain_cpu, is_unmodified
 
 
 def prefers_convolution(x: Tensor, rows: int) -> bool:

@@ -99,7 +99,7 @@ class NeighborhoodAttention(SelfAttention):
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries, keys and values, each (B, H, W, h, D)."""
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
-        qkv = linear(self.qkv, x).reshape(x.shape[0], x.shape[1], x.shape[2], 3, self.num_heads, -1)
+        qkv = linear(self.qkv, x).reshape(x.shape[0], x.shape[1], x.shape[2], 3, self.num_heads, self.head_dim)
         queries, keys, values = qkv.unbind(3)
         return queries, keys, values
 

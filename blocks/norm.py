@@ -24,6 +24,7 @@ class ChannelsLastBatchNorm2d(nn.Module):
         return self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
+@register_notrace_module  # the dtype of the map is checked
 class Affine(nn.Module):
     """A scale and a shift per channel: (B, H, W, C) -> (B, H, W, C), or for maps (B, C, H, W).
 
@@ -40,6 +41,8 @@ class Affine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A map -> a map of the same shape."""
+        if not x.is_floating_point():
+            raise TypeError("the map must have a floating dtype: normalize images of integers first")
         if self.channels_last:
             return x * self.weight + self.bias
         return x * self.weight[:, None, None] + self.bias[:, None, None]

@@ -19,15 +19,23 @@ def at_least(length: int, least: int) -> int:
     """Returns the larger of two lengths."""
     if torch.jit.is_scripting():
         return max(length, least)
+    return _larger(length, least)
+
+
+@torch.jit.unused
+def _larger(length: int, other: int) -> int:
+    if torch.jit.is_tracing():
+        # sizes are tensors
+        return max(int(length), int(other))
     # a symbolic size is typed as an int
-    return torch.sym_max(length, least)  # type: ignore[return-value]
+    return torch.sym_max(length, other)  # type: ignore[return-value]
 
 
 def at_most(length: int, most: int) -> int:
     """Returns the smaller of two lengths."""
     if torch.jit.is_scripting():
         return min(length, most)
-    return torch.sym_min(length, most)  # type: ignore[return-value]
+    return -_larger(-length, -most)
 
 
 def multiple_of(length: int, unit: int) -> int:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as calls
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from attnzoo.kernels.tracing import is_traced
+
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 Kind = TypeVar("Kind", nn.Linear, nn.Conv2d)
@@ -53,11 +55,6 @@ def _is_plain_cpu(x: Tensor) -> bool:
         # modes such as FlopCounterMode see operators
         and _get_current_dispatch_mode() is None
     )
-
-
-def is_traced() -> bool:
-    """Returns whether a compiler, an exporter or `torch.jit.trace` records the call."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def is_observed(*modules: nn.Module) -> bool:

@@ -157,6 +157,9 @@ def pair_of(name: str, value: Any, kind: type) -> tuple[Any, Any]:
 def values_of(name: str, value: Any, kind: type, layout: Layout) -> tuple[Any, ...]:
     """Returns one value per axis of a layout, from one for all of them or from one per axis."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * len(layout.axes)
+    if torch.jit.is_tracing():
+        # sizes are tensors
+        values = tuple(kind(entry) if isinstance(entry, Tensor) else entry for entry in values)
     one = f"one {kind.__name__}"
     if len(values) != len(layout.axes):
         allowed = f"{one} or a pair (rows, columns)" if layout is MAP else f"{one} for a {layout.name}"

@@ -61,7 +61,12 @@ def real_tensors() -> Iterator[None]:
     """Makes all tensors created inside ordinary CPU tensors.
 
     Cached tensors are reused in later calls, so they must not be fake, meta or inference tensors of the first call, and
-    not belong to a transform of `torch.func`.
+    not belong to a transform of `torch.func`; and `torch.jit.trace` must not record how they are computed.
     """
-    with torch._C._DisableFuncTorch(), _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
-        yield
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        with torch._C._DisableFuncTorch(), _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
+            yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from attnzoo.base import checkpoint_filter
 from .cli import MultilineError
 from .files import SUMS, replacing, sha256, write_sums
 from .listing import is_ours, names
-from .weights import LISTED, read_weights, weights_file
+from .weights import LISTED, read_weights, state_classes_once, weights_file
 
 # types of weights; those of 8 bits need a scale
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -82,6 +82,7 @@ def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = 
         origin["published_url"] = config.url
     with replacing(output) as fresh:
         save_for_hf(network, str(fresh), model_config={"converted_from": origin}, safe_serialization=True)
+        state_classes_once(fresh / "config.json")
         write_sums(fresh)
         _check_written(fresh, network)
     return Conversion(

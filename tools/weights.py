@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import re
 import textwrap
@@ -160,3 +161,13 @@ def _foreign(path: Path) -> list[str]:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:
         return []
+
+
+def state_classes_once(path: Path) -> None:
+    """Removes the number of classes from the arguments in a config.json of timm, which has it in a field of its own.
+
+    transformers passes the field and the arguments to timm, and cannot open a model that has it in both.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -49,7 +49,8 @@ class BiFormer(Pyramid):
         regions: regions of the map, one number for both sides or (rows, columns); the published dense tasks use 8
             (segmentation) and 16 (detection).
         auto_pad: whether maps that the regions do not divide are padded. Without it the regions must divide every
-            routed map: for 7 regions, image sides must be multiples of 112. Enable it for detection and any size.
+            routed map: for 7 regions, image sides must be multiples of 112. With `features_only=True` the default is
+            True, since dense tasks have images of any size.
         mlp_ratio: hidden channels of an MLP divided by its input channels.
         layout: `biformer`, with overlapping convolutions between stages and a convolution before each attention;
             `stl`, the layout of Swin, with patches and neither of the two; `stl_nchw`, the same after the authors'
@@ -63,6 +64,9 @@ class BiFormer(Pyramid):
     Raises:
         ValueError: the layout is unknown, or the lengths of the sequences differ.
     """
+
+    # defaults with `features_only=True`
+    dense_arguments: ClassVar[dict[str, Any]] = {"auto_pad": True}
 
     def __init__(
         self,

@@ -40,9 +40,8 @@ __all__ = ["OverLoCK"]
 class OverLoCK(Pyramid):
     """Two static stages, then two focus stages; the third stage computes the overview.
 
-    The maps of the focus stages have additional channels for their context. In training mode the network returns a
-    pair, the logits and those of the auxiliary head. In evaluation mode, without that head or without classes, it
-    returns the logits alone.
+    The maps of the focus stages have additional channels for their context. With `aux_head` and classes, the network
+    returns a pair in training mode, the logits and those of the auxiliary head; otherwise the logits alone.
 
     Args:
         embed_dims: channels at the four map sizes; the context has a quarter of the last.
@@ -53,7 +52,7 @@ class OverLoCK(Pyramid):
         small_kernel_size: small kernel size of ContMix.
         mlp_ratio, focus_mlp_ratio: hidden channels of MLPs divided by the channels of the map.
         projection: channels before pooling.
-        aux_head: whether there is an auxiliary classifier of the overview.
+        aux_head: whether there is an auxiliary classifier of the overview, for training with its loss.
         drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0, in the order of the
             stages, with the overview before the focus blocks.
         in_chans: channels of the image.
@@ -73,7 +72,7 @@ class OverLoCK(Pyramid):
         mlp_ratio: float = 4.0,
         focus_mlp_ratio: float = 3.0,
         projection: int = 1024,
-        aux_head: bool = True,
+        aux_head: bool = False,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
         **head: Any,

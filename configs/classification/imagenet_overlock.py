@@ -15,7 +15,7 @@ seed = 0
 epochs = 310
 batch_size = 2048
 
-model = dict(name="overlock_t")
+model = dict(name="overlock_t", aux_head=True)
 data = dict(name="imagefolder", root="data/imagenet", input_size=(3, 224, 224), crop_pct=0.95, interpolation="bicubic")
 workers = 10
 

@@ -56,6 +56,16 @@ def test_an_official_file_opens_as_a_directory_with_the_same_logits(call, tmp_pa
     assert [path.name for path in output.parent.iterdir()] == ["nat"]
 
 
+def test_the_number_of_classes_is_stated_once(call, tmp_path):
+    save_file(timm.create_model("nat_pico", num_classes=3).state_dict(), tmp_path / "own.safetensors")
+    assert call(tmp_path / "own.safetensors", "--model", "nat_pico", "--output", tmp_path / "out").exit_code == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_classes"] == 3
+    # transformers passes the field and the arguments to timm
+    assert "num_classes" not in config.get("model_args", {})
+    assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).num_classes == 3
+
+
 def test_statistics_and_unit_axes_of_shvit(call, tmp_path):
     model = own("shvit_pico", num_classes=3)
     for name, tensor in model.state_dict().items():

@@ -127,7 +127,13 @@ def test_the_loss_of_an_auxiliary_head_has_its_weight():
 
 
 def test_a_model_with_an_auxiliary_head_trains(few_digits, small_config, runs):
-    tiny = ("model.name=overlock_pico", "model.embed_dims=(8,8,16,16)", "model.num_heads=(2,2)", "model.projection=32")
+    tiny = (
+        "model.name=overlock_pico",
+        "model.aux_head=True",
+        "model.embed_dims=(8,8,16,16)",
+        "model.num_heads=(2,2)",
+        "model.projection=32",
+    )
 
     def auxiliary_weights(name, weight):
         directory = train(small_config(*tiny, "epochs=1", f"aux_loss_weight={weight}"), runs / name)

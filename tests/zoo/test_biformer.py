@@ -20,6 +20,14 @@ from ..kernels.test_memory import MIB, peak_of
 PUBLISHED = ["biformer_tiny", "biformer_small", "biformer_base", "biformer_stl", "biformer_stl_nchw"]
 
 
+def test_features_of_any_size_without_being_asked_to_pad() -> None:
+    model = timm.create_model("biformer_pico", features_only=True).eval()
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 64, 96))[0].shape[2:] == (16, 24)
+    with pytest.raises(ValueError, match="regions must divide the map"):
+        timm.create_model("biformer_pico", features_only=True, auto_pad=False)(torch.randn(1, 3, 64, 96))
+
+
 def with_statistics(model: nn.Module) -> nn.Module:
     """Returns the model with random parameters and statistics of its norms."""
     for module in model.modules():

@@ -11,6 +11,7 @@ import timm
 import torch
 from timm.layers import set_scriptable
 from timm.models import save_for_hf
+from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
@@ -267,6 +268,45 @@ def test_channels_last_images(name: str) -> None:
     model, x = create(name), images(48, 80)
     with torch.no_grad():
         torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), model(x), atol=1e-5, rtol=1e-4)
+
+
+@small
+def test_an_empty_batch_and_images_of_bytes(name: str) -> None:
+    model = create(name, num_classes=4)
+    with torch.no_grad():
+        assert model(images(batch=0)).shape == (0, 4)
+        with pytest.raises((RuntimeError, TypeError)):
+            model(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+
+
+@small
+def test_parameters_are_channels_last(name: str) -> None:
+    model, x = create(name, num_classes=4), images(batch=2)
+    with torch.no_grad():
+        expected = model(x)
+        other = model.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(other(x), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", quick(SMALL, ["agent_cswin_pico", "biformer_pico", "twins_svt_pico", "vitrpb_pico"]))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_traces_and_is_stored(name: str, tmp_path: Path) -> None:
+    model = create(name, num_classes=4)
+    torch.jit.save(torch.jit.trace(model, images(64, 96, batch=2)), tmp_path / "model.pt")
+    x = images(64, 96, batch=2)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.pt")(x), model(x), atol=1e-5, rtol=1e-4)
+
+
+@small
+def test_features_by_name(name: str) -> None:
+    extraction = pytest.importorskip("torchvision.models.feature_extraction")
+    model, x = create(name, num_classes=4), images()
+    leaves = {"leaf_modules": get_notrace_modules(), "autowrap_functions": get_notrace_functions()}
+    nodes = [model.feature_info[0]["module"], "head"]
+    extractor = extraction.create_feature_extractor(model, nodes, tracer_kwargs=leaves)
+    with torch.no_grad():
+        assert torch.equal(extractor(x)["head"], model(x))
 
 
 @pytest.mark.parametrize("name", quick(SMALL, FULLGRAPH))

@@ -21,7 +21,7 @@ from ..blocks.norms import shaken
 
 def create(name: str = "overlock_pico", **kwargs: object) -> OverLoCK:
     """Returns a network in which every branch has an effect."""
-    model = timm.create_model(name, **kwargs)
+    model = timm.create_model(name, **{"aux_head": True, **kwargs})
     for name, p in model.named_parameters():
         if p.ndim > 1:
             nn.init.normal_(p, std=1 / math.sqrt(p[0].numel()))
@@ -39,7 +39,8 @@ def create(name: str = "overlock_pico", **kwargs: object) -> OverLoCK:
 def load(state_dict: dict[str, object], folder: Path, name: str = "overlock_pico", **kwargs: object) -> nn.Module:
     path = folder / "weights.pth"
     torch.save(state_dict, path)
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **kwargs).eval()
+    arguments = {"aux_head": True, **kwargs}
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **arguments).eval()
 
 
 def answer(model: nn.Module, x: Tensor) -> Tensor:
@@ -126,6 +127,35 @@ def test_the_auxiliary_head_answers_in_training_only() -> None:
     assert not any(key.startswith("aux_head") for key in create(aux_head=False).state_dict())
 
 
+def test_without_being_asked_there_is_one_classifier() -> None:
+    model = timm.create_model("overlock_pico", num_classes=5).train()
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 5)
+    assert model.aux_head is None
+
+
+def test_other_norms_and_replaced_weights_are_used() -> None:
+    model, x = create(num_classes=5).eval(), torch.randn(1, 3, 64, 64)
+    expected = answer(model, x)
+    mixer = model.stages[3].blocks[0].mixer
+    nn.utils.parametrizations.weight_norm(mixer.weights)
+    assert error(answer(model, x), expected) < 1e-5
+    branch = model.stages[0].blocks[0].mixer
+    branch.norm = nn.GroupNorm(1, len(branch.norm.weight))
+    model.eval()
+    changed = answer(model, x)
+    assert error(changed, expected) > 1e-3
+    # the layers with other norms stay; a second call changes nothing
+    for _ in range(2):
+        assert error(answer(model.fuse(), x), changed) < 1e-4
+    model(x).sum().backward()
+    assert mixer.weights.parametrizations.weight.original1.grad.any()
+
+
+def test_runs_on_the_meta_device() -> None:
+    with torch.device("meta"), torch.no_grad():
+        assert timm.create_model("overlock_pico", num_classes=5).eval()(torch.empty(1, 3, 64, 64)).shape == (1, 5)
+
+
 def test_the_auxiliary_head_reads_the_overview_alone() -> None:
     model = create(num_classes=5).train()
     _, auxiliary = model(torch.randn(2, 3, 64, 64))
@@ -203,7 +233,7 @@ def test_the_official_formulation_is_of_evaluation_mode() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_training_in_16_bits_stays_finite(dtype: torch.dtype) -> None:
     torch.manual_seed(1)
-    model = timm.create_model("overlock_pico", num_classes=4).train()
+    model = timm.create_model("overlock_pico", num_classes=4, aux_head=True).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     # four classes of images with different means
     x, labels = torch.randn(8, 3, 64, 64), torch.arange(8) % 4

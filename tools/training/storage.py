@@ -21,7 +21,7 @@ from torch import nn
 
 from ..data import PREPROCESSING
 from ..files import storing, write_sums
-from ..weights import read_file
+from ..weights import read_file, state_classes_once
 
 MODEL, BEST, LAST = "model", "best.pth", "last.pth"
 
@@ -104,6 +104,7 @@ def save_model(
     try:
         with storing(directory) as fresh:
             save_for_hf(model, str(fresh), model_config=config, model_args=kept, safe_serialization=True)
+            state_classes_once(fresh / "config.json")
             write_sums(fresh)
     finally:
         handle.remove()

@@ -96,7 +96,7 @@ class PlainAttention(SelfAttention):
     def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         # (B, T, 3C) -> (3, B, h, T, D)
-        qkv = linear(self.qkv, x).reshape(x.shape[0], x.shape[1], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = linear(self.qkv, x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         return self.proj_drop(linear(self.proj, attended(qkv[0], qkv[1], qkv[2])))
 
 

@@ -167,6 +167,8 @@ class Family:
         def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
             if kwargs.get("features_only") and not hasattr(self.network, "forward_intermediates"):
                 raise ValueError(f"{name} has no feature maps: create it without features_only")
+            if kwargs.get("features_only"):
+                kwargs = {**getattr(self.network, "dense_arguments", {}), **kwargs}
             if pretrained:
                 kwargs = _with_named_file(f"{name}.{variant.tag}", variant, kwargs)
             return build_model_with_cfg(
