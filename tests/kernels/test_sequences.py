@@ -14,7 +14,9 @@ from test_geometry import natten_keys
 from torch import Tensor
 
 from attnzoo.kernels import neighborhood_attention, neighborhood_av, neighborhood_qk
+from attnzoo.kernels.neighborhood import eager_chunks
 from attnzoo.kernels.neighborhood.geometry import Axis
+from attnzoo.kernels.neighborhood.plan import best_plan
 from tests.tiers import fifth, quick
 
 operators = pytest.mark.parametrize("operator", OPERATORS)
@@ -88,6 +90,19 @@ def check(operator: str, case: Case, backend: str) -> None:
 @cases
 def test_eager_is_as_exact_as_plain_torch(case: Case, operator: str) -> None:
     check(operator, case, "eager")
+
+
+@cases
+def test_segments_make_no_difference(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FORWARD_SCORES", "BACKWARD_SCORES"):
+        monkeypatch.setattr(eager_chunks, name, 64)
+    check("attention", case, "eager")
+
+
+def test_a_long_sequence_is_computed_in_segments() -> None:
+    plan = best_plan((2048, 64, 1, 1, False), (1, 1, 1, 1, False), 32 * 1024, "cpu")
+    assert plan.rows * plan.queries * plan.keys <= 32 * 1024
+    assert len(plan.chunks) * plan.rows * plan.queries == 2048
 
 
 # an interpreted program takes about 30 ms
