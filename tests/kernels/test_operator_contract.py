@@ -57,6 +57,17 @@ def test_gradients_of_scores_beyond_float16(example: Example) -> None:
     assert_close("gradient of v", gradients[list(inputs).index("v")] * 256, truth, 0.01 * size)
 
 
+@examples
+def test_a_nan_reaches_its_queries_and_no_other_image(example: Example) -> None:
+    example = example.of_batch(2)
+    inputs = {name: x.detach() for name, x in example.inputs(torch.float32).items()}
+    inputs[list(inputs)[1]][0, 1, 2] = torch.nan
+    ours, true = (example(inputs, backend).isnan() for backend in ("eager", "reference"))
+    assert true[0].any()
+    assert ours[true].all()
+    assert not ours[1].any()
+
+
 @pytest.mark.parametrize("backend", ["reference", "eager"])
 @examples
 def test_changed_inputs_raise(example: Example, backend: str) -> None:
