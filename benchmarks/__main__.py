@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from attnzoo.tools.bench.command import require_device
-from attnzoo.tools.cli import MistakesGroup
+from attnzoo.tools.cli import Mistake, MistakesGroup
+from attnzoo.tools.files import read_json
 
 RESULTS = Path(__file__).parent / "results"
 TRAINED = ("nat_pico", "zoo_shvit_s1")
@@ -210,7 +210,12 @@ def table_command(file: Path) -> None:
     """Print a result FILE measured on a CPU as the Markdown table used in the documentation."""
     from .result_table import table
 
-    click.echo(table(json.loads(file.read_text())))
+    try:
+        click.echo(table(read_json(file)))
+    except (AttributeError, LookupError, StopIteration, TypeError) as error:
+        raise Mistake(
+            f"{file} has no table: pass a result of the operators or models on a CPU, or of export"
+        ) from error
 
 
 @main.command("families")

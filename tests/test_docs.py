@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import timm
+from click.testing import CliRunner
 
 import attnzoo
 from attnzoo.tools.listing import write_tables
-from benchmarks.__main__ import RESULTS
+from benchmarks.__main__ import RESULTS, main
 from benchmarks.family_table import write_families
 from benchmarks.result_table import table
 
@@ -120,3 +121,11 @@ def test_tables_are_the_committed_measurements(page: str, what: str) -> None:
     named = re.search(rf"benchmarks/results/{what}-cpu-[\d-]+\.json", page)
     assert named is not None
     assert table(json.loads((ROOT / named[0]).read_text())) in page
+
+
+@pytest.mark.parametrize("content", ["no JSON", "[]", '{"rows": [{"name": "x"}]}'])
+def test_a_file_without_a_table_is_named_in_a_line(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    result = CliRunner().invoke(main, ["table", str(tmp_path / "a.json")])
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
+    assert "a.json" in result.stderr

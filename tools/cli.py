@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import sys
@@ -49,6 +50,7 @@ class MistakesGroup(click.Group):
 
         Raises:
             Mistake: a user error that attnzoo has found, or a package that is not installed.
+            ClickException: a file cannot be read or written, or the disk is full.
         """
         for stream in (sys.stdout, sys.stderr):
             # a terminal or a pipe in ASCII shows other characters of names as escapes
@@ -57,11 +59,19 @@ class MistakesGroup(click.Group):
         try:
             return super().invoke(ctx)
         except (ValueError, FileNotFoundError) as error:
+            # a file that is missing inside another library is reported like other errors of the system
+            if isinstance(error, FileNotFoundError) and error.filename is not None:
+                raise click.ClickException(_described(error)) from error
             # an error raised inside another library is a bug of attnzoo: show the traceback
             if not _raised_by_us(error):
                 raise
             in_lines = isinstance(error, MultilineError)
             raise Mistake(str(error) if in_lines else " ".join(str(error).split())) from error
+        except OSError as error:
+            # click ends a command quietly whose reader has gone
+            if error.errno == errno.EPIPE:
+                raise
+            raise click.ClickException(_described(error)) from error
         except ModuleNotFoundError as error:
             if (error.name or "").split(".")[0] == "attnzoo":
                 raise
@@ -88,6 +98,11 @@ class LazyGroup(MistakesGroup):
         """Lists the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+def _described(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    return " ".join((f"{error.filename}: {reason}" if error.filename is not None else reason).split())
 
 
 def _raised_by_us(error: BaseException) -> bool:

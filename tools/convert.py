@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attnzoo.base import checkpoint_filter
 
 from .cli import MultilineError
-from .files import SUMS, replacing, sha256, write_sums
+from .files import SUMS, check_writable, replacing, sha256, write_sums
 from .listing import is_ours, names
 from .weights import LISTED, read_weights, state_classes_once, weights_file
 
@@ -66,6 +66,7 @@ def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = 
     name = _known(model)
     output = output.absolute()
     _check_output(output, overwrite)
+    check_writable(output.parent, "choose another --output")
     official_file = weights_file(official_file)
     weights, unused = read_weights(official_file)
     config = get_pretrained_cfg(model)

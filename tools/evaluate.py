@@ -15,7 +15,7 @@ import timm.data
 import torch
 from torch import nn
 
-from .files import replacing
+from .files import check_writable, replacing
 
 # number of classes shown, the worst first
 _SHOWN = 20
@@ -62,7 +62,7 @@ class Reading:
         Raises:
             ValueError: a file cannot be read and `skip_unreadable` is off.
         """
-        from .data import open_loader, val_batches
+        from .data import explaining_workers, open_loader, val_batches
 
         found: list[str] = []
 
@@ -72,7 +72,8 @@ class Reading:
             found.extend(messages)
 
         loader = open_loader(samples, val_batches(samples, self.batch_size), self.workers)
-        return judge(model, loader, note), found
+        with explaining_workers():
+            return judge(model, loader, note), found
 
 
 def evaluate(
@@ -211,6 +212,9 @@ def evaluate_command(
     """
     from .training.config import data_of
 
+    for folder in (output and output.parent, worst):
+        if folder is not None:
+            check_writable(folder, "choose another folder")
     result = evaluate(model, data_of(config, options), Reading(**reading), pretrained=pretrained, worst=worst)
     _print(result)
     if output is not None:

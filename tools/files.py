@@ -47,6 +47,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield fresh
         _open_to_others(fresh)
         _move(fresh, path, old)
+    # what safetensors raises if the disk is full
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"cannot be written: {error}", str(path)) from error
     finally:
         if old.exists() and not path.exists():
             old.rename(path)
@@ -148,8 +151,8 @@ def storing(path: Path) -> Iterator[Path]:
     try:
         with replacing(path) as fresh:
             yield fresh
-    # torch and safetensors raise errors of their own when the disk is full
-    except (OSError, RuntimeError, SafetensorError) as error:
+    # torch raises errors of its own when the disk is full
+    except (OSError, RuntimeError) as error:
         kept = f"the previous {path.name} is intact" if path.exists() else "there was no previous version"
         raise StorageError(f"{path} could not be written: {error}; {kept}") from error
 
@@ -235,6 +238,11 @@ def sha256(path: Path) -> str:
 def listed(names: Sequence[str], shown: int = 8) -> str:
     """Joins names for a message; at most `shown` are listed."""
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def without_function(error: Exception) -> str:
+    """Returns the message of an error without the name of the function that Python begins it with."""
+    return re.sub(r"^[\w.<>]+\(\) (?=got |missing |takes )", "", str(error))
 
 
 def _remove(path: Path) -> None:

@@ -14,7 +14,7 @@ import timm.data
 import torch
 from torch import nn
 
-from .files import check_sums, read_json, sha256
+from .files import check_sums, read_json, sha256, without_function
 
 
 def open_model(
@@ -90,7 +90,7 @@ def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.M
     try:
         network = timm.create_model(f"local-dir:{folder}", pretrained=True, **_size_argument(config, image_size))
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = without_function(error).strip().split("\n")[0]
         raise ValueError(f"{folder} cannot be loaded, its config.json does not match its weights: {reason}") from error
     # not the path, which is private and differs between machines: the digest identifies the weights
     origin = {"weights": f"sha256:{sums.get(weights.name) or sha256(weights)}"}

@@ -13,7 +13,7 @@ import timm.data
 import torch
 from PIL import Image
 
-from .files import replacing
+from .files import check_writable, replacing
 from .finding import Skipped, find_images
 from .images import UnreadableImageError, apply_transform, read_image
 
@@ -182,6 +182,8 @@ def predict_command(
     files = pictures_in(paths, skipped := Skipped())
     if skipped.remarks:
         click.echo(skipped.remarks, err=True)
+    if output is not None:
+        check_writable(output, "choose another --output")
     found = predict(model, files, top=top, least_score=least_score, batch_size=batch_size, pretrained=pretrained)
     if output is not None:
         with replacing(output / "predictions.json") as fresh:

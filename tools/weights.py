@@ -106,10 +106,13 @@ def read_file(path: Path) -> Any:
     """Loads a file of torch or safetensors to the CPU.
 
     Raises:
+        OSError: the file cannot be opened.
         ValueError: the file does not exist, is damaged, or contains more than tensors, numbers and text.
     """
     if not path.is_file():
         raise ValueError(f"{path} does not exist or is not a file")
+    # reported as an error of the system, which the readers below take for a damaged file
+    path.open("rb").close()
     _check_archive(path)
     if path.suffix == ".safetensors":
         try:

@@ -3,9 +3,11 @@ import sys
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 from attnzoo.tools import cli
+from attnzoo.tools.export import export_onnx
 
 
 @pytest.fixture
@@ -137,3 +139,61 @@ def test_a_cache_folder_that_cannot_be_written_is_told_in_a_line(call, monkeypat
     assert len(result.stderr.splitlines()) == 1
     assert "the published weights of nat_tiny cannot be loaded" in result.stderr
     assert "HF_HOME" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(13, "Permission denied", "a.pth"), "a.pth: Permission denied"),
+        (FileNotFoundError(2, "No such file or directory", "b.json"), "b.json: No such file or directory"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("the connection was reset"), "the connection was reset"),
+    ],
+    ids=["permission", "missing", "full", "connection"],
+)
+def test_an_error_of_the_system_is_one_line(call, monkeypatch, error, says):
+    def fail(*_):
+        raise error
+
+    # in the code of another library
+    monkeypatch.setattr("attnzoo.tools.predict.pictures_in", lambda *_, **__: sorted([1], key=fail))
+    result = call("predict", "nat_pico", "x")
+    assert (result.exit_code, result.stderr) == (1, f"Error: {says}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("convert", __file__, "--model", "nat_pico", "--output", "{}/out"),
+        ("predict", "nat_pico", __file__, "--output", "{}/out"),
+        ("evaluate", "nat_pico", "classification/digits", "--output", "{}/out.json"),
+        ("evaluate", "nat_pico", "classification/digits", "--worst", "{}/out"),
+        ("export", "nat_pico", "--output", "{}/out.onnx"),
+        ("train", "classification/digits", "--work-dir", "{}/out"),
+    ],
+    ids=lambda arguments: f"{arguments[0]} {arguments[-2]}",
+)
+def test_where_nothing_can_be_written_is_told_before_the_work(call, tmp_path, monkeypatch, arguments):
+    def work(*_, **__):
+        raise AssertionError
+
+    for name in ("convert.read_weights", "predict.predict", "evaluate.evaluate", "training.session.run"):
+        monkeypatch.setattr(f"attnzoo.tools.{name}", work)
+    monkeypatch.setattr("attnzoo.tools.export.onnx_file.prepare", work)
+    (tmp_path / "file").touch()
+    result = call(*(argument.format(tmp_path / "file") for argument in arguments))
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
+    assert "file" in result.stderr
+    assert "is not writable" in result.stderr
+
+
+def test_a_mistake_in_an_argument_does_not_name_the_function_that_takes_it(call, tmp_path):
+    result = call("train", "classification/digits", "model.embed=3", "--work-dir", str(tmp_path / "run"))
+    assert result.stderr == "Error: model: got an unexpected keyword argument 'embed'\n"
+    with pytest.raises(TypeError, match=r"^unknown export option 'opsat': must be one of form, task, "):
+        export_onnx(torch.nn.Identity(), tmp_path / "a.onnx", opsat=20)
+    result = call("export", "nat_pico", "--output", str(tmp_path / "a.onnx"), "--dynamic", "")
+    assert result.exit_code == 2
+    assert "must be batch, height, width, separated by commas, or none, got an empty text" in " ".join(
+        result.stderr.split()
+    )

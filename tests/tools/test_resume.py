@@ -1,12 +1,14 @@
 """Resumed runs: with more epochs, and over data that was moved or changed."""
 
+import os
 import shutil
+import signal
 
 import pytest
 import torch
 from pictures import COLOURS, picture, tiny_config, write_folders
 
-from attnzoo.tools.data import open_classification
+from attnzoo.tools.data import ClassifiedImages, open_classification
 from attnzoo.tools.train import train
 from attnzoo.tools.training.loop import TrainingError
 from attnzoo.tools.training.resuming import describe
@@ -150,3 +152,33 @@ def test_an_epoch_is_stored_before_it_is_validated(finished, place, monkeypatch)
     assert (stored["epoch"], stored["step"]) == (0, 2)
     train(config(finished / "data"), place / "new", resume=True)
     assert record(place / "new") == record(finished / "run")
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        (
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+            "a data loading process was killed, probably because memory or shared memory",
+        ),
+        (lambda: os.kill(os.getpid(), signal.SIGBUS), r"shared memory .*\(/dev/shm\).*: set fewer workers"),
+        (lambda: open_memory(), r"no shared memory left \(/dev/shm\): set fewer workers"),
+    ],
+    ids=["killed", "bus error", "full"],
+)
+def test_a_data_loading_process_that_ends_is_explained_in_a_line(finished, place, monkeypatch, end, says):
+    load = ClassifiedImages.load
+
+    def end_in_a_worker(self, index):
+        if torch.utils.data.get_worker_info() is not None:
+            end()
+        return load(self, index)
+
+    monkeypatch.setattr(ClassifiedImages, "load", end_in_a_worker)
+    with pytest.raises(TrainingError, match=rf"{says}.* No step has been done$") as told:
+        train(config(finished / "data", workers=1), place / "new")
+    assert "\n" not in str(told.value)
+
+
+def open_memory():
+    raise RuntimeError("unable to write to file </torch_12_34_0>: No space left on device (28)")

@@ -2,7 +2,7 @@
 
 from .classification import DATASETS, ClassifiedImages, open_classification
 from .embedded import digits, photographs
-from .loading import open_loader, train_batches, val_batches
+from .loading import WorkerError, explaining_workers, open_loader, train_batches, val_batches
 from .samples import Draw, Samples, collate
 from .sampling import TrainBatches, ValBatches
 from .streams import StreamedImages, TrainStream, ValStream
@@ -19,8 +19,10 @@ __all__ = [
     "TrainStream",
     "ValBatches",
     "ValStream",
+    "WorkerError",
     "collate",
     "digits",
+    "explaining_workers",
     "open_classification",
     "open_loader",
     "photographs",

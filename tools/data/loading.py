@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -67,6 +70,35 @@ def open_loader(
         # the stream yields whole batches
         return DataLoader(batches, batch_size=None, **options)
     return DataLoader(cast(Samples, samples), batch_sampler=batches, collate_fn=samples.collate, **options)
+
+
+class WorkerError(ValueError):
+    """A data loading process has ended, or shared memory is full. The message says what to do."""
+
+
+@contextmanager
+def explaining_workers() -> Iterator[None]:
+    """Reports in one line that a data loading process was killed, or that it found no shared memory.
+
+    Raises:
+        WorkerError: either has happened within the context.
+    """
+    try:
+        yield
+    # torch knows the cause only as text
+    except RuntimeError as error:
+        said = str(error)
+        if re.search(r"Bus error|unable to (write to|resize|open|mmap).*torch_|No space left on device.*torch_", said):
+            raise WorkerError(
+                "the data loading processes have no shared memory left (/dev/shm): set fewer workers, or workers=0, or "
+                "enlarge it, in a container with --shm-size"
+            ) from error
+        if re.search(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)", said):
+            raise WorkerError(
+                "a data loading process was killed, probably because memory or shared memory (/dev/shm) ran out: set "
+                "fewer workers, a smaller batch_size, or smaller images"
+            ) from error
+        raise
 
 
 def _start_worker(worker: int) -> None:

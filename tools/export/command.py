@@ -21,6 +21,8 @@ from .tasks import TASKS
 
 def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     """Splits "batch,height,width" into a tuple; "none" gives an empty one."""
+    if not value.strip():
+        raise click.BadParameter(f"must be {', '.join(AXES)}, separated by commas, or none, got an empty text")
     return () if value == "none" else tuple(axis.strip() for axis in value.split(","))
 
 
@@ -135,5 +137,5 @@ def _line(report: ExportReport, form: str) -> str:
     return (
         f"{report.path}: {report.file_size / 1e6:.2f} MB, {kind}, images {'x'.join(map(str, report.input_size))}, "
         f"dynamic: {', '.join(report.dynamic) or 'none'}; differs from eager by at most {report.max_difference:.1e} "
-        f"({len(report.checked)} input shapes)"
+        f"({len(report.checked)} input shape{'s' if len(report.checked) != 1 else ''})"
     )

@@ -76,7 +76,7 @@ def export_onnx(model: nn.Module, output: str | Path, **options: Any) -> ExportR
         ImportError: the packages of `attnzoo[export]` are missing.
     """
     graphs.require_packages()
-    chosen, output = ExportOptions(**options), Path(output)
+    chosen, output = ExportOptions.of(**options), Path(output)
     if chosen.form != "onnx":
         raise ValueError(f"export_onnx writes ONNX files only, got form {chosen.form!r}: call export_program")
     check_output(output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -70,7 +71,7 @@ class ExportOptions:
         if self.opset not in OPSETS:
             raise ValueError(f"opset must be 18 .. 23, got {self.opset}")
         if unknown := [axis for axis in self.dynamic if axis not in AXES]:
-            raise ValueError(f"dynamic axes must be among {', '.join(AXES)}, got {', '.join(unknown)}")
+            raise ValueError(f"dynamic axes must be among {', '.join(AXES)}, got {', '.join(map(repr, unknown))}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         unused = [x.name for x in fields(self) if x.name in OF_ONNX and getattr(self, x.name) != x.default]
@@ -83,6 +84,19 @@ class ExportOptions:
             )
         if self.precision == "fp32" and self.calibration is not None:
             raise ValueError("calibration is for --precision int8 and fp16, but the precision is fp32: remove it")
+
+    @classmethod
+    def of(cls, **options: Any) -> ExportOptions:
+        """Returns the options by name.
+
+        Raises:
+            TypeError: an option is unknown.
+            ValueError: see `ExportOptions`.
+        """
+        names = [entry.name for entry in fields(cls)]
+        if unknown := [name for name in options if name not in names]:
+            raise TypeError(f"unknown export option {unknown[0]!r}: must be one of {', '.join(names)}")
+        return cls(**options)
 
     def check(self, model: nn.Module, output: Path) -> None:
         """Checks the options against the model and the output file.

@@ -52,7 +52,7 @@ def export_program(model: nn.Module, output: str | Path, *, form: str = "pt2", *
     """
     if form not in PROGRAMS:
         raise ValueError(f"form must be one of {', '.join(PROGRAMS)}, got {form!r}")
-    chosen, output = ExportOptions(form=form, **options), Path(output)
+    chosen, output = ExportOptions.of(form=form, **options), Path(output)
     check_output(output)
     chosen.check(model, output)
     if form == "aoti":

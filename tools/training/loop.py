@@ -20,7 +20,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data import TrainBatches, TrainStream
+from ..data import TrainBatches, TrainStream, WorkerError, explaining_workers
 from ..files import listed
 from .history import History, Mean
 from .optimization import NonFiniteError
@@ -153,11 +153,14 @@ class TrainLoop(BaseLoop):
             InterruptedTraining: a signal stopped the training.
         """
         self.runner.call_hook("before_train")
-        with self.interruption.watch():
-            if self.iter == 0 and self.recipe.unreadable == "stop":
-                self._read_val()
-            while self.epoch < self.max_epochs and not self._is_early():
-                self._run_epoch()
+        try:
+            with self.interruption.watch(), explaining_workers():
+                if self.iter == 0 and self.recipe.unreadable == "stop":
+                    self._read_val()
+                while self.epoch < self.max_epochs and not self._is_early():
+                    self._run_epoch()
+        except WorkerError as error:
+            raise TrainingError(f"{error}. {self._kept()}") from error
         self.runner.call_hook("after_train")
         return self.runner.model
 

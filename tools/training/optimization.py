@@ -14,6 +14,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils.clip_grad import dispatch_clip_grad
 from torch import Tensor, nn
 
+from ..files import without_function
 from .processes import Processes
 from .recipe import Recipe
 
@@ -141,7 +142,7 @@ def blaming(key: str, function: Callable[..., Any], *positional: Any, **options:
     try:
         return function(*positional, **options)
     except (TypeError, ValueError, AssertionError, KeyError) as error:
-        raise ValueError(f"{key}: {error}") from error
+        raise ValueError(f"{key}: {without_function(error)}") from error
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
