@@ -280,6 +280,18 @@ def test_an_empty_batch_and_images_of_bytes(name: str) -> None:
 
 
 @small
+def test_outputs_of_layers_become_maps(name: str) -> None:
+    model, x = create(name, num_classes=4, img_size=64, dynamic_img_size=True), images()
+    seen = {}
+    for key in ("stages.1", "norm"):
+        model.get_submodule(key).register_forward_hook(lambda *call, key=key: seen.update({key: call[2]}))
+    with torch.no_grad():
+        final, maps = model.forward_intermediates(x)
+    assert torch.equal(model.reshape_transform(seen["stages.1"]), maps[1])
+    assert torch.equal(model.reshape_transform(seen["norm"]), channels_first(model, final))
+
+
+@small
 def test_parameters_are_channels_last(name: str) -> None:
     model, x = create(name, num_classes=4), images(batch=2)
     with torch.no_grad():

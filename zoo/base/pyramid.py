@@ -6,6 +6,7 @@ a map, such as a class token, `_map` extracts the map and `_finish` the input of
 """
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -200,6 +201,27 @@ class Pyramid(Backbone):
         if output_fmt == self.output_fmt:
             return x
         return x.permute(0, 3, 1, 2) if output_fmt == "NCHW" else x.permute(0, 2, 3, 1)
+
+    @torch.jit.ignore
+    def reshape_transform(self, x: Any, size: tuple[int, int] | None = None) -> Tensor:
+        """Converts the output of a stage or a block to a map (B, C, H, W), as tools for Grad-CAM expect it.
+
+        Args:
+            x: a map in the layout of the network, what a stage of the network returns, or tokens (B, T, C).
+            size: (rows, columns) of the map of tokens; None for a square map.
+
+        Raises:
+            ValueError: the tokens do not form a map of that size.
+        """
+        if not isinstance(x, Tensor):
+            return self._convert(self._map(x), "NCHW")
+        if x.ndim != 3:
+            return self._convert(x, "NCHW")
+        x = x[:, getattr(self, "num_prefix_tokens", 0) :]
+        rows, columns = size or (math.isqrt(x.shape[1]),) * 2
+        if rows * columns != x.shape[1]:
+            raise ValueError(f"{x.shape[1]} tokens do not form a map of {rows} x {columns}: pass its size")
+        return x.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -164,9 +165,13 @@ class Family:
             _filters[name] = self.checkpoint_filter_fn
 
     def _entrypoint(self, name: str, variant: Variant) -> Any:
+        # timm's networks take them; most networks here take images of any size without being told
+        ignored = {"img_size", "dynamic_img_size"} - inspect.signature(self.network.__init__).parameters.keys()
+
         def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
             if kwargs.get("features_only") and not hasattr(self.network, "forward_intermediates"):
                 raise ValueError(f"{name} has no feature maps: create it without features_only")
+            kwargs = {key: value for key, value in kwargs.items() if key not in ignored}
             if kwargs.get("features_only"):
                 kwargs = {**getattr(self.network, "dense_arguments", {}), **kwargs}
             if pretrained:
