@@ -57,7 +57,7 @@ assert [tuple(x.shape) for x in features(torch.zeros(1, 3, 64, 64))] == [(1, 32,
 
 
 @pytest.mark.parametrize(
-    "page", quick(["README.md", "docs/models.md", "docs/natten.md"], ["README.md", "docs/models.md"])
+    "page", quick(["README.md", "docs/models.md", "docs/natten.md", "docs/clients.md"], ["README.md", "docs/models.md"])
 )
 def test_the_code_of_a_page_runs(page: str) -> None:
     code = "\n".join(code_of(page)).replace("pretrained=True", "pretrained=False")
