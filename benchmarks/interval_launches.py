@@ -6,6 +6,7 @@ Shape legend: B batch, H W map, h heads, D width; k keys of a neighborhood.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -76,11 +77,13 @@ def attention(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
     """The kernels of fused attention over intervals."""
     from attnzoo.kernels.intervals import triton_kernels
 
-    names = {"forward": (4, 2), "dq": (6, 3), "dk, dv": (6, 4), "dbias": (4, 2)}
     found = _launches(stage, triton_kernels, architecture, "forward")
     found += _launches(stage, triton_kernels, architecture, "backward")
-    for (name, work), launch in zip(names.items(), found, strict=True):
-        yield stage.named(name, launch, stage.work(*work))
+    # the masks of each kernel come before it, and move next to nothing
+    works = {"forward": (4, 2), "dq, dbias": (6, 3), "dk, dv": (6, 4)}
+    for (name, work), masks, launch in zip(works.items(), found[::2], found[1::2], strict=True):
+        yield stage.named(f"masks of {name}", masks, Work(0, 0))
+        yield _with_loops(stage.named(name, launch, stage.work(*work)), stage)
 
 
 def halves(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
@@ -112,7 +115,9 @@ def whole_windows(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
     ):
         for launch in _launches(stage, triton_kernels, architecture, name):
             if launch.kernel is kernel:
-                yield stage.named(name, launch, stage.work(*work))
+                trips = (launch.arguments["images_each"],)
+                pairs = math.prod(launch.configuration.constants.values()) ** 2
+                yield stage.named(name, launch, stage.work(*work))._replace(trips=trips, pairs=pairs)
 
 
 def every(
@@ -120,6 +125,17 @@ def every(
 ) -> list[NamedLaunch]:
     """Returns the launches of some kernels at every stage of a list."""
     return [launch for stage in stages for launch in kernels(stage, architecture)]
+
+
+def _with_loops(named: NamedLaunch, stage: Stage) -> NamedLaunch:
+    """Adds the iterations over images and over the chunks of a tile that no end of the map affects."""
+    sizes, chunks = named.launch.configuration.constants, 1
+    for side in ("ROWS", "COLUMNS"):
+        tile, chunk = sizes[f"TILE_{side}"], sizes[f"CHUNK_{side}"]
+        ranks = stage.axis.kernel + (0 if stage.axis.is_window else tile - 1)
+        chunks *= -(-min(ranks, stage.axis.longest_segment(stage.size)) // chunk)
+    trips = named.launch.arguments["images_each"], chunks
+    return named._replace(trips=trips, pairs=math.prod(sizes.values()))
 
 
 def _launches(stage: Stage, kernels: Any, architecture: str, direction: str) -> list[Any]:

@@ -40,12 +40,16 @@ class NamedLaunch(NamedTuple):
         launch: the kernel and its arguments.
         dtype: dtype of the operator's inputs.
         work: work of the shape; None if no floor is computed.
+        trips: iterations of the kernel's loops in most programs, the outer one first; empty where it is not stated.
+        pairs: scores that a program computes in an iteration of the inner loop.
     """
 
     name: str
     launch: Launch
     dtype: torch.dtype
     work: Work | None = None
+    trips: tuple[int, ...] = ()
+    pairs: int = 0
 
 
 class Peer(NamedTuple):

@@ -27,7 +27,7 @@ from .roofline import CARDS, name_of
 
 HEAD = (
     "kernel", "shape", "arch", "dtype", "warps", "stages", "registers", "spilled", "shared", "limit", "matrix unit",
-    "occupancy", "floor ms", "constants",
+    "occupancy", "loop", "per score", "issue ms", "floor ms", "constants",
 )  # fmt: skip
 
 # number of compilations between two progress lines
@@ -65,6 +65,7 @@ def tasks(tested: Sequence[Operator], architectures: Sequence[str], only: str) -
 
 def row(task: Task) -> dict[str, Any]:
     """Compiles one launch, and returns a row of the table; with an error instead of resources if compiling fails."""
+    from .machine_code import LANES, issue_milliseconds
     from .triton_compile import LIMITS, compile_for, occupancy
 
     named = task.launches(task.architecture)[task.launch]
@@ -87,7 +88,18 @@ def row(task: Task) -> dict[str, Any]:
     except Exception as error:  # the compiler's errors have no common base class
         return found | {"error": reason(error, -1)}
     warps = configuration.num_warps
-    return found | resources._asdict() | {"occupancy": occupancy(resources, warps, task.architecture)}
+    found |= resources._asdict() | {"occupancy": occupancy(resources, warps, task.architecture)}
+    code = resources.instructions
+    if code is None:
+        return found
+    found |= {"instructions": code._asdict(), "trips": list(named.trips)}
+    if named.pairs:
+        found["instructions_per_score"] = code.inner * warps * LANES / named.pairs
+    # the clock and the multiprocessors are those of one card
+    if named.trips and task.architecture == "sm90":
+        programs = launch.grid(configuration.constants)
+        found["issue_milliseconds"] = issue_milliseconds(code.executed(named.trips), warps, programs)
+    return found
 
 
 def rows(listed: Sequence[Task], jobs: int | None = None) -> Iterator[dict[str, Any]]:
@@ -118,7 +130,7 @@ def cells(found: dict[str, Any]) -> tuple[str, ...]:
     floor = "-" if found["floor_milliseconds"] is None else f"{found['floor_milliseconds']:.4f}"
     head = [str(found[name]) for name in ("kernel", "shape", "architecture", "dtype", "warps", "stages")]
     if "error" in found:
-        return (*head, *("-" * 6), floor, found["error"])
+        return (*head, *("-" * 9), floor, found["error"])
     spilled = str(found["spilled_bytes"]) + (f" +{found['spilled_scalars']}s" if found["spilled_scalars"] else "")
     shared = str(found["shared_bytes"]), str(found["shared_limit_bytes"])
     return (
@@ -128,6 +140,9 @@ def cells(found: dict[str, Any]) -> tuple[str, ...]:
         *shared,
         found["matrix_unit"] or "-",
         f"{found['occupancy']:.2f}",
+        str(found["instructions"]["inner"]) if found["instructions"] else "-",
+        f"{found['instructions_per_score']:.1f}" if "instructions_per_score" in found else "-",
+        f"{found['issue_milliseconds']:.4f}" if "issue_milliseconds" in found else "-",
         floor,
         constants,
     )

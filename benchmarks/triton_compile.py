@@ -13,6 +13,8 @@ from triton.backends.compiler import GPUTarget
 
 from attnzoo.kernels.triton_launch import OPTIONS, Configuration, Launch, is_interpreted
 
+from .machine_code import Instructions, count, disassemble
+
 TARGETS = {
     "sm80": GPUTarget("cuda", 80, 32),
     "sm90": GPUTarget("cuda", 90, 32),
@@ -67,6 +69,7 @@ class Resources(NamedTuple):
         shared_bytes: bytes of shared memory per program.
         matrix_unit: name of the matrix instruction; None if there is none.
         spilled_scalars: on AMD, scalar registers of a wave that spill to vector registers, without memory traffic.
+        instructions: on NVIDIA, the instructions by loop.
     """
 
     registers: int
@@ -75,6 +78,7 @@ class Resources(NamedTuple):
     shared_bytes: int
     matrix_unit: str | None
     spilled_scalars: int = 0
+    instructions: Instructions | None = None
 
 
 class AbsentDevice:
@@ -173,7 +177,9 @@ def _nvidia_resources(compiled: Any, architecture: str) -> Resources:
         registers, stack = cubin_resources(_output(tools.cuobjdump.path, "--dump-resource-usage", str(cubin)))
         flags = "-v", "--regAllocOptLevel=2", f"--gpu-name={target}"
         spilled = ptxas_spills(_output(assembler.path, *flags, str(source), "-o", f"{folder}/again"))
-    return Resources(registers, spilled, stack, compiled.metadata.shared, matrix_unit(compiled.asm["ptx"]))
+    instructions = count(disassemble(compiled.asm["cubin"], tools.nvdisasm.path))
+    unit = matrix_unit(compiled.asm["ptx"])
+    return Resources(registers, spilled, stack, compiled.metadata.shared, unit, instructions=instructions)
 
 
 def _output(*command: str) -> str:

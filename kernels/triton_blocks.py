@@ -41,28 +41,38 @@ class Width(NamedTuple):
 
 
 @triton.jit
-def _pointers(tokens, image, head, positions, exist, WIDTH: tl.constexpr):
+def pointers_to(tokens, image, head, positions, WIDTH: tl.constexpr):
+    """Returns pointers to the channels of tokens, (M, block)."""
     base = tokens.data + image.to(tl.int64) * tokens.strides[0] + head.to(tl.int64) * tokens.strides[3]
     offsets = positions[0].to(tl.int64) * tokens.strides[1] + positions[1].to(tl.int64) * tokens.strides[2]
-    channels = tl.arange(0, WIDTH.block)
+    return base + offsets[:, None] + tl.arange(0, WIDTH.block)[None, :]
+
+
+@triton.jit
+def _mask_of(exist, WIDTH: tl.constexpr):
     mask = exist[:, None]
     if WIDTH.block != WIDTH.channels:
-        mask = mask & (channels < WIDTH.channels)[None, :]
-    return base + offsets[:, None] + channels[None, :], mask
+        mask = mask & (tl.arange(0, WIDTH.block) < WIDTH.channels)[None, :]
+    return mask
+
+
+@triton.jit
+def load_from(pointers, exist, WIDTH: tl.constexpr):
+    """Loads the channels of tokens from `pointers_to`, (M, block); zeros where there is no token or no channel."""
+    return tl.load(pointers, mask=_mask_of(exist, WIDTH), other=0.0)
 
 
 @triton.jit
 def load(tokens, image, head, positions, exist, WIDTH: tl.constexpr):
     """Loads the channels of tokens, (M, block); zeros where there is no token or no channel."""
-    pointers, mask = _pointers(tokens, image, head, positions, exist, WIDTH)
-    return tl.load(pointers, mask=mask, other=0.0)
+    return load_from(pointers_to(tokens, image, head, positions, WIDTH), exist, WIDTH)
 
 
 @triton.jit
 def store(tokens, values, image, head, positions, exist, WIDTH: tl.constexpr):
     """Stores values (M, block) at the addresses that `load` reads."""
-    pointers, mask = _pointers(tokens, image, head, positions, exist, WIDTH)
-    tl.store(pointers, values.to(tokens.data.dtype.element_ty), mask=mask)
+    pointers = pointers_to(tokens, image, head, positions, WIDTH)
+    tl.store(pointers, values.to(tokens.data.dtype.element_ty), mask=_mask_of(exist, WIDTH))
 
 
 @triton.jit

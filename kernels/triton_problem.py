@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,18 @@ from torch import Tensor
 
 from .triton_blocks import Tokens, Width
 from .triton_launch import Configuration, Launch, architecture_of, block, precision_of, readable
+
+
+# of an H100 or H200
+_MULTIPROCESSORS = 132
+
+
+@functools.cache
+def multiprocessors_of(device: torch.device) -> int:
+    """Returns the number of multiprocessors of a device, or of an H100 if it is no GPU."""
+    if device.type != "cuda":
+        return _MULTIPROCESSORS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,7 @@ class Problem:
         value_width: channels of values.
         dtype: dtype of queries, keys and values.
         architecture: key of the configuration tables.
+        enough_programs: number of programs that occupies the device.
     """
 
     geometry: Any
@@ -34,11 +48,13 @@ class Problem:
     value_width: int
     dtype: torch.dtype
     architecture: str
+    enough_programs: int = 8 * _MULTIPROCESSORS
 
     @classmethod
     def of(cls, q: Tensor, v: Tensor, geometry: Any) -> Problem:
         """Returns the problem for queries (B, H', W', h, D) and values (B, H, W, h, E)."""
-        return cls(geometry, q.shape[0], q.shape[3], q.shape[4], v.shape[4], q.dtype, architecture_of(q.device))
+        sizes = q.shape[0], q.shape[3], q.shape[4], v.shape[4]
+        return cls(geometry, *sizes, q.dtype, architecture_of(q.device), 8 * multiprocessors_of(q.device))
 
     @property
     def widest(self) -> int:

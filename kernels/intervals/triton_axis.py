@@ -122,3 +122,46 @@ def end_of_queries(end, segment, length, shift, AXIS: tl.constexpr):
             groups = tl.cdiv(end + AXIS.kernel // 2 - AXIS.stride // 2, AXIS.stride)
             sees_all = end > ranks - AXIS.kernel
         return tl.where(sees_all, ranks, tl.minimum(groups * AXIS.stride, ranks))
+
+
+@triton.jit
+def ranks_on_map(segment, length, AXIS: tl.constexpr):
+    """Returns the number of ranks of a segment that are on the map; windows must not be shifted."""
+    if AXIS.is_window:
+        return tl.minimum(length - segment * AXIS.kernel, AXIS.kernel)
+    else:
+        return segment_length(segment, length, AXIS)
+
+
+@triton.jit
+def class_of_tile(start, segment, length, shift, AXIS: tl.constexpr, CLASSES: tl.constexpr, SIDE: tl.constexpr):
+    """Returns the class of the tile that starts at a rank, see `TileClasses`."""
+    tile = start // SIDE
+    tiles = tl.cdiv(segment_length(segment, length, AXIS), SIDE)
+    found = tl.where(tile < CLASSES.before, tile, CLASSES.before + tile % CLASSES.period)
+    to_end = tiles - tile
+    count: tl.constexpr = CLASSES.before + CLASSES.period + CLASSES.after
+    found = tl.where(to_end <= CLASSES.after, count - to_end, found)
+    # in a short segment both ends can affect a tile
+    found = tl.where(tiles <= CLASSES.before + CLASSES.after, tile, found)
+    if AXIS.is_shifted:
+        found += count * (_seam(segment, length, shift, AXIS) < AXIS.kernel).to(tl.int32)
+    elif CLASSES.kinds > 1:
+        is_short = segment_length(segment, length, AXIS) < longest_segment(length, AXIS)
+        found += count * is_short.to(tl.int32)
+    return found
+
+
+@triton.jit
+def tile_of_class(number, length, AXIS: tl.constexpr, CLASSES: tl.constexpr, SIDE: tl.constexpr):
+    """Returns the segment and the first rank of a tile of a class; the rank is out of range if there is none."""
+    count: tl.constexpr = CLASSES.before + CLASSES.period + CLASSES.after
+    # the last segment is a short one if there are any, and has the seam
+    segment = number // count * (segments_of(length, AXIS) - 1)
+    number = number % count
+    tiles = tl.cdiv(segment_length(segment, length, AXIS), SIDE)
+    between = CLASSES.before + (number + CLASSES.period * CLASSES.before - 2 * CLASSES.before) % CLASSES.period
+    tile = tl.where(number < CLASSES.before, number, between)
+    tile = tl.where(number >= CLASSES.before + CLASSES.period, tiles - count + number, tile)
+    tile = tl.where(tiles <= CLASSES.before + CLASSES.after, number, tile)
+    return segment, tile * SIDE

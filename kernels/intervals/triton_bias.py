@@ -1,10 +1,10 @@
 """Gradient of a relative position table: sums of score gradients over all pairs of tokens at the same offset.
 
-One program computes a tile of queries of one head in several images. For each chunk of keys it first sums the score
-gradients of the images, whose offsets are the same, and then sums pairs of equal offset with two products with 0/1
-matrices. Every program has its own table, so there are no atomic additions, and the results are the same in every run.
+A program first sums the score gradients of several images, whose offsets are the same, and then sums pairs of equal
+offset with two products with 0/1 matrices. Every program has its own table, so there are no atomic additions, and the
+results are the same in every run.
 
-Shape legend: B batch, H W map, h heads; M queries of a tile, N keys of a chunk; kh kw kernel.
+Shape legend: M queries of a tile, N keys of a chunk; kh kw kernel.
 """
 
 from __future__ import annotations
@@ -12,20 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_blocks import load, number_of
 from ..triton_math import dot
-from .triton_blocks import (
-    as_column,
-    as_row,
-    attends,
-    biased,
-    chunks_of,
-    keys_of,
-    positions_of,
-    ranks_of,
-    ranks_of_chunk,
-    tile_of,
-)
 
 
 @triton.jit
@@ -66,7 +53,12 @@ def add_offsets(
     pairs = tl.reshape(pairs, (TILE_ROWS * CHUNK_ROWS, TILE_COLUMNS * CHUNK_COLUMNS))
     of_columns = _equal_offsets(TILE_COLUMNS, CHUNK_COLUMNS, COLUMN_OFFSETS)
     of_rows = _equal_offsets(TILE_ROWS, CHUNK_ROWS, ROW_OFFSETS)
-    sums = tl.trans(_sum_over(tl.trans(_sum_over(pairs, of_columns)), of_rows))
+    sums = _sum_over(pairs, of_columns)
+    if TILE_ROWS * CHUNK_ROWS < 16:
+        # too few for a matrix unit
+        sums = tl.sum(of_rows.to(tl.float32)[:, :, None] * sums[:, None, :], 0)
+    else:
+        sums = tl.trans(_sum_over(tl.trans(sums), of_rows))
     rows = key_start[0] - query_start[0] + AXES[0].kernel - TILE_ROWS + tl.arange(0, ROW_OFFSETS)
     columns = key_start[1] - query_start[1] + AXES[1].kernel - TILE_COLUMNS + tl.arange(0, COLUMN_OFFSETS)
     exist = ((rows >= 0) & (rows < 2 * AXES[0].kernel - 1))[:, None]
@@ -75,75 +67,3 @@ def add_offsets(
     tl.store(positions, tl.load(positions, mask=exist, other=0.0) + sums, mask=exist)
     # other threads may add the sums of the next chunk
     tl.debug_barrier()
-
-
-@triton.jit
-def interval_dbias_kernel(
-    q,
-    k,
-    v,
-    bias,
-    dout,
-    logsumexp,
-    delta,
-    tables,
-    map_shape,
-    scale,
-    images,
-    images_each,
-    AXES: tl.constexpr,
-    WIDTH: tl.constexpr,
-    VALUE_WIDTH: tl.constexpr,
-    PRECISION: tl.constexpr,
-    TILE_ROWS: tl.constexpr,
-    TILE_COLUMNS: tl.constexpr,
-    CHUNK_ROWS: tl.constexpr,
-    CHUNK_COLUMNS: tl.constexpr,
-    ROW_OFFSETS: tl.constexpr,
-    COLUMN_OFFSETS: tl.constexpr,
-):
-    """Adds the bias gradient to `tables` (programs / h, h, 2kh-1, 2kw-1), which must be zero."""
-    part, head, segments, start, end = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
-    if (start[0] >= end[0]) | (start[1] >= end[1]):
-        return
-    table = tables + tl.program_id(0).to(tl.int64) * ((2 * AXES[0].kernel - 1) * (2 * AXES[1].kernel - 1))
-    query_ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
-    positions, exist = positions_of(query_ranks, segments, map_shape, AXES)
-    query_ranks = as_column(query_ranks)
-    first, last = keys_of(start, end, segments, map_shape, AXES)
-    chunks, per_row = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
-    for chunk in range(chunks):
-        key_ranks = ranks_of_chunk(first, chunk, per_row, CHUNK_ROWS, CHUNK_COLUMNS)
-        key_positions, keys_exist = positions_of(key_ranks, segments, map_shape, AXES)
-        key_ranks = as_row(key_ranks)
-        counts = attends(query_ranks, key_ranks, segments, map_shape, AXES) & exist[:, None]
-        bias_scores = tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32)
-        bias_scores = biased(bias_scores, bias, head, query_ranks, key_ranks, counts, AXES)
-        bias_scores = tl.where(counts, bias_scores, -float("inf"))
-        sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, CHUNK_ROWS * CHUNK_COLUMNS], tl.float32)
-        for step in range(tl.minimum(images_each, images - part * images_each)):
-            image = part * images_each + step
-            queries = load(q, image, head, positions, exist, WIDTH)
-            gradients = load(dout, image, head, positions, exist, VALUE_WIDTH)
-            keys = load(k, image, head, key_positions, keys_exist, WIDTH)
-            values = load(v, image, head, key_positions, keys_exist, VALUE_WIDTH)
-            number = number_of(image, head, positions, map_shape)
-            normalizer = tl.load(logsumexp + number, mask=exist, other=float("inf"))
-            deltas = tl.load(delta + number, mask=exist, other=0.0)
-            scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale + bias_scores
-            products = dot(gradients, tl.trans(values), PRECISION=PRECISION)
-            sums += tl.exp2(scores - normalizer[:, None]) * (products - deltas[:, None])
-        key_start = first[0] + chunk // per_row * CHUNK_ROWS, first[1] + chunk % per_row * CHUNK_COLUMNS
-        add_offsets(
-            table,
-            sums,
-            start,
-            key_start,
-            AXES,
-            TILE_ROWS,
-            TILE_COLUMNS,
-            CHUNK_ROWS,
-            CHUNK_COLUMNS,
-            ROW_OFFSETS,
-            COLUMN_OFFSETS,
-        )

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from ..triton_blocks import load, load_from
 from ..triton_math import LOG2_E
 from .triton_axis import (
     end_of_keys,
@@ -105,6 +106,56 @@ def ranks_of(start, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 def ranks_of_chunk(start, chunk, across, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Returns the ranks of the tokens of one of the chunks that cover a rectangle."""
     return ranks_of((start[0] + chunk // across * ROWS, start[1] + chunk % across * COLUMNS), ROWS, COLUMNS)
+
+
+@triton.jit
+def next_chunk(place, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Returns the place of the next chunk in a rectangle, and whether it is the first one of a row of chunks.
+
+    Args:
+        place: first row and column of a chunk, relative to the rectangle.
+        width: ranks in a row of the rectangle.
+    """
+    column = place[1] + COLUMNS
+    is_first = column >= width
+    return (tl.where(is_first, place[0] + ROWS, place[0]), tl.where(is_first, 0, column)), is_first
+
+
+@triton.jit
+def steps_between_chunks(
+    tokens, width, AXES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr
+):
+    """Returns the distances in memory from a chunk to the next, in the same row of chunks and at the start of the next.
+
+    Args:
+        tokens: the tensor.
+        width: ranks in a row of the rectangle that the chunks cover.
+        STEP: dtype that holds the distances; int32 takes half of the instructions.
+    """
+    aside = tl.full((), COLUMNS * AXES[1].dilation, STEP) * tokens.strides[2]
+    down = tl.full((), ROWS * AXES[0].dilation, STEP) * tokens.strides[1]
+    return aside, down - (tl.cdiv(width, COLUMNS) - 1) * aside
+
+
+@triton.jit
+def load_chunk(
+    tokens, pointers, image, head, ranks, place, ends, segments, map_shape, AXES: tl.constexpr, WIDTH: tl.constexpr
+):
+    """Loads a chunk, (N, block), from pointers that were moved from chunk to chunk.
+
+    In shifted windows such a distance is not the same for all tokens, so that the positions are computed again.
+
+    Args:
+        ranks: ranks of the first chunk's tokens.
+        place: place of this chunk, relative to the first one.
+        ends: numbers of ranks on the map, of rows and of columns.
+    """
+    if AXES[0].is_shifted | AXES[1].is_shifted:
+        ranks = ranks[0] + place[0], ranks[1] + place[1]
+        positions, exist = positions_of(ranks, segments, map_shape, AXES)
+        return load(tokens, image, head, positions, exist, WIDTH)
+    else:
+        return load_from(pointers, (ranks[0] < ends[0] - place[0]) & (ranks[1] < ends[1] - place[1]), WIDTH)
 
 
 @triton.jit

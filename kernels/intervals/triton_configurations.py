@@ -27,7 +27,7 @@ class Budget(NamedTuple):
 
 
 def configuration(
-    axes: tuple[AxisGeometry, AxisGeometry], longest: tuple[int, int], budget: Budget, sums_offsets: bool = False
+    axes: tuple[AxisGeometry, AxisGeometry], longest: tuple[int, int], budget: Budget
 ) -> Configuration:
     """Returns the configuration of a kernel.
 
@@ -35,10 +35,9 @@ def configuration(
         axes: geometry of rows and columns.
         longest: ranks in the longest segment of each axis.
         budget: the table entry.
-        sums_offsets: whether the kernel has matrix products over the pairs of an axis, which need 16 pairs.
     """
     longest = min(longest[0], 256), min(longest[1], 256)
-    tile, chunk = _rectangles(axes, longest, budget.tile, budget.chunk, 16 if sums_offsets else 1)
+    tile, chunk = _rectangles(axes, longest, budget.tile, budget.chunk)
     constants = {
         "TILE_ROWS": tile[0],
         "TILE_COLUMNS": tile[1],
@@ -54,7 +53,6 @@ def _rectangles(
     longest: tuple[int, int],
     tile_budget: int,
     chunk_budget: int,
-    least_pairs: int,
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Returns the tile and chunk with the fewest pairs, including pairs outside of segments and regions."""
     best = None
@@ -66,7 +64,8 @@ def _rectangles(
             for axis, ranks, segment in zip(axes, tile, longest, strict=True)
         )
         for chunk in _shapes(region, chunk_budget):
-            if min(tile[0] * chunk[0], tile[1] * chunk[1]) < least_pairs:
+            # the products over the pairs of columns that sum equal offsets
+            if tile[1] * chunk[1] < 16:
                 continue
             keys = _cover(region, chunk)
             # loading the keys and values of a chunk costs about as much as 16 more queries
@@ -95,7 +94,7 @@ def budget_of(problem: Problem, direction: str) -> Budget:
 
     Args:
         problem: a problem of intervals.
-        direction: `forward`, `dq`, `dkdv` or `dbias`; for the halves of neighborhood attention `scores`, `sums`,
+        direction: `forward`, `dq` or `dkdv`; for the halves of neighborhood attention `scores`, `sums`,
             `sums_over_queries` or `bias_of_scores`.
     """
     kind = "window" if problem.geometry.axes[0].is_window else "neighborhood"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
+import torch
+import triton.language as tl
 from torch import Tensor
 
 from ..triton_attention import Extras
-from ..triton_launch import Launch
+from ..triton_launch import Configuration, Launch
+from ..triton_math import LOG2_E
 from ..triton_problem import Problem
 from .triton_backward import interval_dkdv_kernel, interval_dq_kernel
-from .triton_bias import interval_dbias_kernel
 from .triton_forward import interval_forward_kernel
-from .triton_launches import launch, map_shape_of, table_launch
+from .triton_launches import configuration_of, launch_in_parts, make_tables, map_shape_of, offsets_of, parts
+from .triton_masks import masks_launch
 
 
 def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
@@ -23,19 +28,54 @@ def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
 
 
 def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
-    """Returns the launch of one kernel."""
-    return [launch(problem, interval_forward_kernel, "forward", arguments)]
+    """Returns the launches of a kernel for masks and of one for the attention."""
+    return _with_masks(problem, interval_forward_kernel, "forward", arguments)
 
 
 def backward(
     problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
 ) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
-    """Returns the launches of a kernel for dq and delta, of one for dk and dv, and of one for the table's gradient."""
-    launches = [launch(problem, interval_dq_kernel, "dq", arguments)]
-    if needs["k"] or needs["v"]:
-        launches.append(launch(problem, interval_dkdv_kernel, "dkdv", arguments))
+    """Returns the launches of a kernel for dq, delta and the table's gradient, and of one for dk and dv.
+
+    Each follows that of its masks.
+    """
     bias = extras["bias"]
-    if bias is None or not needs["bias"]:
+    chosen = configuration_of(problem, "dq")
+    sums, tables, offsets = None, None, dict.fromkeys(offsets_of(chosen), 0)
+    if bias is not None and needs["bias"]:
+        programs, _ = parts(problem, chosen.constants)
+        pairs = problem.geometry.chunks(chosen.constants, False), math.prod(chosen.constants.values())
+        sums = torch.empty(programs, *pairs, dtype=torch.float32, device=bias.device)
+        tables, offsets = make_tables(problem, chosen, bias.device), offsets_of(chosen)
+    of_bias = {"score_sums": sums, "tables": tables}
+    launches = _with_masks(problem, interval_dq_kernel, "dq", {**arguments, **of_bias}, offsets)
+    if needs["k"] or needs["v"]:
+        launches += _with_masks(problem, interval_dkdv_kernel, "dkdv", arguments)
+    if bias is None or tables is None:
         return launches, list
-    of_bias, tables = table_launch(problem, interval_dbias_kernel, "dbias", arguments, bias.device)
-    return [*launches, of_bias], lambda: [tables.sum(0).to(bias.dtype)]
+    return launches, lambda: [tables.sum(0).to(bias.dtype)]
+
+
+def _with_masks(
+    problem: Problem,
+    kernel: Any,
+    direction: str,
+    arguments: Mapping[str, Any],
+    constants: Mapping[str, int] = MappingProxyType({}),
+) -> list[Launch]:
+    """Returns the launch that fills the masks of a kernel, and that of the kernel."""
+    chosen, scale = configuration_of(problem, direction), arguments["scale"]
+    # masks are divided by the scale, which must be positive for this; a scale of 0 is a factor of 0 for the queries
+    sign = (scale > 0) - (scale < 0)
+    arguments = {**arguments, "magnitude": abs(scale) or LOG2_E.value}
+    of_masks, added, read = masks_launch(problem, chosen, arguments, direction == "dkdv")
+    constants = {"SIGN": sign, "STEP": _step_dtype(problem, chosen, arguments), **read, **constants}
+    return [of_masks, launch_in_parts(problem, kernel, chosen, {**arguments, **added}, constants)]
+
+
+def _step_dtype(problem: Problem, chosen: Configuration, arguments: Mapping[str, Any]) -> tl.dtype:
+    """Returns the dtype that holds the distance in memory between the chunks of any tensor."""
+    sizes = max(chosen.constants.values()) * max(axis.dilation for axis in problem.geometry.axes)
+    strides = [x for name in ("q", "k", "v", "dout") if name in arguments for x in arguments[name].strides[1:3]]
+    # a row of the rectangle has a few chunks at most
+    return tl.int32 if 64 * sizes * max(strides) < 2**31 else tl.int64

@@ -18,8 +18,6 @@ from ..triton_problem import Problem
 from .triton_blocks import MapShape
 from .triton_configurations import alternatives_to, budget_of, configuration
 
-# this many programs leave no multiprocessor idle
-ENOUGH_PROGRAMS = 2048
 
 
 def map_shape_of(problem: Problem) -> MapShape:
@@ -56,7 +54,7 @@ def launch_in_parts(
 def parts(problem: Problem, constants: Mapping[str, int]) -> tuple[int, int]:
     """Returns the number of programs, each for one tile of one head in several images, and the images per program."""
     tiles = problem.heads * problem.geometry.tiles(constants)
-    images_each = -(-problem.batch // max(1, min(problem.batch, ENOUGH_PROGRAMS // max(1, tiles))))
+    images_each = -(-problem.batch // max(1, min(problem.batch, problem.enough_programs // max(1, tiles))))
     return -(-problem.batch // max(1, images_each)) * tiles, images_each
 
 
@@ -65,19 +63,14 @@ def table_launch(
 ) -> tuple[Launch, Tensor]:
     """Returns the launch of a kernel that sums tables over tiles and images, and the tables, filled with zeros."""
     # the tables belong to these tiles, so there are no alternatives
-    chosen = configuration(
-        problem.geometry.axes,
-        problem.geometry.longest_segments,
-        budget_of(problem, direction),
-        sums_offsets=True,
-    )
-    constants = chosen.constants
+    chosen = configuration_of(problem, direction)
     tables = make_tables(problem, chosen, device)
-    offsets = {
-        "ROW_OFFSETS": offsets_between(constants["TILE_ROWS"], constants["CHUNK_ROWS"]),
-        "COLUMN_OFFSETS": offsets_between(constants["TILE_COLUMNS"], constants["CHUNK_COLUMNS"]),
-    }
-    return launch_in_parts(problem, kernel, chosen, {**arguments, "tables": tables}, offsets), tables
+    return launch_in_parts(problem, kernel, chosen, {**arguments, "tables": tables}, offsets_of(chosen)), tables
+
+
+def configuration_of(problem: Problem, direction: str) -> Configuration:
+    """Returns the configuration of a kernel; see `budget_of` for the directions."""
+    return configuration(problem.geometry.axes, problem.geometry.longest_segments, budget_of(problem, direction))
 
 
 def make_tables(problem: Problem, chosen: Configuration, device: torch.device) -> Tensor:
@@ -87,6 +80,12 @@ def make_tables(problem: Problem, chosen: Configuration, device: torch.device) -
     return torch.zeros(programs // problem.heads, problem.heads, *sides, dtype=torch.float32, device=device)
 
 
-def offsets_between(queries: int, keys: int) -> int:
-    """Returns the block size that holds the offsets between some queries and keys of an axis."""
-    return max(16, triton.next_power_of_2(queries + keys - 1))
+def offsets_of(chosen: Configuration) -> dict[str, int]:
+    """Returns the block sizes that hold the offsets between the queries of a tile and the keys of a chunk."""
+    sizes = chosen.constants
+    return {
+        f"{axis}_OFFSETS": max(
+            16, triton.next_power_of_2(sizes[f"TILE_{axis}S"] + sizes.get(f"CHUNK_{axis}S", sizes[f"TILE_{axis}S"]) - 1)
+        )
+        for axis in ("ROW", "COLUMN")
+    }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..intervals import triton_kernels as intervals
 from ..intervals.triton_kernels import arguments
-from ..intervals.triton_launches import launch_in_parts, make_tables, offsets_between
+from ..intervals.triton_launches import launch_in_parts, make_tables, offsets_of
 from ..triton_attention import Extras
 from ..triton_launch import Launch
 from ..triton_problem import Problem
@@ -38,9 +38,8 @@ def backward(
         return intervals.backward(problem, arguments, extras, needs)
     bias = extras["bias"]
     tables = make_tables(problem, chosen, bias.device) if bias is not None and needs["bias"] else None
-    rows, columns = chosen.constants.values()
-    offsets = {"ROW_OFFSETS": offsets_between(rows, rows), "COLUMN_OFFSETS": offsets_between(columns, columns)}
-    launch = launch_in_parts(problem, window_backward_kernel, chosen, {**arguments, "tables": tables}, offsets)
+    added = {**arguments, "tables": tables}
+    launch = launch_in_parts(problem, window_backward_kernel, chosen, added, offsets_of(chosen))
     if bias is None or tables is None:
         return [launch], list
     return [launch], lambda: [tables.sum(0).to(bias.dtype)]

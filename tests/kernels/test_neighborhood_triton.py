@@ -16,6 +16,7 @@ triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
 from attnzoo.kernels import neighborhood_av, neighborhood_qk  # noqa: E402
+from attnzoo.kernels import triton_problem  # noqa: E402
 from attnzoo.kernels.intervals import triton_axis, triton_launches  # noqa: E402
 from attnzoo.kernels.intervals.geometry import AxisGeometry  # noqa: E402
 from attnzoo.kernels.intervals.triton_configurations import Budget  # noqa: E402
@@ -72,7 +73,8 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
     generator = random.Random(-seed)
     budget = Budget(generator.choice([16, 32, 64]), generator.choice([16, 32, 128]), 4, 2)
     monkeypatch.setattr(triton_launches, "budget_of", lambda *_: budget)
-    monkeypatch.setattr(triton_launches, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
+    multiprocessors = generator.choice([0, 1, 256])
+    monkeypatch.setattr(triton_problem, "multiprocessors_of", lambda device: multiprocessors)
     torch.manual_seed(seed)
     case = random_case(seed, longest)
     return replace(case, batch=min(case.batch, 2), heads=min(case.heads, 2))

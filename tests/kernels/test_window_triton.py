@@ -14,6 +14,7 @@ from tests.tiers import fifth
 
 pytest.importorskip("triton")
 
+from attnzoo.kernels import triton_problem
 from attnzoo.kernels.intervals import triton_launches
 from attnzoo.kernels.intervals.triton_configurations import Budget
 from attnzoo.kernels.triton_tables import read_table
@@ -80,7 +81,8 @@ def draw(seed: int, longest: int, monkeypatch: pytest.MonkeyPatch) -> Case:
     generator = random.Random(-seed)
     budget = Budget(generator.choice([16, 32, 64]), generator.choice([16, 32, 128]), 4, 2)
     monkeypatch.setattr(triton_launches, "budget_of", lambda *_: budget)
-    monkeypatch.setattr(triton_launches, "ENOUGH_PROGRAMS", generator.choice([1, 8, 2048]))
+    multiprocessors = generator.choice([0, 1, 256])
+    monkeypatch.setattr(triton_problem, "multiprocessors_of", lambda device: multiprocessors)
     torch.manual_seed(seed)
     case = random_case(seed, longest)
     return replace(case, batch=min(case.batch, 3), heads=min(case.heads, 2))
