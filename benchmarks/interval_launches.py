@@ -79,11 +79,11 @@ def attention(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
 
     found = _launches(stage, triton_kernels, architecture, "forward")
     found += _launches(stage, triton_kernels, architecture, "backward")
-    # the masks of each kernel come before it, and move next to nothing
+    # the masks of each kernel come before it, and are small
     works = {"forward": (4, 2), "dq, dbias": (6, 3), "dk, dv": (6, 4)}
     for (name, work), masks, launch in zip(works.items(), found[::2], found[1::2], strict=True):
-        yield stage.named(f"masks of {name}", masks, Work(0, 0))
         yield _with_loops(stage.named(name, launch, stage.work(*work)), stage)
+        yield stage.named(f"masks of {name}", masks, Work(0, 0))
 
 
 def halves(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:

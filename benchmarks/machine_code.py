@@ -72,7 +72,7 @@ def count(assembly: str) -> Instructions:
         if jump and labels.get(jump[1], i) < i:
             loops.append(Loop(labels[jump[1]], i))
     innermost = [loop for loop in loops if not any(loop.contains(other) for other in loops)]
-    lengths = {loop: 0 for loop in loops}
+    lengths = dict.fromkeys(loops, 0)
     outside = 0
     for i, text in enumerate(found):
         if text.startswith("NOP"):

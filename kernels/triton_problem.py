@@ -13,7 +13,6 @@ from torch import Tensor
 from .triton_blocks import Tokens, Width
 from .triton_launch import Configuration, Launch, architecture_of, block, precision_of, readable
 
-
 # of an H100 or H200
 _MULTIPROCESSORS = 132
 

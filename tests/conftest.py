@@ -8,6 +8,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 import fcntl
 import hashlib
 import pickle
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,23 @@ from torch import nn
 # weights come from files in the tests, never from the network
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
+
+
+# of a test with more cases marked `full` than this, a third runs in CI
+MANY = 6
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps every third case of a long list that is marked `full`; the others are `slow`."""
+    cases = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("full") and not item.get_closest_marker("slow"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for listed in cases.values():
+        for i, item in enumerate(listed if len(listed) > MANY else ()):
+            if i % 3:
+                item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """Which cases of a long list run in the quick suite: a fifth, chosen so that together they show the most pairs.
 
-The others have the mark `full`, and run with `make test-all`.
+The others have the mark `full`; a part of them runs with `make test-all`, see `conftest.py`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class TileClasses(NamedTuple):
     kinds: int
 
     @property
-    def count(self) -> int:
+    def classes(self) -> int:
         """Number of classes of the axis."""
         return (self.before + self.period + self.after) * self.kinds
 
@@ -61,7 +61,7 @@ class AxisGeometry(NamedTuple):
         return self.kernel if self.is_window else -(-length // self.dilation)
 
     def classes_of_tiles(self, side: int, of_keys: bool) -> TileClasses:
-        """Returns the classes of tiles of `side` ranks: tiles of queries with their keys, or of keys with their queries."""
+        """Returns the classes of tiles of `side` queries with their keys, or of keys with their queries."""
         if self.is_window:
             return TileClasses(-(-self.kernel // side), 1, 0, 1 + self.is_shifted)
         if of_keys:
@@ -80,7 +80,7 @@ class AxisGeometry(NamedTuple):
         )
 
     def longest_rectangle(self, side: int, length: int, of_keys: bool) -> int:
-        """Returns a bound of the ranks of keys that a tile of queries needs, or of queries that a tile of keys needs."""
+        """Returns a bound of the ranks of keys that `side` queries need, or of queries that `side` keys need."""
         reach = self.kernel - 1 + 2 * self.stride + (self.kernel // 2 if of_keys else 0)
         return self.kernel if self.is_window else min(side + reach, self.longest_segment(length))
 

@@ -4,7 +4,8 @@ One program computes a tile of queries over its rectangle of keys, for dq and th
 One program computes a tile of keys over the rectangle of queries that attend to them, for dk and dv. A program computes
 its tile in several images. There are no atomic additions, so the results are the same in every run.
 
-Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values; M queries, N keys; kh kw kernel.
+Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values; M queries, N keys; kh kw
+kernel.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def interval_dq_kernel(
         masks, head, segments, start, map_shape, chunks_each, BIASED, AXES, CLASSES, TILE_ROWS, TILE_COLUMNS, M, N
     )
     key_ranks = ranks_of(first, CHUNK_ROWS, CHUNK_COLUMNS)
-    key_positions, keys_exist = positions_of(key_ranks, segments, map_shape, AXES)
+    key_positions, _exist = positions_of(key_ranks, segments, map_shape, AXES)
     ends = (
         ranks_on_map(segments[0], map_shape.lengths[0], AXES[0]),
         ranks_on_map(segments[1], map_shape.lengths[1], AXES[1]),
@@ -109,7 +110,9 @@ def interval_dq_kernel(
         place = (segments[0] * 0, segments[1] * 0)
         for chunk in range(chunks):
             keys = load_chunk(k, key_pointers, image, head, key_ranks, place, ends, segments, map_shape, AXES, WIDTH)
-            values = load_chunk(v, value_pointers, image, head, key_ranks, place, ends, segments, map_shape, AXES, VALUE_WIDTH)
+            values = load_chunk(
+                v, value_pointers, image, head, key_ranks, place, ends, segments, map_shape, AXES, VALUE_WIDTH
+            )
             added = tl.load(mask).to(tl.float32)
             place, is_first = next_chunk(place, width, CHUNK_ROWS, CHUNK_COLUMNS)
             key_pointers += tl.where(is_first, key_step_down, key_step)
@@ -181,12 +184,12 @@ def interval_dkdv_kernel(
     N: tl.constexpr = TILE_ROWS * TILE_COLUMNS
     positions, exist = positions_of(ranks_of(start, TILE_ROWS, TILE_COLUMNS), segments, map_shape, AXES)
     first, last = queries_of(start, end, segments, map_shape, AXES)
-    chunks, across = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    chunks, _across = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     first_mask = mask_of_tile(
         masks, head, segments, start, map_shape, chunks_each, BIASED, AXES, CLASSES, TILE_ROWS, TILE_COLUMNS, M, N
     )
     query_ranks = ranks_of(first, CHUNK_ROWS, CHUNK_COLUMNS)
-    query_positions, queries_exist = positions_of(query_ranks, segments, map_shape, AXES)
+    query_positions, _exist = positions_of(query_ranks, segments, map_shape, AXES)
     ends = (
         ranks_on_map(segments[0], map_shape.lengths[0], AXES[0]),
         ranks_on_map(segments[1], map_shape.lengths[1], AXES[1]),
@@ -204,8 +207,10 @@ def interval_dkdv_kernel(
         gradient_pointers = pointers_to(dout, image, head, query_positions, VALUE_WIDTH)
         mask = first_mask
         place = (segments[0] * 0, segments[1] * 0)
-        for chunk in range(chunks):
-            queries = load_chunk(q, query_pointers, image, head, query_ranks, place, ends, segments, map_shape, AXES, WIDTH)
+        for _chunk in range(chunks):
+            queries = load_chunk(
+                q, query_pointers, image, head, query_ranks, place, ends, segments, map_shape, AXES, WIDTH
+            )
             if SIGN != 1:
                 queries = (queries * SIGN).to(queries.dtype)
             gradients = load_chunk(

@@ -27,7 +27,7 @@ class Budget(NamedTuple):
 
 
 def configuration(
-    axes: tuple[AxisGeometry, AxisGeometry], longest: tuple[int, int], budget: Budget
+    axes: tuple[AxisGeometry, AxisGeometry], longest: tuple[int, int], budget: Budget, sums_offsets: bool = False
 ) -> Configuration:
     """Returns the configuration of a kernel.
 
@@ -35,9 +35,10 @@ def configuration(
         axes: geometry of rows and columns.
         longest: ranks in the longest segment of each axis.
         budget: the table entry.
+        sums_offsets: whether the kernel has matrix products over the pairs of columns, which need 16 pairs.
     """
     longest = min(longest[0], 256), min(longest[1], 256)
-    tile, chunk = _rectangles(axes, longest, budget.tile, budget.chunk)
+    tile, chunk = _rectangles(axes, longest, budget.tile, budget.chunk, 16 if sums_offsets else 1)
     constants = {
         "TILE_ROWS": tile[0],
         "TILE_COLUMNS": tile[1],
@@ -53,6 +54,7 @@ def _rectangles(
     longest: tuple[int, int],
     tile_budget: int,
     chunk_budget: int,
+    least_pairs: int,
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Returns the tile and chunk with the fewest pairs, including pairs outside of segments and regions."""
     best = None
@@ -64,8 +66,7 @@ def _rectangles(
             for axis, ranks, segment in zip(axes, tile, longest, strict=True)
         )
         for chunk in _shapes(region, chunk_budget):
-            # the products over the pairs of columns that sum equal offsets
-            if tile[1] * chunk[1] < 16:
+            if tile[1] * chunk[1] < least_pairs:
                 continue
             keys = _cover(region, chunk)
             # loading the keys and values of a chunk costs about as much as 16 more queries
@@ -111,3 +112,13 @@ def alternatives_to(budget: Budget) -> list[Budget]:
         budget._replace(num_stages=3),
     ]
     return [other for other in dict.fromkeys(others) if other != budget]
+
+
+def with_other_options(chosen: Configuration) -> list[Configuration]:
+    """Returns the configurations with the same tiles and other compiler options, for tuning."""
+    options = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (4, 1), (4, 2)]
+    return [
+        chosen._replace(num_warps=warps, num_stages=stages)
+        for warps, stages in options
+        if (warps, stages) != (chosen.num_warps, chosen.num_stages)
+    ]

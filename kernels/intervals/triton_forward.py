@@ -58,12 +58,12 @@ def interval_forward_kernel(
     N: tl.constexpr = CHUNK_ROWS * CHUNK_COLUMNS
     positions, exist = positions_of(ranks_of(start, TILE_ROWS, TILE_COLUMNS), segments, map_shape, AXES)
     first, last = keys_of(start, end, segments, map_shape, AXES)
-    chunks, across = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
+    chunks, _across = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     first_mask = mask_of_tile(
         masks, head, segments, start, map_shape, chunks_each, BIASED, AXES, CLASSES, TILE_ROWS, TILE_COLUMNS, M, N
     )
     key_ranks = ranks_of(first, CHUNK_ROWS, CHUNK_COLUMNS)
-    key_positions, keys_exist = positions_of(key_ranks, segments, map_shape, AXES)
+    key_positions, _exist = positions_of(key_ranks, segments, map_shape, AXES)
     ends = (
         ranks_on_map(segments[0], map_shape.lengths[0], AXES[0]),
         ranks_on_map(segments[1], map_shape.lengths[1], AXES[1]),
@@ -84,9 +84,11 @@ def interval_forward_kernel(
         value_pointers = pointers_to(v, image, head, key_positions, VALUE_WIDTH)
         mask = first_mask
         place = (segments[0] * 0, segments[1] * 0)
-        for chunk in range(chunks):
+        for _chunk in range(chunks):
             keys = load_chunk(k, key_pointers, image, head, key_ranks, place, ends, segments, map_shape, AXES, WIDTH)
-            values = load_chunk(v, value_pointers, image, head, key_ranks, place, ends, segments, map_shape, AXES, VALUE_WIDTH)
+            values = load_chunk(
+                v, value_pointers, image, head, key_ranks, place, ends, segments, map_shape, AXES, VALUE_WIDTH
+            )
             added = tl.load(mask).to(tl.float32)
             place, is_first = next_chunk(place, width, CHUNK_ROWS, CHUNK_COLUMNS)
             key_pointers += tl.where(is_first, key_step_down, key_step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..triton_launch import Configuration, Launch
 from ..triton_math import LOG2_E
 from ..triton_problem import Problem
 from .triton_backward import interval_dkdv_kernel, interval_dq_kernel
+from .triton_configurations import with_other_options
 from .triton_forward import interval_forward_kernel
 from .triton_launches import configuration_of, launch_in_parts, make_tables, map_shape_of, offsets_of, parts
 from .triton_masks import masks_launch
@@ -70,7 +72,10 @@ def _with_masks(
     arguments = {**arguments, "magnitude": abs(scale) or LOG2_E.value}
     of_masks, added, read = masks_launch(problem, chosen, arguments, direction == "dkdv")
     constants = {"SIGN": sign, "STEP": _step_dtype(problem, chosen, arguments), **read, **constants}
-    return [of_masks, launch_in_parts(problem, kernel, chosen, {**arguments, **added}, constants)]
+    # a kernel that adds to its tables must run only once
+    runs_once = arguments.get("tables") is not None
+    alternatives = tuple if runs_once else partial(with_other_options, chosen)
+    return [of_masks, launch_in_parts(problem, kernel, chosen, {**arguments, **added}, constants, alternatives)]
 
 
 def _step_dtype(problem: Problem, chosen: Configuration, arguments: Mapping[str, Any]) -> tl.dtype:

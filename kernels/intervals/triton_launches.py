@@ -5,7 +5,7 @@ Shape legend: B batch, h heads; kh kw kernel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +17,6 @@ from ..triton_launch import Configuration, Launch
 from ..triton_problem import Problem
 from .triton_blocks import MapShape
 from .triton_configurations import alternatives_to, budget_of, configuration
-
 
 
 def map_shape_of(problem: Problem) -> MapShape:
@@ -43,12 +42,14 @@ def launch_in_parts(
     kernel: Any,
     chosen: Configuration,
     arguments: Mapping[str, Any],
-    constants: Mapping[str, int] = MappingProxyType({}),
+    constants: Mapping[str, Any] = MappingProxyType({}),
+    alternatives: Callable[[], Sequence[Configuration]] = tuple,
 ) -> Launch:
     """Returns a launch with one program for each tile, head and part of the images, see `parts`."""
     programs, images_each = parts(problem, chosen.constants)
     arguments = {**arguments, "images": problem.batch, "images_each": images_each}
-    return problem.launch(kernel, arguments, {"AXES": problem.geometry.axes, **constants}, chosen, lambda _: programs)
+    constants = {"AXES": problem.geometry.axes, **constants}
+    return problem.launch(kernel, arguments, constants, chosen, lambda _: programs, alternatives)
 
 
 def parts(problem: Problem, constants: Mapping[str, int]) -> tuple[int, int]:
@@ -70,7 +71,12 @@ def table_launch(
 
 def configuration_of(problem: Problem, direction: str) -> Configuration:
     """Returns the configuration of a kernel; see `budget_of` for the directions."""
-    return configuration(problem.geometry.axes, problem.geometry.longest_segments, budget_of(problem, direction))
+    return configuration(
+        problem.geometry.axes,
+        problem.geometry.longest_segments,
+        budget_of(problem, direction),
+        sums_offsets=direction in ("dq", "bias_of_scores"),
+    )
 
 
 def make_tables(problem: Problem, chosen: Configuration, device: torch.device) -> Tensor:

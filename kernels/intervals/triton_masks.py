@@ -71,12 +71,10 @@ def interval_masks_kernel(
     chunk_ranks = ranks_of_chunk(first, chunk, across, CHUNK_ROWS, CHUNK_COLUMNS)
     if OF_KEYS:
         query_ranks, key_ranks = as_column(chunk_ranks), as_row(tile_ranks)
-        queries: tl.constexpr = CHUNK_ROWS * CHUNK_COLUMNS
-        keys: tl.constexpr = TILE_ROWS * TILE_COLUMNS
     else:
         query_ranks, key_ranks = as_column(tile_ranks), as_row(chunk_ranks)
-        queries: tl.constexpr = TILE_ROWS * TILE_COLUMNS
-        keys: tl.constexpr = CHUNK_ROWS * CHUNK_COLUMNS
+    queries: tl.constexpr = CHUNK_ROWS * CHUNK_COLUMNS if OF_KEYS else TILE_ROWS * TILE_COLUMNS
+    keys: tl.constexpr = TILE_ROWS * TILE_COLUMNS if OF_KEYS else CHUNK_ROWS * CHUNK_COLUMNS
     counts = attends(query_ranks, key_ranks, segments, map_shape, AXES)
     added = biased(tl.zeros([queries, keys], tl.float32), bias, head, query_ranks, key_ranks, counts, AXES) / magnitude
     if masks.dtype.element_ty == tl.float16:
@@ -136,7 +134,7 @@ def masks_launch(
     classes = problem.geometry.classes_of_tiles(sizes, of_keys)
     chunks_each = problem.geometry.chunks(sizes, of_keys)
     heads = 1 if bias is None else problem.heads
-    entries = heads * classes[0].count * classes[1].count * chunks_each
+    entries = heads * classes[0].classes * classes[1].classes * chunks_each
     pairs = sizes["TILE_ROWS"] * sizes["TILE_COLUMNS"] * sizes["CHUNK_ROWS"] * sizes["CHUNK_COLUMNS"]
     # as precise as bfloat16 operands deserve, in half of the memory traffic
     dtype = torch.float16 if problem.dtype == torch.bfloat16 else torch.float32

@@ -15,8 +15,11 @@ from tests.tiers import fifth
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
-from attnzoo.kernels import neighborhood_av, neighborhood_qk  # noqa: E402
-from attnzoo.kernels import triton_problem  # noqa: E402
+from attnzoo.kernels import (  # noqa: E402
+    neighborhood_av,
+    neighborhood_qk,
+    triton_problem,
+)
 from attnzoo.kernels.intervals import triton_axis, triton_launches  # noqa: E402
 from attnzoo.kernels.intervals.geometry import AxisGeometry  # noqa: E402
 from attnzoo.kernels.intervals.triton_configurations import Budget  # noqa: E402
