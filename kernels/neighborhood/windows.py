@@ -18,6 +18,10 @@ from .geometry import Axis, AxisTiles
 from .plan import AxisArguments, best_tiles, tile_classes
 
 
+# indices of a map that are stored for classes of rows, above this number: 2 MiB
+LARGE = 1 << 18
+
+
 @dataclass(frozen=True)
 class Windows:
     """Indices of the keys of all windows, k = kh * kw of them per query, for the unfused halves.
@@ -59,8 +63,9 @@ def make_windows(rows: AxisTiles, columns: AxisTiles, device: torch.device) -> W
     slots = (of_rows * columns.region + of_columns).reshape(exists.shape) * exists
     row_relation, column_relation = _relation_on_map(rows.axis), _relation_on_map(columns.axis)
     distinct, row_class = row_relation.unique(dim=0, return_inverse=True)
-    # copying rows of a few classes costs less than looking up every row
-    has_classes = 2 * len(distinct) <= len(row_relation)
+    # a second copy costs more time than the indices of a small map are worth
+    is_large = len(row_relation) * len(column_relation) * window > LARGE
+    has_classes = is_large and 2 * len(distinct) <= len(row_relation)
     if has_classes:
         row_relation = distinct
     # (row classes, kh), (W, kw) -> (row classes, W, kh, kw)

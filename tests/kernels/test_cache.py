@@ -93,7 +93,7 @@ def test_the_plan_of_a_large_map_holds_some_columns_only(dilation: int) -> None:
 
 def test_the_indices_of_a_large_map_hold_some_rows_only() -> None:
     sizes = []
-    for height in (100, 400):
+    for height in (200, 400):
         made = windows.windows((height, 7, 1, 1, False), (40, 7, 1, 1, False), "cpu")
         # a row has its class
         sizes.append(cache.size_of(made) - 8 * height)
@@ -101,7 +101,8 @@ def test_the_indices_of_a_large_map_hold_some_rows_only() -> None:
 
 
 @pytest.mark.parametrize("size", [(9, 30), (30, 9)])
-def test_a_table_on_a_map_with_classes_of_rows(size: tuple[int, int]) -> None:
+def test_a_table_on_a_map_with_classes_of_rows(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "LARGE", 0)
     table = torch.randn(2, 5, 7, requires_grad=True)
     on_map = neighborhood_bias(table, size)
     rows, columns = (
