@@ -5,11 +5,23 @@ Shape legend: B batch, H W map of the queries, h heads, D width of queries and k
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_backward_flop, sdpa_flop
+
+# torch warns where Triton is missing, which only matters to those who count Triton kernels of their own
+_log = logging.getLogger("torch.utils.flop_counter")
+_was_disabled, _log.disabled = _log.disabled, True
+from torch.utils.flop_counter import (  # noqa: E402
+    flop_registry,
+    register_flop_formula,
+    sdpa_backward_flop,
+    sdpa_flop,
+)
+
+_log.disabled = _was_disabled
 
 Shape = Sequence[int]
 

@@ -17,7 +17,6 @@ from ..tracing import real_tensors
 from .geometry import Axis, AxisTiles
 from .plan import AxisArguments, best_tiles, tile_classes
 
-
 # indices of a map that are stored for classes of rows, above this number: 2 MiB
 LARGE = 1 << 18
 
