@@ -90,7 +90,9 @@ def measure_all(
 def measure(
     row: Row, device: torch.device, meter: Meter, roof: Roof, budget: Budget, may_compile: bool = True
 ) -> dict[str, Any]:
-    """Measures one row: ours is checked first, and not timed if it is wrong; a peer may fail.
+    """Measures one row: ours is checked first, and not timed if it is wrong; its peers are timed all the same.
+
+    Where Triton is chosen, it is named, so that a kernel that fails is not replaced by eager.
 
     Args:
         row: row to measure.
@@ -121,18 +123,27 @@ def measure(
         inputs = shape.inputs(row.dtype, device)
         result["ours"] = str(explain(operator.function, inputs[0]))
         truth = Truth(shape, inputs)
-        result["wrong"] = truth.complaint(truth.of(shape.call(None), inputs, is_training=True))
     except torch.OutOfMemoryError as error:
         result["error"] = reason(error)
-    except Exception as error:  # a kernel that raises counts as wrong; the other rows are still measured
+        return result
+    except Exception as error:  # the other rows are still measured
+        result["wrong"] = reason(error)
+        return result
+    backend = "triton" if result["ours"].startswith("triton") else None
+    peers = _peers(row, device, result["ours"], may_compile)
+    try:
+        result["wrong"] = truth.complaint(truth.of(shape.call(backend), inputs, is_training=True))
+    except torch.OutOfMemoryError as error:
+        result["error"] = reason(error)
+    except Exception as error:  # a kernel that raises counts as wrong
         result["wrong"] = reason(error)
     if result["wrong"] is None and result["error"] is None:
-        peers = {"ours": Peer(lambda: shape.call(None)), **_peers(row, device, result["ours"], may_compile)}
-        for name, peer in peers.items():
-            if name != "ours" and budget.is_spent:
-                result["results"][name] = {"skipped": "the time for the row was spent"}
-                continue
-            result["results"][name] = _measured(peer, truth, inputs, meter, floors)
+        peers = {"ours": Peer(lambda: shape.call(backend)), **peers}
+    for name, peer in peers.items():
+        if name != "ours" and budget.is_spent:
+            result["results"][name] = {"skipped": "the time for the row was spent"}
+            continue
+        result["results"][name] = _measured(peer, truth, inputs, meter, floors)
     return result
 
 
