@@ -70,7 +70,9 @@ class AxisGeometry(NamedTuple):
         elif self.is_causal:
             start, end = self.kernel - 1, side + self.stride - 1
         else:
-            start, end = self.kernel // 2, side - 1 + self.stride // 2 + self.kernel - self.kernel // 2
+            # the leader of a query is up to stride // 2 after it, and up to the rest of the stride before it
+            start = self.kernel // 2 + self.stride - 1 - self.stride // 2
+            end = side - 1 + self.stride // 2 + self.kernel - self.kernel // 2
         # a tile is unaffected if it starts at rank `start` or later, with at least `end` ranks from there on
         return TileClasses(
             -(-start // side),
@@ -81,7 +83,8 @@ class AxisGeometry(NamedTuple):
 
     def longest_rectangle(self, side: int, length: int, of_keys: bool) -> int:
         """Returns a bound of the ranks of keys that `side` queries need, or of queries that `side` keys need."""
-        reach = self.kernel - 1 + 2 * self.stride + (self.kernel // 2 if of_keys else 0)
+        # keys near an end are seen by all queries up to this end
+        reach = self.kernel * (2 if of_keys else 1) + 2 * self.stride
         return self.kernel if self.is_window else min(side + reach, self.longest_segment(length))
 
 

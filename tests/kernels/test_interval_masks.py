@@ -22,6 +22,7 @@ from attnzoo.kernels.intervals.triton_axis import (  # noqa: E402
     segment_length,
     tile_of_class,
 )
+from attnzoo.kernels.neighborhood.geometry import Axis  # noqa: E402
 
 RANKS = 64
 
@@ -112,7 +113,39 @@ def test_tiles_of_a_class_have_the_same_pairs(first: int) -> None:
             assert described[1] <= bound, (seed, case)
 
 
+def class_of(tile: int, tiles: int, classes: TileClasses) -> int:
+    """The class of a tile, as `class_of_tile` computes it."""
+    count = classes.before + classes.period + classes.after
+    if tiles <= classes.before + classes.after or tile < classes.before:
+        return tile
+    to_end = tiles - tile
+    return count - to_end if to_end <= classes.after else classes.before + tile % classes.period
+
+
+@pytest.mark.parametrize("of_keys", [False, True], ids=["of queries", "of keys"])
+@pytest.mark.parametrize("kernel", [1, 4, 5, 7])
+def test_pairs_of_all_tiles_by_the_definition_of_a_neighborhood(kernel: int, of_keys: bool) -> None:
+    for is_causal, stride in itertools.product((False, True), range(1, kernel + 1)):
+        for length in range(kernel, 2 * kernel + 24):
+            axis = Axis(length, kernel, 1, stride, is_causal)
+            pairs = [(query, key) for query in range(length) for key in axis.neighbors(query) if key is not None]
+            for side in (1, 2, 4, 8):
+                check_tiles(pairs, AxisGeometry(kernel, 1, stride, is_causal), length, side, of_keys)
+
+
+def check_tiles(pairs: list[tuple[int, int]], axis: AxisGeometry, length: int, side: int, of_keys: bool) -> None:
+    classes, tiles = axis.classes_of_tiles(side, of_keys), -(-length // side)
+    found = [set() for _ in range(tiles)]
+    for query, key in pairs:
+        tile = (key if of_keys else query) // side
+        found[tile].add((query - tile * side, key - tile * side))
+    seen: dict[int, set[tuple[int, int]]] = {}
+    for tile, relative in enumerate(found):
+        assert seen.setdefault(class_of(tile, tiles, classes), relative) == relative
+        others = [pair[0 if of_keys else 1] for pair in relative]
+        assert not others or max(others) - min(others) < axis.longest_rectangle(side, length, of_keys)
+
+
 def test_most_tiles_of_a_large_map_share_their_classes() -> None:
     for axis, of_keys in itertools.product([AxisGeometry(7), AxisGeometry(7, 2)], [False, True]):
-        classes = axis.classes_of_tiles(4, of_keys)
-        assert classes.classes <= 6 * axis.dilation
+        assert axis.classes_of_tiles(4, of_keys).classes <= 6 * axis.dilation

@@ -147,7 +147,7 @@ BAD = {
     "four channels": ({"model": {"in_chans": 4}}, r"model.in_chans must be 1 \(grey\) or 3"),
     "an argument of no model": ({"model": {"nonsense": 1}}, "shvit_pico cannot return features with"),
     "a size that the backbone does not take": (
-        {"model": {"name": "biformer_pico"}, "detector": {"min_size": 96, "max_size": 96}},
+        {"model": {"name": "biformer_pico", "auto_pad": False}, "detector": {"min_size": 96, "max_size": 96}},
         r"biformer_pico does not take an image of 64 x 64 pixels .*auto_pad",
     ),
     "a mean of two numbers": ({"data": {"mean": [0.5, 0.5]}}, "data.mean must be 3 numbers"),
