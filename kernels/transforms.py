@@ -38,18 +38,20 @@ def needs_differentiable_gradients(grad: Tensor) -> bool:
 
 
 def differentiable_gradients(
-    attend: Callable[[], Tensor], inputs: Sequence[Tensor | None], grad: Tensor
+    attend: Callable[..., Tensor], inputs: Sequence[Tensor | None], grad: Tensor
 ) -> tuple[Tensor | None, ...]:
     """Computes gradients with operators that torch can differentiate and transform.
 
     Args:
-        attend: function that computes the output from the inputs with operators that autograd can differentiate twice.
+        attend: function of the inputs that computes the output with operators that autograd can differentiate twice.
         inputs: inputs of the operator; the gradient of an input that is None or needs no gradient is None.
         grad: gradient of the output, in the shape of the output.
     """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        out = transformable(attend)
-    wanted = [x for x in inputs if x is not None and x.requires_grad]
+        # where one input is another one, or is computed from it, each has the gradient of its own part
+        parts = [None if x is None else x.view_as(x) for x in inputs]
+        out = transformable(lambda: attend(*parts))
+    wanted = [x for x in parts if x is not None and x.requires_grad]
     found = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph))
-    return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in parts)

@@ -84,7 +84,7 @@ class Attention(torch.autograd.Function):
         rows, columns = axes = ctx.axes
         if needs_differentiable_gradients(grad):
             found = differentiable_gradients(
-                lambda: _attend(*_padded(maps, axes), rel_rows, rel_columns, axes, ctx.scale), inputs, grad
+                lambda q, k, v, *tables: _attend(*_padded([q, k, v], axes), *tables, axes, ctx.scale), inputs, grad
             )
             return *found, None, None
         q, k, v = _padded(maps, axes)

@@ -214,6 +214,24 @@ def test_gradient_penalty_reaches_the_inputs(example: Example) -> None:
         assert_close(f"second gradient of {name}", found, true, 1e-10 * true.abs().max().item())
 
 
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("example", [x for x in PLAIN if not x.is_half], ids=str)
+def test_values_that_are_made_of_the_keys(example: Example, create_graph: bool) -> None:
+    inputs = example.inputs(torch.float64)
+    keys = inputs["k"]
+    for values in (keys, keys.sin()):
+        ours, true = (
+            torch.autograd.grad(
+                example({**inputs, "v": values}, backend).square().sum(),
+                keys,
+                create_graph=create_graph,
+                retain_graph=True,
+            )[0]
+            for backend in ("eager", "reference")
+        )
+        assert_close("gradient of the keys", ours, true, 1e-10 * true.abs().max().item())
+
+
 @kernels
 @pytest.mark.parametrize("example", [x for x in PLAIN if not x.is_half], ids=str)
 def test_kernels_have_no_second_derivative(example: Example) -> None:
