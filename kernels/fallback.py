@@ -85,7 +85,7 @@ def gradients(function: Callable[..., Tensor], inputs: Mapping[str, Tensor | Non
 
     Args:
         function: function of the inputs, by name; None stays None.
-        inputs: the inputs to differentiate.
+        inputs: the inputs to differentiate; the gradient of one that the result does not depend on is zero.
         dout: gradient of its result.
     """
     given = {name: x for name, x in inputs.items() if x is not None}
@@ -96,7 +96,10 @@ def gradients(function: Callable[..., Tensor], inputs: Mapping[str, Tensor | Non
             leaves = {name: x.detach().requires_grad_() for name, x in given.items()}
             with torch.enable_grad():
                 out = function(**{**inputs, **leaves})
-            return dict(zip(leaves, torch.autograd.grad(out, list(leaves.values()), dout), strict=True))
+            if not out.requires_grad:
+                return {name: torch.zeros_like(x) for name, x in leaves.items()}
+            found = torch.autograd.grad(out, list(leaves.values()), dout, materialize_grads=True)
+            return dict(zip(leaves, found, strict=True))
 
     # inside of an operator the calling thread does not record operations, a new thread does
     with ThreadPoolExecutor(1) as thread:

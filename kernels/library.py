@@ -46,15 +46,57 @@ def define(
 
 
 def define_dynamic(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Defines the operator `attnzoo::dynamic_NAME`, which an exporter keeps as one node where a size is dynamic.
+    """Defines the operator `attnzoo::dynamic_NAME`, which tracers keep as one node where a size is dynamic, and
+    `attnzoo::dynamic_NAME_backward`.
+
+    The backward operator runs and differentiates `run` again. It has no derivative of its own.
 
     Args:
-        name, schema, run, fake: as in `define`; `run` is used on every device.
+        name, schema, run, fake: as in `define`; `run` is used on every device. Tensors come first in the schema, and
+            there is one result.
 
     Returns:
         The operator, a callable.
     """
-    return define(f"dynamic_{name}", schema, run, fake, "CompositeExplicitAutograd")
+    every_device = "CompositeExplicitAutograd"
+    operator = define(f"dynamic_{name}", schema, run, fake, every_device)
+    tensors = [x.name for x in operator._schema.arguments if "Tensor" in str(x.type)]
+    count = len(tensors)
+
+    def run_backward(dout: Tensor, *inputs: Any) -> list[Tensor]:
+        given, rest = dict(zip(tensors, inputs, strict=False)), inputs[count:-1]
+        differentiated = {tensor: given[tensor] for tensor, needed in zip(tensors, inputs[-1], strict=True) if needed}
+        found = eager_gradients(lambda **x: run(*{**given, **x}.values(), *rest), differentiated, dout)
+        return [found[x].contiguous() if x in found else dout.new_empty(0) for x in tensors]
+
+    def fake_backward(dout: Tensor, *inputs: Any) -> list[Tensor]:
+        needs = zip(inputs, inputs[-1], strict=False)
+        return [x.new_empty(x.shape) if needed else dout.new_empty(0) for x, needed in needs]
+
+    declared = schema[1:].partition(")")[0]
+    backward_operator = define(
+        f"dynamic_{name}_backward",
+        f"(Tensor dout, {declared}, bool[] needs) -> Tensor[]",
+        run_backward,
+        fake_backward,
+        every_device,
+    )
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:count])
+        ctx.rest = inputs[count:]
+
+    def derivative(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
+        needs = ctx.needs_input_grad[:count]
+        gradients = backward_operator(dout, *ctx.saved_tensors, *ctx.rest, needs)
+        return *(x if needed else None for x, needed in zip(gradients, needs, strict=True)), *(None for _ in ctx.rest)
+
+    differentiate(f"dynamic_{name}", derivative, save)
+    refuse_to_differentiate(
+        f"dynamic_{name}_backward",
+        f"{name} on a map of dynamic size has no second derivative: compile it for one size where one is needed",
+    )
+    return operator
 
 
 class Extra(NamedTuple):
@@ -183,7 +225,10 @@ def define_attention(
         return *(found.get(tensor) for tensor in tensors), *(None for _ in ctx.rest)
 
     differentiate(name, derivative, save)
-    refuse_to_differentiate(f"{name}_backward", name)
+    refuse_to_differentiate(
+        f"{name}_backward",
+        f"the Triton kernels of {name} have no second derivative: use backend='eager' where one is needed",
+    )
     return operator
 
 
@@ -199,12 +244,10 @@ def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., N
     torch.library.register_autograd(f"attnzoo::{name}", backward, setup_context=save)
 
 
-def refuse_to_differentiate(name: str, operator: str) -> None:
-    """Makes `attnzoo::NAME`, the backward operator of the public `operator`, raise an error when differentiated."""
+def refuse_to_differentiate(name: str, message: str) -> None:
+    """Makes `attnzoo::NAME`, the backward operator of another, raise an error with this message when differentiated."""
 
     def refuse(ctx: Any, *gradients: Any) -> None:
-        raise NotImplementedError(
-            f"the Triton kernels of {operator} have no second derivative: use backend='eager' where one is needed"
-        )
+        raise NotImplementedError(message)
 
     torch.library.register_autograd(f"attnzoo::{name}", refuse)

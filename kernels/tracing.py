@@ -9,7 +9,7 @@ sizes, in this order of preference:
    time (`kernels/window/eager_dynamic.py`), and routed attention gathers regions without reading their size.
 3. An opaque operator, where tracing the arithmetic takes minutes: neighborhood attention in tiles, and the mixing of
    OverLoCK. `define_dynamic` defines one: in the trace it is one node with the shape of its result, at run time it is
-   the eager execution. `attnzoo.tools.export.dynamic_sizes` writes the node as standard ONNX operators.
+   the eager execution, and in the backward pass its derivative. `attnzoo.tools.export.dynamic_sizes` writes the node as standard ONNX operators.
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves
@@ -48,7 +48,8 @@ def is_symbolic(sizes: list[int]) -> bool:
 
     Unlike for `is_dynamic`, a branch on such a size may be allowed: it compiles a graph for every outcome.
     """
-    return not all(has_static_value(size) for size in sizes)
+    # the sizes of `torch.jit.trace` are tensors, and constants
+    return not all(isinstance(size, torch.Tensor) or has_static_value(size) for size in sizes)
 
 
 @torch.jit.unused
@@ -64,9 +65,12 @@ def real_tensors() -> Iterator[None]:
     not belong to a transform of `torch.func`; and `torch.jit.trace` must not record how they are computed.
     """
     state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    # inside of an operator torch refuses to set even no state
+    if state is not None:
+        torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         with torch._C._DisableFuncTorch(), _disable_current_modes(), torch.device("cpu"), torch.inference_mode(False):
             yield
     finally:
-        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
+        if state is not None:
+            torch._C._set_tracing_state(state)  # type: ignore[attr-defined]

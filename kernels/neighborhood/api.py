@@ -22,7 +22,7 @@ from ..arguments import (
     operator,
     scale_or_default,
 )
-from ..tracing import is_dynamic
+from ..tracing import is_symbolic
 from . import dynamic, eager, reference, triton
 from .layouts import axes_of, from_map, kernels_of, layout_of, table_of_map, to_map
 from .padding import Padding, padded
@@ -89,9 +89,9 @@ def neighborhood_attention(
     _check_padding(padding, k, v)
     factor = scale_or_default(scale, q)
     q, k, v, bias = *(to_map(x, layout) for x in (q, k, v)), table_of_map(bias, layout)
-    if is_dynamic(list(q.shape[1:3])):
-        return from_map(dynamic.attention(q, k, v, axes, bias, factor, padding), layout)
     execution = execution_of(neighborhood_attention, backend, q, v)
+    if execution is eager.attention and is_symbolic(list(q.shape[1:3])):
+        return from_map(dynamic.attention(q, k, v, axes, bias, factor, padding), layout)
     out = padded(lambda q, k, v, axes: execution(q, k, v, axes, bias, factor), q, k, v, axes, padding)
     return from_map(out, layout)
 
@@ -130,7 +130,10 @@ def neighborhood_qk(
     check_bias(bias, q, kernels_of(axes, layout))
     factor = scale_or_default(scale, q)
     q, k, bias = to_map(q, layout), to_map(k, layout), table_of_map(bias, layout)
-    return from_map(execution_of(neighborhood_qk, backend, q)(q, k, axes, bias, factor), layout)
+    execution = execution_of(neighborhood_qk, backend, q)
+    if execution is eager.qk and is_symbolic(list(q.shape[1:3])):
+        execution = dynamic.qk
+    return from_map(execution(q, k, axes, bias, factor), layout)
 
 
 @operator(reference=reference.av, eager=eager.av, triton=triton.av)
@@ -169,9 +172,10 @@ def neighborhood_av(
             f"{layout.tensor.replace('width', str(math.prod(kernels)))}, got {tuple(weights.shape)}"
         )
     weights, v = to_map(weights, layout), to_map(v, layout)
-    if is_dynamic(list(v.shape[1:3])):
-        return from_map(dynamic.av(weights, v, axes), layout)
-    return from_map(execution_of(neighborhood_av, backend, v)(weights, v, axes), layout)
+    execution = execution_of(neighborhood_av, backend, v)
+    if execution is eager.av and is_symbolic(list(v.shape[1:3])):
+        execution = dynamic.av
+    return from_map(execution(weights, v, axes), layout)
 
 
 def _check_padding(padding: Padding | None, k: Tensor, v: Tensor) -> None:
@@ -211,7 +215,7 @@ def neighborhood_bias(bias: Tensor, size: tuple[int, int]) -> Tensor:
         raise ValueError(
             f"bias must have the shape (heads, 2 * rows - 1, 2 * columns - 1) of a window, got {tuple(bias.shape)}"
         )
-    if is_dynamic(list(size)):
+    if is_symbolic(list(size)):
         return dynamic.bias_on_map(bias, size[0], size[1])
     height, width = (operator_index(length) for length in size)
     for length, side in zip((height, width), bias.shape[1:], strict=True):

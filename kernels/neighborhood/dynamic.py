@@ -1,8 +1,8 @@
-"""Neighborhood attention on a map of dynamic size during export: one node of the graph.
+"""Neighborhood attention on a map of dynamic size, exported or compiled: one node of the graph.
 
 With an unknown map size, tracers spend minutes on the arithmetic of tiles and do not succeed. So these operators are
-opaque to them: the trace contains one node with the shape of its result. At run time the node runs the eager execution;
-the exporter decides how to write it to a file.
+opaque to them: the trace contains one node with the shape of its result. At run time the node runs the eager execution,
+and another node its backward pass; the exporter decides how to write the node to a file.
 
 Shape legend: B batch, H W map, h heads, D E width of keys and values, k = kh * kw keys.
 """
@@ -34,6 +34,11 @@ def attention(
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     return _attention(q, k, v, bias, *(padding or (None, None)), scale, *_geometry(axes))
+
+
+def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float) -> Tensor:
+    """Scores of each query with its keys, row-major over the window: (B, H, W, h, k)."""
+    return _qk(q, k, bias, scale, *_geometry(axes))
 
 
 def av(weights: Tensor, v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
@@ -71,6 +76,10 @@ def _run_attention(
     return out.contiguous()
 
 
+def _run_qk(q: Tensor, k: Tensor, bias: Tensor | None, scale: float, *geometry: Sequence[Any]) -> Tensor:
+    return eager.qk(q, k, _axes(q.shape[1:3], *geometry), bias, scale).contiguous()
+
+
 def _run_av(weights: Tensor, v: Tensor, *geometry: Sequence[Any]) -> Tensor:
     return eager.av(weights, v, _axes(v.shape[1:3], *geometry)).contiguous()
 
@@ -84,6 +93,12 @@ _attention = define_dynamic(
     f"(Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? key, Tensor? value, float scale, {_GEOMETRY}) -> Tensor",
     _run_attention,
     lambda q, k, v, *others: v.new_empty(v.shape),
+)
+_qk = define_dynamic(
+    "neighborhood_qk",
+    f"(Tensor q, Tensor k, Tensor? bias, float scale, {_GEOMETRY}) -> Tensor",
+    _run_qk,
+    lambda q, k, bias, scale, kernel, *others: q.new_empty(*q.shape[:4], kernel[0] * kernel[1]),
 )
 _av = define_dynamic(
     "neighborhood_av",

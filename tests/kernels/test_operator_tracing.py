@@ -12,7 +12,15 @@ from comparison import Run, assert_as_exact_as, assert_close, upstream
 from operator_examples import EXAMPLES, PLAIN, Example
 from torch import Tensor, nn
 
-from attnzoo.kernels import halo_attention, neighborhood_attention, routed_attention, window_attention
+from attnzoo.kernels import (
+    halo_attention,
+    neighborhood_attention,
+    neighborhood_av,
+    neighborhood_bias,
+    neighborhood_qk,
+    routed_attention,
+    window_attention,
+)
 from tests.tiers import fifth, quick
 
 # without a C++ compiler the graphs are still captured and differentiated ahead of time
@@ -28,6 +36,29 @@ COMPILED = [x for _, group in groupby(EXAMPLES, lambda x: x.function) for x in l
 
 def in_neighborhoods(q: Tensor) -> Tensor:
     return neighborhood_attention(q, q, q, 3)
+
+
+def in_halves(q: Tensor) -> Tensor:
+    return neighborhood_av(neighborhood_qk(q, q, 3, stride=2).softmax(-1), q, 3, stride=2)
+
+
+def in_small_maps(q: Tensor) -> Tensor:
+    """Maps of a dynamic length that is less than the window: the tokens that pad them and the table are learned too."""
+    small = q[:, :5]
+    table = q[0, 0, 0, 0, 0] * torch.arange(2 * 11 * 7, device=q.device).view(2, 11, 7)
+    tokens = q[0, 0, 0], q[0, 0, 1]
+    return neighborhood_attention(small, small, small, (6, 4), dilation=(1, 2), bias=table, padding=tokens)
+
+
+def by_table(q: Tensor) -> Tensor:
+    """Weights that are computed from a table only."""
+    bias = neighborhood_bias(q[0, 0, 0, 0, 0] * torch.ones(2, 5, 3), (q.shape[1], q.shape[2]))
+    return neighborhood_av(bias.softmax(-1).expand(len(q), -1, -1, -1, -1), q, (3, 2))
+
+
+def in_sequences(q: Tensor) -> Tensor:
+    q = q.flatten(1, 2)
+    return neighborhood_attention(q, q, q, 5, is_causal=True)
 
 
 def in_windows(q: Tensor) -> Tensor:
@@ -117,17 +148,34 @@ def test_one_compiled_graph_serves_several_map_sizes(
         assert_close("output", function(q), attend(q), ROUNDING)
 
 
-@pytest.mark.parametrize("needs_gradient", quick([False, True], []))
-def test_windows_of_a_map_with_dynamic_sides(needs_gradient: bool) -> None:
-    function = torch.compile(in_windows, fullgraph=True, backend="aot_eager")
-    for size in ((9, 13), (15, 19), (10, 21)):
+@pytest.mark.parametrize(
+    ("attend", "needs_gradient"),
+    [
+        # the halves, padding and tables in the quick suite, with gradients
+        pytest.param(attend, needs, marks=() if needs and attend in (in_halves, in_small_maps) else pytest.mark.full)
+        for attend in (
+            in_neighborhoods,
+            in_halves,
+            in_small_maps,
+            by_table,
+            in_sequences,
+            in_windows,
+            in_halos,
+            in_regions,
+        )
+        for needs in (False, True)
+    ],
+)
+def test_maps_with_dynamic_sides(attend: Callable[[Tensor], Tensor], needs_gradient: bool) -> None:
+    function = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    for size in ((9, 15), (15, 21), (21, 9)):
         q = torch.randn(2, *size, 2, 4, requires_grad=needs_gradient)
         for axis in (1, 2):
             torch._dynamo.mark_dynamic(q, axis)
         # one graph serves every size that is padded
-        with torch._dynamo.config.patch(error_on_recompile=size != (9, 13)):
+        with torch._dynamo.config.patch(error_on_recompile=size != (9, 15)):
             out = function(q)
-        true = in_windows(q)
+        true = attend(q)
         assert_close("output", out, true, ROUNDING)
         if needs_gradient:
             found, expected = (torch.autograd.grad(x, q, upstream(x))[0] for x in (out, true))
@@ -192,3 +240,20 @@ def test_a_plan_first_made_while_tracing_serves_later_calls(attend: Callable[...
         out.sum().backward()
         assert_close(f"width {width}", out, attend(x.detach().double()), ROUNDING)
     assert_close("exported", exported(q), Mixer()(q), ROUNDING)
+
+
+def test_an_exported_map_with_dynamic_sides_has_one_derivative() -> None:
+    class Mixer(nn.Module):
+        def forward(self, q: Tensor) -> Tensor:
+            return in_neighborhoods(q)
+
+    sides = {1: torch.export.Dim("height", min=3, max=64), 2: torch.export.Dim("width", min=3, max=64)}
+    program = torch.export.export(Mixer(), (torch.randn(2, 9, 15, 2, 4),), dynamic_shapes=(sides,), strict=False)
+    q = torch.randn(2, 7, 8, 2, 4, requires_grad=True)
+    (found,), (true,) = (
+        torch.autograd.grad(attend(q).square().sum(), q, create_graph=True)
+        for attend in (program.module(), in_neighborhoods)
+    )
+    assert_close("gradient", found, true, ROUNDING)
+    with pytest.raises(NotImplementedError, match="neighborhood_attention on a map of dynamic size has no second"):
+        found.sum().backward()
