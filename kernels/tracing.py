@@ -8,8 +8,9 @@ sizes, in this order of preference:
 2. A formulation that needs no plan of the map: window attention computes the number of windows from the shape at run
    time (`kernels/window/eager_dynamic.py`), and routed attention gathers regions without reading their size.
 3. An opaque operator, where tracing the arithmetic takes minutes: neighborhood attention in tiles, and the mixing of
-   OverLoCK. `define_dynamic` defines one: in the trace it is one node with the shape of its result, at run time it is
-   the eager execution, and in the backward pass its derivative. `attnzoo.tools.export.dynamic_sizes` writes the node as standard ONNX operators.
+   OverLoCK. `define_dynamic` defines one: in the trace it is one node with the shape of its result, and another node
+   for the backward pass; at run time it is the eager execution. `attnzoo.tools.export.dynamic_sizes` writes the node as
+   standard ONNX operators.
 """
 
 # no `from __future__ import annotations`: TorchScript needs the types themselves

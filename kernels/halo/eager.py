@@ -84,7 +84,9 @@ class Attention(torch.autograd.Function):
         rows, columns = axes = ctx.axes
         if needs_differentiable_gradients(grad):
             found = differentiable_gradients(
-                lambda q, k, v, *tables: _attend(*_padded([q, k, v], axes), *tables, axes, ctx.scale), inputs, grad
+                lambda q, k, v, rows, columns: _attend(*_padded([q, k, v], axes), rows, columns, axes, ctx.scale),
+                inputs,
+                grad,
             )
             return *found, None, None
         q, k, v = _padded(maps, axes)

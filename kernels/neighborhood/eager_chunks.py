@@ -115,7 +115,9 @@ class Attention(torch.autograd.Function):
         q, k, v, bias = ctx.saved_tensors
         if needs_differentiable_gradients(grad):
             whole: Plan = ctx.plans(None)
-            gradients = differentiable_gradients(lambda *x: attend(*x, ctx.scale, whole), (q, k, v, bias), grad)
+            gradients = differentiable_gradients(
+                lambda q, k, v, bias: attend(q, k, v, bias, ctx.scale, whole), (q, k, v, bias), grad
+            )
             return *gradients, None, None
         plan: Plan = ctx.plans(BACKWARD_SCORES)
         heads, grads = q.shape[3], [x.new_zeros(x.shape) for x in (q, k, v)]

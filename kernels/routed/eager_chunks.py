@@ -144,7 +144,7 @@ class Attention(torch.autograd.Function):
         q, k, v, routes = ctx.saved_tensors
         if needs_differentiable_gradients(grad):
             form = best_form(routes, ctx.regions, q.dtype)
-            gradients = differentiable_gradients(lambda *maps: attend(*maps, form, ctx.scale), (q, k, v), grad)
+            gradients = differentiable_gradients(lambda q, k, v: attend(q, k, v, form, ctx.scale), (q, k, v), grad)
             return *gradients, None, None, None
         grads = [x.new_empty(x.shape) for x in (q, k, v)]
         precise = dtype_of_scores(q.dtype)

@@ -68,7 +68,9 @@ class Attention(torch.autograd.Function):
         q, k, v, bias = ctx.saved_tensors
         plan: Plan = ctx.plan
         if needs_differentiable_gradients(grad):
-            gradients = differentiable_gradients(lambda *x: attend(*x, ctx.scale, plan), (q, k, v, bias), grad)
+            gradients = differentiable_gradients(
+                lambda q, k, v, bias: attend(q, k, v, bias, ctx.scale, plan), (q, k, v, bias), grad
+            )
             return *gradients, None, None, None
         heads = q.shape[3]
         grads = [x.new_empty(x.shape) for x in (q, k, v)]
