@@ -31,7 +31,9 @@ def create(case: Case, folder: Path) -> nn.Module:
     # `model (and a remark)`, or nothing for weights without a key
     key = (case.facts["checkpoint_key"] or "bare").split()[0]
     torch.save({key: case.checkpoint} if key in ("model", "state_dict") else case.checkpoint, path)
-    return timm.create_model(name_of(case), pretrained=True, pretrained_cfg_overlay={"file": str(path)}).eval()
+    # the official network has its auxiliary head
+    parts = {"aux_head": True} if case.name.startswith("overlock") else {}
+    return timm.create_model(name_of(case), pretrained=True, pretrained_cfg_overlay={"file": str(path)}, **parts).eval()
 
 
 def name_of(case: Case) -> str:
