@@ -88,6 +88,9 @@ def pool_cells(x: Tensor, height: int, width: int) -> Tensor:
         return _means_of_whole(x, height, width)
     if is_dynamic([x.shape[1], x.shape[2]]):
         return _means(x, _cells_of_size(x.shape[1], height, x), _cells_of_size(x.shape[2], width, x))
+    if torch.jit.is_tracing():
+        # sizes are tensors, and OpenVINO needs constants here
+        height, width = int(height), int(width)
     return F.avg_pool2d(x.permute(0, 3, 1, 2), [height, width], ceil_mode=True).permute(0, 2, 3, 1)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import has_static_value
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -47,10 +48,10 @@ def is_dynamic(sizes: list[int]) -> bool:
 def is_symbolic(sizes: list[int]) -> bool:
     """Returns whether one of these sizes is a symbol of an exporter or of `torch.compile`, where it may be a constant.
 
-    Unlike for `is_dynamic`, a branch on such a size may be allowed: it compiles a graph for every outcome.
+    Unlike for `is_dynamic`, a branch on such a size may be allowed: it compiles a graph for every outcome. The sizes of
+    `torch.jit.trace` are tensors; they become constants.
     """
-    # the sizes of `torch.jit.trace` are tensors, and constants
-    return not all(isinstance(size, torch.Tensor) or has_static_value(size) for size in sizes)
+    return not all(isinstance(size, Tensor) or has_static_value(size) for size in sizes)
 
 
 @torch.jit.unused

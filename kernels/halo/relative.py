@@ -30,5 +30,5 @@ def relative_scores(q: Tensor, table: Tensor, axis: HaloAxis, dim: int) -> Tenso
     vectors = table.to(q.dtype).index_select(0, entries.flatten()).unflatten(0, (axis.queries, axis.window))
     # queries with the same index in their block use the same vectors: (q, B, .., h, D), one product per index
     moved = q.unflatten(dim, (-1, axis.queries)).movedim(dim + 1, 0)
-    scores = moved.flatten(1, 4) @ vectors.mT
+    scores = moved.flatten(1, 4) @ vectors.transpose(1, 2)
     return scores.unflatten(1, moved.shape[1:5]).movedim(0, dim + 1).flatten(dim, dim + 1)

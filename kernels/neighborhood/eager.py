@@ -46,7 +46,7 @@ def qk(q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale
     """Scores of each query with its keys, row-major over the window: (B, H, W, h, k); -inf where there is no key."""
     plan, places = _whole(axes, q), windows(*_arguments(axes), str(q.device))
     size, heads = q.shape[1:3], q.shape[3]
-    scores = eager_batch.take_queries(q * scale, plan) @ eager_batch.take_keys(k, plan).mT
+    scores = eager_batch.take_queries(q * scale, plan) @ eager_batch.take_keys(k, plan).transpose(2, 3)
     # (classes, T, k) -> (B, h * n, T, k): selects the window's scores from its region's
     slots = places.slots[plan.whole.tile_class].repeat(heads, 1, 1).expand(q.shape[0], -1, -1, -1)
     scores = eager_batch.untile(scores.gather(-1, slots), plan, heads, size)

@@ -20,7 +20,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, p
         # (classes, h, T, T) -> (1, n * h, T, T); fused kernels do not take masks of three dimensions
         mask = mask.index_select(0, plan.whole.window_class).flatten(0, 1).unsqueeze(0)
     queries, keys, values = (_take(x, plan) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+    if torch.jit.is_tracing() and heads == 1:
+        # OpenVINO takes the tokens of one head for its windows where it reads scaled_dot_product_attention
+        scores = (queries * scale) @ keys.transpose(2, 3)
+        out = (scores if mask is None else scores + mask).softmax(3) @ values
+    else:
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
     if torch.compiler.is_exporting():
         # exporters decompose the fused kernel into operators with another layout; views must fit both
         out = out.clone(memory_format=torch.contiguous_format)
