@@ -35,7 +35,7 @@ class Instructions(NamedTuple):
     Attributes:
         outside: instructions outside of all loops.
         outer: instructions of loops that contain other loops, without those of the inner loops.
-        inner: instructions of the longest innermost loop.
+        inner: instructions of the longest innermost loop, in another loop if there is one.
         other: instructions of the other innermost loops.
     """
 
@@ -82,7 +82,8 @@ def count(assembly: str) -> Instructions:
             lengths[min(around, key=lambda loop: loop.last - loop.first)] += 1
         else:
             outside += 1
-    inner = max((lengths[loop] for loop in innermost), default=0)
+    nested = [loop for loop in innermost if any(other.contains(loop) for other in loops)]
+    inner = max((lengths[loop] for loop in nested or innermost), default=0)
     outer = sum(lengths[loop] for loop in loops if loop not in innermost)
     return Instructions(outside, outer, inner, sum(lengths[loop] for loop in innermost) - inner)
 

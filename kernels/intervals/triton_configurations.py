@@ -27,7 +27,10 @@ class Budget(NamedTuple):
 
 
 def configuration(
-    axes: tuple[AxisGeometry, AxisGeometry], longest: tuple[int, int], budget: Budget, sums_offsets: bool = False
+    axes: tuple[AxisGeometry, AxisGeometry],
+    longest: tuple[int, int],
+    budget: Budget,
+    least_pairs: tuple[int, int] = (1, 1),
 ) -> Configuration:
     """Returns the configuration of a kernel.
 
@@ -35,10 +38,10 @@ def configuration(
         axes: geometry of rows and columns.
         longest: ranks in the longest segment of each axis.
         budget: the table entry.
-        sums_offsets: whether the kernel has matrix products over the pairs of columns, which need 16 pairs.
+        least_pairs: pairs of rows and of columns that the kernel needs; matrix products over pairs need 16.
     """
     longest = min(longest[0], 256), min(longest[1], 256)
-    tile, chunk = _rectangles(axes, longest, budget.tile, budget.chunk, 16 if sums_offsets else 1)
+    tile, chunk = _rectangles(axes, longest, budget.tile, budget.chunk, least_pairs)
     constants = {
         "TILE_ROWS": tile[0],
         "TILE_COLUMNS": tile[1],
@@ -54,7 +57,7 @@ def _rectangles(
     longest: tuple[int, int],
     tile_budget: int,
     chunk_budget: int,
-    least_pairs: int,
+    least_pairs: tuple[int, int],
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Returns the tile and chunk with the fewest pairs, including pairs outside of segments and regions."""
     best = None
@@ -66,7 +69,7 @@ def _rectangles(
             for axis, ranks, segment in zip(axes, tile, longest, strict=True)
         )
         for chunk in _shapes(region, chunk_budget):
-            if tile[1] * chunk[1] < least_pairs:
+            if tile[0] * chunk[0] < least_pairs[0] or tile[1] * chunk[1] < least_pairs[1]:
                 continue
             keys = _cover(region, chunk)
             # loading the keys and values of a chunk costs about as much as 16 more queries

@@ -18,6 +18,9 @@ from ..triton_problem import Problem
 from .triton_blocks import MapShape
 from .triton_configurations import alternatives_to, budget_of, configuration
 
+# of kernels that sum pairs of equal offsets; for dq the product over rows costs more than fewer keys are worth
+LEAST_PAIRS = {"dq": (1, 16), "bias_of_scores": (16, 16)}
+
 
 def map_shape_of(problem: Problem) -> MapShape:
     """Returns the map as the argument `map_shape` of kernels."""
@@ -75,7 +78,7 @@ def configuration_of(problem: Problem, direction: str) -> Configuration:
         problem.geometry.axes,
         problem.geometry.longest_segments,
         budget_of(problem, direction),
-        sums_offsets=direction in ("dq", "bias_of_scores"),
+        LEAST_PAIRS.get(direction, (1, 1)),
     )
 
 

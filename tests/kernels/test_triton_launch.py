@@ -143,13 +143,13 @@ def test_a_table_says_what_its_numbers_are_and_who_compiled_them(name: str) -> N
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 7, 13, 40])
 @pytest.mark.parametrize("longest", [(1, 1), (1, 30), (5, 5), (7, 7), (56, 3), (200, 300)], ids=str)
-@pytest.mark.parametrize("sums_offsets", [False, True])
-def test_rectangles_keep_to_the_budget(kernel: int, longest: tuple[int, int], sums_offsets: bool) -> None:
+@pytest.mark.parametrize("least_pairs", [(1, 1), (1, 16), (16, 16)], ids=str)
+def test_rectangles_keep_to_the_budget(kernel: int, longest: tuple[int, int], least_pairs: tuple[int, int]) -> None:
     rules = AxisGeometry(min(kernel, longest[0])), AxisGeometry(min(kernel, longest[1]))
     for tile, chunk in ((16, 16), (32, 32), (64, 16), (64, 128)):
-        constants = configuration(rules, longest, Budget(tile, chunk, 4, 2), sums_offsets).constants
+        constants = configuration(rules, longest, Budget(tile, chunk, 4, 2), least_pairs).constants
         rows, columns, chunk_rows, chunk_columns = constants.values()
         assert 16 <= rows * columns <= tile
         assert 16 <= chunk_rows * chunk_columns <= chunk
-        if sums_offsets:
-            assert columns * chunk_columns >= 16
+        assert rows * chunk_rows >= least_pairs[0]
+        assert columns * chunk_columns >= least_pairs[1]
