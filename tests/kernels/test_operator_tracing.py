@@ -254,6 +254,7 @@ def test_an_exported_map_with_dynamic_sides_has_one_derivative() -> None:
         torch.autograd.grad(attend(q).square().sum(), q, create_graph=True)
         for attend in (program.module(), in_neighborhoods)
     )
-    assert_close("gradient", found, true, ROUNDING)
+    # the gradients are up to 20
+    assert_close("gradient", found, true, ROUNDING * float(true.detach().abs().max()))
     with pytest.raises(NotImplementedError, match="neighborhood_attention on a map of dynamic size has no second"):
         found.sum().backward()
