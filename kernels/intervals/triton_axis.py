@@ -134,13 +134,19 @@ def ranks_on_map(segment, length, AXIS: tl.constexpr):
 
 
 @triton.jit
+def classes_of_segment(CLASSES: tl.constexpr):
+    """Returns the number of classes of tiles in a segment of one kind."""
+    return CLASSES.before + CLASSES.period + CLASSES.after
+
+
+@triton.jit
 def class_of_tile(start, segment, length, shift, AXIS: tl.constexpr, CLASSES: tl.constexpr, SIDE: tl.constexpr):
     """Returns the class of the tile that starts at a rank, see `TileClasses`."""
     tile = start // SIDE
     tiles = tl.cdiv(segment_length(segment, length, AXIS), SIDE)
     found = tl.where(tile < CLASSES.before, tile, CLASSES.before + tile % CLASSES.period)
     to_end = tiles - tile
-    count: tl.constexpr = CLASSES.before + CLASSES.period + CLASSES.after
+    count = classes_of_segment(CLASSES)
     found = tl.where(to_end <= CLASSES.after, count - to_end, found)
     # in a short segment both ends can affect a tile
     found = tl.where(tiles <= CLASSES.before + CLASSES.after, tile, found)
@@ -155,7 +161,7 @@ def class_of_tile(start, segment, length, shift, AXIS: tl.constexpr, CLASSES: tl
 @triton.jit
 def tile_of_class(number, length, AXIS: tl.constexpr, CLASSES: tl.constexpr, SIDE: tl.constexpr):
     """Returns the segment and the first rank of a tile of a class; the rank is out of range if there is none."""
-    count: tl.constexpr = CLASSES.before + CLASSES.period + CLASSES.after
+    count = classes_of_segment(CLASSES)
     # the last segment is a short one if there are any, and has the seam
     segment = number // count * (segments_of(length, AXIS) - 1)
     number = number % count

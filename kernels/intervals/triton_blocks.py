@@ -22,6 +22,7 @@ from .triton_axis import (
     first_query,
     longest_segment,
     position_of,
+    ranks_on_map,
     segment_length,
     segments_of,
 )
@@ -60,9 +61,24 @@ def tile_of(program, map_shape, AXES: tl.constexpr, ROWS: tl.constexpr, COLUMNS:
     program = program // row_tiles
     row_segment = program % segments_of(map_shape.lengths[0], AXES[0])
     image = program // segments_of(map_shape.lengths[0], AXES[0])
-    row_end = tl.minimum(row + ROWS, segment_length(row_segment, map_shape.lengths[0], AXES[0]))
-    column_end = tl.minimum(column + COLUMNS, segment_length(column_segment, map_shape.lengths[1], AXES[1]))
-    return image, head, (row_segment, column_segment), (row, column), (row_end, column_end)
+    segments, start = (row_segment, column_segment), (row, column)
+    return image, head, segments, start, end_of_tile(start, segments, map_shape, AXES, ROWS, COLUMNS)
+
+
+@triton.jit
+def end_of_tile(start, segments, map_shape, AXES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Returns the ranks where a tile ends: at its size, or with its segments."""
+    row_end = tl.minimum(start[0] + ROWS, segment_length(segments[0], map_shape.lengths[0], AXES[0]))
+    column_end = tl.minimum(start[1] + COLUMNS, segment_length(segments[1], map_shape.lengths[1], AXES[1]))
+    return row_end, column_end
+
+
+@triton.jit
+def ends_on_map(segments, map_shape, AXES: tl.constexpr):
+    """Returns the numbers of ranks of rows and columns that are on the map; windows must not be shifted."""
+    rows = ranks_on_map(segments[0], map_shape.lengths[0], AXES[0])
+    columns = ranks_on_map(segments[1], map_shape.lengths[1], AXES[1])
+    return rows, columns
 
 
 @triton.jit

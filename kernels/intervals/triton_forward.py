@@ -10,9 +10,9 @@ import triton.language as tl
 
 from ..triton_blocks import load, number_of, pointers_to, store
 from ..triton_math import dot
-from .triton_axis import ranks_on_map
 from .triton_blocks import (
     chunks_of,
+    ends_on_map,
     keys_of,
     load_chunk,
     next_chunk,
@@ -64,10 +64,7 @@ def interval_forward_kernel(
     )
     key_ranks = ranks_of(first, CHUNK_ROWS, CHUNK_COLUMNS)
     key_positions, _exist = positions_of(key_ranks, segments, map_shape, AXES)
-    ends = (
-        ranks_on_map(segments[0], map_shape.lengths[0], AXES[0]),
-        ranks_on_map(segments[1], map_shape.lengths[1], AXES[1]),
-    )
+    ends = ends_on_map(segments, map_shape, AXES)
     width = last[1] - first[1]
     key_step, key_step_down = steps_between_chunks(k, width, AXES, CHUNK_ROWS, CHUNK_COLUMNS, STEP)
     value_step, value_step_down = steps_between_chunks(v, width, AXES, CHUNK_ROWS, CHUNK_COLUMNS, STEP)

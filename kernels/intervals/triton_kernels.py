@@ -31,7 +31,7 @@ def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
 
 def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
     """Returns the launches of a kernel for masks and of one for the attention."""
-    return _with_masks(problem, interval_forward_kernel, "forward", arguments)
+    return _with_masks(problem, interval_forward_kernel, configuration_of(problem, "forward"), arguments)
 
 
 def backward(
@@ -50,9 +50,10 @@ def backward(
         sums = torch.empty(programs, *pairs, dtype=torch.float32, device=bias.device)
         tables, offsets = make_tables(problem, chosen, bias.device), offsets_of(chosen)
     of_bias = {"score_sums": sums, "tables": tables}
-    launches = _with_masks(problem, interval_dq_kernel, "dq", {**arguments, **of_bias}, offsets)
+    launches = _with_masks(problem, interval_dq_kernel, chosen, {**arguments, **of_bias}, offsets)
     if needs["k"] or needs["v"]:
-        launches += _with_masks(problem, interval_dkdv_kernel, "dkdv", arguments)
+        chosen = configuration_of(problem, "dkdv")
+        launches += _with_masks(problem, interval_dkdv_kernel, chosen, arguments, of_keys=True)
     if bias is None or tables is None:
         return launches, list
     return launches, lambda: [tables.sum(0).to(bias.dtype)]
@@ -61,16 +62,17 @@ def backward(
 def _with_masks(
     problem: Problem,
     kernel: Any,
-    direction: str,
+    chosen: Configuration,
     arguments: Mapping[str, Any],
     constants: Mapping[str, int] = MappingProxyType({}),
+    of_keys: bool = False,
 ) -> list[Launch]:
-    """Returns the launch that fills the masks of a kernel, and that of the kernel."""
-    chosen, scale = configuration_of(problem, direction), arguments["scale"]
+    """Returns the launch that fills the masks of a kernel, and that of the kernel, whose tiles are queries or keys."""
+    scale = arguments["scale"]
     # masks are divided by the scale, which must be positive for this; a scale of 0 is a factor of 0 for the queries
     sign = (scale > 0) - (scale < 0)
     arguments = {**arguments, "magnitude": abs(scale) or LOG2_E.value}
-    of_masks, added, read = masks_launch(problem, chosen, arguments, direction == "dkdv")
+    of_masks, added, read = masks_launch(problem, chosen, arguments, of_keys)
     constants = {"SIGN": sign, "STEP": _step_dtype(problem, chosen, arguments), **read, **constants}
     # a kernel that adds to its tables must run only once
     runs_once = arguments.get("tables") is not None

@@ -34,7 +34,7 @@ def launch(problem: Problem, kernel: Any, direction: str, arguments: Mapping[str
         kernel,
         arguments,
         {"AXES": axes},
-        configuration(axes, longest, budget),
+        configuration_of(problem, direction),
         lambda constants: problem.batch * problem.heads * problem.geometry.tiles(constants),
         lambda: [configuration(axes, longest, other) for other in alternatives_to(budget)],
     )

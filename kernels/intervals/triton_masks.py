@@ -18,8 +18,19 @@ import triton.language as tl
 
 from ..triton_launch import Configuration, Launch
 from ..triton_problem import Problem
-from .triton_axis import class_of_tile, segment_length, tile_of_class
-from .triton_blocks import as_column, as_row, attends, biased, chunks_of, keys_of, queries_of, ranks_of, ranks_of_chunk
+from .triton_axis import class_of_tile, classes_of_segment, tile_of_class
+from .triton_blocks import (
+    as_column,
+    as_row,
+    attends,
+    biased,
+    chunks_of,
+    end_of_tile,
+    keys_of,
+    queries_of,
+    ranks_of,
+    ranks_of_chunk,
+)
 
 # the largest finite float16
 _LARGEST = tl.constexpr(65504.0)
@@ -47,8 +58,8 @@ def interval_masks_kernel(
     program = tl.program_id(0)
     chunk = program % chunks_each
     program = program // chunks_each
-    column_classes: tl.constexpr = (CLASSES[1].before + CLASSES[1].period + CLASSES[1].after) * CLASSES[1].kinds
-    row_classes: tl.constexpr = (CLASSES[0].before + CLASSES[0].period + CLASSES[0].after) * CLASSES[0].kinds
+    row_classes = classes_of_segment(CLASSES[0]) * CLASSES[0].kinds
+    column_classes = classes_of_segment(CLASSES[1]) * CLASSES[1].kinds
     row_number = program // column_classes % row_classes
     head = program // (column_classes * row_classes)
     row_segment, row = tile_of_class(row_number, map_shape.lengths[0], AXES[0], CLASSES[0], TILE_ROWS)
@@ -56,14 +67,13 @@ def interval_masks_kernel(
         program % column_classes, map_shape.lengths[1], AXES[1], CLASSES[1], TILE_COLUMNS
     )
     segments, start = (row_segment, column_segment), (row, column)
-    row_end = tl.minimum(row + TILE_ROWS, segment_length(row_segment, map_shape.lengths[0], AXES[0]))
-    column_end = tl.minimum(column + TILE_COLUMNS, segment_length(column_segment, map_shape.lengths[1], AXES[1]))
-    if (row >= row_end) | (column >= column_end):
+    end = end_of_tile(start, segments, map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
+    if (start[0] >= end[0]) | (start[1] >= end[1]):
         return
     if OF_KEYS:
-        first, last = queries_of(start, (row_end, column_end), segments, map_shape, AXES)
+        first, last = queries_of(start, end, segments, map_shape, AXES)
     else:
-        first, last = keys_of(start, (row_end, column_end), segments, map_shape, AXES)
+        first, last = keys_of(start, end, segments, map_shape, AXES)
     chunks, across = chunks_of(first, last, CHUNK_ROWS, CHUNK_COLUMNS)
     if chunk >= chunks:
         return
@@ -107,8 +117,8 @@ def mask_of_tile(
     column = class_of_tile(
         start[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1], CLASSES[1], TILE_COLUMNS
     )
-    column_classes: tl.constexpr = (CLASSES[1].before + CLASSES[1].period + CLASSES[1].after) * CLASSES[1].kinds
-    row_classes: tl.constexpr = (CLASSES[0].before + CLASSES[0].period + CLASSES[0].after) * CLASSES[0].kinds
+    row_classes = classes_of_segment(CLASSES[0]) * CLASSES[0].kinds
+    column_classes = classes_of_segment(CLASSES[1]) * CLASSES[1].kinds
     entry = row * column_classes + column
     if BIASED:
         entry += head * (row_classes * column_classes)
