@@ -29,7 +29,7 @@ from attnzoo.blocks import (
     resize_bias_table,
 )
 
-from .base import Family, Pyramid, Renames, Variant, renamed, stages_of, unwrapped
+from .base import TRANSFORMER, Family, Pyramid, Renames, Variant, of_transformers, renamed, stages_of, unwrapped
 
 __all__ = ["NeighborhoodTransformer"]
 
@@ -93,7 +93,7 @@ class NeighborhoodTransformer(Pyramid):
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Converts an official checkpoint of any release, or one of this project, to this project's names.
+    """Converts an official checkpoint of any release, or one of transformers or this project, to this project's names.
 
     Relative position tables of another kernel size are interpolated like the official weights.
     """
@@ -101,7 +101,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         name: block.kernel_size for name, block in model.named_modules() if isinstance(block, NeighborhoodAttention)
     }
     result = {}
-    for name, tensor in unwrapped(state_dict).items():
+    for name, tensor in of_transformers(unwrapped(state_dict), TRANSFORMER).items():
         name = rename(name)
         module, _, leaf = name.rpartition(".")
         if leaf == "rpb" and module in tables:

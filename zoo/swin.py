@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import PatchMerging, PatchStem, TransformerBlock, WindowAttention, resize_bias_table
 
-from .base import Family, Pyramid, Renames, Variant, renamed, stages_of, unwrapped
+from .base import TRANSFORMER, Family, Pyramid, Renames, Variant, of_transformers, renamed, stages_of, unwrapped
 
 __all__ = ["SwinTransformer"]
 
@@ -75,11 +75,11 @@ class SwinTransformer(Pyramid):
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Converts a checkpoint of the authors, of timm or of this project to this project's names.
+    """Converts a checkpoint of the authors, of timm, of transformers or of this project to this project's names.
 
     Position tables of another window size are interpolated.
     """
-    state_dict = unwrapped(state_dict)
+    state_dict = of_transformers(unwrapped(state_dict), TRANSFORMER)
     wanted = model.state_dict()
     # stages of the official code end with a downsampler, stages of timm begin with one
     begins_with_it = not any(name.startswith("layers.0.downsample.") for name in state_dict)

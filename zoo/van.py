@@ -29,7 +29,7 @@ from attnzoo.blocks import (
     ScaledMlp,
 )
 
-from .base import Family, Pyramid, Renames, Variant, filter_by, renamed, stages_of
+from .base import Family, Pyramid, Renames, Variant, filter_by, of_transformers, renamed, stages_of
 
 __all__ = ["VAN"]
 
@@ -119,8 +119,33 @@ _RENAMES: Renames = (
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
+# Patterns of the names of transformers, with the official ones.
+_OF_TRANSFORMERS: Renames = (
+    (r"^encoder\.stages\.(\d)\.embeddings\.convolution\.", lambda match: f"patch_embed{int(match[1]) + 1}.proj."),
+    (r"^encoder\.stages\.(\d)\.embeddings\.normalization\.", lambda match: f"patch_embed{int(match[1]) + 1}.norm."),
+    (r"^encoder\.stages\.(\d)\.normalization\.", lambda match: f"norm{int(match[1]) + 1}."),
+    (r"^encoder\.stages\.(\d)\.layers\.", lambda match: f"block{int(match[1]) + 1}."),
+    # misspelt there
+    (r"\.pre_normomalization\.", ".norm1."),
+    (r"\.post_normalization\.", ".norm2."),
+    (r"\.attention_scaling\.weight$", ".layer_scale_1"),
+    (r"\.mlp_scaling\.weight$", ".layer_scale_2"),
+    (r"\.attention\.pre_projection\.conv\.", ".attn.proj_1."),
+    (r"\.attention\.post_projection\.", ".attn.proj_2."),
+    (r"\.attention\.attention_layer\.attention\.depth_wise\.", ".attn.spatial_gating_unit.conv0."),
+    (r"\.attention\.attention_layer\.attention\.depth_wise_dilated\.", ".attn.spatial_gating_unit.conv_spatial."),
+    (r"\.attention\.attention_layer\.attention\.point_wise\.", ".attn.spatial_gating_unit.conv1."),
+    (r"\.mlp\.in_dense\.", ".mlp.fc1."),
+    (r"\.mlp\.depth_wise\.", ".mlp.dwconv.dwconv."),
+    (r"\.mlp\.out_dense\.", ".mlp.fc2."),
+    (r"^classifier\.", "head."),
+)
+
 rename = partial(renamed, renames=_RENAMES)
-checkpoint_filter_fn = filter_by(rename)
+# transformers has a norm that it does not use
+checkpoint_filter_fn = filter_by(
+    rename, ("layernorm.weight", "layernorm.bias"), partial(of_transformers, renames=_OF_TRANSFORMERS)
+)
 
 _WEIGHTS = "https://huggingface.co/Visual-Attention-Network"
 _PAPER = "https://arxiv.org/abs/2202.09741"

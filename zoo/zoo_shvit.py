@@ -6,7 +6,7 @@ ysj9909/SHViT, MIT licence.
 What the official code does that the paper does not say: the input of attention is normalized, the channels without
 attention are not; a batch norm comes before the classifier; the last norm of every branch is initialized to zero,
 except for the depthwise convolutions around a downsampler; there is no stochastic depth. timm has these networks with
-other parameter names, which the official files do not match; here the official files load as they are.
+other parameter names, which the official files do not match; here the files of both load as they are.
 
 Shapes at 224 (zoo_shvit_s1): image 3x224x224, stem 128x14x14, stages 128x14x14, 224x7x7, 320x4x4.
 """
@@ -95,7 +95,7 @@ def _downsample(dim: int, out_dim: int, mlp_ratio: float) -> nn.Module:
 
 
 # Patterns of official parameter names, with our names. Official stages begin with the three parts of a
-# downsampler, two of which are pairs.
+# downsampler, two of which are pairs. In timm a stage has a downsampler of five parts, without pairs.
 _RENAMES: Renames = (
     (r"^module\.", ""),
     (r"^patch_embed\.", "stem."),
@@ -104,6 +104,9 @@ _RENAMES: Renames = (
     (r"^blocks(\d)\.([02])\.1\.m\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.{match[2]}.ffn.m."),
     (r"^blocks(\d)\.1\.", lambda match: f"stages.{int(match[1]) - 1}.downsample.1."),
     (r"^blocks(\d)\.(\d+)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks.{int(match[2]) - 3}."),
+    (r"\.downsample\.2\.(conv[123]|se)\.", r".downsample.1.\1."),
+    (r"\.downsample\.([03])\.m\.", lambda match: f".downsample.{int(match[1]) // 3 * 2}.conv.m."),
+    (r"\.downsample\.([14])\.m\.", lambda match: f".downsample.{int(match[1]) // 4 * 2}.ffn.m."),
     (r"\.conv\.m\.", ".conv.conv."),
     (r"\.mixer\.m\.", ".attn."),
     (r"\.ffn\.m\.pw(\d)\.", r".mlp.conv\1."),

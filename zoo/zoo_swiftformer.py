@@ -29,7 +29,17 @@ from attnzoo.blocks import (
     ScaledMlp,
 )
 
-from .base import Family, Pyramid, Renames, Variant, filter_by, init_convolution, renamed, stages_of
+from .base import (
+    Family,
+    Pyramid,
+    Renames,
+    Variant,
+    filter_by,
+    init_convolution,
+    of_transformers,
+    renamed,
+    stages_of,
+)
 
 __all__ = ["SwiftFormer"]
 
@@ -130,8 +140,16 @@ def _layer(position: str) -> int:
     return int(position) // 3 * 2
 
 
+# Patterns of the names of transformers, with the official ones.
+_OF_TRANSFORMERS: Renames = (
+    (r"^patch_embed\.patch_embedding\.", "patch_embed."),
+    (r"^encoder\.network\.(\d)\.(?:blocks\.)?", r"network.\1."),
+    (r"\.depth_wise_conv\.", ".dwconv."),
+    (r"\.point_wise_conv([12])\.", r".pwconv\1."),
+)
+
 rename = partial(renamed, renames=_RENAMES)
-checkpoint_filter_fn = filter_by(rename)
+checkpoint_filter_fn = filter_by(rename, before=partial(of_transformers, renames=_OF_TRANSFORMERS))
 
 family = Family(
     __name__,

@@ -1,4 +1,4 @@
-"""NAT and DiNAT of transformers 4.46.3, unmodified, on `attnzoo.natten.install()`: the logits of our models."""
+"""NAT, DiNAT (unmodified, on `attnzoo.natten.install()`) and VAN of transformers 4.46.3: the logits of our models."""
 
 from __future__ import annotations
 
@@ -19,33 +19,26 @@ PACKAGES = (
 SCRIPT = """
 import json, sys
 import attnzoo, timm, torch
-from torch import Tensor, nn
+from attnzoo.base import checkpoint_filter
+from torch import nn
 
 attnzoo.natten.install()
 import transformers
 from transformers import DinatConfig, DinatForImageClassification, NatConfig, NatForImageClassification
+from transformers import VanConfig, VanForImageClassification
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
 
 
-def split(state: dict[str, Tensor]) -> list[Tensor]:
-    # transformers has queries, keys and values apart; otherwise the order of the parameters is the same
-    found, biases = [], {name: x for name, x in state.items() if name.endswith("qkv.bias")}
-    for name, x in state.items():
-        if name.endswith("qkv.weight"):
-            bias = biases[name.replace("weight", "bias")]
-            found += [part for pair in zip(x.chunk(3), bias.chunk(3)) for part in pair]
-        elif name not in biases:
-            found.append(x)
-    return found
-
-
 def difference(name: str, theirs: nn.Module) -> float:
+    for key, tensor in theirs.state_dict().items():
+        if key.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+        elif tensor.is_floating_point():
+            tensor.normal_(std=0.05)
     ours = timm.create_model(name).eval()
-    for parameter in ours.parameters():
-        nn.init.normal_(parameter, std=0.05)
-    theirs.load_state_dict(dict(zip(theirs.state_dict(), split(ours.state_dict()), strict=True)))
+    ours.load_state_dict(checkpoint_filter(name)(theirs.state_dict(), ours))
     images = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         want = ours(images)
@@ -56,10 +49,14 @@ shape = dict(embed_dim=64, depths=[3, 4, 6, 5], num_heads=[2, 4, 8, 16], kernel_
 dilations = [[1, 8, 1], [1, 4, 1, 4], [1, 2, 1, 2, 1, 2], [1, 1, 1, 1, 1]]
 dinat = DinatForImageClassification(DinatConfig(**shape, dilations=dilations, layer_scale_init_value=0.0))
 nat = NatForImageClassification(NatConfig(**shape, layer_scale_init_value=0.0))
+van = VanForImageClassification(VanConfig(
+    hidden_sizes=[32, 64, 160, 256], depths=[3, 3, 5, 2], mlp_ratios=[8, 8, 4, 4], num_labels=1000
+))
 print(json.dumps({
     "version": transformers.__version__,
     "dinat_mini": difference("dinat_mini", dinat),
     "nat_mini": difference("nat_mini", nat),
+    "van_b0": difference("van_b0", van),
 }))
 """
 

@@ -110,3 +110,11 @@ def test_more_blocks_than_the_model_has_are_refused() -> None:
     assert block_of(3, (1, 1, 2, 2)) == "stages.2.blocks.1"
     with pytest.raises(ValueError, match="the checkpoint has a block 6, but the model has only 6 blocks"):
         block_of(6, (1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("name", ["shvit_s1", "halonet26t", "davit_tiny", "mambaout_femto", "swiftformer_xs"])
+def test_names_of_timm(name: str) -> None:
+    with torch.device("meta"):
+        theirs, model = timm.create_model(name), timm.create_model(f"zoo_{name}")
+    found, ours = checkpoint_filter(f"zoo_{name}")(theirs.state_dict(), model), model.state_dict()
+    assert {key: x.shape for key, x in found.items()} == {key: x.shape for key, x in ours.items()}

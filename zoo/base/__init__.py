@@ -2,12 +2,14 @@
 
 from .backbone import Backbone, init_convolution
 from .checkpoints import Filter, Renames, block_of, depths_of, filter_by, like, renamed, unwrapped
+from .huggingface import TRANSFORMER, of_transformers
 from .isotropic import Isotropic, IsotropicTokens, PlainAttention, PlainMlp, TokenBlock, Tokens, TokenStage, TokenStem
 from .pyramid import Pyramid, Stage, stages_of
 from .recomputation import checkpointed, checkpointed_sequence
 from .registry import Family, Published, Variant, checkpoint_filter, published
 
 __all__ = [
+    "TRANSFORMER",
     "Backbone",
     "Family",
     "Filter",
@@ -32,6 +34,7 @@ __all__ = [
     "filter_by",
     "init_convolution",
     "like",
+    "of_transformers",
     "published",
     "renamed",
     "stages_of",

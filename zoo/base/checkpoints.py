@@ -11,8 +11,8 @@ from torch import Tensor, nn
 # the keys that official checkpoints store their weights under
 WRAPPERS = ("state_dict", "model")
 
-# names of the modules that DistributedDataParallel and torch.compile put around a module
-WRAPPING_MODULES = ("module", "_orig_mod")
+# names of the modules that DistributedDataParallel, torch.compile and transformers put around a module
+WRAPPING_MODULES = ("module", "_orig_mod", "timm_model")
 
 # pairs of a pattern of official names and our name; each is applied to the result of the previous ones
 Renames = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
@@ -28,7 +28,7 @@ class Filter(Protocol):
 def unwrapped(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Returns the weights of a checkpoint, which may be stored directly or under a key of `WRAPPERS`.
 
-    The parts of names that DistributedDataParallel and torch.compile add are removed.
+    The parts of names that DistributedDataParallel, torch.compile and transformers add around a module are removed.
     """
     for key in WRAPPERS:
         checkpoint = checkpoint.get(key, checkpoint)
@@ -36,7 +36,7 @@ def unwrapped(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def own_name(name: str) -> str:
-    """Removes the parts `module` and `_orig_mod`, of DistributedDataParallel and torch.compile, from a name."""
+    """Removes the parts of `WRAPPING_MODULES` from a name."""
     return ".".join(part for part in name.split(".") if part not in WRAPPING_MODULES)
 
 
@@ -47,7 +47,11 @@ def renamed(name: str, renames: Renames) -> str:
     return name
 
 
-def filter_by(rename: Callable[[str], str], left_out: tuple[str, ...] = ()) -> Filter:
+def filter_by(
+    rename: Callable[[str], str],
+    left_out: tuple[str, ...] = (),
+    before: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> Filter:
     """Returns the `checkpoint_filter_fn` of a family whose official checkpoints differ only in names.
 
     A tensor whose shape differs from ours only in axes of length 1 is reshaped.
@@ -55,11 +59,14 @@ def filter_by(rename: Callable[[str], str], left_out: tuple[str, ...] = ()) -> F
     Args:
         rename: maps an official name to ours, and keeps names that are ours already.
         left_out: suffixes of official names of tensors that are dropped because they are computed here.
+        before: maps a checkpoint under further names to the official ones.
     """
 
     def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
         """Converts an official checkpoint, or one of this project, to this project's names."""
         ours, weights = model.state_dict(), unwrapped(state_dict)
+        if before is not None:
+            weights = before(weights)
         names = {name: rename(name) for name in weights if not name.endswith(left_out)}
         return {name: like(weights[given], ours.get(name)) for given, name in names.items()}
 
