@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+
+from attnzoo.base.download import sha256
 
 # attempts to replace a directory that another process replaces at the same time
 _ATTEMPTS = 20
@@ -224,15 +225,6 @@ def check_sums(directory: Path) -> dict[str, str]:
                 f"{SUMS}"
             )
     return found
-
-
-def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def listed(names: Sequence[str], shown: int = 8) -> str:

@@ -14,6 +14,8 @@ import timm.data
 import torch
 from torch import nn
 
+from attnzoo.base import WeightsError
+
 from .files import check_sums, read_json, sha256, without_function
 
 
@@ -59,14 +61,10 @@ def open_model(
         )
     try:
         network = timm.create_model(model, pretrained=True, **_size_argument(config.to_dict(), image_size))
-    # they cannot be downloaded, or the cache folder cannot be written
     except (RuntimeError, OSError) as error:
-        reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-        raise ValueError(
-            f"the published weights of {model} cannot be loaded: {reason}; the environment variables HF_HOME and "
-            "TORCH_HOME set the folders of downloads"
-        ) from error
-    origin = {"weights": f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else str(config.url)}
+        raise ValueError(f"the published weights of {model} cannot be loaded: {why_not_loaded(error)}") from error
+    used: Any = network.pretrained_cfg
+    origin = {"weights": f"https://huggingface.co/{used['hf_hub_id']}" if used.get("hf_hub_id") else str(used["url"])}
     if config.license:
         origin["license"] = config.license
     subset = timm.data.infer_imagenet_subset(network)
@@ -74,6 +72,15 @@ def open_model(
         info = timm.data.ImageNetInfo(subset)
         origin["labels"] = json.dumps([info.index_to_description(i) for i in range(info.num_classes())])
     return network, origin
+
+
+def why_not_loaded(error: Exception) -> str:
+    """Returns, in one line, why published weights were not loaded, and what to do."""
+    # it names every source with its reason
+    if isinstance(error, WeightsError):
+        return str(error)
+    reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+    return f"{reason}; the environment variables HF_HOME and TORCH_HOME set the folders of downloads"
 
 
 def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.Module, dict[str, str]]:

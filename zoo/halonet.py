@@ -154,7 +154,9 @@ def _timms(
     summary: str, file: str, crop_pct: float, published: tuple[float, float, float], **arguments: Any
 ) -> Variant:
     cfg = {**_size(256), "crop_pct": crop_pct}
-    return family.variant(summary, f"{_WEIGHTS}/{file}", published, tag="a1h_in1k", cfg=cfg, **arguments)
+    tag = "a1h_in1k"
+    timm = f"{file.partition('_')[0]}.{tag}"
+    return family.variant(summary, f"{_WEIGHTS}/{file}", published, tag=tag, timm=timm, cfg=cfg, **arguments)
 
 
 def _papers(row: tuple[int, int, int, float, float, int, int | None], millions: float) -> Variant:

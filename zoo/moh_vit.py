@@ -138,10 +138,12 @@ family = Family(
 )
 
 
-def _moh_vit(name: str, published: tuple[float | None, float, None], **arguments: Any) -> Variant:
-    cfg = {"origin_url": f"https://huggingface.co/Chat-UniVi/MoH-ViT-{name}"}
+def _moh_vit(name: str, published: tuple[float | None, float, None], *, file: str = "", **arguments: Any) -> Variant:
+    repository = f"Chat-UniVi/MoH-ViT-{name}"
+    cfg = {"origin_url": f"https://huggingface.co/{repository}"}
+    hub = f"{repository}/{file}" if file else ""
     summary = f"MoH-ViT-{name}, for the official weights."
-    return family.variant(summary, "", published, tag="in1k", cfg=cfg, **arguments)
+    return family.variant(summary, "", published, tag="in1k", hub=hub, cfg=cfg, **arguments)
 
 
 _SMALL: dict[str, Any] = {"depths": (5, 5, 22, 5), "drop_path_rate": 0.45}
@@ -163,10 +165,17 @@ family.register(
             mlp_ratios=(4, 4, 4, 3),
         ),
         "moh_vit_s_75": _moh_vit("S-75", (None, 50, None), **_SMALL),
-        "moh_vit_s_80": _moh_vit("S-80", (None, 50, None), **_SMALL, shared_heads=(3, 6, 3, 8)),
+        "moh_vit_s_80": _moh_vit(
+            "S-80",
+            (None, 50, None),
+            file="moh_transnext_small_80.pth",
+            **_SMALL,
+            shared_heads=(3, 6, 3, 8),
+        ),
         "moh_vit_b_75": _moh_vit(
             "B-75",
             (84.9, 90, None),
+            file="moh_transnext_base_75.pth",
             **_BASE,
             shared_heads=(4, 8, 4, 5),
             active_heads=(0, 0, 8, 16),
@@ -174,6 +183,7 @@ family.register(
         "moh_vit_b_50": _moh_vit(
             "B-50",
             (84.7, 90, None),
+            file="moh_transnext_base_50.pth",
             **_BASE,
             shared_heads=(2, 2, 2, 4),
             active_heads=(2, 4, 6, 8),

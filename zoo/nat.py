@@ -151,6 +151,7 @@ def _nat(summary: str, file: str, published: tuple[float, float, float], **argum
         f"{_NAT_WEIGHTS}/{file}.pth",
         published,
         source="/blob/main/NAT.md",
+        hub=f"shi-labs/{file.replace('_', '-')}-in1k-224",
         cfg={"paper_ids": "arXiv:2204.07143"},
         **arguments,
     )
@@ -212,18 +213,40 @@ family.register(
         "nat_tiny": _nat("NAT-Tiny.", "nat_tiny", (83.2, 28, 4.3), **_TINY),
         "nat_small": _nat("NAT-Small, with layer scale.", "nat_small", (83.7, 51, 7.8), **_SMALL, layer_scale=1e-5),
         "nat_base": _nat("NAT-Base, with layer scale.", "nat_base", (84.3, 90, 13.7), **_BASE),
-        "dinat_mini": _dinat("DiNAT-Mini.", "dinat_mini_in1k_224", (81.8, 20, 2.7), **_MINI),
-        "dinat_tiny": _dinat("DiNAT-Tiny.", "dinat_tiny_in1k_224", (82.7, 28, 4.3), **_TINY),
-        "dinat_small": _dinat("DiNAT-Small, without layer scale.", "dinat_small_in1k_224", (83.8, 51, 7.8), **_SMALL),
-        "dinat_base": _dinat("DiNAT-Base, with layer scale.", "dinat_base_in1k_224", (84.4, 90, 13.7), **_BASE),
+        "dinat_mini": _dinat(
+            "DiNAT-Mini.", "dinat_mini_in1k_224", (81.8, 20, 2.7), hub="shi-labs/dinat-mini-in1k-224", **_MINI
+        ),
+        "dinat_tiny": _dinat(
+            "DiNAT-Tiny.", "dinat_tiny_in1k_224", (82.7, 28, 4.3), hub="shi-labs/dinat-tiny-in1k-224", **_TINY
+        ),
+        "dinat_small": _dinat(
+            "DiNAT-Small, without layer scale.",
+            "dinat_small_in1k_224",
+            (83.8, 51, 7.8),
+            hub="shi-labs/dinat-small-in1k-224",
+            **_SMALL,
+        ),
+        "dinat_base": _dinat(
+            "DiNAT-Base, with layer scale.",
+            "dinat_base_in1k_224",
+            (84.4, 90, 13.7),
+            hub="shi-labs/dinat-base-in1k-224",
+            **_BASE,
+        ),
         "dinat_large": _dinat(
-            "DiNAT-Large.", "dinat_large_in22k_in1k_224", (86.6, 200, 30.6), tag="in22k_ft_in1k", **_LARGE
+            "DiNAT-Large.",
+            "dinat_large_in22k_in1k_224",
+            (86.6, 200, 30.6),
+            tag="in22k_ft_in1k",
+            hub="shi-labs/dinat-large-in22k-in1k-224",
+            **_LARGE,
         ),
         "dinat_large_384": _dinat(
             "DiNAT-Large at 384x384, with larger dilations.",
             "dinat_large_in22k_in1k_384",
             (87.4, 200, 89.7),
             tag="in22k_ft_in1k",
+            hub="shi-labs/dinat-large-in22k-in1k-384",
             **_LARGE,
             dilations=_DILATED_384,
         ),
@@ -232,6 +255,7 @@ family.register(
             "dinat_large_in22k_in1k_384_11x11",
             (87.5, 200, 92.4),
             tag="in22k_ft_in1k",
+            hub="shi-labs/dinat-large-11x11-in22k-in1k-384",
             **_LARGE,
             kernel_size=11,
         ),

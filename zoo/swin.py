@@ -147,7 +147,8 @@ def _swin(
         summary, tag = f"{summary}, before fine-tuning, with the classes of ImageNet-22k", "in22k"
         cfg["num_classes"] = 21841
     url = f"{_WEIGHTS}/{release}/swin_{file}.pth"
-    return family.variant(f"{summary}.", url, published, tag=tag, cfg=cfg, **arguments)
+    timm = f"swin_{file.partition('_22k')[0]}.ms_{tag}"
+    return family.variant(f"{summary}.", url, published, tag=tag, timm=timm, cfg=cfg, **arguments)
 
 
 # Arguments that the variants of a size share.

@@ -134,9 +134,9 @@ family = Family(
 )
 
 
-def _davit(summary: str, weights: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
-    url = f"{_WEIGHTS}/{weights}&download=1"
-    return family.variant(summary, url, published, **arguments, drop_path_rate=0.1)
+def _davit(size: str, weights: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
+    url, timm = f"{_WEIGHTS}/{weights}&download=1", f"davit_{size}.msft_in1k"
+    return family.variant(f"DaViT-{size[0].upper()}.", url, published, timm=timm, **arguments, drop_path_rate=0.1)
 
 
 # Arguments that the variants of a size share.
@@ -154,13 +154,13 @@ family.register(
             mlp_ratio=2,
         ),
         "zoo_davit_tiny": _davit(
-            "DaViT-T.", "EcJYlVYP9y5FsDbMP-nwjtABgLmdrNGZBxgR5--Kg3MZ7Q?e=v9OrXB", (82.8, 28.3, 4.5), **_TINY
+            "tiny", "EcJYlVYP9y5FsDbMP-nwjtABgLmdrNGZBxgR5--Kg3MZ7Q?e=v9OrXB", (82.8, 28.3, 4.5), **_TINY
         ),
         "zoo_davit_small": _davit(
-            "DaViT-S.", "ERN_Gzm8oKdIvO01r0X2cscB_owuRAnnQPNGJEVGP23xHQ?e=MVW3ZO", (84.2, 49.7, 8.8), **_SMALL
+            "small", "ERN_Gzm8oKdIvO01r0X2cscB_owuRAnnQPNGJEVGP23xHQ?e=MVW3ZO", (84.2, 49.7, 8.8), **_SMALL
         ),
         "zoo_davit_base": _davit(
-            "DaViT-B.", "Ea8kCpdM949CvTM0w7DWbGwBxxiACMSik4zx-emrNY0uKQ?e=aEjC7u", (84.6, 87.9, 15.5), **_BASE
+            "base", "Ea8kCpdM949CvTM0w7DWbGwBxxiACMSik4zx-emrNY0uKQ?e=aEjC7u", (84.6, 87.9, 15.5), **_BASE
         ),
         "zoo_davit_large": family.variant(
             "DaViT-L at 384x384, with larger windows. Its weights are not public.",

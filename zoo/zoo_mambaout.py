@@ -130,7 +130,8 @@ family = Family(
 
 def _mambaout(size: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
     url = f"{family.code}/releases/download/model/mambaout_{size}.pth"
-    return family.variant(f"MambaOut-{size.title()}, with the official weights.", url, published, **arguments)
+    summary = f"MambaOut-{size.title()}, with the official weights."
+    return family.variant(summary, url, published, timm=f"mambaout_{size}.in1k", **arguments)
 
 
 family.register(

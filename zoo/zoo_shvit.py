@@ -136,7 +136,8 @@ family = Family(
 def _shvit(size: str, published: tuple[float, float, float], *, image_size: int = 224, **arguments: Any) -> Variant:
     url = f"{family.code}/releases/download/v1.0/shvit_{size}.pth"
     cfg = {"input_size": (3, image_size, image_size)}
-    return family.variant(f"SHViT-{size.upper()}, with the official weights.", url, published, cfg=cfg, **arguments)
+    summary = f"SHViT-{size.upper()}, with the official weights."
+    return family.variant(summary, url, published, timm=f"shvit_{size}.in1k", cfg=cfg, **arguments)
 
 
 family.register(

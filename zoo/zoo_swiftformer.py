@@ -166,7 +166,8 @@ family = Family(
 
 def _swiftformer(size: str, file: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
     url = f"https://drive.usercontent.google.com/download?id={file}&export=download&confirm=t"
-    return family.variant(f"SwiftFormer-{size}, with the official weights.", url, published, **arguments)
+    timm = f"swiftformer_{size.lower()}.dist_in1k"
+    return family.variant(f"SwiftFormer-{size}, with the official weights.", url, published, timm=timm, **arguments)
 
 
 family.register(

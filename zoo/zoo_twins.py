@@ -127,9 +127,11 @@ family = Family(
 )
 
 
-def _twins(summary: str, weights: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
+def _twins(name: str, weights: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
     url = f"https://drive.usercontent.google.com/download?id={weights}&export=download&confirm=t"
-    return family.variant(summary, url, published, **arguments)
+    kind, _, size = name.partition("_")
+    summary = f"Twins-{kind.upper()}-{size[0].upper()}."
+    return family.variant(summary, url, published, timm=f"twins_{name}.in1k", **arguments)
 
 
 # Arguments that the variants of a size share.
@@ -159,22 +161,22 @@ family.register(
         "twins_pcpvt_pico": family.pico(**_PICO, window_size=None),
         "twins_svt_pico": family.pico(**_PICO),
         "zoo_twins_pcpvt_small": _twins(
-            "Twins-PCPVT-S.", "1TWIx_8M-4y6UOKtbCgm1v-UVQ-_lYe6X", (81.2, 24.1, 3.7), **_PCPVT_SMALL
+            "pcpvt_small", "1TWIx_8M-4y6UOKtbCgm1v-UVQ-_lYe6X", (81.2, 24.1, 3.7), **_PCPVT_SMALL
         ),
         "zoo_twins_pcpvt_base": _twins(
-            "Twins-PCPVT-B.", "1BsD3ZRivvPsHoZB1AX-tbirFLtCln8ky", (82.7, 43.8, 6.4), **_PCPVT_BASE
+            "pcpvt_base", "1BsD3ZRivvPsHoZB1AX-tbirFLtCln8ky", (82.7, 43.8, 6.4), **_PCPVT_BASE
         ),
         "zoo_twins_pcpvt_large": _twins(
-            "Twins-PCPVT-L.", "17xZXOWEcSGs0quBmMEkBYCxjPRYH-L45", (83.1, 60.9, 9.5), **_PCPVT_LARGE
+            "pcpvt_large", "17xZXOWEcSGs0quBmMEkBYCxjPRYH-L45", (83.1, 60.9, 9.5), **_PCPVT_LARGE
         ),
         "zoo_twins_svt_small": _twins(
-            "Twins-SVT-S.", "131SVOphM_-SaBytf4kWjo3ony5hpOt4S", (81.7, 24, 2.8), **_SVT_SMALL, drop_path_rate=0.2
+            "svt_small", "131SVOphM_-SaBytf4kWjo3ony5hpOt4S", (81.7, 24, 2.8), **_SVT_SMALL, drop_path_rate=0.2
         ),
         "zoo_twins_svt_base": _twins(
-            "Twins-SVT-B.", "1s83To8xgDWY6Ad8VBP3Nx9gqY709rrGu", (83.2, 56, 8.3), **_SVT_BASE, drop_path_rate=0.3
+            "svt_base", "1s83To8xgDWY6Ad8VBP3Nx9gqY709rrGu", (83.2, 56, 8.3), **_SVT_BASE, drop_path_rate=0.3
         ),
         "zoo_twins_svt_large": _twins(
-            "Twins-SVT-L.", "1um39wxIaicmOquP2fr_SiZdxNCUou8w-", (83.7, 99.2, 14.8), **_SVT_LARGE, drop_path_rate=0.5
+            "svt_large", "1um39wxIaicmOquP2fr_SiZdxNCUou8w-", (83.7, 99.2, 14.8), **_SVT_LARGE, drop_path_rate=0.5
         ),
     }
 )

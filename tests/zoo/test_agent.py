@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -150,11 +151,12 @@ def test_a_download_without_a_file_name_is_kept_under_the_models(
 ) -> None:
     asked = []
 
-    def download(url: str, path: str, *_: object, **__: object) -> None:
+    def download(url: str, path: Path, check: Callable[[Path], None]) -> None:
         asked.append(url)
         torch.save({"model": timm.create_model("agent_pvt_tiny").state_dict()}, path)
+        check(path)
 
-    monkeypatch.setattr("timm.models._hub.download_url_to_file", download)
+    monkeypatch.setattr("attnzoo.base.sources.download", download)
     for _ in range(2):
         timm.create_model("agent_pvt_tiny", pretrained=True, cache_dir=str(tmp_path), num_classes=4)
     assert asked == [timm.get_pretrained_cfg("agent_pvt_tiny").url]

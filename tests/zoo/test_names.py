@@ -9,6 +9,7 @@ import pytest
 import timm
 
 import attnzoo
+from attnzoo.base import sources_of
 
 from .models import families, ours
 
@@ -28,8 +29,8 @@ def test_no_module_name_is_timms() -> None:
     assert not set(families()) & _of_timm(code)
 
 
-# weights published on a page without a known file URL
-ON_A_PAGE = ("moh_vit_s_75", "moh_vit_s_80", "moh_vit_b_75", "moh_vit_b_50")
+# weights published on a page whose file names are not known
+ON_A_PAGE = ("moh_vit_s_75",)
 
 
 @pytest.mark.parametrize("name", ours())
@@ -39,8 +40,8 @@ def test_configuration_is_complete(name: str) -> None:
     assert "head.fc" in cfg.classifier
     assert cfg.input_size[0] == 3
     if cfg.tag != "untrained":
-        address = cfg.origin_url if name in ON_A_PAGE else cfg.url
-        assert address.startswith("https://")
+        assert bool(sources_of(cfg)) == (name not in ON_A_PAGE)
+        assert all(str(source).startswith("https://") for source in sources_of(cfg))
         assert cfg.license
         assert attnzoo.published(name) or cfg.num_classes == 21841
     assert timm.models.model_entrypoint(name).__doc__

@@ -7,6 +7,7 @@ from .isotropic import Isotropic, IsotropicTokens, PlainAttention, PlainMlp, Tok
 from .pyramid import Pyramid, Stage, stages_of
 from .recomputation import checkpointed, checkpointed_sequence
 from .registry import Family, Published, Variant, checkpoint_filter, published
+from .sources import Source, WeightsError, sources_of
 
 __all__ = [
     "TRANSFORMER",
@@ -20,12 +21,14 @@ __all__ = [
     "Published",
     "Pyramid",
     "Renames",
+    "Source",
     "Stage",
     "TokenBlock",
     "TokenStage",
     "TokenStem",
     "Tokens",
     "Variant",
+    "WeightsError",
     "block_of",
     "checkpoint_filter",
     "checkpointed",
@@ -37,6 +40,7 @@ __all__ = [
     "of_transformers",
     "published",
     "renamed",
+    "sources_of",
     "stages_of",
     "unwrapped",
 ]

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypedDict
-from urllib.parse import urlparse
 
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._hub import download_cached_file
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_pretrained_cfg,
+    load_state_dict,
+    register_model,
+)
 from torch import nn
 
 from .checkpoints import Filter
+from .sources import UnsuitableError, fetch
 
 # top-1 accuracy in percent, parameters in millions, multiply-adds in 10^9
 Figures = tuple[float | None, float | None, float | None]
@@ -93,6 +101,8 @@ class Family:
         *,
         source: str | None = None,
         tag: str | None = None,
+        timm: str = "",
+        hub: str = "",
         cfg: Mapping[str, Any] | None = None,
         **arguments: Any,
     ) -> Variant:
@@ -100,11 +110,14 @@ class Family:
 
         Args:
             summary: one line that describes the variant.
-            url: URL of the weights; empty if there are none or if their page does not give it.
+            url: the authors' URL of the weights; empty if there are none or if their page does not give it.
             published: top-1 accuracy in percent, parameters in millions and multiply-adds in 10^9; None for figures
                 that the authors do not give.
             source: source of the figures; None for the family's.
-            tag: tag of the weights; by default `in1k`, or `untrained` without a URL.
+            tag: tag of the weights; by default `in1k`, or `untrained` without a URL or repository.
+            timm: timm's name, with tag, of the network with these weights, whose repository is the first source.
+            hub: the authors' repository on the Hugging Face Hub, `owner/name` or `owner/name/file`; a source before
+                the URL.
             cfg: fields of timm's `PretrainedCfg` that differ.
             arguments: arguments of the family's class.
         """
@@ -113,8 +126,9 @@ class Family:
         if figures:
             source = self.source if source is None else source
             figures["source"] = source if source.startswith("https:") else self.code + source
-        tag = tag or ("in1k" if url else UNTRAINED)
-        return Variant(summary, arguments, self._cfg(url, **(cfg or {})), tag, figures)
+        repository = _repository(timm, hub)
+        tag = tag or ("in1k" if url or repository else UNTRAINED)
+        return Variant(summary, arguments, self._cfg(url, **repository, **(cfg or {})), tag, figures)
 
     def pico(self, *, cfg: Mapping[str, Any] | None = None, **arguments: Any) -> Variant:
         """Returns a small variant that is not from the paper, for tests and demos, without weights.
@@ -174,8 +188,8 @@ class Family:
             kwargs = {key: value for key, value in kwargs.items() if key not in ignored}
             if kwargs.get("features_only"):
                 kwargs = {**getattr(self.network, "dense_arguments", {}), **kwargs}
-            if pretrained:
-                kwargs = _with_named_file(f"{name}.{variant.tag}", variant, kwargs)
+            if pretrained and variant.tag != UNTRAINED:
+                kwargs = _with_file(f"{name}.{variant.tag}", self._check(create), kwargs)
             return build_model_with_cfg(
                 self.network,
                 name,
@@ -190,6 +204,28 @@ class Family:
         create.__module__ = self.module
         create.__doc__ = variant.summary
         return create
+
+    def _check(self, create: Callable[[], nn.Module]) -> Callable[[Path], None]:
+        """Returns a function that checks that a file holds every tensor of the published network, and no others."""
+
+        def check(path: Path) -> None:
+            try:
+                weights = load_state_dict(str(path))
+            # torch raises exceptions of many classes on a damaged file
+            except Exception as error:
+                raise UnsuitableError(f"{path.name} cannot be read: {_first_line(error)}", is_damaged=True) from error
+            with torch.device("meta"):
+                network = create()
+            try:
+                converted = self.checkpoint_filter_fn(weights, network)
+                difference = _difference(converted, network.state_dict())
+            # on the names and shapes of another network
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                difference = _first_line(error)
+            if difference:
+                raise UnsuitableError(f"{path.name} does not hold the weights of this model: {difference}")
+
+        return check
 
 
 _published: dict[str, Published] = {}
@@ -217,25 +253,52 @@ def checkpoint_filter(name: str) -> Filter:
     return _filters[name.partition(".")[0]]
 
 
-def _with_named_file(name: str, variant: Variant, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Returns arguments of `build_model_with_cfg` with the path of a downloaded file, if its URL has no file name.
+def _repository(timm: str, hub: str) -> dict[str, str]:
+    """Returns the fields of a configuration that name a repository on the Hugging Face Hub."""
+    if timm:
+        try:
+            config = get_pretrained_cfg(timm)
+        except RuntimeError:
+            # a release of timm that has other weights of the network
+            return {}
+        hub = config.hf_hub_id or ""
+    owner, _, rest = hub.partition("/")
+    name, _, file = rest.partition("/")
+    return {"hf_hub_id": f"{owner}/{name}", **({"hf_hub_filename": file} if file else {})} if hub else {}
 
-    timm stores a file under the last part of its URL. For links of file-sharing services that part is empty or the same
-    for every file, so these files are stored under the model's name.
+
+def _with_file(name: str, check: Callable[[Path], None], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Returns arguments of `build_model_with_cfg` with the file of the first source that has the weights.
+
+    Arguments that say where the weights are stay as they are. The configuration of the model names the source that was
+    used.
 
     Raises:
-        RuntimeError: weights are published, but their URL is not known.
+        WeightsError: no source has the weights.
     """
     overlay = kwargs.get("pretrained_cfg_overlay") or {}
-    url = variant.cfg["url"]
     if isinstance(kwargs.get("pretrained_cfg"), (dict, PretrainedCfg)) or overlay.keys() & _SOURCES:
         return kwargs
-    if not url and variant.tag != UNTRAINED:
-        raise RuntimeError(
-            f"the URL of the weights of {name} is not known: download them from {variant.cfg['origin_url']} and "
-            "pass pretrained_cfg_overlay={'file': path}"
-        )
-    if not url or "." in urlparse(url).path.rpartition("/")[2]:
-        return kwargs
-    path = download_cached_file((url, f"{name}.pth"), cache_dir=kwargs.get("cache_dir"))
-    return {**kwargs, "pretrained_cfg_overlay": {**overlay, "file": path}}
+    path, source = fetch(name, get_pretrained_cfg(name), check, kwargs.get("cache_dir"))
+    used = {
+        "file": str(path),
+        "url": source.url or None,
+        "hf_hub_id": source.repository or None,
+        "hf_hub_filename": source.filename or None,
+    }
+    return {**kwargs, "pretrained_cfg_overlay": {**overlay, **used}}
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _difference(file: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """Describes the names and shapes that differ; empty if all are the same."""
+    kinds = {
+        "are missing": model.keys() - file.keys(),
+        "are not the model's": file.keys() - model.keys(),
+        "have another shape": {key for key in file.keys() & model.keys() if file[key].shape != model[key].shape},
+    }
+    said = [f"{len(keys)} {kind}, such as {min(keys)}" for kind, keys in kinds.items() if keys]
+    return f"of its {len(file)} tensors, " + "; ".join(said) if said else ""
