@@ -1,4 +1,4 @@
-"""`attnzoo convert`: official checkpoint to a directory in timm's layout, config.json + model.safetensors."""
+"""`attnzoo convert`: checkpoints to directories in timm's layout, config.json + model.safetensors, and back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import timm
@@ -15,13 +16,16 @@ from torch import Tensor, nn
 
 from attnzoo.base import checkpoint_filter
 
-from .cli import MultilineError
+from .descriptions import described, kept_fields, named, network_of
+from .exchange import timms_name, timms_network
 from .files import SUMS, check_writable, replacing, sha256, write_sums
 from .listing import is_ours, names
-from .weights import LISTED, read_weights, state_classes_once, weights_file
+from .matching import check_match
+from .shards import files_of, weights_file
+from .weights import read_weights, state_classes_once
 
-# types of weights; those of 8 bits need a scale
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# whose names are written
+TARGETS = ("attnzoo", "timm")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Conversion:
 
     Attributes:
         directory: written directory with config.json and model.safetensors.
-        model: model name.
+        model: model name, timm's if the directory is for timm.
         num_classes: number of classes of the classifier in the file.
         file: name of the official file.
         sha256: SHA-256 of the official file.
@@ -47,47 +51,73 @@ class Conversion:
     unused: tuple[str, ...]
 
 
-def convert(official_file: Path, model: str, output: Path, *, overwrite: bool = False) -> Conversion:
-    """Converts an official checkpoint to timm's layout, for `timm.create_model("local-dir:...", pretrained=True)`.
+def convert(
+    official_file: Path,
+    model: str | None,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    key: str | None = None,
+    to: str = "attnzoo",
+) -> Conversion:
+    """Converts a checkpoint to timm's layout, for `timm.create_model("local-dir:...", pretrained=True)`.
 
     The directory is loaded once under a temporary name and renamed only if that succeeds.
 
     Args:
         official_file: the file that the authors published, .pth (or similar) or .safetensors; or a directory of a
-            training or of a model.
-        model: model name in attnzoo, with or without a tag.
+            training, of a model, or of transformers.
+        model: model name in attnzoo, with or without a tag; None for that in the config.json of a directory.
         output: the directory to write; parent directories are created.
         overwrite: replace an existing converted model.
+        key: key of the file that holds the weights; None for an average of the weights, if there is one.
+        to: whose network opens the directory, `attnzoo` or `timm`.
 
     Raises:
         ValueError: the model is unknown, the file is not a checkpoint, needs code to be read, or does not match the
-            model, or the output directory contains other files.
+            model, the output directory contains other files, or timm does not have the network.
     """
+    folder, config = described(official_file)
+    model = model or named(config, official_file)
     name = _known(model)
+    if to == "timm":
+        timms_name(name)
     output = output.absolute()
     _check_output(output, overwrite)
     check_writable(output.parent, "choose another --output")
     official_file = weights_file(official_file)
-    weights, unused = read_weights(official_file)
-    config = get_pretrained_cfg(model)
-    assert config is not None
+    weights, unused = read_weights(official_file, key)
     # created before the filter is called, which may modify it
-    network = timm.create_model(model)
+    network = network_of(model, name, folder, config)
     weights = _renamed(official_file.name, name, weights, network)
-    _fit_classes(network, config.classifier, weights)
+    published = get_pretrained_cfg(model)
+    assert published is not None
+    _fit_classes(network, published.classifier, weights)
     check_match(official_file.name, name, network, weights)
     network.load_state_dict(weights)
 
     origin = {"file": official_file.name, "sha256": sha256(official_file)}
-    if config.url:
-        origin["published_url"] = config.url
+    shards = files_of(official_file)
+    if shards != [official_file]:
+        origin |= {f"sha256 of {shard.name}": sha256(shard) for shard in shards}
+    # the weights of a training are not those that the authors published
+    if published.url and config.get("architecture") != name:
+        origin["published_url"] = published.url
+    fields = kept_fields(network, config)
+    written: Any = timms_network(network, name) if to == "timm" else network
     with replacing(output) as fresh:
-        save_for_hf(network, str(fresh), model_config={"converted_from": origin}, safe_serialization=True)
+        save_for_hf(written, str(fresh), model_config={**fields, "converted_from": origin}, safe_serialization=True)
         state_classes_once(fresh / "config.json")
         write_sums(fresh)
-        _check_written(fresh, network)
+        _check_written(fresh, written)
     return Conversion(
-        output, name, network.num_classes, origin["file"], origin["sha256"], origin.get("published_url"), unused
+        output,
+        written.pretrained_cfg["architecture"],
+        network.num_classes,
+        origin["file"],
+        origin["sha256"],
+        origin.get("published_url"),
+        unused,
     )
 
 
@@ -98,53 +128,6 @@ def _renamed(file: str, model: str, weights: dict[str, Tensor], network: nn.Modu
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"{file} is not a checkpoint of {model}: {reason}") from error
-
-
-def check_match(file: str, model: str, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Compares the names, shapes and types of weights with those of a network.
-
-    Raises:
-        MultilineError: they differ; lists the tensors that are missing, unexpected, of another shape, integers in place
-            of floating point numbers, or not finite.
-    """
-    expected = network.state_dict()
-    missing = [f"{name} {_shape(expected[name])}" for name in expected if name not in weights]
-    unexpected = [f"{name} {_shape(weights[name])}" for name in weights if name not in expected]
-    other_shape = [
-        f"{name} is {_shape(weights[name])} in the file, {_shape(expected[name])} in the model"
-        for name in expected
-        if name in weights and weights[name].shape != expected[name].shape
-    ]
-    numbers = {name: weights[name] for name, own in expected.items() if name in weights and own.is_floating_point()}
-    kinds = {
-        "missing from the file": missing,
-        "not in the model": unexpected,
-        "of another shape": other_shape,
-        "of another type": [
-            f"{name} is {_type(x)} in the file" for name, x in numbers.items() if x.dtype not in FLOATS
-        ],
-        "not finite": [name for name, x in numbers.items() if x.dtype in FLOATS and not x.isfinite().all()],
-    }
-    if not any(kinds.values()):
-        return
-    counts = ", ".join(f"{len(tensors)} {kind}" for kind, tensors in kinds.items() if tensors)
-    lines = [
-        f"{file} is not a checkpoint of {model}, which has {len(expected)} tensors: {counts} (names as in attnzoo)"
-    ]
-    for kind, tensors in kinds.items():
-        if tensors:
-            lines += [f"{kind}:", *(f"  {tensor}" for tensor in tensors[:LISTED])]
-        if len(tensors) > LISTED:
-            lines.append(f"  and {len(tensors) - LISTED} more")
-    raise MultilineError("\n".join(lines))
-
-
-def _type(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
 
 
 def _known(model: str) -> str:
@@ -198,21 +181,29 @@ def _check_written(directory: Path, network: nn.Module) -> None:
 
 @click.command("convert")
 @click.argument("official_file", type=click.Path(path_type=Path, exists=True))
-@click.option("--model", required=True, metavar="NAME", help="Model of the checkpoint; see `attnzoo list`.")
+@click.option(
+    "--model", metavar="NAME", help="Model of the checkpoint, see `attnzoo list`; that of a directory if omitted."
+)
 @click.option("--output", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Directory to write.")
+@click.option("--key", metavar="NAME", help="Key of the file that holds the weights.")
+@click.option("--to", type=click.Choice(TARGETS), default="attnzoo", show_default=True, help="Whose names are written.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing converted model.")
-def convert_command(official_file: Path, model: str, output: Path, overwrite: bool) -> None:
-    """Convert an official checkpoint to timm's layout.
+def convert_command(
+    official_file: Path, model: str | None, output: Path, key: str | None, to: str, overwrite: bool
+) -> None:
+    """Convert a checkpoint to timm's layout, or a model to the names of others.
 
-    OFFICIAL_FILE is the checkpoint that the authors of a model published, .pth or .safetensors, or the work directory
-    of attnzoo train. No code in it is run. An average of the weights in it (EMA) is preferred, as in timm.
+    OFFICIAL_FILE is the checkpoint that the authors of a model published, .pth or .safetensors, the work directory of
+    attnzoo train, or a directory of timm or transformers, whose weights may be in several files. No code in it is run.
+    An average of the weights in it (EMA) is preferred, as in timm, unless --key names others.
     DIR receives config.json and model.safetensors and is opened with
     timm.create_model("local-dir:DIR", pretrained=True). The number of classes is taken from the file. If the file does
     not match the model, the differences are listed and nothing is written.
+    With --to timm, DIR is opened by timm without attnzoo.
 
     Example: attnzoo convert nat_mini.pth --model nat_mini --output models/nat_mini
     """
-    done = convert(official_file, model, output, overwrite=overwrite)
+    done = convert(official_file, model, output, overwrite=overwrite, key=key, to=to)
     if done.unused:
         click.echo(f"note: {', '.join(done.unused)} in the file may also hold weights and was not used", err=True)
     click.echo(f"{output}: {done.model}, {done.num_classes} classes, from {done.file}")

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from attnzoo.base.checkpoints import WRAPPERS, own_name
 
+from .shards import INDEX, files_of, read_shards
+
 # maximum number of keys listed in a message
 LISTED = 20
-
-# files of weights in the directories that attnzoo writes
-IN_DIRECTORIES = ("model.safetensors", "best.pth", "last.pth")
 
 # the keys of averages of the weights, which timm prefers when it loads a file
 AVERAGES = ("state_dict_ema", "model_ema")
@@ -32,18 +31,22 @@ AVERAGES = ("state_dict_ema", "model_ema")
 _MOST_SHARED = 16
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Returns the tensors of a checkpoint by name, and the unused keys that may also hold weights.
 
     The average of the weights is preferred if the file has one, as when timm loads the file.
 
+    Args:
+        path: the file, or a list of the files that hold the tensors, such as `model.safetensors.index.json`.
+        key: the key of the file to read the weights from; None for the rule above.
+
     Raises:
         ValueError: the file is not a checkpoint, needs code to be read, or its weights are not found.
     """
-    checkpoint = read_file(path)
+    checkpoint = read_shards(path, read_file) if path.name.endswith(INDEX) else read_file(path)
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{path.name} must contain a dictionary of tensors, got a {type(checkpoint).__name__}")
-    weights, used = _found(checkpoint, path.name)
+    weights, used = _found(checkpoint, path.name) if key is None else _chosen(checkpoint, path.name, key)
     if not _is_weights(weights):
         keys = ", ".join(textwrap.shorten(str(key), 60) for key in list(weights)[:LISTED]) or "none"
         raise ValueError(
@@ -69,6 +72,13 @@ def _found(checkpoint: Mapping[Any, Any], file: str) -> tuple[Mapping[Any, Any],
     return weights, used
 
 
+def _chosen(checkpoint: Mapping[Any, Any], file: str, key: str) -> tuple[Mapping[Any, Any], str]:
+    if not isinstance(checkpoint.get(key), Mapping):
+        keys = ", ".join(textwrap.shorten(str(name), 60) for name, x in checkpoint.items() if isinstance(x, Mapping))
+        raise ValueError(f"{file} has no dictionary under {key!r}, its keys with one are: {keys or 'none'}")
+    return _found(checkpoint[key], f"{file}, {key}")[0], key
+
+
 def _is_weights(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
 
@@ -80,26 +90,13 @@ def _check_tensors(weights: Mapping[Any, Tensor], path: Path) -> None:
         is_plain = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
         if not is_plain:
             raise ValueError(f"{path.name}: {name} is sparse, nested, quantized or without data: store dense tensors")
-    size, stored = sum(tensor.nbytes for tensor in weights.values()), path.stat().st_size
+    size = sum(tensor.nbytes for tensor in weights.values())
+    stored = sum(file.stat().st_size for file in files_of(path))
     if size > _MOST_SHARED * stored:
         raise ValueError(
             f"{path.name} has {stored / 2**20:.0f} MiB, but its tensors {size / 2**20:.0f} MiB: store tensors that are "
             "not expanded"
         )
-
-
-def weights_file(path: Path) -> Path:
-    """Returns the file of weights in a directory: that of a model, or of the best epoch of a training.
-
-    Raises:
-        ValueError: the directory has neither.
-    """
-    if not path.is_dir():
-        return path
-    found = next((path / name for name in IN_DIRECTORIES if (path / name).is_file()), None)
-    if found is None:
-        raise ValueError(f"{path} is a directory without {' or '.join(IN_DIRECTORIES)}: pass a file")
-    return found
 
 
 def read_file(path: Path) -> Any:
@@ -152,10 +149,24 @@ def _check_archive(path: Path) -> None:
             damaged = archive.testzip() if is_small else None
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
         raise ValueError(f"{path.name} is not a PyTorch checkpoint: {error}") from error
+    _check_no_program(path, {entry.filename.partition("/")[2] for entry in entries})
     if damaged is not None:
         raise ValueError(f"{path.name} is damaged: its member {damaged} does not match its checksum")
     if not is_small:
         raise ValueError(f"{path.name} is not a PyTorch checkpoint: it is compressed, which torch never does")
+
+
+def _check_no_program(path: Path, members: set[str]) -> None:
+    if "constants.pkl" in members and any(name.startswith("code/") for name in members):
+        raise ValueError(
+            f"{path.name} is a TorchScript archive, which holds code: if you trust it, save its weights with "
+            "torch.save(torch.jit.load(file).state_dict(), other_file), and convert those"
+        )
+    if "archive_format" in members or any(name.startswith("models/") for name in members):
+        raise ValueError(
+            f"{path.name} is a program of torch.export: if you trust it, save its weights with "
+            "torch.save(torch.export.load(file).state_dict, other_file), and convert those"
+        )
 
 
 def _foreign(path: Path) -> list[str]:

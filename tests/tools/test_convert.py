@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from attnzoo.tools import cli, convert
+from attnzoo.tools.weights import LISTED
 
 
 @pytest.fixture
@@ -130,8 +131,8 @@ def test_the_file_of_another_model_is_refused_with_a_list_that_ends(call, tmp_pa
     assert result.exit_code == 2
     assert f"not a checkpoint of {name}" in result.stderr
     (count,) = {int(n) for n in re.findall(r"(\d+) (?:missing|not in)", result.stderr.splitlines()[0])[:1]}
-    assert count > convert.LISTED
-    assert f"  and {count - convert.LISTED} more" in result.stderr
+    assert count > LISTED
+    assert f"  and {count - LISTED} more" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 

@@ -1,0 +1,185 @@
+"""What `attnzoo convert` reads: other keys, directories of transformers, weights in several files, programs."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from attnzoo.tools import cli
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.main, ["convert", *map(str, arguments)])
+
+
+def weights_of(name: str = "nat_pico", **arguments: Any) -> dict[str, Tensor]:
+    return timm.create_model(name, num_classes=3, **arguments).state_dict()
+
+
+def written(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("key", [None, "model", "student", "teacher"])
+def test_a_key_is_chosen(key: str | None, tmp_path: Path) -> None:
+    kinds = {name: weights_of() for name in ("model", "model_ema", "student", "teacher")}
+    # inside of one, the rule is that of a file
+    torch.save({**kinds, "teacher": {"state_dict": kinds["teacher"]}, "epoch": 3}, tmp_path / "a.pth")
+    options = ("--key", key) if key else ()
+    result = call(tmp_path / "a.pth", "--model", "nat_pico", "--output", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    assert_same(written(tmp_path / "out"), kinds[key or "model_ema"])
+
+
+def test_a_key_that_the_file_does_not_have(tmp_path: Path) -> None:
+    torch.save({"model": weights_of(), "epoch": 3}, tmp_path / "a.pth")
+    for key in ("ema", "epoch"):
+        result = call(tmp_path / "a.pth", "--model", "nat_pico", "--output", tmp_path / "out", "--key", key)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+        assert f"a.pth has no dictionary under '{key}', its keys with one are: model" in result.stderr
+
+
+def in_shards(weights: dict[str, Tensor], folder: Path, suffix: str) -> Path:
+    """Writes weights in three files and a list of them, as transformers does."""
+    folder.mkdir(exist_ok=True)
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    names, places = list(weights), {}
+    for i in range(3):
+        file = f"{stem}-{i + 1:05}-of-00003.{suffix}"
+        part = {name: weights[name] for name in names[i::3]}
+        save_file(part, folder / file) if suffix == "safetensors" else torch.save(part, folder / file)
+        places |= dict.fromkeys(part, file)
+    index = folder / f"{stem}.{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("given", ["folder", "index"])
+def test_weights_in_several_files(suffix: str, given: str, tmp_path: Path) -> None:
+    weights = weights_of()
+    index = in_shards(weights, tmp_path / "in", suffix)
+    result = call(index if given == "index" else index.parent, "--model", "nat_pico", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert_same(written(tmp_path / "out"), weights)
+    origin = json.loads((tmp_path / "out" / "config.json").read_text())["converted_from"]
+    assert sum(name.startswith("sha256 of ") for name in origin) == 3
+
+
+def change(index: Path, **fields: Any) -> None:
+    index.write_text(json.dumps({**json.loads(index.read_text()), **fields}))
+
+
+def test_what_is_missing_of_several_files_is_named(tmp_path: Path) -> None:
+    index = in_shards(weights_of(), tmp_path, "safetensors")
+    second, third = (tmp_path / f"model-0000{i}-of-00003.safetensors" for i in (2, 3))
+
+    def refusal() -> str:
+        result = call(tmp_path, "--model", "nat_pico", "--output", tmp_path / "out")
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
+        return result.stderr
+
+    part = load_file(third)
+    lost, _ = part.popitem()
+    save_file(part, third)
+    assert f"{third.name} has no {lost}" in refusal()
+    third.unlink()
+    second.unlink()
+    assert f"names 3 files, of which 2 are missing in {tmp_path}: {second.name}, {third.name}" in refusal()
+    change(index, weight_map={"a": "../a.safetensors"})
+    assert "names a file that is not beside it: ../a.safetensors" in refusal()
+    for odd in (None, {}, {"a": 3}):
+        change(index, weight_map=odd)
+        assert "weight_map must name a file for each tensor" in refusal()
+
+
+def of_transformers(folder: Path, labels: dict[str, str], file: str = "model.safetensors") -> dict[str, Tensor]:
+    """Writes the directory of a Swin of transformers, whose names of queries, keys and values are its own."""
+    ours, folder_weights = weights_of("swin_pico"), {}
+    for name, tensor in ours.items():
+        if ".qkv." in name:
+            for part, third in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                folder_weights[name.replace("attn.qkv", f"attention.self.{part}")] = third.contiguous()
+        else:
+            folder_weights[name] = tensor
+    folder_weights["encoder.layers.0.blocks.1.attention.self.relative_position_index"] = torch.zeros(49, 49)
+    folder.mkdir()
+    save_file(folder_weights, folder / file) if file.endswith("s") else torch.save(folder_weights, folder / file)
+    config = {"architectures": ["SwinForImageClassification"], "model_type": "swin", "id2label": labels}
+    (folder / "config.json").write_text(json.dumps(config))
+    return ours
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_directory_of_transformers_with_names_of_classes(file: str, tmp_path: Path) -> None:
+    # in the order of their indices, not of the file
+    ours = of_transformers(tmp_path / "hub", {"2": "cat", "0": "ant", "1": "bee"}, file)
+    result = call(tmp_path / "hub", "--model", "swin_pico", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert_same(written(tmp_path / "out"), ours)
+    model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert model.pretrained_cfg["label_names"] == ["ant", "bee", "cat"]
+    # what is converted once more keeps them, and says of which model it is
+    assert call(tmp_path / "out", "--output", tmp_path / "again").exit_code == 0
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["label_names"] == ["ant", "bee", "cat"]
+
+
+@pytest.mark.parametrize(
+    "labels", [{"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}, {"0": "ant", "1": "bee"}, {"0": "ant", "7": "bee"}]
+)
+def test_names_that_name_nothing_or_not_all_are_not_kept(labels: dict[str, str], tmp_path: Path) -> None:
+    of_transformers(tmp_path / "hub", labels)
+    assert call(tmp_path / "hub", "--model", "swin_pico", "--output", tmp_path / "out").exit_code == 0
+    assert "label_names" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_a_directory_that_does_not_say_which_model_it_is(tmp_path: Path) -> None:
+    of_transformers(tmp_path / "hub", {})
+    torch.save(weights_of(), tmp_path / "a.pth")
+    for path in (tmp_path / "hub", tmp_path / "a.pth"):
+        result = call(path, "--output", tmp_path / "out")
+        assert (result.exit_code, "pass --model NAME" in result.stderr) == (2, True)
+
+
+def test_the_arguments_of_a_model_are_kept(tmp_path: Path) -> None:
+    from timm.models import save_for_hf
+
+    model = timm.create_model("nat_pico", num_classes=3, in_chans=1, kernel_size=5)
+    save_for_hf(model, tmp_path / "in", model_args={"in_chans": 1, "kernel_size": 5}, safe_serialization=True)
+    result = call(tmp_path / "in", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert_same(again.state_dict(), model.state_dict())
+
+
+class Small(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+@pytest.mark.parametrize("kind", ["TorchScript archive", "program of torch.export"])
+def test_programs_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "TorchScript archive":
+            torch.jit.save(torch.jit.script(Small()), tmp_path / "a.pt")
+        else:
+            torch.export.save(torch.export.export(Small(), (torch.zeros(2),)), tmp_path / "a.pt")
+    result = call(tmp_path / "a.pt", "--model", "nat_pico", "--output", tmp_path / "out")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert f"a.pt is a {kind}" in result.stderr
+    assert "save its weights with" in result.stderr
