@@ -43,6 +43,7 @@ if __name__ == "attnzoo.blocks":
     from .reparam import DilatedReparamConv
     from .residual import Residual, TransformerBlock
     from .resizing import at_least, at_most, has_size, multiple_of, pad_to, pool_cells, pool_to, resize
+    from .rolled_window import RolledWindowAttention
     from .routing import BiLevelRoutingAttention, LepeAttention
     from .single_head import SingleHeadAttention, SingleHeadBlock
     from .squeeze_excite import SqueezeExcite
@@ -102,6 +103,7 @@ if __name__ == "attnzoo.blocks":
         "Residual",
         "ResidualConv",
         "ResponseMlp",
+        "RolledWindowAttention",
         "ScaledLinear",
         "ScaledMlp",
         "SelfAttention",

@@ -35,7 +35,8 @@ class HighFrequencies(nn.Module):
         """(B, H, W, C) -> (B, H, W, h * D)."""
         # (B, H, W, 3hD) -> three of (B, H, W, h, D)
         q, k, v = linear(self.qkv, x).unflatten(3, [3, self.num_heads, -1]).unbind(3)
-        return linear(self.proj, attend_windows(q, k, v, (self.window_size, self.window_size), 0, None).flatten(3))
+        out = attend_windows(q, k, v, (self.window_size, self.window_size), (0, 0), None)
+        return linear(self.proj, out.flatten(3))
 
 
 class LowFrequencies(nn.Module):

@@ -30,7 +30,7 @@ def attend_neighborhood(
 
 @torch.jit.ignore
 def attend_windows(
-    q: Tensor, k: Tensor, v: Tensor, window_size: tuple[int, int], shift: int, bias: Tensor | None
+    q: Tensor, k: Tensor, v: Tensor, window_size: tuple[int, int], shift: tuple[int, int], bias: Tensor | None
 ) -> Tensor:
     """`window_attention`: q, k and v (B, H, W, h, D) -> (B, H, W, h, D)."""
     return window_attention(q, k, v, window_size, shift=shift, bias=bias)

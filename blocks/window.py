@@ -66,7 +66,7 @@ class WindowAttention(SelfAttention):
         # (B, H, W, 3C) -> three of (B, H, W, h, D)
         q, k, v = linear(self.qkv, x).unflatten(3, (3, self.num_heads, self.head_dim)).unbind(3)
         # (B, padded H, padded W, h, D) -> (B, H, W, C)
-        out = attend_windows(q, k, v, (self.window_size, self.window_size), shift, self.rpb)
+        out = attend_windows(q, k, v, (self.window_size, self.window_size), (shift, shift), self.rpb)
         return self.proj_drop(linear(self.proj, out[:, :height, :width].flatten(3)))
 
     def _shift(self, height: int, width: int) -> int:
@@ -130,7 +130,7 @@ class CrossShapedAttention(SelfAttention):
             q, k, v = qkv[i].unbind(3)
             values = _cut(v.flatten(3), rows, columns)
             local = _join(channels_last_conv(dwc, values), x.shape[1], x.shape[2])
-            out.append(attend_windows(q, k, v, (rows, columns), 0, None).flatten(3) + local)
+            out.append(attend_windows(q, k, v, (rows, columns), (0, 0), None).flatten(3) + local)
         # (B, padded H, padded W, C) -> (B, H, W, C)
         return self.proj_drop(linear(self.proj, torch.cat(out, 3)[:, :height, :width]))
 

@@ -32,6 +32,7 @@ if __name__ == "attnzoo":
         zoo_swiftformer,
         zoo_twins,
     )
+    from .acceleration import accelerate
     from .base import Published, published
 
     try:
@@ -39,7 +40,7 @@ if __name__ == "attnzoo":
     except PackageNotFoundError:  # a source tree that was never installed
         __version__ = "0+unknown"
 
-    __all__ = ["Published", "__version__", "published"]
+    __all__ = ["Published", "__version__", "accelerate", "published"]
 
     def __getattr__(name: str) -> _Any:
         # imported when it is asked for

@@ -88,7 +88,10 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         if name.endswith(("relative_position_index", "attn_mask")):
             continue
         if name.endswith("relative_position_bias_table"):
-            tensor = table_by_head(tensor)
+            own = wanted.get(rename(name))
+            # the tables of windows that are not square have the model's own size
+            size = own.shape[1:] if own is not None and own.numel() == tensor.numel() else None
+            tensor = table_by_head(tensor, size)
         if begins_with_it:
             name = re.sub(r"^layers\.(\d+)\.downsample\.", r"stages.\1.downsample.", name)
         name = rename(name)
@@ -99,10 +102,15 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     return result
 
 
-def table_by_head(table: Tensor) -> Tensor:
-    """(positions, h) -> (h, rows, columns), indexed by key minus query; the official one is query minus key."""
+def table_by_head(table: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    """(positions, h) -> (h, rows, columns), indexed by key minus query; the official one is query minus key.
+
+    Args:
+        table: the official table.
+        size: rows and columns; None if they are equal.
+    """
     side = round(table.shape[0] ** 0.5)
-    return table.T.unflatten(1, (side, side)).flip(1, 2)
+    return table.T.unflatten(1, size or (side, side)).flip(1, 2)
 
 
 # Patterns of official parameter names, with our names. Our stages begin with a downsampler.
