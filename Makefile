@@ -41,6 +41,7 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks kernels
 
 table: .venv/installed
+	$(BIN)/python -m attnzoo.tools.listing
 	$(BIN)/attnzoo list --readme docs/models.md
 	$(BIN)/python -m benchmarks families README.md
 

@@ -1,13 +1,16 @@
-"""`attnzoo list`: the models, their size and their published accuracy."""
+"""The list of the models: tables for pages, and the files that the command answers from.
+
+`python -m attnzoo.tools.listing` writes the latter.
+"""
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,51 +21,24 @@ import torch
 from timm.models import get_pretrained_cfg, model_entrypoint
 
 import attnzoo
+from attnzoo.base import sources_of
+from attnzoo_command import COMMANDS, HELP, main
+from attnzoo_command.listing import TABLE, Entry, entries
 
 from .files import replacing
+
+__all__ = ["CLOSING", "OPENING", "Entry", "entries", "is_ours", "markdown", "names", "write_between", "write_tables"]
 
 # the tables of a page are between these two comments
 OPENING, CLOSING = "<!-- models: written by `attnzoo list --readme` -->", "<!-- /models -->"
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A model.
-
-    Attributes:
-        name: name in timm's registry.
-        family: module that registers the model.
-        parameters: number of parameters.
-        input_size: (C, H, W) of the input images.
-        published: figures published by the authors.
-        weights: whether trained weights can be downloaded.
-    """
-
-    name: str
-    family: str
-    parameters: int
-    input_size: tuple[int, int, int]
-    published: attnzoo.Published
-    weights: bool
-
-    @property
-    def size(self) -> str:
-        """Input size as HxW, or as CxHxW if there are not three channels."""
-        channels, height, width = self.input_size
-        return f"{height}x{width}" if channels == 3 else f"{channels}x{height}x{width}"
-
-
-def entries(pattern: str = "") -> list[Entry]:
+def names(pattern: str = "") -> list[str]:
     """Returns the registered models of attnzoo, without timm's own models.
 
     Args:
         pattern: a wildcard pattern as in `timm.list_models`, or a part of the name.
     """
-    return [_entry(name) for name in names(pattern)]
-
-
-def names(pattern: str = "") -> list[str]:
-    """Returns the model names of `entries`."""
     wildcard = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
     return [name for name in timm.list_models(wildcard) if is_ours(name)]
 
@@ -70,23 +46,6 @@ def names(pattern: str = "") -> list[str]:
 def is_ours(name: str) -> bool:
     """Returns whether a model in timm's registry belongs to attnzoo."""
     return model_entrypoint(name).__module__.split(".")[0] == "attnzoo"
-
-
-@functools.cache
-def _entry(name: str) -> Entry:
-    # on the meta device no memory is allocated
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in timm.create_model(name).parameters())
-    config = get_pretrained_cfg(name)
-    assert config is not None, f"{name} is registered without a default_cfg"
-    return Entry(
-        name,
-        model_entrypoint(name).__module__,
-        parameters,
-        config.input_size,
-        attnzoo.published(name),
-        bool(config.has_weights),
-    )
 
 
 def markdown(found: Iterable[Entry]) -> str:
@@ -153,42 +112,64 @@ def write_between(page: Path, opening: str, closing: str, tables: str) -> None:
         fresh.write_text(f"{before}{opening}\n\n{tables}\n\n{closing}{after}", encoding="utf-8")
 
 
-@click.command("list")
-@click.argument("pattern", default="")
-@click.option(
-    "--readme",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Write the tables of all models into this Markdown file instead.",
-)
-def list_command(pattern: str, readme: Path | None) -> None:
-    """List the models of attnzoo.
+def write_answers(table: Path = TABLE, pages: Path = HELP) -> None:
+    """Writes the files that the command answers from without importing torch: the models, and the help of commands.
 
-    PATTERN is a part of the name or a wildcard pattern. Without it, all models are listed.
-
-    The table shows the name, parameters in millions, input size, ImageNet-1k top-1 accuracy as published by the authors
-    (not measured by attnzoo), and whether trained weights can be downloaded.
-
-    \b
-    Examples:
-      attnzoo list
-      attnzoo list 'dinat_*'
-      attnzoo list --readme docs/models.md
+    Args:
+        table: file of the models.
+        pages: file of the help.
     """
-    if readme is not None:
-        if pattern:
-            raise ValueError(f"--readme takes no pattern because it writes all models, got {pattern!r}")
-        write_tables(readme)
-        return
-    found = entries(pattern)
-    if not found:
-        raise ValueError(f"no model of attnzoo matches {pattern!r}: see `attnzoo list` for all models")
-    rows = [("name", "parameters", "input", "published top-1", "weights"), *map(_row, found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        click.echo("  ".join([row[0].ljust(widths[0]), *rest]))
+    # a line per model, so that a change is seen
+    rows = ",\n".join(json.dumps(dataclasses.asdict(row_of(name))) for name in names())
+    for path, text in ((table, f"[\n{rows}\n]"), (pages, json.dumps(help_pages(), indent=1, ensure_ascii=False))):
+        with replacing(path) as fresh:
+            fresh.write_text(f"{text}\n", encoding="utf-8")
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
-    top1 = f"{entry.published['top1']:.1f} %" if "top1" in entry.published else "-"
-    return entry.name, f"{entry.parameters / 1e6:.2f} M", entry.size, top1, "yes" if entry.weights else "no"
+def row_of(name: str) -> Entry:
+    """Returns the row of a registered model in the table."""
+    config = get_pretrained_cfg(name)
+    assert config is not None, f"{name} is registered without a default_cfg"
+    return Entry(
+        name,
+        config.tag or "",
+        model_entrypoint(name).__module__,
+        count_parameters(name),
+        config.input_size,
+        dict(attnzoo.published(name)),
+        config.license or "",
+        tuple((str(source), source.digest) for source in sources_of(config)),
+    )
+
+
+def count_parameters(name: str) -> int:
+    """Returns the number of parameters of a registered model, which is built for this."""
+    # on the meta device no memory is allocated
+    with torch.device("meta"):
+        return sum(p.numel() for p in timm.create_model(name).parameters())
+
+
+def help_pages() -> dict[str, str]:
+    """Returns the help of every command and of the commands in it, by their names, for 80 columns."""
+    pages: dict[str, str] = {}
+
+    def add(command: click.Command, parent: click.Context, name: str) -> None:
+        context = click.Context(command, parent, info_name=name, terminal_width=78)
+        pages[" ".join(context.command_path.split()[1:])] = command.get_help(context)
+        if isinstance(command, click.Group):
+            for inner in command.list_commands(context):
+                add_named(command, context, inner)
+
+    def add_named(group: click.Group, parent: click.Context, name: str) -> None:
+        command = group.get_command(parent, name)
+        assert command is not None, f"{group.name} lists {name} without having it"
+        add(command, parent, name)
+
+    top = click.Context(main, info_name="attnzoo", help_option_names=["-h", "--help"])
+    for name in COMMANDS:
+        add_named(main, top, name)
+    return pages
+
+
+if __name__ == "__main__":
+    write_answers()
