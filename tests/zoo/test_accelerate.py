@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from timm.layers import DropPath, RmsNorm
+from timm.layers import RmsNorm
 from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet
 from timm.models.davit import DaVit
 from timm.models.mambaout import MambaOut
@@ -228,7 +228,7 @@ RATES: dict[str, dict[str, float]] = {
 
 
 def rates(model: nn.Module) -> list[tuple[str, float]]:
-    found = [("path", m.drop_prob) for m in model.modules() if isinstance(m, DropPath) and m.drop_prob > 0]
+    found = [("path", m.drop_prob) for m in model.modules() if getattr(m, "drop_prob", 0) > 0]
     return sorted(found + [("units", m.p) for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0])
 
 
@@ -402,6 +402,46 @@ def test_other_things_are_refused() -> None:
         attnzoo.accelerate(make("swin").to("meta"))
     with pytest.raises(ValueError, match="dictionary"):
         attnzoo.accelerate(FeatureDictNet(make("swin"), (0, 1), flatten_sequential=True))
+
+
+SHAPE: dict[str, Any] = {"depths": [1, 2], "num_labels": 5}
+SWIN_SHAPE = {**SHAPE, "embed_dim": 24, "num_heads": [2, 4], "window_size": 4, "image_size": (48, 32)}
+SWIFTFORMER_SHAPE = {
+    **SHAPE, "embed_dims": [16, 24], "drop_path_rate": 0.3, "drop_mlp_rate": 0.1, "drop_conv_encoder_rate": 0.2
+}  # fmt: skip
+TRANSFORMERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "swin": ("Swin", SWIN_SHAPE, {}),
+    "swin_model": ("Swin", SWIN_SHAPE, {"add_pooling_layer": True}),
+    "swin_tokens": ("Swin", SWIN_SHAPE, {"add_pooling_layer": False}),
+    "swiftformer": ("SwiftFormer", SWIFTFORMER_SHAPE, {}),
+}
+
+
+@pytest.mark.parametrize("case", TRANSFORMERS)
+def test_networks_of_transformers(case: str) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs attnzoo[clients]")
+    name, shape, arguments = TRANSFORMERS[case]
+    kind = f"{name}Model" if arguments else f"{name}ForImageClassification"
+    model = getattr(transformers, kind)(getattr(transformers, f"{name}Config")(**shape), **arguments)
+    model.train()
+    ours, x = attnzoo.accelerate(model), torch.randn(2, 3, 48, 32)
+    assert ours.training
+    assert {rate for kind, rate in rates(ours)} == {rate for kind, rate in rates(model)}
+    with torch.no_grad():
+        outputs = model.eval()(x)
+        theirs = next(outputs[key] for key in ("logits", "pooler_output", "last_hidden_state") if key in outputs)
+        same(ours.eval()(x), theirs, 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("use_absolute_embeddings", True), ("hidden_act", "relu"), ("attention_probs_dropout_prob", 0.1)],
+)
+def test_arguments_of_transformers_that_ours_lack(argument: str, value: Any) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs attnzoo[clients]")
+    model = transformers.SwinModel(transformers.SwinConfig(**SWIN_SHAPE, **{argument: value}))
+    with pytest.raises(ValueError, match=f"`{argument}`"):
+        attnzoo.accelerate(model)
 
 
 @pytest.mark.slow

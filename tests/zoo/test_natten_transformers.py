@@ -52,11 +52,13 @@ nat = NatForImageClassification(NatConfig(**shape, layer_scale_init_value=0.0))
 van = VanForImageClassification(VanConfig(
     hidden_sizes=[32, 64, 160, 256], depths=[3, 3, 5, 2], mlp_ratios=[8, 8, 4, 4], num_labels=1000
 ))
+accelerated = [attnzoo.accelerate(network).largest_difference for network in (dinat, nat)]
 print(json.dumps({
     "version": transformers.__version__,
     "dinat_mini": difference("dinat_mini", dinat),
     "nat_mini": difference("nat_mini", nat),
     "van_b0": difference("van_b0", van),
+    "accelerated": max(accelerated),
 }))
 """
 

@@ -13,6 +13,7 @@ from torch import nn
 from attnzoo.blocks import fuse as fuse_layers
 
 from ..base import Pyramid
+from .huggingface import HF_DINAT, HF_NAT, HF_SWIFTFORMER, HF_SWIN
 from .live import Live
 from .proof import copied, difference, enliven, image
 from .recipe import Recipe
@@ -20,7 +21,7 @@ from .state import copy_place, copy_rates, copy_training_state, load, origins
 from .timm_convolutions import HALONET, MAMBAOUT, SHVIT, SWIFTFORMER
 from .timm_windows import DAVIT, SWIN, TWINS
 
-RECIPES = (SWIN, TWINS, DAVIT, SWIFTFORMER, MAMBAOUT, SHVIT, HALONET)
+RECIPES = (SWIN, TWINS, DAVIT, SWIFTFORMER, MAMBAOUT, SHVIT, HALONET, HF_SWIN, HF_SWIFTFORMER, HF_DINAT, HF_NAT)
 # of the difference in float64, where rounding is far smaller
 TOLERANCE = 1e-6
 
@@ -29,9 +30,10 @@ def accelerate(model: nn.Module, *, fuse: bool = False) -> nn.Module:
     """Returns a network of this project that computes what a network of another library does, with the same weights.
 
     It knows timm's Swin, Twins, DaViT, SwiftFormer, MambaOut, SHViT and HaloNet, of any width, depth, number of
-    classes, pooling and image size, and the wrappers that timm makes for `features_only=True`. The result has the
-    interface of timm's networks, features in the layout of the original, and its own parameter names. It takes images
-    of any size.
+    classes, pooling and image size, and the wrappers that timm makes for `features_only=True`. Of transformers it knows
+    Swin, SwiftFormer, NAT and DiNAT with and without the classifier. The result has the interface of timm's networks,
+    features in the layout of the original, and its own parameter names. It takes images of any size. In place of
+    transformers' objects it returns their `logits`, or else their `pooler_output` or `last_hidden_state`.
 
     Training state is kept: rates of dropout and stochastic depth, `requires_grad`, training or evaluation mode of
     modules, device, dtype, gradient checkpointing. Hooks are not taken over. The model that is passed stays as it is,

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ..base import Pyramid
+from ..swin import SwinTransformer
 from ..zoo_davit import DaViT
 from ..zoo_shvit import SHViT
 from ..zoo_swiftformer import SwiftFormer
@@ -65,6 +66,10 @@ class ChannelsFirstSwiftFormer(ChannelsFirst, SwiftFormer):
 
 class TokenTwins(Tokens, Twins):
     """`Twins` with features (B, H * W, C)."""
+
+
+class TokenSwin(Tokens, SwinTransformer):
+    """`SwinTransformer` with features (B, H * W, C)."""
 
 
 class PooledSHViT(SHViT):

@@ -43,6 +43,11 @@ class Live:
                     self.network, self._rename = model[prefix], partial(_without, f"{prefix}.")
             if self.network is model:
                 self._rename = _rejoined
+        else:
+            prefix = str(getattr(model, "base_model_prefix", ""))
+            # transformers' networks with a classifier
+            if prefix and hasattr(model, prefix):
+                self._rename = partial(_without, f"{prefix}.")
         self.modules: dict[str, Any] = {self._rename(name): module for name, module in model.named_modules() if name}
 
     @property

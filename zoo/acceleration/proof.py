@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,12 @@ from torch import Tensor, nn
 
 def copied(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Returns a copy of a network on the CPU, in evaluation mode."""
-    return copy.deepcopy(model).to("cpu", dtype).eval()
+    other = copy.deepcopy(model).to("cpu", dtype).eval()
+    config: Any = getattr(other, "config", None)
+    if hasattr(config, "return_dict"):
+        # transformers' own type of outputs, which have names
+        config.return_dict = True
+    return other
 
 
 def image(channels: int, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
@@ -37,10 +43,17 @@ def difference(theirs: nn.Module, ours: nn.Module, images: Tensor) -> float:
     """Returns the largest difference of the outputs, relative to the largest value.
 
     Raises:
-        ValueError: the outputs have other shapes.
+        ValueError: the outputs have other shapes, or their network fails.
     """
     with torch.autocast("cpu", enabled=False):
-        wanted, found = _outputs(theirs(images)), _outputs(ours(images))
+        try:
+            wanted = _outputs(theirs(images))
+        except Exception as error:
+            size = "x".join(map(str, images.shape[2:]))
+            raise ValueError(
+                f"accelerate cannot check this network, which fails for an image of {size}: {error}"
+            ) from error
+        found = _outputs(ours(images))
     shapes = [[tuple(x.shape) for x in outputs] for outputs in (wanted, found)]
     if shapes[0] != shapes[1]:
         raise ValueError(
@@ -48,14 +61,20 @@ def difference(theirs: nn.Module, ours: nn.Module, images: Tensor) -> float:
         )
     largest = 0.0
     for a, b in zip(wanted, found, strict=True):
-        error = ((a - b).abs().max() / a.abs().max().clamp(min=torch.finfo(a.dtype).tiny)).item()
+        relative = ((a - b).abs().max() / a.abs().max().clamp(min=torch.finfo(a.dtype).tiny)).item()
         # not a number is the largest difference
-        largest = error if not error <= largest else largest
+        largest = relative if not relative <= largest else largest
     return largest
 
 
-def _outputs(result: Tensor | list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
-    return [result] if isinstance(result, Tensor) else list(result)
+def _outputs(result: Any) -> list[Tensor]:
+    """Returns the output of a network, or what a network of transformers has instead of a tensor."""
+    if isinstance(result, Tensor):
+        return [result]
+    for name in ("logits", "pooler_output", "last_hidden_state"):
+        if getattr(result, name, None) is not None:
+            return [getattr(result, name)]
+    return list(result)
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

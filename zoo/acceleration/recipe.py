@@ -26,7 +26,8 @@ _COMMON: tuple[type[nn.Module], ...] = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
 )
-_POOLING = "timm.layers.adaptive_avgmax_pool"
+# modules whose layers are all the same for us; the activation of transformers is checked by its configuration
+_MODULES = ("timm.layers.adaptive_avgmax_pool", "transformers.activations")
 LAYER_NORMS = (nn.LayerNorm, LayerNorm, LayerNorm2d)
 GELUS = (nn.GELU, GELU)
 TRANSFORMER = (*LAYER_NORMS, *GELUS, nn.Softmax, Mlp, ClassifierHead, NormMlpClassifierHead)
@@ -79,7 +80,7 @@ class Recipe:
         """
         for name, module in live.modules.items():
             kind = type(module)
-            if kind.__module__ not in (self.module, _POOLING) and kind not in (*_COMMON, *self.layers):
+            if kind.__module__ not in (self.module, *_MODULES) and kind not in (*_COMMON, *self.layers):
                 self.refuse(_argument(name), f"{name} is a {kind.__name__}")
             if kind is nn.GELU and module.approximate != "none":
                 self.refuse("act_layer", f"{name} approximates GELU")

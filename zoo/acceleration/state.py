@@ -63,16 +63,20 @@ def copy_rates(live: Live, recipe: Recipe, ours: Pyramid) -> dict[str, nn.Module
     own: Mapping[str, Any] = dict(ours.named_modules())
     sources: dict[str, nn.Module] = {}
     for name, layer in live.modules.items():
-        if not isinstance(layer, (nn.Dropout, DropPath)):
+        # transformers has a class for stochastic depth in every family
+        is_path = type(layer).__name__.endswith("DropPath")
+        if not isinstance(layer, nn.Dropout) and not is_path:
             continue
-        rate = layer.p if isinstance(layer, nn.Dropout) else layer.drop_prob
+        rate = layer.drop_prob if is_path else layer.p
         targets = [target for target in recipe.drop(name) if target in own]
         if rate and not targets:
             leaf = name.rpartition(".")[2]
             recipe.refuse(f"{leaf}_rate", f"{name} has a rate of {rate}, and there is no such layer here")
         for target in targets:
-            if isinstance(layer, DropPath):
-                ours.set_submodule(target, DropPath(layer.drop_prob, layer.scale_by_keep))
+            if is_path:
+                ours.set_submodule(target, DropPath(rate, getattr(layer, "scale_by_keep", True)))
+            elif not isinstance(own[target], nn.Dropout):
+                ours.set_submodule(target, nn.Dropout(rate))
             else:
                 if target in sources and own[target].p != rate:
                     recipe.refuse("proj_drop_rate", f"{name} has a rate of {rate} beside one of {own[target].p}")
@@ -110,7 +114,9 @@ def copy_training_state(
         inside = [mode for other, mode in modes.items() if other == name or other.startswith(f"{name}.")]
         module.training = any(inside) if inside else live.model.training
     ours.training = live.model.training
-    ours.set_grad_checkpointing(any(getattr(x, "grad_checkpointing", False) for x in live.model.modules()))
+    switches = ("grad_checkpointing", "gradient_checkpointing")
+    is_checkpointed = any(getattr(module, switch, False) for module in live.model.modules() for switch in switches)
+    ours.set_grad_checkpointing(is_checkpointed)
     ours.drop_rate = getattr(live.network, "drop_rate", ours.drop_rate)
 
 

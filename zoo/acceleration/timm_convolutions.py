@@ -58,7 +58,8 @@ def _swiftformer(live: Live) -> Pyramid:
     return ours
 
 
-def _swiftformer_drop(name: str) -> tuple[str, ...]:
+def drop_of_swiftformer(name: str) -> tuple[str, ...]:
+    """Returns our names for a dropout or stochastic depth layer, from its name in timm or in the official code."""
     name = zoo_swiftformer.rename(name + ".")[:-1]
     if name == "head_drop":
         return ("head.drop",)
@@ -249,7 +250,7 @@ SWIFTFORMER = Recipe(
     (nn.BatchNorm2d, nn.ReLU, *GELUS, CastingLinear),
     zoo_swiftformer.family,
     _swiftformer,
-    _swiftformer_drop,
+    drop_of_swiftformer,
 )
 MAMBAOUT = Recipe(
     "timm's MambaOut",
