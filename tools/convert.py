@@ -21,11 +21,12 @@ from .exchange import timms_name, timms_network
 from .files import SUMS, check_writable, replacing, sha256, write_sums
 from .listing import is_ours, names
 from .matching import check_match
+from .official import check_file, write_official
 from .shards import files_of, weights_file
 from .weights import read_weights, state_classes_once
 
 # whose names are written
-TARGETS = ("attnzoo", "timm")
+TARGETS = ("attnzoo", "timm", "official")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Conversion:
     """The result of a conversion.
 
     Attributes:
-        directory: written directory with config.json and model.safetensors.
+        output: written directory with config.json and model.safetensors, or file with the official names.
         model: model name, timm's if the directory is for timm.
         num_classes: number of classes of the classifier in the file.
         file: name of the official file.
@@ -42,7 +43,7 @@ class Conversion:
         unused: other keys of the file that may also hold weights, such as an average of them.
     """
 
-    directory: Path
+    output: Path
     model: str
     num_classes: int
     file: str
@@ -60,22 +61,24 @@ def convert(
     key: str | None = None,
     to: str = "attnzoo",
 ) -> Conversion:
-    """Converts a checkpoint to timm's layout, for `timm.create_model("local-dir:...", pretrained=True)`.
+    """Converts a checkpoint to timm's layout, for `timm.create_model("local-dir:...", pretrained=True)`, or back.
 
-    The directory is loaded once under a temporary name and renamed only if that succeeds.
+    The directory is loaded once under a temporary name and renamed only if that succeeds. Weights under other names are
+    written only if they are read back as they are.
 
     Args:
         official_file: the file that the authors published, .pth (or similar) or .safetensors; or a directory of a
             training, of a model, or of transformers.
         model: model name in attnzoo, with or without a tag; None for that in the config.json of a directory.
-        output: the directory to write; parent directories are created.
-        overwrite: replace an existing converted model.
+        output: the directory to write, or the file for `official`; parent directories are created.
+        overwrite: replace an existing converted model or file.
         key: key of the file that holds the weights; None for an average of the weights, if there is one.
-        to: whose network opens the directory, `attnzoo` or `timm`.
+        to: whose network opens the directory, `attnzoo` or `timm`; or `official` for a file with the names, shapes and
+            key of the authors, .pth or .safetensors.
 
     Raises:
         ValueError: the model is unknown, the file is not a checkpoint, needs code to be read, or does not match the
-            model, the output directory contains other files, or timm does not have the network.
+            model, the output is something else, or timm or the authors do not have the network.
     """
     folder, config = described(official_file)
     model = model or named(config, official_file)
@@ -83,7 +86,7 @@ def convert(
     if to == "timm":
         timms_name(name)
     output = output.absolute()
-    _check_output(output, overwrite)
+    (check_file if to == "official" else _check_output)(output, overwrite)
     check_writable(output.parent, "choose another --output")
     official_file = weights_file(official_file)
     weights, unused = read_weights(official_file, key)
@@ -103,6 +106,9 @@ def convert(
     # the weights of a training are not those that the authors published
     if published.url and config.get("architecture") != name:
         origin["published_url"] = published.url
+    if to == "official":
+        write_official(network, name, output)
+        return Conversion(output, name, network.num_classes, origin["file"], origin["sha256"], None, unused)
     fields = kept_fields(network, config)
     written: Any = timms_network(network, name) if to == "timm" else network
     with replacing(output) as fresh:
@@ -184,22 +190,25 @@ def _check_written(directory: Path, network: nn.Module) -> None:
 @click.option(
     "--model", metavar="NAME", help="Model of the checkpoint, see `attnzoo list`; that of a directory if omitted."
 )
-@click.option("--output", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Directory to write.")
+@click.option(
+    "--output", required=True, metavar="PATH", type=click.Path(path_type=Path), help="Directory or file to write."
+)
 @click.option("--key", metavar="NAME", help="Key of the file that holds the weights.")
 @click.option("--to", type=click.Choice(TARGETS), default="attnzoo", show_default=True, help="Whose names are written.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing converted model.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing model or file.")
 def convert_command(
     official_file: Path, model: str | None, output: Path, key: str | None, to: str, overwrite: bool
 ) -> None:
-    """Convert a checkpoint to timm's layout, or a model to the names of others.
+    """Convert a checkpoint to timm's layout, or a model to the names of timm or of the authors.
 
     OFFICIAL_FILE is the checkpoint that the authors of a model published, .pth or .safetensors, the work directory of
     attnzoo train, or a directory of timm or transformers, whose weights may be in several files. No code in it is run.
     An average of the weights in it (EMA) is preferred, as in timm, unless --key names others.
-    DIR receives config.json and model.safetensors and is opened with
-    timm.create_model("local-dir:DIR", pretrained=True). The number of classes is taken from the file. If the file does
+    PATH is a directory that receives config.json and model.safetensors and is opened with
+    timm.create_model("local-dir:PATH", pretrained=True). The number of classes is taken from the file. If the file does
     not match the model, the differences are listed and nothing is written.
-    With --to timm, DIR is opened by timm without attnzoo.
+    With --to timm, timm opens PATH without attnzoo. With --to official, PATH is a file for the authors' code, .pth or
+    .safetensors.
 
     Example: attnzoo convert nat_mini.pth --model nat_mini --output models/nat_mini
     """
@@ -210,7 +219,8 @@ def convert_command(
     click.echo(f"sha256 {done.sha256}")
     if done.published_url:
         click.echo(f"published at {done.published_url}")
-    click.echo(f'load it with timm.create_model("local-dir:{output}", pretrained=True)')
+    if to != "official":
+        click.echo(f'load it with timm.create_model("local-dir:{output}", pretrained=True)')
 
 
 if __name__ == "__main__":

@@ -1,0 +1,321 @@
+"""The names and shapes of parameters in the authors' checkpoints, from which ours are written back.
+
+A pattern stands for all names with its alternatives in braces. `#` is the index of a stage, `*` that of a block, `@` a
+weight and a bias, `%` the five tensors of a batch norm. Patterns may stand for more names than a network has: those
+that its filter does not map to one of its tensors are left out. After a blank follows the shape, if it is not ours: a
+dot for each axis of ours and the other axes, of length 1, or what `tools/official.py` has a function for. Dots alone
+state the number of axes, for filters that depend on it. Buffers that the authors' code computes are not listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The names in the checkpoints of one architecture.
+
+    Attributes:
+        patterns: patterns of names, see above.
+        key: the key that the authors' code reads the weights from; None for the file itself.
+        layout: the attribute `layout` of our networks, where the names do not determine the architecture.
+    """
+
+    patterns: tuple[str, ...]
+    key: str | None = "model"
+    layout: str | None = None
+
+
+_LAYERS = "{norm1,norm2,attn.qkv,attn.proj,mlp.fc1,mlp.fc2}.@"
+_ENDS = ("patch_embed.{proj,norm}.@", "{norm,head}.@")
+_AGENTS = ("{an,na,ac,ca}_bias ....", "{ah,aw,ha,wa}_bias .....")
+
+# Swin's blocks, also in other families
+_SWIN = (
+    *_ENDS,
+    f"layers.#.blocks.*.{_LAYERS}",
+    "layers.#.blocks.*.attn.relative_position_bias_table table",
+    "layers.#.downsample.{reduction.weight,norm.@}",
+)
+
+
+def _nat(blocks: str) -> tuple[str, ...]:
+    return (
+        f"{blocks}.{_LAYERS}",
+        f"{blocks}.attn.rpb ...",
+        f"{blocks}.{{gamma1,gamma2}}",
+    )
+
+
+def _biformer(blocks: str, second: int, *layers: str) -> tuple[str, ...]:
+    return (
+        f"{blocks.replace('#', '{0,1,2}')}.{{attn.qkv.qkv,attn.wo}}.@",
+        f"{blocks.replace('#', '3')}.attn.{{qkv.weight,proj.@}}",
+        f"{blocks}.{{norm1,norm2,attn.lepe,mlp.0,mlp.{second}}}.@",
+        "norm.%",
+        "head.@",
+        *layers,
+    )
+
+
+_STL = ("downsample_layers.{0.0,1.1,2.1,3.1}.@", "downsample_layers.{0.1,1.0,2.0,3.0}.%")
+
+
+def _pointwise(layers: str) -> tuple[str, ...]:
+    """Layers that are convolutions there, and linear here."""
+    return f"{layers}.weight ..11", f"{layers}.bias"
+
+
+_DILATED = "k{3,5,7,9}_{1,2,3,4,5,6,7}"
+_OVERLOCK, _FOCUS = "blocks{1,2,3,4}.*", "sub_blocks{3,4}.*"
+
+# by the module of a family; the first listing that has every tensor of a network is taken
+LISTINGS: dict[str, tuple[Listing, ...]] = {
+    "agent": (
+        # Swin, PVT and CSWin
+        Listing((*_SWIN, "layers.#.blocks.*.attn.dwc.@", *(f"layers.#.blocks.*.attn.{bias}" for bias in _AGENTS))),
+        Listing(
+            (
+                "patch_embed#.{proj,norm}.@",
+                "pos_embed#",
+                "block#.*.{norm1,norm2,attn.proj,attn.dwc,mlp.fc1,mlp.fc2}.@",
+                "block#.*.attn.q.@ /3",
+                "block#.*.attn.kv.@ *2/3",
+                *(f"block#.*.attn.{bias}" for bias in _AGENTS),
+                "head.@",
+            )
+        ),
+        Listing(
+            (
+                "stage1_conv_embed.{0,2}.@",
+                "merge#.{conv,norm}.@",
+                "stage#.*.{norm1,norm2,qkv,proj,mlp.fc1,mlp.fc2,attns.0.get_v,attns.1.get_v}.@",
+                *(f"stage#.*.attns.0.{bias}" for bias in _AGENTS),
+                "{norm,head}.@",
+            )
+        ),
+    ),
+    "agent_deit": (
+        Listing(
+            (
+                "{cls_token,pos_embed}",
+                "patch_embed.proj.@",
+                f"blocks.*.{_LAYERS}",
+                "blocks.*.attn.dwc.@",
+                *(f"blocks.*.attn.{bias}" for bias in _AGENTS),
+                "{norm,head}.@",
+            )
+        ),
+    ),
+    "biformer": (
+        Listing(
+            _biformer(
+                "stages.#.*",
+                3,
+                "stages.#.*.pos_embed.@",
+                "downsample_layers.{0.0,0.3,1.0,2.0,3.0}.@",
+                "downsample_layers.{0.1,0.4,1.1,2.1,3.1}.%",
+            ),
+            layout="biformer",
+        ),
+        Listing(_biformer("stages.#.blocks.*", 2, *_STL), layout="stl"),
+        Listing(
+            (
+                *_STL,
+                "stages.#.blocks.*.{norm1,norm2,attn.lepe}.@",
+                *_pointwise("stages.{0,1,2}.blocks.*.attn.{qkv_linear,output_linear}"),
+                *_pointwise("stages.3.blocks.*.attn.{qkv,proj}"),
+                *_pointwise("stages.#.blocks.*.mlp.{0,2}"),
+                "norm.%",
+                "head.@",
+            ),
+            layout="stl_nchw",
+        ),
+    ),
+    "dhvt": (
+        Listing(
+            (
+                "cls_token",
+                "patch_embed.proj.{0,2,4,6}.0.weight",
+                "patch_embed.proj.{0,2,4,6}.1.%",
+                "patch_embed.{pre_affine,post_affine}.{alpha,beta} 1.11",
+                f"blocks.*.{_LAYERS.replace('mlp.fc1,mlp.fc2', 'mlp.compress,mlp.excitation')}",
+                "blocks.*.{attn.ht_norm,attn.ht_proj,mlp.conv1,mlp.conv2,mlp.conv3}.@",
+                "blocks.*.mlp.{bn1,bn2,bn3}.%",
+                "blocks.*.attn.pos_embed",
+                "{norm,head}.@",
+            )
+        ),
+    ),
+    "litv2": (
+        Listing(
+            (
+                *_ENDS,
+                "layers.#.blocks.*.{norm1,norm2,mlp.fc1,mlp.fc2,mlp.dwconv.dwconv}.@",
+                "layers.#.blocks.*.attn.{l_q,l_kv,l_proj,h_qkv,h_proj}.@",
+                "layers.#.downsample.{dconv,dconv.conv_offset}.@",
+                "layers.#.downsample.norm_layer.%",
+            )
+        ),
+    ),
+    "moh_vit": (
+        Listing(
+            (
+                "patch_embed#.{proj,norm}.@",
+                "block#.*.{norm1,norm2,mlp.fc1,mlp.fc2,mlp.dwconv.dwconv}.@",
+                "block#.*.attn.{q,kv,qkv,proj,norm,cpb_fc1,cpb_fc2}.@",
+                *_pointwise("block#.*.attn.sr"),
+                "block#.*.attn.{wg,wg_0,wg_1}.weight",
+                "block#.*.attn.{relative_pos_bias_local,learnable_tokens,learnable_bias}",
+                "block#.*.attn.temperature ..1",
+                "block#.*.attn.query_embedding .1.",
+                "norm#.@",
+                "head.@",
+            )
+        ),
+    ),
+    "nat": (
+        Listing(
+            (
+                "patch_embed.{proj.0,proj.1,norm}.@",
+                *_nat("levels.#.blocks.*"),
+                "levels.#.downsample.{reduction.weight,norm.@}",
+                "{norm,head}.@",
+            ),
+            key=None,
+        ),
+        Listing((*_ENDS, *_nat("layers.#.blocks.*"), "layers.#.downsample.{reduction.weight,norm.@}"), key=None),
+    ),
+    "nat_isotropic": (Listing((*_ENDS, *_nat("layers.*")), key=None),),
+    "overlock": (
+        Listing(
+            (
+                "{patch_embed1.0,patch_embed1.3,patch_embed1.6,patch_embed1.9,head.0}.weight",
+                "{patch_embed1.1,patch_embed1.4,patch_embed1.7,patch_embed1.10,head.1,aux_head.0}.%",
+                "{patch_embed2,patch_embed3,patch_embed4,patch_embedx.x_proj,patch_embedx.h_proj}.0.weight",
+                "{patch_embed2,patch_embed3,patch_embed4,patch_embedx.x_proj,patch_embedx.h_proj}.1.%",
+                *_pointwise("{high_level_proj,head.4,aux_head.2}"),
+                f"{_OVERLOCK}.{{dwconv,proj.0,proj.6}}.@",
+                *_pointwise(f"{_OVERLOCK}.proj.{{3.proj.1,3.proj.3,4,8}}"),
+                f"{_OVERLOCK}.proj.1.{{lk_origin,dil_conv_{_DILATED}}}.weight",
+                f"{_OVERLOCK}.proj.{{1.origin_bn,1.dil_bn_{_DILATED},2}}.%",
+                f"{_OVERLOCK}.proj.7.{{gamma,beta}} 1.11",
+                f"{_OVERLOCK}.ls.weight .111",
+                f"{_OVERLOCK}.ls.bias",
+                f"{_FOCUS}.{{dwconv1,dwconv2,norm1,norm2,fusion.0,mlp.2}}.@",
+                *_pointwise(f"{_FOCUS}.{{fusion.3,weight_proj,se_layer.proj.1,se_layer.proj.3,proj.1,mlp.0,mlp.4}}"),
+                f"{_FOCUS}.{{weight_query.0,weight_key.1,dyconv_proj.0,gate.0}}.weight",
+                f"{_FOCUS}.{{fusion.1,weight_query.1,weight_key.2,dyconv_proj.1,gate.1,lepe.1,proj.0}}.%",
+                f"{_FOCUS}.lepe.0.{{lk_origin,dil_conv_{_DILATED}}}.weight",
+                f"{_FOCUS}.lepe.0.{{origin_bn,dil_bn_{_DILATED}}}.%",
+                f"{_FOCUS}.{{fusion.4,mlp.3}}.{{gamma,beta}} 1.11",
+                f"{_FOCUS}.{{ls1,ls2,x_scale,h_scale}}.weight .111",
+                f"{_FOCUS}.{{ls1,ls2,x_scale,h_scale}}.bias",
+                f"{_FOCUS}.{{rpb1,rpb2}}",
+            ),
+            key="state_dict",
+        ),
+    ),
+    "ravlt": (
+        Listing(
+            (
+                "patch_embed.proj.{0,3,6,9}.@",
+                "patch_embed.proj.{1,4,7,10}.%",
+                "layers.#.blocks.*.{attn.lepe,ffn.dwconv,pos,norm1.norm,norm2.norm}.@",
+                *_pointwise("layers.#.blocks.*.{attn.qkvo,attn.proj,ffn.fc1,ffn.fc2}"),
+                "layers.#.blocks.*.{gamma_1,gamma_2} 1.11",
+                "layers.#.downsample.reduction.@",
+                "layers.#.downsample.norm.%",
+                "norm.%",
+                "proj.@",
+                *_pointwise("head"),
+            )
+        ),
+    ),
+    "swin": (Listing(_SWIN),),
+    "van": (
+        Listing(
+            (
+                "patch_embed#.proj.@",
+                "patch_embed#.norm.%",
+                "block#.*.{norm1,norm2}.%",
+                *_pointwise("block#.*.{attn.proj_1,attn.proj_2,attn.spatial_gating_unit.conv1,mlp.fc1,mlp.fc2}"),
+                "block#.*.{attn.spatial_gating_unit.conv0,attn.spatial_gating_unit.conv_spatial,mlp.dwconv.dwconv}.@",
+                "block#.*.{layer_scale_1,layer_scale_2}",
+                "norm#.@",
+                "head.@",
+            ),
+            key="state_dict",
+        ),
+    ),
+    "zoo_davit": (
+        Listing(
+            (
+                "patch_embeds.#.{proj,norm}.@",
+                f"main_blocks.#.*.{{0,1}}.{_LAYERS}",
+                "main_blocks.#.*.{0,1}.cpe.{0,1}.proj.@",
+                "{norms,head}.@",
+            ),
+            key="state_dict",
+        ),
+    ),
+    "zoo_mambaout": (
+        Listing(
+            (
+                "downsample_layers.0.{conv1,conv2,norm1,norm2}.@",
+                "downsample_layers.{1,2,3}.{conv,norm}.@",
+                "stages.#.*.{norm,conv,fc2}.@",
+                "stages.#.*.fc1.@ *2",
+                "{norm,head.norm,head.fc1,head.fc2}.@",
+            ),
+            key=None,
+        ),
+    ),
+    "zoo_shvit": (
+        Listing(
+            (
+                "patch_embed.{0,2,4,6}.c.weight",
+                "patch_embed.{0,2,4,6}.bn.%",
+                "blocks{1,2,3}.*.{conv.m,ffn.m.pw1,ffn.m.pw2,mixer.m.qkv,mixer.m.proj.1}.c.weight",
+                "blocks{1,2,3}.*.{conv.m,ffn.m.pw1,ffn.m.pw2,mixer.m.qkv,mixer.m.proj.1}.bn.%",
+                "blocks{1,2,3}.*.mixer.m.pre_norm.@",
+                "blocks{2,3}.{0.0.m,0.1.m.pw1,0.1.m.pw2,1.conv1,1.conv2,1.conv3,2.0.m,2.1.m.pw1,2.1.m.pw2}.c.weight",
+                "blocks{2,3}.{0.0.m,0.1.m.pw1,0.1.m.pw2,1.conv1,1.conv2,1.conv3,2.0.m,2.1.m.pw1,2.1.m.pw2}.bn.%",
+                "blocks{2,3}.1.se.{fc1,fc2}.@",
+                "head.bn.%",
+                "head.l.@",
+            )
+        ),
+    ),
+    "zoo_swiftformer": (
+        Listing(
+            (
+                "patch_embed.{0,3}.@",
+                "patch_embed.{1,4}.%",
+                "network.{0,2,4,6}.*.{dwconv,local_representation.dwconv}.@",
+                "network.{0,2,4,6}.*.{norm,local_representation.norm,linear.norm1}.%",
+                *_pointwise("network.{0,2,4,6}.*.{pwconv1,pwconv2,linear.fc1,linear.fc2}"),
+                *_pointwise("network.{0,2,4,6}.*.local_representation.{pwconv1,pwconv2}"),
+                "network.{0,2,4,6}.*.{layer_scale,layer_scale_1,layer_scale_2,local_representation.layer_scale} .11",
+                "network.{0,2,4,6}.*.attn.w_g",
+                "network.{0,2,4,6}.*.attn.{to_query,to_key,Proj,final}.@",
+                "network.{1,3,5}.proj.@",
+                "network.{1,3,5}.norm.%",
+                "norm.%",
+                "{head,dist_head}.@",
+            )
+        ),
+    ),
+    "zoo_twins": (
+        Listing(
+            (
+                "patch_embeds.#.{proj,norm}.@",
+                "pos_block.#.proj.0.@",
+                "blocks.#.*.{norm1,norm2,mlp.fc1,mlp.fc2}.@",
+                "blocks.#.*.attn.{qkv,q,kv,proj,sr,norm}.@",
+                "{norm,head}.@",
+            )
+        ),
+    ),
+}
