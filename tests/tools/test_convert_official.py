@@ -104,9 +104,8 @@ def test_a_file_for_the_official_code_and_back(
     [
         (
             "halonet_pico",
-            {},
             "a.pth",
-            "there is no official code of halonet_pico: --to official takes the families agent",
+            "no official code of halonet_pico: --to official takes the families agent, agent_deit",
         ),
         ("nat_pico", "a", "output must end with .pth or .safetensors"),
         ("nat_pico", ".", "output must end with .pth or .safetensors"),
