@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .files import check_writable, replacing
+from .models import RANDOM, is_random
 
 # number of classes shown, the worst first
 _SHOWN = 20
@@ -216,6 +217,8 @@ def evaluate_command(
         if folder is not None:
             check_writable(folder, "choose another folder")
     result = evaluate(model, data_of(config, options), Reading(**reading), pretrained=pretrained, worst=worst)
+    if is_random(model, pretrained):
+        click.echo(RANDOM, err=True)
     _print(result)
     if output is not None:
         with replacing(output) as fresh:

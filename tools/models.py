@@ -12,11 +12,25 @@ from typing import Any
 import timm
 import timm.data
 import torch
+from timm.models import split_model_name_tag
 from torch import nn
 
-from attnzoo.base import WeightsError
+from attnzoo.base import WeightsError, check_connection
 
 from .files import check_sums, read_json, sha256, without_function
+from .listing import is_ours
+
+# what to do without published weights: for the name of a model of attnzoo, of any other, and in training
+_BY_HAND = (
+    "Download a file by hand and convert it with `attnzoo convert` to a directory, which takes the place of the name. "
+)
+_FOLDERS = "The environment variables HF_HOME and TORCH_HOME set the folders of downloads"
+FOR_TRAINING = (
+    "Set a file with model.pretrained_cfg_overlay.file=..., or train from scratch with model.pretrained=False"
+)
+
+# said where a model has random weights
+RANDOM = "note: the weights are random; use --pretrained or a trained directory"
 
 
 def open_model(
@@ -60,9 +74,10 @@ def open_model(
             f"{model} has no published weights: omit --pretrained, or pass the directory of a trained model"
         )
     try:
-        network = timm.create_model(model, pretrained=True, **_size_argument(config.to_dict(), image_size))
+        network = create_pretrained(model, **_size_argument(config.to_dict(), image_size))
     except (RuntimeError, OSError) as error:
-        raise ValueError(f"the published weights of {model} cannot be loaded: {why_not_loaded(error)}") from error
+        by_hand = _BY_HAND if is_ours(split_model_name_tag(model)[0]) else ""
+        raise ValueError(not_loaded(model, error, f"{by_hand}{_FOLDERS}")) from error
     used: Any = network.pretrained_cfg
     origin = {"weights": f"https://huggingface.co/{used['hf_hub_id']}" if used.get("hf_hub_id") else str(used["url"])}
     if config.license:
@@ -74,13 +89,35 @@ def open_model(
     return network, origin
 
 
-def why_not_loaded(error: Exception) -> str:
-    """Returns, in one line, why published weights were not loaded, and what to do."""
-    # it names every source with its reason
-    if isinstance(error, WeightsError):
-        return str(error)
-    reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-    return f"{reason}; the environment variables HF_HOME and TORCH_HOME set the folders of downloads"
+def create_pretrained(name: str, **arguments: Any) -> nn.Module:
+    """Creates a model with published weights, as timm does; without a connection it fails at once.
+
+    Args:
+        name: name of a model.
+        arguments: arguments of `timm.create_model`.
+
+    Raises:
+        WeightsError: no source has the weights.
+        RuntimeError, OSError: they cannot be loaded for another reason.
+    """
+    chosen = ("pretrained_cfg", "pretrained_cfg_overlay")
+    # models of attnzoo look for themselves
+    if ":" not in name and not any(arguments.get(key) for key in chosen) and not is_ours(split_model_name_tag(name)[0]):
+        check_connection(name, timm.get_pretrained_cfg(name), arguments.get("cache_dir"))
+    return timm.create_model(name, pretrained=True, **arguments)
+
+
+def not_loaded(name: str, error: Exception, instead: str) -> str:
+    """Returns one line on published weights that were not loaded: why, and what to do instead."""
+    # every source is named in it
+    tried = error.tried if isinstance(error, WeightsError) else ""
+    reason = tried or textwrap.shorten(str(error) or type(error).__name__, 200)
+    return f"the published weights of {name} cannot be loaded: {reason}. {instead}"
+
+
+def is_random(model: str, pretrained: bool) -> bool:
+    """Returns whether `open_model` opens a model with random weights."""
+    return not pretrained and not Path(model).is_dir() and bool(timm.is_model(model))
 
 
 def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.Module, dict[str, str]]:

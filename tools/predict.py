@@ -16,6 +16,7 @@ from PIL import Image
 from .files import check_writable, replacing
 from .finding import Skipped, find_images
 from .images import UnreadableImageError, apply_transform, read_image
+from .models import RANDOM, is_random
 
 
 class Predictor(NamedTuple):
@@ -185,6 +186,8 @@ def predict_command(
     if output is not None:
         check_writable(output, "choose another --output")
     found = predict(model, files, top=top, least_score=least_score, batch_size=batch_size, pretrained=pretrained)
+    if is_random(model, pretrained):
+        click.echo(RANDOM, err=True)
     if output is not None:
         with replacing(output / "predictions.json") as fresh:
             fresh.write_text(json.dumps(found, indent=1) + "\n")

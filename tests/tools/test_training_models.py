@@ -88,6 +88,9 @@ def test_position_biases_of_agents_are_fitted_to_another_size(published):
 
 def test_without_pretrained_all_is_new():
     assert network_of({"name": "test_resnet"}, 5)[1] == "randomly initialized"
+    assert network_of({"name": "test_resnet"}, 5, freeze="backbone")[1] == (
+        "randomly initialized, and the backbone stays so because it is frozen: set model.pretrained=True"
+    )
 
 
 MISTAKES = {

@@ -17,6 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
+from attnzoo.base import WeightsError
+
+from ..models import FOR_TRAINING, create_pretrained, not_loaded
+
 
 class PyramidBackbone(nn.Module):
     """A timm model with a feature pyramid network (Lin et al., arXiv:1612.03144).
@@ -136,10 +140,14 @@ def create_body(architecture: str, arguments: Mapping[str, Any]) -> Any:
     """Creates a timm model that returns its features.
 
     Raises:
-        ValueError: the model has no features, or does not take the arguments.
+        ValueError: the model has no features, does not take the arguments, or its weights cannot be loaded.
     """
     try:
-        return timm.create_model(architecture, features_only=True, **arguments)
+        chosen = {key: value for key, value in arguments.items() if key != "pretrained"}
+        create = create_pretrained if arguments.get("pretrained") else timm.create_model
+        return create(architecture, features_only=True, **chosen)
+    except (WeightsError, OSError) as error:
+        raise ValueError(f"model: {not_loaded(architecture, error, FOR_TRAINING)}") from error
     # timm raises various exceptions for a model without features and for unknown arguments
     except (RuntimeError, TypeError, ValueError, AssertionError, KeyError, AttributeError, IndexError) as error:
         raise ValueError(f"model: {architecture} cannot return features with {dict(arguments)}: {error}") from error

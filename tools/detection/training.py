@@ -16,6 +16,7 @@ from mmengine.model import BaseDataPreprocessor, BaseModel
 from torch import Tensor, nn
 
 from ..data.samples import Draw
+from ..training.network import randomly_initialized
 from ..training.optimization import blaming
 from ..training.processes import Processes
 from ..training.recipe import Recipe
@@ -74,7 +75,7 @@ def detection(recipe: Recipe, processes: Processes) -> Setup:
         assert isinstance(trained, Detector)
         save_detector(trained, directory, name, arguments, options, classes, mean, std)
 
-    origin = "pretrained backbone" if arguments.get("pretrained") else "randomly initialized"
+    origin = "pretrained backbone" if arguments.get("pretrained") else randomly_initialized(recipe.freeze)
     strides = ", ".join(map(str, network.backbone.strides))
     return Setup(
         learner=DetectionLearner(network),

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 from torch import Tensor, nn
 
-from ..models import is_detector, model_directory, open_model
+from ..models import RANDOM, is_detector, model_directory, open_model
 from .graphs import AXES, ExportError
 from .onnx_file import ExportReport, export_onnx
 from .options import FORMATS, OF_ONNX, PRECISIONS
@@ -98,7 +98,7 @@ def export_command(
     except (ExportError, ImportError) as error:
         raise click.ClickException(str(error)) from error
     if origin["weights"].startswith("random"):
-        click.echo("note: the weights are random; use --pretrained or a trained directory", err=True)
+        click.echo(RANDOM, err=True)
     click.echo(_line(report, form))
     if report.fidelity is not None:
         click.echo(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from ..files import listed
+from ..models import FOR_TRAINING, create_pretrained, not_loaded
 from .learners import classifier_of
 from .optimization import blaming
 from .recipe import Recipe
@@ -54,25 +54,30 @@ def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
         network.requires_grad_(False)
         classifier_of(network).requires_grad_(True)
     if not options.get("pretrained"):
-        return network, "randomly initialized"
+        return network, randomly_initialized(recipe.freeze)
     return network, _origin(network, recipe.model["name"], missing)
+
+
+def randomly_initialized(freeze: str) -> str:
+    """Describes the origin of random weights, with a remark if they are frozen."""
+    frozen = ", and the backbone stays so because it is frozen: set model.pretrained=True" if freeze != "none" else ""
+    return f"randomly initialized{frozen}"
 
 
 def _create(name: str, num_classes: int, options: dict[str, Any]) -> tuple[nn.Module, list[str]]:
     """Creates a model; also returns the names of its weights that are missing from the published ones."""
     try:
         with _noting_missing() as missing:
-            network = blaming("model", timm.create_model, name, num_classes=num_classes, **options)
+            chosen = {key: value for key, value in options.items() if key != "pretrained"}
+            create = create_pretrained if options.get("pretrained") else timm.create_model
+            network = blaming("model", create, name, num_classes=num_classes, **chosen)
     # the weights do not exist, cannot be downloaded, or belong to another model
     except (RuntimeError, OSError, pickle.UnpicklingError) as error:
         if not options.get("pretrained"):
             raise
         # the error of a missing file has no message
-        reason = str(error) or f"{type(error).__name__} {options.get('pretrained_cfg_overlay', '')}"
-        raise ValueError(
-            f"model: the published weights of {name} cannot be loaded: {textwrap.shorten(reason, 200)}. Set a file "
-            "with model.pretrained_cfg_overlay.file=..., or train from scratch with model.pretrained=False"
-        ) from error
+        told = error if str(error) else OSError(f"{type(error).__name__} {options.get('pretrained_cfg_overlay', '')}")
+        raise ValueError(f"model: {not_loaded(name, told, FOR_TRAINING)}") from error
     if missing and set(missing) >= {key for key, _ in network.named_parameters()}:
         raise ValueError(f"model: the weights do not belong to {name}: none of its parameters is among them")
     return network, missing

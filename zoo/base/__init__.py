@@ -7,7 +7,7 @@ from .isotropic import Isotropic, IsotropicTokens, PlainAttention, PlainMlp, Tok
 from .pyramid import Pyramid, Stage, stages_of
 from .recomputation import checkpointed, checkpointed_sequence
 from .registry import Family, Published, Variant, checkpoint_filter, published
-from .sources import Source, WeightsError, sources_of
+from .sources import Source, WeightsError, check_connection, sources_of
 
 __all__ = [
     "TRANSFORMER",
@@ -30,6 +30,7 @@ __all__ = [
     "Variant",
     "WeightsError",
     "block_of",
+    "check_connection",
     "checkpoint_filter",
     "checkpointed",
     "checkpointed_sequence",

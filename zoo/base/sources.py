@@ -27,7 +27,16 @@ _ON_HUB = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/main/([^?]+
 
 
 class WeightsError(RuntimeError):
-    """Published weights could not be had from any source; the message names each with its reason."""
+    """Published weights could not be had from any source.
+
+    Attributes:
+        tried: the sources, each with its reason, in one line; the message also says what to do.
+    """
+
+    def __init__(self, name: str, tried: str, page: str | None) -> None:
+        advice = f"Download a file by hand{f' (see {page})' if page else ''} and pass pretrained_cfg_overlay="
+        super().__init__(f"the weights of {name} could not be had from any source: {tried}. {advice}{{'file': path}}")
+        self.tried = tried
 
 
 class UnsuitableError(Exception):
@@ -120,11 +129,28 @@ def fetch(
         if source != listed[-1]:
             _logger.warning("%s: no weights from %s: %s; trying the next source", name, source, failed[source])
     tried = "; ".join(f"{source}: {reason}" for source, reason in failed.items()) or "no address of them is known"
-    page = f" (see {config.origin_url})" if config.origin_url else ""
-    raise WeightsError(
-        f"the weights of {name} could not be had from any source: {tried}. Download a file by hand{page} and pass "
-        "pretrained_cfg_overlay={'file': path}"
-    )
+    raise WeightsError(name, tried, config.origin_url)
+
+
+def check_connection(name: str, config: PretrainedCfg, cache_dir: str | Path | None = None) -> None:
+    """Checks that the Hugging Face Hub answers, if timm is going to ask it for weights that are not in the cache.
+
+    Without a connection, timm would ask for about a minute.
+
+    Args:
+        name: name of the model.
+        config: the configuration of timm that names the sources.
+        cache_dir: folder of downloads; None for the usual one.
+
+    Raises:
+        WeightsError: it does not answer.
+    """
+    for source in sources_of(config)[:1]:
+        if source.repository and not any(_cached([source], name, cache_dir)):
+            try:
+                _check_hub(source)
+            except DownloadError as error:
+                raise WeightsError(name, f"{source}: {error}", config.origin_url) from error
 
 
 def _fault(path: Path, check: Callable[[Path], None]) -> UnsuitableError | None:
@@ -168,15 +194,11 @@ def _from_url(
 def _from_hub(
     source: Source, name: str, cache_dir: str | Path | None, check: Callable[[Path], None], is_damaged: bool
 ) -> Path:
-    from huggingface_hub import hf_hub_download, hf_hub_url
-    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 
-    if HF_HUB_OFFLINE:
-        raise DownloadError("not in the cache, and HF_HUB_OFFLINE is set")
+    _check_hub(source)
     names = [source.filename] if source.filename else _NAMES
-    # huggingface_hub tries for half a minute where there is no connection
-    _check_answers(hf_hub_url(source.repository, names[0]))
     for file in names:
         try:
             path = Path(hf_hub_download(source.repository, file, cache_dir=cache_dir, force_download=is_damaged))
@@ -192,12 +214,18 @@ def _from_hub(
     raise DownloadError(f"the repository has no {' or '.join(names)}")
 
 
-def _check_answers(url: str) -> None:
-    """Checks that a server answers at once.
+def _check_hub(source: Source) -> None:
+    """Checks that the Hugging Face Hub may be asked, and answers at once; huggingface_hub would try for half a minute.
 
     Raises:
-        DownloadError: it does not, or with an error of its own.
+        DownloadError: it may not, or does not, or answers with an error of its own.
     """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        raise DownloadError("not in the cache, and HF_HUB_OFFLINE is set")
+    url = hf_hub_url(source.repository, source.filename or _NAMES[0])
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout()).close()
     except urllib.error.HTTPError as error:
