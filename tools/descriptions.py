@@ -5,25 +5,52 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import timm
 
 from .data.transforms import PREPROCESSING
-from .files import read_json, without_function
+from .files import check_sums, read_json, without_function
 from .listing import is_ours
 from .models import read_config
 
 
 def described(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Returns the folder of the config.json that belongs to a directory, and its content, or an empty dictionary."""
+    """Returns the folder of the config.json that belongs to a directory, and its content, or an empty dictionary.
+
+    The preprocessing of transformers is added under `pretrained_cfg`, as in timm's config.json.
+
+    Raises:
+        ValueError: it is damaged, not one of a classifier, or has values that cannot be those of a model.
+    """
     folders = (path, path / "model") if path.is_dir() else (path.parent,) if path.name.endswith(".json") else ()
     folder = next((folder for folder in folders if (folder / "config.json").is_file()), None)
     if folder is None:
         return path, {}
     config = read_json(folder / "config.json")
-    is_timms = isinstance(config, dict) and "architecture" in config
-    return folder, read_config(folder) if is_timms else config if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        return folder, {}
+    if "architecture" not in config:
+        return folder, {**config, "pretrained_cfg": _preprocessing_of_transformers(folder)}
+    if config.get("task") == "detection":
+        raise ValueError(f"{folder} contains a detector: this command takes classifiers")
+    check_sums(folder)
+    return folder, read_config(folder)
+
+
+def _preprocessing_of_transformers(folder: Path) -> dict[str, Any]:
+    """Returns mean and standard deviation in the preprocessor_config.json of transformers; sizes and crops differ."""
+    path = folder / "preprocessor_config.json"
+    values = read_json(path) if path.is_file() else {}
+    if not isinstance(values, dict) or values.get("do_normalize") is False:
+        return {"mean": [0.0] * 3, "std": [1.0] * 3} if isinstance(values, dict) else {}
+    mean, std = values.get("image_mean"), values.get("image_std")
+    return {"mean": mean, "std": std} if _are_channels(mean) and _are_channels(std) and min(std) > 0 else {}
+
+
+def _are_channels(numbers: Any) -> TypeGuard[list[float]]:
+    is_list = isinstance(numbers, list) and len(numbers) == 3
+    return is_list and all(type(number) in (int, float) and 0 <= number <= 1 for number in numbers)
 
 
 def named(config: Mapping[str, Any], path: Path) -> str:
@@ -54,7 +81,7 @@ def network_of(model: str, name: str, folder: Path, config: Mapping[str, Any]) -
 def kept_fields(network: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of config.json that are kept: the names of the classes and the preprocessing."""
     known: Mapping[str, Any] = network.pretrained_cfg
-    stored = config.get("pretrained_cfg", {})
+    stored: Mapping[str, Any] = config.get("pretrained_cfg", {})
     kept = {key: stored.get(key, known.get(key)) for key in (*PREPROCESSING, "license", "origin_url")}
     fields: dict[str, Any] = {"pretrained_cfg": {key: value for key, value in kept.items() if value is not None}}
     labels = class_names(config)

@@ -121,6 +121,8 @@ def of_transformers(folder: Path, labels: dict[str, str], file: str = "model.saf
     save_file(folder_weights, folder / file) if file.endswith("s") else torch.save(folder_weights, folder / file)
     config = {"architectures": ["SwinForImageClassification"], "model_type": "swin", "id2label": labels}
     (folder / "config.json").write_text(json.dumps(config))
+    preprocessing = {"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.5, 0.25], "size": {"shortest_edge": 64}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     return ours
 
 
@@ -133,6 +135,7 @@ def test_a_directory_of_transformers_with_names_of_classes(file: str, tmp_path: 
     assert_same(written(tmp_path / "out"), ours)
     model = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
     assert model.pretrained_cfg["label_names"] == ["ant", "bee", "cat"]
+    assert (model.pretrained_cfg["mean"], model.pretrained_cfg["std"]) == ([0.25, 0.5, 0.75], [0.5, 0.5, 0.25])
     # what is converted once more keeps them, and says of which model it is
     assert call(tmp_path / "out", "--output", tmp_path / "again").exit_code == 0
     assert json.loads((tmp_path / "again" / "config.json").read_text())["label_names"] == ["ant", "bee", "cat"]
@@ -164,6 +167,20 @@ def test_the_arguments_of_a_model_are_kept(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
     assert_same(again.state_dict(), model.state_dict())
+
+
+def test_a_directory_that_is_damaged_or_of_a_detector(tmp_path: Path) -> None:
+    save_file(weights_of(), tmp_path / "a.safetensors")
+    assert call(tmp_path / "a.safetensors", "--model", "nat_pico", "--output", tmp_path / "in").exit_code == 0
+    changed = written(tmp_path / "in")
+    changed["norm.bias"] += 1
+    save_file(changed, tmp_path / "in" / "model.safetensors")
+    result = call(tmp_path / "in", "--output", tmp_path / "out")
+    assert (result.exit_code, "is damaged or was changed" in result.stderr) == (2, True)
+    config = tmp_path / "in" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "task": "detection"}))
+    result = call(tmp_path / "in", "--output", tmp_path / "out")
+    assert (result.exit_code, "contains a detector: this command takes classifiers" in result.stderr) == (2, True)
 
 
 class Small(nn.Module):
