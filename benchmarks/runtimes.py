@@ -74,7 +74,7 @@ class GatherAttention(NeighborhoodAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        queries, keys, values = self._project(x)
+        queries, keys, values = self._project(x).unbind(3)
         geometry = zip(queries.shape[1:3], self.kernel_size, self.dilation, self.stride, self.is_causal, strict=True)
         rows, columns = (Axis(*arguments) for arguments in geometry)
         padding = self.padding(keys.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .attention import attended, head_width
 from .cpu import linear
-from .operators import attend_windows
+from .operators import attend_packed_windows
 from .resizing import multiple_of, pad_to, pool_cells
 
 
@@ -33,9 +33,9 @@ class HighFrequencies(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, h * D)."""
-        # (B, H, W, 3hD) -> three of (B, H, W, h, D)
-        q, k, v = linear(self.qkv, x).unflatten(3, [3, self.num_heads, -1]).unbind(3)
-        out = attend_windows(q, k, v, (self.window_size, self.window_size), (0, 0), None)
+        # (B, H, W, 3hD) -> (B, H, W, 3, h, D)
+        qkv = linear(self.qkv, x).unflatten(3, [3, self.num_heads, -1])
+        out = attend_packed_windows(qkv, (self.window_size, self.window_size), (0, 0), None)
         return linear(self.proj, out.flatten(3))
 
 

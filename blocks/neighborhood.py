@@ -64,18 +64,11 @@ class NeighborhoodAttention(SelfAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        queries, keys, values = self._project(x)
+        qkv = self._project(x)
+        padding = self.padding(qkv.dtype)
         # (B, H, W, h, D) -> (B, H, W, C)
         x = attend_neighborhood(
-            queries,
-            keys,
-            values,
-            self.kernel_size,
-            self.dilation,
-            self.stride,
-            self.is_causal,
-            self.rpb,
-            self.padding(keys.dtype),
+            qkv, self.kernel_size, self.dilation, self.stride, self.is_causal, self.rpb, padding
         ).flatten(3)
         return self.proj_drop(linear(self.proj, x))
 
@@ -84,7 +77,7 @@ class NeighborhoodAttention(SelfAttention):
         """Returns the attention weights, (B, H, W, C) -> (B, H, W, h, kh * kw), each window in row-major order."""
         height, width = x.shape[1:3]
         least = [kernel * dilation for kernel, dilation in zip(self.kernel_size, self.dilation, strict=True)]
-        queries, keys, _ = self._project(pad_to(x, max(height, least[0]), max(width, least[1])))
+        queries, keys, _ = self._project(pad_to(x, max(height, least[0]), max(width, least[1]))).unbind(3)
         scores = neighborhood_qk(
             queries,
             keys,
@@ -96,12 +89,9 @@ class NeighborhoodAttention(SelfAttention):
         )
         return scores.softmax(-1)[:, :height, :width]
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns queries, keys and values, each (B, H, W, h, D)."""
-        # (B, H, W, 3C) -> three of (B, H, W, h, D)
-        qkv = linear(self.qkv, x).reshape(x.shape[0], x.shape[1], x.shape[2], 3, self.num_heads, self.head_dim)
-        queries, keys, values = qkv.unbind(3)
-        return queries, keys, values
+    def _project(self, x: Tensor) -> Tensor:
+        """Returns queries, keys and values, (B, H, W, C) -> (B, H, W, 3, h, D)."""
+        return linear(self.qkv, x).reshape(x.shape[0], x.shape[1], x.shape[2], 3, self.num_heads, self.head_dim)
 
     def padding(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Returns the key and value (h, D) of the padding of a map smaller than its window: projections of zeros."""

@@ -7,14 +7,18 @@ Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of
 import torch
 from torch import Tensor
 
-from attnzoo.kernels import halo_attention, neighborhood_attention, routed_attention, window_attention
+from attnzoo.kernels import (
+    halo_attention,
+    packed_neighborhood_attention,
+    packed_window_attention,
+    routed_attention,
+    window_attention,
+)
 
 
 @torch.jit.ignore
 def attend_neighborhood(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: Tensor,
     kernel_size: tuple[int, int],
     dilation: tuple[int, int],
     stride: tuple[int, int],
@@ -22,9 +26,9 @@ def attend_neighborhood(
     bias: Tensor | None,
     padding: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """`neighborhood_attention`: q, k and v (B, H, W, h, D) -> (B, H, W, h, D)."""
-    return neighborhood_attention(
-        q, k, v, kernel_size, dilation=dilation, stride=stride, is_causal=is_causal, bias=bias, padding=padding
+    """`packed_neighborhood_attention`: qkv (B, H, W, 3, h, D) -> (B, H, W, h, D)."""
+    return packed_neighborhood_attention(
+        qkv, kernel_size, dilation=dilation, stride=stride, is_causal=is_causal, bias=bias, padding=padding
     )
 
 
@@ -34,6 +38,14 @@ def attend_windows(
 ) -> Tensor:
     """`window_attention`: q, k and v (B, H, W, h, D) -> (B, H, W, h, D)."""
     return window_attention(q, k, v, window_size, shift=shift, bias=bias)
+
+
+@torch.jit.ignore
+def attend_packed_windows(
+    qkv: Tensor, window_size: tuple[int, int], shift: tuple[int, int], bias: Tensor | None
+) -> Tensor:
+    """`packed_window_attention`: qkv (B, H, W, 3, h, D) -> (B, H, W, h, D)."""
+    return packed_window_attention(qkv, window_size, shift=shift, bias=bias)
 
 
 @torch.jit.ignore

@@ -13,7 +13,7 @@ from attnzoo.kernels import is_dynamic
 from .attention import SelfAttention
 from .convolution import channels_last_conv, depthwise
 from .cpu import linear
-from .operators import attend_windows
+from .operators import attend_packed_windows, attend_windows
 from .resizing import at_most, has_size, multiple_of, pad_to
 
 
@@ -63,10 +63,10 @@ class WindowAttention(SelfAttention):
         height, width = x.shape[1], x.shape[2]
         shift = self._shift(height, width)
         x = pad_to(x, multiple_of(height, self.window_size), multiple_of(width, self.window_size))
-        # (B, H, W, 3C) -> three of (B, H, W, h, D)
-        q, k, v = linear(self.qkv, x).unflatten(3, (3, self.num_heads, self.head_dim)).unbind(3)
+        # (B, H, W, 3C) -> (B, H, W, 3, h, D)
+        qkv = linear(self.qkv, x).unflatten(3, (3, self.num_heads, self.head_dim))
         # (B, padded H, padded W, h, D) -> (B, H, W, C)
-        out = attend_windows(q, k, v, (self.window_size, self.window_size), (shift, shift), self.rpb)
+        out = attend_packed_windows(qkv, (self.window_size, self.window_size), (shift, shift), self.rpb)
         return self.proj_drop(linear(self.proj, out[:, :height, :width].flatten(3)))
 
     def _shift(self, height: int, width: int) -> int:

@@ -5,10 +5,16 @@ if __name__ == "attnzoo.kernels":
     from .backends import BACKENDS, Choice, explain
     from .halo import halo_attention
     from .library import define_dynamic
-    from .neighborhood import neighborhood_attention, neighborhood_av, neighborhood_bias, neighborhood_qk
+    from .neighborhood import (
+        neighborhood_attention,
+        neighborhood_av,
+        neighborhood_bias,
+        neighborhood_qk,
+        packed_neighborhood_attention,
+    )
     from .routed import routed_attention
     from .tracing import is_dynamic, is_exporting
-    from .window import window_attention
+    from .window import packed_window_attention, window_attention
 
     __all__ = [
         "BACKENDS",
@@ -22,6 +28,8 @@ if __name__ == "attnzoo.kernels":
         "neighborhood_av",
         "neighborhood_bias",
         "neighborhood_qk",
+        "packed_neighborhood_attention",
+        "packed_window_attention",
         "routed_attention",
         "window_attention",
     ]

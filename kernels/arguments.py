@@ -76,8 +76,7 @@ def scale_or_default(scale: float | None, q: Tensor) -> float:
 
 def autocast(*tensors: Any) -> tuple[Any, ...]:
     """Casts floating-point tensors except float64 to the autocast dtype, as torch does for its own attention."""
-    devices = [x.device.type for x in tensors if isinstance(x, Tensor)]
-    device = devices[0] if devices else "cpu"
+    device = next((x.device.type for x in tensors if isinstance(x, Tensor)), "cpu")
     if not _knows_autocast(device) or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
@@ -156,6 +155,8 @@ def pair_of(name: str, value: Any, kind: type) -> tuple[Any, Any]:
 
 def values_of(name: str, value: Any, kind: type, layout: Layout) -> tuple[Any, ...]:
     """Returns one value per axis of a layout, from one for all of them or from one per axis."""
+    if type(value) is kind:
+        return (value,) * len(layout.axes)
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * len(layout.axes)
     if torch.jit.is_tracing():
         # sizes are tensors

@@ -38,13 +38,21 @@ def register_flops(name: str, keys: Callable[..., int]) -> None:
 
     # the products of queries and keys, and of weights and values
     @register_flop_formula(getattr(operators, name))
-    def _forward(q: Shape, k: Shape, v: Shape, *rest: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    def _forward(*inputs: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        q, k, v, *rest = _with_parts(inputs)
         return 2 * _queries(q) * keys(k, *rest) * (q[4] + v[4])
 
     # the weights are recomputed; each of the two products has two gradients
     @register_flop_formula(getattr(operators, f"{name}_backward"))
-    def _backward(dout: Shape, q: Shape, k: Shape, v: Shape, *rest: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    def _backward(dout: Shape, *inputs: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        q, k, v, *rest = _with_parts(inputs)
         return 2 * _queries(q) * keys(k, *rest) * (3 * q[4] + 2 * v[4])
+
+
+def _with_parts(inputs: Sequence[Any]) -> Sequence[Any]:
+    """Replaces the shape of a packed tensor (B, H, W, 3, h, D), if there is one, by those of its parts."""
+    first, *rest = inputs
+    return inputs if len(first) == 5 else [*[[*first[:3], *first[4:]]] * 3, *rest]
 
 
 def _queries(q: Shape) -> int:

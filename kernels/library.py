@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from .fallback import gradients as eager_gradients
 from .fallback import with_fallback
+from .tracing import is_plain
+from .transforms import needs_differentiable_gradients
 
 # on a CPU, kernels run in Triton's interpreter
 DEVICES = ("cpu", "cuda")
@@ -125,6 +128,7 @@ def define_attention(
     geometry: Callable[..., Any],
     kernels: Callable[[], Any],
     eager: Callable[..., Tensor],
+    is_packed: bool = False,
 ) -> Any:
     """Defines `attnzoo::NAME(q, k, v, EXTRAS, ARGUMENTS, scale, *, may_fall_back) -> (out, logsumexp)`, and
     `attnzoo::NAME_backward`.
@@ -135,63 +139,80 @@ def define_attention(
 
     Args:
         name: name of the operator.
-        extras: its tensors in addition to q, k and v.
-        arguments: schema of its geometry, such as `SymInt[] kernel_size, bool[] is_causal`.
-        geometry: function that makes the geometry from the size (H, W) of the map of keys and the values of these
-            arguments.
+        extras: its tensors in addition to q, k and v; they follow in the schema.
+        arguments: declaration of its numbers, which describe the geometry.
+        geometry: function of the map (H, W) and the numbers that returns the geometry.
         kernels: function that imports the module of the kernels, see `triton_attention.Kernels`.
         eager: function of q, k, v and the extras, the geometry and the scale, by position, in plain torch.
+        is_packed: whether one tensor qkv (B, H, W, 3, h, D) takes the place of q, k and v. Its gradient is written by
+            the kernels, where gradients of three parts would be copied into it.
 
     Returns:
         The operator, a callable.
     """
-    tensors = ["q", "k", "v", *(extra.name for extra in extras)]
-    wanted = ["q", "k", "v", *(extra.name for extra in extras if extra.differentiable)]
+    packed = ["qkv"] if is_packed else ["q", "k", "v"]
+    tensors = [*packed, *(extra.name for extra in extras)]
+    wanted = [*packed, *(extra.name for extra in extras if extra.differentiable)]
     count = len(tensors)
-    declared = ", ".join(["Tensor q, Tensor k, Tensor v", *(extra.schema for extra in extras)])
+    declared = ", ".join([*(f"Tensor {tensor}" for tensor in packed), *(extra.schema for extra in extras)])
+
+    def parts(given: Sequence[Tensor]) -> Sequence[Tensor]:
+        return given[0].unbind(3) if is_packed else given[:3]
+
+    def in_eager(given: Sequence[Any], values: Sequence[Any], scale: float) -> Tensor:
+        q, k, v = parts(given)
+        return eager(q, k, v, *given[len(packed) :], geometry(k.shape[1:3], *values), scale)
 
     def run(*inputs: Any, may_fall_back: bool = False) -> tuple[Tensor, Tensor]:
-        (q, k, v, *rest), (*values, scale) = inputs[:count], inputs[count:]
-        at = geometry(k.shape[1:3], *values)
+        given, (*values, scale) = inputs[:count], inputs[count:]
 
         def start() -> tuple[Tensor, Tensor]:
             from . import triton_attention
 
-            given = dict(zip(tensors[3:], rest, strict=True))
-            return triton_attention.forward(kernels(), q, k, v, given, at, scale)
+            kind = name, *map(_hashable, values), scale
+            at = partial(_geometry_at, geometry, values)
+            return triton_attention.forward(kind, kernels(), given, tensors, at, scale)
 
         def substitute() -> tuple[Tensor, Tensor]:
+            q = parts(given)[0]
             undefined = q.new_full(q.shape[:4], math.nan, dtype=torch.float32)
-            return eager(q, k, v, *rest, at, scale).contiguous(), undefined
+            return in_eager(given, values, scale).contiguous(), undefined
 
-        return with_fallback(name, q.device, may_fall_back, start, substitute)
+        return with_fallback(name, given[0].device, may_fall_back, start, substitute)
 
     def run_backward(dout: Tensor, *inputs: Any, may_fall_back: bool = False) -> tuple[Tensor, ...]:
-        (q, k, v, *rest), (out, logsumexp) = inputs[:count], inputs[count : count + 2]
+        given, (out, logsumexp) = inputs[:count], inputs[count : count + 2]
         *values, scale, flags = inputs[count + 2 :]
-        at, given = geometry(k.shape[1:3], *values), dict(zip(tensors[3:], rest, strict=True))
         needs = dict(zip(wanted, flags, strict=True))
 
-        def start() -> dict[str, Tensor]:
+        def start() -> list[Tensor]:
             from . import triton_attention
 
-            return triton_attention.backward(kernels(), dout, q, k, v, given, out, logsumexp, at, scale, needs)
+            kind = name, *map(_hashable, values), scale
+            at = partial(_geometry_at, geometry, values)
+            return triton_attention.backward(kind, kernels(), dout, given, out, logsumexp, tensors, at, scale, needs)
 
-        def substitute() -> dict[str, Tensor]:
-            every = {"q": q, "k": k, "v": v, **given}
+        def substitute() -> list[Tensor]:
+            every = dict(zip(tensors, given, strict=True))
             differentiated = {tensor: every[tensor] for tensor in wanted if needs[tensor]}
-            return eager_gradients(lambda **x: eager(*{**every, **x}.values(), at, scale), differentiated, dout)
 
-        found = with_fallback(name, q.device, may_fall_back, start, substitute)
-        return tuple(found.get(gradient, q.new_empty(0)) for gradient in wanted)
+            def function(**x: Tensor) -> Tensor:
+                return in_eager([*{**every, **x}.values()], values, scale)
 
-    def fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any, may_fall_back: bool = False) -> tuple[Tensor, Tensor]:
+            found = eager_gradients(function, differentiated, dout)
+            return [found[tensor] for tensor in differentiated]
+
+        found = iter(with_fallback(name, dout.device, may_fall_back, start, substitute))
+        return tuple(next(found) if flag else dout.new_empty(0) for flag in flags)
+
+    def fake(*inputs: Any, may_fall_back: bool = False) -> tuple[Tensor, Tensor]:
+        q, _, v = parts(inputs)
         return v.new_empty(*q.shape[:4], v.shape[4]), q.new_empty(q.shape[:4], dtype=torch.float32)
 
     def fake_backward(dout: Tensor, *inputs: Any, may_fall_back: bool = False) -> tuple[Tensor, ...]:
         given = dict(zip(tensors, inputs, strict=False))
         return tuple(
-            given[name].new_empty(given[name].shape) if needed and given[name] is not None else inputs[0].new_empty(0)
+            given[name].new_empty(given[name].shape) if needed and given[name] is not None else dout.new_empty(0)
             for name, needed in zip(wanted, inputs[-1], strict=True)
         )
 
@@ -202,7 +223,7 @@ def define_attention(
     backward_operator = define(
         f"{name}_backward",
         f"(Tensor dout, {declared}, Tensor out, Tensor logsumexp, {arguments}, float scale, bool[] needs, "
-        f"*, bool may_fall_back=False) -> ({results})",
+        f"*, bool may_fall_back=False) -> {f'({results})' if len(wanted) > 1 else results}",
         run_backward,
         fake_backward,
     )
@@ -219,8 +240,12 @@ def define_attention(
         needed = dict(zip(tensors, ctx.needs_input_grad, strict=False))
         flags = [needed[tensor] and dout is not None for tensor in wanted]
         found: dict[str, Tensor] = {}
-        if any(flags):
-            gradients = backward_operator(dout, *ctx.saved_tensors, *ctx.rest, flags, **ctx.keywords)
+        if dout is not None and any(flags):
+            # a second derivative is refused by the operator
+            is_direct = is_plain(dout) and not needs_differentiable_gradients(dout)
+            compute = run_backward if is_direct else backward_operator
+            gradients = compute(dout, *ctx.saved_tensors, *ctx.rest, flags, **ctx.keywords)
+            gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
             found = {tensor: x for tensor, x, flag in zip(wanted, gradients, flags, strict=True) if flag}
         return *(found.get(tensor) for tensor in tensors), *(None for _ in ctx.rest)
 
@@ -229,7 +254,50 @@ def define_attention(
         f"{name}_backward",
         f"the Triton kernels of {name} have no second derivative: use backend='eager' where one is needed",
     )
-    return operator
+    return _with_direct_calls(operator, run, save, derivative, count)
+
+
+def _with_direct_calls(
+    operator: Any, run: Callable[..., Any], save: Callable[..., None], derivative: Callable[..., Any], count: int
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Returns a function that calls an operator, or directly what the operator calls.
+
+    Torch's dispatcher takes about as long as the kernels' preparation. It is needed only where something may intercept
+    the call, see `is_plain`.
+    """
+
+    class Direct(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+            given, keywords = inputs[:-1], inputs[-1]
+            results: tuple[Tensor, Tensor] = run(*given, **keywords)
+            save(ctx, given, keywords, results)
+            return results
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+            return *derivative(ctx, *gradients), None
+
+    def call(*inputs: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
+        given = [x for x in inputs[:count] if x is not None]
+        results: tuple[Tensor, Tensor]
+        if not is_plain(*given):
+            results = operator(*inputs, **keywords)
+        elif torch.is_grad_enabled() and any(x.requires_grad for x in given):
+            results = Direct.apply(*inputs, keywords)
+        else:
+            results = run(*inputs, **keywords)
+        return results
+
+    return call
+
+
+def _geometry_at(geometry: Callable[..., Any], values: Sequence[Any], lengths: Sequence[int]) -> Any:
+    return geometry(lengths, *values)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def differentiate(name: str, backward: Callable[..., Any], save: Callable[..., None]) -> None:

@@ -22,10 +22,23 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import has_static_value
 from torch.utils._python_dispatch import _disable_current_modes
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 
 def is_traced() -> bool:
     """Returns whether a compiler, exporter or tracer is active: then only operators that it supports may run."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    """Returns whether nothing intercepts operators on tensors: no tracer, transform, mode, subclass or profiler."""
+    return not (
+        is_traced()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd._profiler_enabled()
+        or any(type(x) not in _PLAIN for x in tensors)
+    )
 
 
 def is_exporting() -> bool:

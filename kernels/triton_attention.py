@@ -5,7 +5,7 @@ Shape legend: B batch, H' W' map of queries, H W map of keys, h heads, D width o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .triton_launch import Launch
 from .triton_math import LOG2_E
+from .triton_plan import Result, Workspace, run
 from .triton_problem import Problem, tokens
 
 Extras = Mapping[str, Tensor | None]
@@ -24,7 +25,7 @@ class Kernels(Protocol):
     The arguments of all kernels of a call are in one mapping, and each kernel receives those that its signature names.
     Every operator has `q`, `k`, `v`, `out`, `logsumexp` and `scale`; the last two are in base 2, so `scale` includes
     log2(e). The backward pass adds `dout`, `delta`, `dq`, `dk` and `dv`. Tensors with channels are passed as `Tokens`,
-    see `tokens`.
+    see `tokens`. Temporary tensors come from the workspace of the problem.
     """
 
     def arguments(self, problem: Problem, extras: Extras) -> dict[str, Any]:
@@ -35,67 +36,91 @@ class Kernels(Protocol):
 
     def backward(
         self, problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
-    ) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
-        """Returns the launches that fill the needed gradients of q, k and v.
-
-        Returns:
-            The launches, and a function that returns the gradients of the needed extras after the launches have run.
-        """
+    ) -> tuple[list[Launch], dict[str, Result]]:
+        """Returns the launches that fill the needed gradients of q, k and v, and the gradients of the needed extras."""
 
 
 def forward(
-    kernels: Kernels, q: Tensor, k: Tensor, v: Tensor, extras: Extras, geometry: Any, scale: float
+    kind: Hashable, kernels: Kernels, given: Sequence[Tensor | None], names: Sequence[str], geometry: Any, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Computes the output (B, H', W', h, E) and the base-2 logsumexp of the scores (B, H', W', h).
 
     Args:
+        kind: what tells this operator, its geometry and its scale from others.
         kernels: kernels of the operator.
-        q, k, v: (B, H', W', h, D), (B, H, W, h, D) and (B, H, W, h, E).
-        extras: the operator's other tensors, by name.
-        geometry: geometry of the operator.
+        given: q (B, H', W', h, D), k (B, H, W, h, D), v (B, H, W, h, E), or the packed qkv (B, H, W, 3, h, D) in their
+            place, and the operator's other tensors.
+        names: names of these tensors.
+        geometry: function of the map (H, W) that returns the geometry of the operator.
         scale: factor of the scores.
     """
-    out = torch.empty(*q.shape[:4], v.shape[4], dtype=v.dtype, device=v.device)
-    logsumexp = torch.empty(q.shape[:4], dtype=torch.float32, device=q.device)
-    tensors = {"q": q, "k": k, "v": v, "out": out, "logsumexp": logsumexp}
-    for launch in forward_launches(kernels, Problem.of(q, v, geometry), tensors, extras, scale):
-        launch.run()
+
+    def build(workspace: Workspace) -> tuple[list[Launch], list[Result]]:
+        tensors, extras = _named(workspace, names)
+        q, k, v = (tensors[name] for name in ("q", "k", "v"))
+        out = tensors["out"] = workspace.empty((*q.shape[:4], v.shape[4]), v.dtype, v.device)
+        logsumexp = tensors["logsumexp"] = workspace.empty(q.shape[:4], torch.float32, q.device)
+        problem = Problem.of(q, v, geometry(k.shape[1:3]), workspace)
+        return forward_launches(kernels, problem, tensors, extras, scale), [Result(out), Result(logsumexp)]
+
+    out, logsumexp = run(("forward", kind), given, build)
     return out, logsumexp
 
 
 def backward(
+    kind: Hashable,
     kernels: Kernels,
     dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    extras: Extras,
+    given: Sequence[Tensor | None],
     out: Tensor,
     logsumexp: Tensor,
+    names: Sequence[str],
     geometry: Any,
     scale: float,
     needs: Mapping[str, bool],
-) -> dict[str, Tensor]:
-    """Computes the needed gradients of q, k, v and the extras, by name.
+) -> list[Tensor]:
+    """Computes the needed gradients, in the order of `needs`.
 
     Args:
-        kernels, q, k, v, extras, geometry, scale: as in `forward`.
+        kind, kernels, given, names, geometry, scale: as in `forward`.
         dout: gradient of the output.
         out, logsumexp: results of `forward`.
         needs: which gradients are needed, by name.
     """
-    tensors = {"q": q, "k": k, "v": v, "out": out, "logsumexp": logsumexp, "dout": dout}
-    tensors["delta"] = torch.empty_like(logsumexp)
-    gradients = {}
-    for name in ("q", "k", "v"):
-        gradients[name] = torch.empty(tensors[name].shape, dtype=q.dtype, device=q.device)
-        tensors[f"d{name}"] = gradients[name]
-    launches, finish = backward_launches(kernels, Problem.of(q, v, geometry), tensors, extras, scale, needs)
-    for launch in launches:
-        launch.run()
-    differentiated = [name for name, x in extras.items() if x is not None and needs.get(name)]
-    gradients |= zip(differentiated, finish(), strict=True)
-    return {name: gradient for name, gradient in gradients.items() if needs[name]}
+
+    def build(workspace: Workspace) -> tuple[list[Launch], list[Result]]:
+        tensors, extras = _named(workspace, ("dout", *names, "out", "logsumexp"))
+        q, k, v = (tensors[name] for name in ("q", "k", "v"))
+        tensors["delta"] = workspace.empty(logsumexp.shape, torch.float32, q.device)
+        gradients: dict[str, Tensor] = {}
+        if "qkv" in names:
+            packed = gradients["qkv"] = workspace.empty((*q.shape[:3], 3, *q.shape[3:]), q.dtype, q.device)
+            tensors["dq"], tensors["dk"], tensors["dv"] = workspace.make(_unpacked, packed)
+        else:
+            for name, x in (("q", q), ("k", k), ("v", v)):
+                tensors[f"d{name}"] = gradients[name] = workspace.empty(x.shape, q.dtype, q.device)
+        problem = Problem.of(q, v, geometry(k.shape[1:3]), workspace)
+        needed = {**dict.fromkeys(("q", "k", "v"), needs.get("qkv", False)), **needs}
+        launches, of_extras = backward_launches(kernels, problem, tensors, extras, scale, needed)
+        results = {**{name: Result(x) for name, x in gradients.items()}, **of_extras}
+        return launches, [results[name] for name, is_needed in needs.items() if is_needed]
+
+    return run(("backward", kind, *needs.values()), (dout, *given, out, logsumexp), build)
+
+
+def _named(workspace: Workspace, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    """Returns the given tensors of an attention operator with q, k and v, and its other tensors, by name."""
+    every = dict(zip(names, workspace.given, strict=True))
+    own = ("dout", "q", "k", "v", "qkv", "out", "logsumexp")
+    tensors = {name: x for name, x in every.items() if name in own and x is not None}
+    if "qkv" in tensors:
+        tensors["q"], tensors["k"], tensors["v"] = workspace.make(_unpacked, tensors.pop("qkv"))
+    return tensors, {name: x for name, x in every.items() if name not in own}
+
+
+def _unpacked(qkv: Tensor) -> tuple[Tensor, ...]:
+    """(B, H, W, 3, h, D) -> three of (B, H, W, h, D)."""
+    return qkv.unbind(3)
 
 
 def forward_launches(
@@ -121,8 +146,8 @@ def backward_launches(
     extras: Extras,
     scale: float,
     needs: Mapping[str, bool],
-) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
-    """Returns the launches of the backward pass, and a function that returns the gradients of extras after them.
+) -> tuple[list[Launch], dict[str, Result]]:
+    """Returns the launches of the backward pass, and by name the gradients of extras.
 
     Args:
         kernels, problem, extras, scale: as in `forward_launches`.

@@ -68,31 +68,43 @@ class Launch:
             return self.constants
         return {name: constant(x) for name, x in self.constants.items()}
 
-    def run(self) -> None:
-        """Starts the kernel on the device of its tensors; does nothing for an empty grid.
+    @property
+    def programs(self) -> int:
+        """Number of programs in the chosen configuration."""
+        return self.grid(self.configuration.constants)
+
+    @property
+    def values(self) -> list[Any]:
+        """All arguments in the order of the kernel's signature, in the chosen configuration."""
+        named = {**self.arguments, **self.compiled_constants, **self.configuration.constants}
+        return [named[name] for name in self.kernel.arg_names]
+
+    def run(self) -> Any:
+        """Starts the kernel on the current device; does nothing for an empty grid.
+
+        Returns:
+            The compiled kernel, or None in the interpreter, while tuning and for an empty grid.
 
         Raises:
             KernelError: the kernel could not be compiled or launched.
         """
-        programs = self.grid(self.configuration.constants)
+        programs = self.programs
         if programs == 0:
-            return
-        first = next(x for x in flat(self.arguments.values()) if isinstance(x, Tensor))
+            return None
         try:
-            with torch.cuda.device_of(first):
-                self._start(programs)
+            return self._start(programs)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a compiler's errors have no common base class
             raise KernelError(self.kernel.__name__, error) from error
 
-    def _start(self, programs: int) -> None:
+    def _start(self, programs: int) -> Any:
         constants, num_warps, num_stages = self.configuration
         alternatives = self.alternatives() if is_tuning() else ()
         if alternatives:
             self._run_tuned((self.configuration, *alternatives), programs)
-            return
-        self.kernel[(programs,)](
+            return None
+        return self.kernel[(programs,)](
             **self.arguments,
             **self.compiled_constants,
             **constants,

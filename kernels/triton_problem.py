@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .triton_blocks import Tokens, Width
 from .triton_launch import Configuration, Launch, architecture_of, block, precision_of, readable
+from .triton_plan import Workspace
 
 # of an H100 or H200
 _MULTIPROCESSORS = 132
@@ -38,6 +39,7 @@ class Problem:
         dtype: dtype of queries, keys and values.
         architecture: key of the configuration tables.
         enough_programs: number of programs that occupies the device.
+        workspace: where launches get their temporary tensors from.
     """
 
     geometry: Any
@@ -48,12 +50,14 @@ class Problem:
     dtype: torch.dtype
     architecture: str
     enough_programs: int = 8 * _MULTIPROCESSORS
+    workspace: Workspace = field(default_factory=Workspace)
 
     @classmethod
-    def of(cls, q: Tensor, v: Tensor, geometry: Any) -> Problem:
+    def of(cls, q: Tensor, v: Tensor, geometry: Any, workspace: Workspace | None = None) -> Problem:
         """Returns the problem for queries (B, H', W', h, D) and values (B, H, W, h, E)."""
         sizes = q.shape[0], q.shape[3], q.shape[4], v.shape[4]
-        return cls(geometry, *sizes, q.dtype, architecture_of(q.device), 8 * multiprocessors_of(q.device))
+        device = architecture_of(q.device), 8 * multiprocessors_of(q.device)
+        return cls(geometry, *sizes, q.dtype, *device, workspace or Workspace())
 
     @property
     def widest(self) -> int:

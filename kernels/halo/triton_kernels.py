@@ -5,16 +5,15 @@ Shape legend: B batch, H' W' map of queries, h heads, w window.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 import triton
-from torch import Tensor
 
 from ..triton_attention import Extras
 from ..triton_blocks import Width
 from ..triton_launch import Configuration, Launch, block
+from ..triton_plan import Result
 from ..triton_problem import Problem, tokens_or_none
 from ..triton_tables import entry_of
 from .triton_backward import halo_dkdv_kernel, halo_dq_kernel
@@ -41,10 +40,10 @@ def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
 
 def backward(
     problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
-) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
+) -> tuple[list[Launch], dict[str, Result]]:
     """Returns launches of a kernel for delta, dq and the gradients of relative scores, and of one for dk and dv."""
     relative = {
-        name: None if scores is None else torch.empty(scores.shape, dtype=scores.dtype, device=scores.device)
+        name: None if scores is None else problem.workspace.empty(scores.shape, scores.dtype, scores.device)
         for name, scores in extras.items()
     }
     arguments = {
@@ -57,7 +56,7 @@ def backward(
         rows, columns = problem.geometry
         of_block = rows.block * columns.block
         launches.append(_launch(problem, halo_dkdv_kernel, "dkdv", of_block, arguments))
-    return launches, lambda: [x for name, x in relative.items() if x is not None and needs[name]]
+    return launches, {name: Result(x) for name, x in relative.items() if x is not None}
 
 
 def configuration(problem: Problem, direction: str, count: int) -> Configuration:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..triton_attention import Extras
 from ..triton_launch import Configuration, Launch
 from ..triton_math import LOG2_E
+from ..triton_plan import Result
 from ..triton_problem import Problem
 from .triton_backward import interval_dkdv_kernel, interval_dq_kernel
 from .triton_configurations import with_other_options
@@ -36,7 +37,7 @@ def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
 
 def backward(
     problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
-) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
+) -> tuple[list[Launch], dict[str, Result]]:
     """Returns the launches of a kernel for dq, delta and the table's gradient, and of one for dk and dv.
 
     Each follows that of its masks.
@@ -47,16 +48,22 @@ def backward(
     if bias is not None and needs["bias"]:
         programs, _ = parts(problem, chosen.constants)
         pairs = problem.geometry.chunks(chosen.constants, False), math.prod(chosen.constants.values())
-        sums = torch.empty(programs, *pairs, dtype=torch.float32, device=bias.device)
+        sums = problem.workspace.empty((programs, *pairs), torch.float32, bias.device)
         tables, offsets = make_tables(problem, chosen, bias.device), offsets_of(chosen)
     of_bias = {"score_sums": sums, "tables": tables}
     launches = _with_masks(problem, interval_dq_kernel, chosen, {**arguments, **of_bias}, offsets)
     if needs["k"] or needs["v"]:
         chosen = configuration_of(problem, "dkdv")
         launches += _with_masks(problem, interval_dkdv_kernel, chosen, arguments, of_keys=True)
-    if bias is None or tables is None:
-        return launches, list
-    return launches, lambda: [tables.sum(0).to(bias.dtype)]
+    return launches, gradient_of_bias(tables, bias)
+
+
+def gradient_of_bias(tables: Tensor | None, bias: Tensor | None) -> dict[str, Result]:
+    """Returns the gradient of a bias from the tables that sum to it, by its name; nothing without tables."""
+    if tables is None or bias is None:
+        return {}
+    dtype = bias.dtype
+    return {"bias": Result(tables, lambda tables: tables.sum(0).to(dtype))}
 
 
 def _with_masks(

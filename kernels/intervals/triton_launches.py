@@ -86,7 +86,7 @@ def make_tables(problem: Problem, chosen: Configuration, device: torch.device) -
     """Allocates a zero table for each program of `launch_in_parts`: (programs / h, h, 2kh-1, 2kw-1)."""
     programs, _ = parts(problem, chosen.constants)
     sides = [2 * axis.kernel - 1 for axis in problem.geometry.axes]
-    return torch.zeros(programs // problem.heads, problem.heads, *sides, dtype=torch.float32, device=device)
+    return problem.workspace.zeros((programs // problem.heads, problem.heads, *sides), torch.float32, device)
 
 
 def offsets_of(chosen: Configuration) -> dict[str, int]:

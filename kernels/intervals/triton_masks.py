@@ -148,7 +148,7 @@ def masks_launch(
     pairs = sizes["TILE_ROWS"] * sizes["TILE_COLUMNS"] * sizes["CHUNK_ROWS"] * sizes["CHUNK_COLUMNS"]
     # as precise as bfloat16 operands deserve, in half of the memory traffic
     dtype = torch.float16 if problem.dtype == torch.bfloat16 else torch.float32
-    masks = torch.empty(entries, pairs, dtype=dtype, device=arguments["q"].data.device)
+    masks = problem.workspace.empty((entries, pairs), dtype, arguments["q"].data.device)
     added = {"masks": masks, "chunks_each": chunks_each}
     constants = {"CLASSES": classes, "BIASED": bias is not None}
     of_masks = {"AXES": problem.geometry.axes, "OF_KEYS": of_keys, **constants}

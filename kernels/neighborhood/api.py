@@ -7,6 +7,7 @@ kernel.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from operator import index as operator_index
 
 from torch import Tensor
@@ -22,10 +23,11 @@ from ..arguments import (
     operator,
     scale_or_default,
 )
+from ..packed import check_packed, of_packed, unpacked
 from ..tracing import is_symbolic
 from . import dynamic, eager, reference, triton
 from .layouts import axes_of, from_map, kernels_of, layout_of, table_of_map, to_map
-from .padding import Padding, padded
+from .padding import Padding, is_padded, padded
 from .windows import table_on_map
 
 
@@ -81,18 +83,71 @@ def neighborhood_attention(
     2-3), and for `stride` Generalized Neighborhood Attention (arXiv 2504.16922, section 3).
     """
     q, k, v, bias = autocast(q, k, v, bias)
+    window = kernel_size, dilation, stride, is_causal
+    return _attend(neighborhood_attention, (q, k, v), window, bias, scale, padding, backend)
+
+
+@operator(reference=of_packed(reference.attention), eager=of_packed(eager.attention), triton=triton.packed_attention)
+def packed_neighborhood_attention(
+    qkv: Tensor,
+    kernel_size: PerAxis,
+    *,
+    dilation: PerAxis = 1,
+    stride: PerAxis = 1,
+    is_causal: PerAxisBool = False,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    padding: Padding | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Computes `neighborhood_attention` of queries, keys and values that lie in one tensor.
+
+    The result is the same. The Triton kernels write the gradient of the tensor, where three gradients would be copied
+    into it.
+
+    Args:
+        qkv: queries, keys and values (B, H, W, 3, h, D), or (B, L, 3, h, D) for sequences; floating point, with any
+            strides.
+        kernel_size, dilation, stride, is_causal, bias, scale, padding, backend: as in `neighborhood_attention`.
+
+    Returns:
+        (B, H, W, h, D), or (B, L, h, D), in the dtype of qkv, or in the autocast dtype where autocast is on.
+
+    Raises:
+        TypeError, ValueError: as in `neighborhood_attention`.
+    """
+    qkv, bias = autocast(qkv, bias)
+    check_packed(qkv, "(B, H, W, 3, heads, width)", "(B, L, 3, heads, width)")
+    window = kernel_size, dilation, stride, is_causal
+    return _attend(packed_neighborhood_attention, (qkv,), window, bias, scale, padding, backend)
+
+
+def _attend(
+    function: Callable[..., Tensor],
+    given: Sequence[Tensor],
+    window: tuple[PerAxis, PerAxis, PerAxis, PerAxisBool],
+    bias: Tensor | None,
+    scale: float | None,
+    padding: Padding | None,
+    backend: str | None,
+) -> Tensor:
+    """Checks the arguments of an operator of q, k and v, or of the packed qkv, and runs the chosen execution."""
+    q, k, v = unpacked(given)
     layout = layout_of(q, k, v)
     check_tensors(layout, q=q, k=k, v=v)
     check_same_width(q, k)
-    axes = axes_of(q, layout, kernel_size, dilation, stride, is_causal, is_padded=padding is not None)
+    axes = axes_of(q, layout, *window, is_padded=padding is not None)
     check_bias(bias, q, kernels_of(axes, layout))
     _check_padding(padding, k, v)
     factor = scale_or_default(scale, q)
-    q, k, v, bias = *(to_map(x, layout) for x in (q, k, v)), table_of_map(bias, layout)
+    given, bias = [to_map(x, layout) for x in given], table_of_map(bias, layout)
+    execution = execution_of(function, backend, q, v)
+    if is_symbolic(list(q.shape[1:3])) and execution is function.executions["eager"]:  # type: ignore[attr-defined]
+        return from_map(dynamic.attention(*unpacked(given), axes, bias, factor, padding), layout)
+    if padding is None or not is_padded(axes):
+        return from_map(execution(*given, axes, bias, factor), layout)
     execution = execution_of(neighborhood_attention, backend, q, v)
-    if execution is eager.attention and is_symbolic(list(q.shape[1:3])):
-        return from_map(dynamic.attention(q, k, v, axes, bias, factor, padding), layout)
-    out = padded(lambda q, k, v, axes: execution(q, k, v, axes, bias, factor), q, k, v, axes, padding)
+    out = padded(lambda q, k, v, axes: execution(q, k, v, axes, bias, factor), *unpacked(given), axes, padding)
     return from_map(out, layout)
 
 

@@ -18,6 +18,11 @@ from .geometry import Axis
 Padding = tuple[Tensor, Tensor]
 
 
+def is_padded(axes: tuple[Axis, Axis]) -> bool:
+    """Returns whether a map is smaller than its window."""
+    return any(axis.kernel * axis.dilation > axis.length for axis in axes)
+
+
 def padded(
     attend: Callable[[Tensor, Tensor, Tensor, tuple[Axis, Axis]], Tensor],
     q: Tensor,
@@ -27,9 +32,9 @@ def padded(
     padding: Padding | None,
 ) -> Tensor:
     """Pads the map to at least the size of the window, calls `attend`, and crops its result to (B, H, W, h, E)."""
-    rows, columns = (max(axis.kernel * axis.dilation - axis.length, 0) for axis in axes)
-    if padding is None or rows == columns == 0:
+    if padding is None or not is_padded(axes):
         return attend(q, k, v, axes)
+    rows, columns = (max(axis.kernel * axis.dilation - axis.length, 0) for axis in axes)
     # the results of padded queries are cropped
     q = F.pad(q, (0, 0, 0, 0, 0, columns, 0, rows))
     k, v = (_with(_with(x, token, 1, rows), token, 2, columns) for x, token in zip((k, v), padding, strict=True))

@@ -37,6 +37,18 @@ def attention(
     return out
 
 
+def packed_attention(
+    qkv: Tensor,
+    axes: tuple[Axis, Axis],
+    bias: Tensor | None,
+    scale: float,
+    may_fall_back: bool = False,
+) -> Tensor:
+    """`attention` of (B, H, W, 3, h, D) -> (B, H, W, h, D)."""
+    out, _ = _packed_attention(qkv, bias, *_geometry(axes), scale, may_fall_back=may_fall_back)
+    return out
+
+
 def qk(
     q: Tensor, k: Tensor, axes: tuple[Axis, Axis], bias: Tensor | None, scale: float, may_fall_back: bool = False
 ) -> Tensor:
@@ -173,8 +185,11 @@ def _fake_table(scores: Tensor, kernel_size: list[int], *rest: Any, may_fall_bac
     return scores.new_empty(scores.shape[3], *sides, dtype=torch.float32)
 
 
-_attention = define_attention("neighborhood_attention", [Extra("bias")], _GEOMETRY, _intervals, _kernels, _eager)
+_DEFINITION = [Extra("bias")], _GEOMETRY, _intervals, _kernels, _eager
+_attention = define_attention("neighborhood_attention", *_DEFINITION)
+_packed_attention = define_attention("packed_neighborhood_attention", *_DEFINITION, is_packed=True)
 register_flops("neighborhood_attention", lambda k, bias, kernel_size, *rest: math.prod(kernel_size))
+register_flops("packed_neighborhood_attention", lambda k, bias, kernel_size, *rest: math.prod(kernel_size))
 _qk = define(
     "neighborhood_qk",
     f"(Tensor q, Tensor k, Tensor? bias, {_GEOMETRY}, float scale, float fill, *, bool may_fall_back=False) -> Tensor",

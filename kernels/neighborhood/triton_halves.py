@@ -12,8 +12,11 @@ Shape legend: B batch, H W map, h heads, D channels; M tokens of a program's til
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -38,6 +41,7 @@ from ..intervals.triton_launches import launch, map_shape_of, table_launch
 from ..triton_blocks import load, number_of, store
 from ..triton_launch import Launch
 from ..triton_math import LOG2_E, dot
+from ..triton_plan import Result, Workspace, run
 from ..triton_problem import Problem, tokens
 
 
@@ -254,28 +258,50 @@ def scores(q: Tensor, k: Tensor, bias: Tensor | None, geometry: Intervals, scale
     rows, columns = geometry.axes
     shape = *q.shape[:4], rows.kernel * columns.kernel
     is_full = not (rows.is_causal or columns.is_causal)
-    out = q.new_empty(shape) if is_full else q.new_full(shape, fill)
-    bias = None if bias is None else bias.contiguous()
-    scores_launch(Problem.of(q, k, geometry), q, k, bias, out, scale).run()
-    return out
+
+    def build(workspace: Workspace) -> tuple[list[Launch], list[Result]]:
+        q, k, bias = workspace.given
+        assert q is not None
+        assert k is not None
+        if is_full:
+            out = workspace.empty(shape, q.dtype, q.device)
+        else:
+            out = workspace.make(partial(torch.full, shape, fill, dtype=q.dtype, device=q.device))
+        problem = Problem.of(q, k, geometry, workspace)
+        bias = None if bias is None else bias.contiguous()
+        return [scores_launch(problem, q, k, bias, out, scale)], [Result(out)]
+
+    return run(("scores", geometry, scale, fill), (q, k, bias), build)[0]
 
 
 def sums(weights: Tensor, v: Tensor, geometry: Intervals, scale: float) -> Tensor:
     """Computes scale * each query's weighted sum of the values of its keys, (B, H, W, h, E)."""
-    out = v.new_empty(v.shape)
-    sums_launch(Problem.of(v, v, geometry), weights.contiguous(), v, out, scale).run()
-    return out
+    return _sums(sums_launch, weights, v, geometry, scale)
 
 
 def sums_over_queries(weights: Tensor, v: Tensor, geometry: Intervals, scale: float) -> Tensor:
     """Computes scale * each key's weighted sum of `v` at the queries that attend to it, (B, H, W, h, E)."""
-    out = v.new_empty(v.shape)
-    sums_over_queries_launch(Problem.of(v, v, geometry), weights.contiguous(), v, out, scale).run()
-    return out
+    return _sums(sums_over_queries_launch, weights, v, geometry, scale)
+
+
+def _sums(launch: Callable[..., Launch], weights: Tensor, v: Tensor, geometry: Intervals, scale: float) -> Tensor:
+    def build(workspace: Workspace) -> tuple[list[Launch], list[Result]]:
+        weights, v = workspace.given
+        assert weights is not None
+        assert v is not None
+        out = workspace.empty(v.shape, v.dtype, v.device)
+        return [launch(Problem.of(v, v, geometry, workspace), weights, v, out, scale)], [Result(out)]
+
+    return run((launch, geometry, scale), (weights.contiguous(), v), build)[0]
 
 
 def table(scores: Tensor, geometry: Intervals) -> Tensor:
     """Sums scores over images and over pairs of equal offset, to a float32 (h, 2kh-1, 2kw-1)."""
-    of_bias, tables = scores_bias_launch(Problem.of(scores, scores, geometry), scores.contiguous())
-    of_bias.run()
-    return tables.sum(0)
+
+    def build(workspace: Workspace) -> tuple[list[Launch], list[Result]]:
+        (scores,) = workspace.given
+        assert scores is not None
+        of_bias, tables = scores_bias_launch(Problem.of(scores, scores, geometry, workspace), scores)
+        return [of_bias], [Result(tables, lambda tables: tables.sum(0))]
+
+    return run(("table", geometry), (scores.contiguous(),), build)[0]

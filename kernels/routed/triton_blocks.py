@@ -70,5 +70,5 @@ def positions_of_chunk(regions, first, end, map_shape, CHUNK: tl.constexpr):
     tokens_of_region = map_shape.region[0] * map_shape.region[1]
     routed = tl.load(regions + numbers // tokens_of_region, mask=exist, other=0)
     # the host cannot check routes on a GPU without waiting: one out of range must not read foreign memory
-    routed = tl.minimum(tl.maximum(routed, 0), map_shape.split[0] * map_shape.split[1] - 1)
+    routed = tl.minimum(tl.maximum(routed, 0), map_shape.split[0] * map_shape.split[1] - 1).to(tl.int32)
     return positions_of(routed, numbers % tokens_of_region, map_shape), exist

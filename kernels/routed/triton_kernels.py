@@ -5,7 +5,7 @@ Shape legend: B batch, P regions, t regions on a route.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..triton_attention import Extras
 from ..triton_launch import Launch
+from ..triton_plan import Result
 from ..triton_problem import Problem
 from .triton_backward import routed_dkdv_kernel, routed_dq_kernel
 from .triton_blocks import MapShape
@@ -21,12 +22,12 @@ from .triton_forward import routed_forward_kernel
 
 
 def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
-    """Returns the map and the routes (B, P, t), contiguous int32."""
+    """Returns the map and the contiguous routes (B, P, t)."""
     routes, regions = extras["routes"], problem.geometry
     assert routes is not None
     return {
         "map_shape": MapShape(regions.size, regions.split, regions.region_size, problem.heads),
-        "routes": routes.to(torch.int32).contiguous(),
+        "routes": routes.contiguous(),
         "steps": routes.shape[2],
     }
 
@@ -38,14 +39,14 @@ def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
 
 def backward(
     problem: Problem, arguments: Mapping[str, Any], extras: Extras, needs: Mapping[str, bool]
-) -> tuple[list[Launch], Callable[[], list[Tensor]]]:
+) -> tuple[list[Launch], dict[str, Result]]:
     """Returns the launch of a kernel for dq and delta, and of one for dk and dv, which needs `sources_of`."""
     launches = [_launch(problem, routed_dq_kernel, "dq", arguments)]
     if needs["k"] or needs["v"]:
-        sources, starts = sources_of(arguments["routes"])
+        sources, starts = problem.workspace.make(sources_of, arguments["routes"])
         arguments = {**arguments, "sources": sources, "starts": starts}
         launches.append(_launch(problem, routed_dkdv_kernel, "dkdv", arguments))
-    return launches, list
+    return launches, {}
 
 
 def sources_of(routes: Tensor) -> tuple[Tensor, Tensor]:

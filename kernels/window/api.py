@@ -5,6 +5,8 @@ Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from ..arguments import (
@@ -18,6 +20,7 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
+from ..packed import check_packed, of_packed, unpacked
 from ..tracing import is_dynamic
 from . import eager, reference, triton
 from .geometry import WindowAxis
@@ -68,12 +71,55 @@ def window_attention(
     Source: Swin Transformer (arXiv 2103.14030, section 3.2, eq. 3-4, and figure 4 for the shift).
     """
     q, k, v, bias = autocast(q, k, v, bias)
+    return _attend(window_attention, (q, k, v), window_size, shift, bias, scale, backend)
+
+
+@operator(reference=of_packed(reference.attention), eager=of_packed(eager.attention), triton=triton.packed_attention)
+def packed_window_attention(
+    qkv: Tensor,
+    window_size: PerAxis,
+    *,
+    shift: PerAxis = 0,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Computes `window_attention` of queries, keys and values that lie in one tensor.
+
+    The result is the same. The Triton kernels write the gradient of the tensor, where three gradients would be copied
+    into it.
+
+    Args:
+        qkv: queries, keys and values (B, H, W, 3, h, D), floating point, with any strides.
+        window_size, shift, bias, scale, backend: as in `window_attention`.
+
+    Returns:
+        (B, H, W, h, D) in the dtype of qkv, or in the autocast dtype where autocast is on.
+
+    Raises:
+        TypeError, ValueError: as in `window_attention`.
+    """
+    qkv, bias = autocast(qkv, bias)
+    check_packed(qkv, "(B, H, W, 3, heads, width)")
+    return _attend(packed_window_attention, (qkv,), window_size, shift, bias, scale, backend)
+
+
+def _attend(
+    function: Callable[..., Tensor],
+    given: tuple[Tensor, ...],
+    window_size: PerAxis,
+    shift: PerAxis,
+    bias: Tensor | None,
+    scale: float | None,
+    backend: str | None,
+) -> Tensor:
+    """Checks the arguments of an operator of q, k and v, or of the packed qkv, and runs the chosen execution."""
+    q, k, v = unpacked(given)
     check_tensors(q=q, k=k, v=v)
     check_same_width(q, k)
     axes = _axes(q, window_size, shift)
     check_bias(bias, q, (axes[0].window, axes[1].window))
-    execution = execution_of(window_attention, backend, q, v)
-    return execution(q, k, v, axes, bias, scale_or_default(scale, q))
+    return execution_of(function, backend, q, v)(*given, axes, bias, scale_or_default(scale, q))
 
 
 def _axes(x: Tensor, window_size: PerAxis, shift: PerAxis) -> tuple[WindowAxis, WindowAxis]:

@@ -33,6 +33,19 @@ def attention(
     return out
 
 
+def packed_attention(
+    qkv: Tensor,
+    axes: tuple[WindowAxis, WindowAxis],
+    bias: Tensor | None,
+    scale: float,
+    may_fall_back: bool = False,
+) -> Tensor:
+    """`attention` of (B, H, W, 3, h, D) -> (B, H, W, h, D)."""
+    geometry = [axis.window for axis in axes], [axis.shift for axis in axes]
+    out, _ = _packed_attention(qkv, bias, *geometry, scale, may_fall_back=may_fall_back)
+    return out
+
+
 def _geometry(lengths: Sequence[int], window_size: list[int], shift: list[int]) -> Intervals:
     rows, columns = (
         AxisGeometry(window, is_window=True, is_shifted=step > 0)
@@ -55,7 +68,8 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, intervals: Inte
     return EXECUTIONS["window_attention"]["eager"](q, k, v, (rows, columns), bias, scale)
 
 
-_attention = define_attention(
-    "window_attention", [Extra("bias")], "SymInt[] window_size, SymInt[] shift", _geometry, _kernels, _eager
-)
+_DEFINITION = [Extra("bias")], "SymInt[] window_size, SymInt[] shift", _geometry, _kernels, _eager
+_attention = define_attention("window_attention", *_DEFINITION)
+_packed_attention = define_attention("packed_window_attention", *_DEFINITION, is_packed=True)
 register_flops("window_attention", lambda k, bias, window_size, *rest: math.prod(window_size))
+register_flops("packed_window_attention", lambda k, bias, window_size, *rest: math.prod(window_size))
