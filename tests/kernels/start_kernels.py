@@ -1,18 +1,23 @@
-"""Starts every kernel as its operator does, up to the launch itself: no device is needed.
+"""Starts every kernel as its operator does, through Triton's own launcher; no device is needed.
 
 Run as a script without Triton's interpreter, with the root of the clone on PYTHONPATH. The installed Triton specializes
-the arguments and compiles for sm90; nothing is computed. Prints one line per start that failed, then the number of
-starts.
+the arguments, compiles for sm90 and hands the parameters to a driver that records them; nothing is computed. Each call
+is made twice, because the second one repeats what the first one prepared. Without a C compiler, a start ends where the
+driver would take over. Prints one line per call that failed, then the number of starts.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 import triton
 from operator_examples import Halo, Neighborhood, Routed, Window
+from recording_driver import Recorder, compiler
 
 from attnzoo.kernels import (
     backends,
@@ -20,6 +25,8 @@ from attnzoo.kernels import (
     neighborhood_attention,
     neighborhood_av,
     neighborhood_qk,
+    packed_neighborhood_attention,
+    packed_window_attention,
     routed_attention,
     window_attention,
 )
@@ -31,19 +38,17 @@ ONES = {"size": (1, 9), "batch": 1, "heads": 1, "width": 13, "value_width": 1}
 ROW = {"size": (9, 1), "batch": 1, "heads": 2, "width": 1, "value_width": 1}
 
 
-def without_device() -> list[str]:
+def without_driver() -> list[str]:
     """Lets launches end where the driver would take over; returns the growing list of started kernels."""
     started: list[str] = []
     run = triton.runtime.jit.JITFunction.run
 
     def compile_only(kernel, *arguments, grid, warmup, **constants):
-        compiled = run(kernel, *arguments, grid=grid, warmup=True, **constants)
+        run(kernel, *arguments, grid=grid, warmup=True, **constants)
         started.append(kernel.__name__)
-        return compiled
 
     triton.runtime.jit.JITFunction.run = compile_only
     triton.runtime.driver.set_active(AbsentDevice(TARGETS["sm90"]))
-    backends._triton_obstacle = lambda tensors: None
     return started
 
 
@@ -63,6 +68,9 @@ def calls(is_full: bool) -> Iterator[tuple[str, object, dict[str, torch.Tensor],
             case = Neighborhood(name, kernel=kernel, **sizes)
             yield name, neighborhood_qk, case.inputs("qk", dtype), case.window
             yield name, neighborhood_av, case.inputs("av", dtype), case.window
+            qkv = torch.randn(sizes["batch"], *sizes["size"], 3, sizes["heads"], sizes["width"]).to(dtype)
+            yield name, packed_neighborhood_attention, {"qkv": qkv.requires_grad_()}, {"kernel_size": kernel}
+            yield name, packed_window_attention, {"qkv": qkv.detach().requires_grad_()}, {"window_size": 5}
             case = Routed(name, regions=1, topk=1, **sizes)
             yield name, routed_attention, {**case.inputs(dtype), "routes": case.routes()}, {"regions": 1}
             case = Halo(name, block=4, halo=1, tables="rows, columns" if sizes is SMALL else "rows", **sizes)
@@ -76,28 +84,69 @@ def calls(is_full: bool) -> Iterator[tuple[str, object, dict[str, torch.Tensor],
         yield "batch 0", window_attention, case.inputs(torch.bfloat16), case.arguments
 
 
-def obstacle(operator: object, tensors: dict[str, torch.Tensor], arguments: dict[str, object]) -> str | None:
-    """Starts the kernels of a call, forward and backward; returns the cause of a failure, or None."""
+def run(operator: object, tensors: dict[str, torch.Tensor], arguments: dict[str, object]) -> Iterator[None]:
+    """Starts the kernels of a call: yields after those of the forward pass, and after those of the backward pass."""
+    out = operator(**tensors, **arguments, backend="triton")
+    yield
+    out.backward(torch.ones_like(out))
+    yield
+
+
+def obstacle(
+    operator: object, tensors: dict[str, torch.Tensor], arguments: dict[str, object], starts: list[Any]
+) -> str | None:
+    """Starts the kernels of a call twice, for different tensors; returns the cause of a failure, or None."""
+    others = {name: x.detach().clone().requires_grad_(x.requires_grad) for name, x in tensors.items()}
+    before, ends = len(starts), []
     try:
-        out = operator(**tensors, **arguments, backend="triton")
-        out.backward(torch.ones_like(out))
+        for given in (tensors, others):
+            ends += [len(starts) for _ in run(operator, given, arguments)]
     except Exception as error:  # a compiler's errors have no common base class
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         return repr(cause)[:300]
+    if isinstance(starts[-1], str):
+        # nothing arrived at a driver
+        return None
+    forward, backward, again, end = ends
+    pairs = [(starts[before:forward], starts[backward:again]), (starts[forward:backward], starts[again:end])]
+    moved = {x.data_ptr(): others[name].data_ptr() for name, x in tensors.items()}
+    return next((cause for once, twice in pairs if (cause := difference(once, twice, moved))), None)
+
+
+def difference(first: list[Any], second: list[Any], moved: dict[int, int]) -> str | None:
+    """Returns how a repeated call differs from the first, or None: only addresses may, each in one way.
+
+    Args:
+        first, second: launches of both calls.
+        moved: the address of each tensor of the second call, by that in the first.
+    """
+    if len(first) != len(second):
+        return f"the first call starts {len(first)} kernels and the second {len(second)}"
+    moved = dict(moved)
+    for once, twice in zip(first, second, strict=True):
+        if once[:4] != twice[:4] or once.pointers != twice.pointers:
+            return f"{once[:4]} is started as {twice[:4]} by the second call"
+        for x, y, is_pointer in zip(once.parameters, twice.parameters, once.pointers, strict=True):
+            if (moved.setdefault(x, y) if is_pointer else x) != y:
+                return f"{once.kernel} is given {y} instead of {moved.get(x, x)} by the second call"
     return None
 
 
 def main(is_full: bool) -> int:
     """Starts all of them; returns the number of failures."""
-    started, failures = without_device(), 0
-    for name, operator, tensors, arguments in calls(is_full):
-        cause = obstacle(operator, tensors, arguments)
-        if cause is not None:
-            failures += 1
-            print(f"{operator.__name__} {name}: {cause}")
-    print(f"Triton {triton.__version__}: {len(started)} starts of {len(set(started))} kernels, {failures} failures")
+    failures = 0
+    backends._triton_obstacle = lambda tensors: None
+    with tempfile.TemporaryDirectory() as folder:
+        starts = Recorder(Path(folder)).starts if compiler() else without_driver()
+        for name, operator, tensors, arguments in calls(is_full):
+            cause = obstacle(operator, tensors, arguments, starts)
+            if cause is not None:
+                failures += 1
+                print(f"{operator.__name__} {name}: {cause}")
+        kernels = {start if isinstance(start, str) else start.kernel for start in starts}
+        print(f"Triton {triton.__version__}: {len(starts)} starts of {len(kernels)} kernels, {failures} failures")
     return failures
 
 
