@@ -9,6 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,16 @@ def test_a_connection_that_breaks_is_taken_up_again_at_once(
     server.answers["/toy.pth"] = Answer(file, headers={"ETag": '"1"'}, sent=100, times=2)
     assert is_loaded(load(f"{server.url}/toy.pth"), weights)
     assert [headers.get("Range") for _, _, headers in server.requests] == [None, "bytes=100-", "bytes=200-"]
+
+
+def test_a_file_that_several_want_is_downloaded_once(
+    server: Server, load: Callable[..., nn.Module], weights: dict[str, Tensor], file: bytes
+) -> None:
+    server.answers["/toy.pth"] = Answer(file, wait=0.2)
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: load(f"{server.url}/toy.pth"), range(4)))
+    assert all(is_loaded(model, weights) for model in models)
+    assert server.asked() == ["/toy.pth"]
 
 
 @pytest.mark.parametrize("is_right", [True, False])

@@ -128,7 +128,7 @@ def fetch(
                 failed[source] = str(error)
         if source != listed[-1]:
             _logger.warning("%s: no weights from %s: %s; trying the next source", name, source, failed[source])
-    tried = "; ".join(f"{source}: {reason}" for source, reason in failed.items()) or "no address of them is known"
+    tried = "; ".join(f"{source}: {failed[source]}" for source in listed) or "no address of them is known"
     raise WeightsError(name, tried, config.origin_url)
 
 
@@ -227,13 +227,19 @@ def _check_hub(source: Source) -> None:
         raise DownloadError("not in the cache, and HF_HUB_OFFLINE is set")
     url = hf_hub_url(source.repository, source.filename or _NAMES[0])
     try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout()).close()
+        opener = urllib.request.build_opener(_NoRedirects)
+        opener.open(urllib.request.Request(url, method="HEAD"), timeout=timeout()).close()
     except urllib.error.HTTPError as error:
-        # what is missing or needs a login is told better by huggingface_hub
+        # a redirect is an answer; what is missing or needs a login is told better by huggingface_hub
         if error.code >= 500:
             raise DownloadError(status_of(error)) from error
     except Exception as error:
         raise DownloadError(reason_of(error)) from error
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """Lets a redirect be reported as an error."""
 
 
 def _first_line(error: BaseException) -> str:
