@@ -213,8 +213,9 @@ def convert_command(
     Example: attnzoo convert nat_mini.pth --model nat_mini --output models/nat_mini
     """
     done = convert(official_file, model, output, overwrite=overwrite, key=key, to=to)
-    if done.unused:
-        click.echo(f"note: {', '.join(done.unused)} in the file may also hold weights and was not used", err=True)
+    if done.unused and key is None:
+        others = ", ".join(done.unused)
+        click.echo(f"note: {others} in the file may also hold weights and was not used: choose with --key", err=True)
     click.echo(f"{output}: {done.model}, {done.num_classes} classes, from {done.file}")
     click.echo(f"sha256 {done.sha256}")
     if done.published_url:
