@@ -43,7 +43,9 @@ class Cache:
         """
         parameters = list(module.parameters())
         is_constant = not (module.training or torch.is_grad_enabled() or is_traced() or is_transformed())
-        if not is_constant or any(x.is_inference() for x in parameters):
+        # quantized tensors have no memory of their own to compare
+        is_plain = all(type(x) in (nn.Parameter, torch.Tensor) and not x.is_inference() for x in parameters)
+        if not is_constant or not is_plain:
             return compute()
         # in-place changes increase the version of a tensor
         state = key, tuple((x.data_ptr(), x._version, x.device) for x in parameters)

@@ -90,8 +90,10 @@ class LayerNormHead(ClassifierHead):
         return x if pre_logits else self.fc(x)
 
 
-class DistilledLinear(nn.Linear):
+class DistilledLinear(nn.Module):
     """The mean of two linear classifiers, one of them (`dist`) trained by a teacher; `fuse` merges them.
+
+    It is not a `torch.nn.Linear` itself: tools that replace linear layers, such as LoRA, would lose `dist`.
 
     Args:
         dim: channels.
@@ -101,7 +103,10 @@ class DistilledLinear(nn.Linear):
     """
 
     def __init__(self, dim: int, num_classes: int) -> None:
-        super().__init__(dim, num_classes)
+        super().__init__()
+        self.in_features, self.out_features = dim, num_classes
+        own = nn.Linear(dim, num_classes)
+        self.weight, self.bias = own.weight, own.bias
         self.dist = nn.Linear(dim, num_classes)
 
     def forward(self, input: Tensor) -> Tensor:

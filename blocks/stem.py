@@ -8,6 +8,8 @@ import torch
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from attnzoo.kernels.transforms import is_transformed
+
 from .convolution import ConvNorm
 from .cpu import recomputed
 from .resizing import multiple_of, pad_to
@@ -125,7 +127,8 @@ class ConvNormStem(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(B, P, H, W) -> (B, H', W', C), or (B, C, H', W')."""
         # channel-last in memory from here on, whatever the shape: large depthwise kernels are only fast for such maps
-        x = x.contiguous(memory_format=torch.channels_last)
+        if torch.jit.is_scripting() or not self._is_transformed():
+            x = x.contiguous(memory_format=torch.channels_last)
         if self.channels_last:
             x = x.permute(0, 2, 3, 1)
         if torch.jit.is_scripting() or self._is_observed():
@@ -133,6 +136,11 @@ class ConvNormStem(nn.Sequential):
                 x = layer(x)
             return x
         return self._lean(x)
+
+    @torch.jit.unused
+    def _is_transformed(self) -> bool:
+        # vmap cannot copy to another layout in memory
+        return is_transformed()
 
     @torch.jit.unused
     def _is_observed(self) -> bool:

@@ -5,7 +5,7 @@ Shape legend: B batch, H W map, C channels, h heads, D = C / h, w window.
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
 import torch
-from timm.layers import register_notrace_module, trunc_normal_
+from timm.layers import register_notrace_module, to_2tuple, trunc_normal_
 from torch import Tensor, nn
 
 from attnzoo.kernels import is_dynamic
@@ -19,7 +19,7 @@ from .resizing import at_most, has_size, multiple_of, pad_to
 
 @register_notrace_module  # whether to pad and to shift depends on the size of the map
 class WindowAttention(SelfAttention):
-    """Multi-head self-attention within square windows, which may be shifted by half a window.
+    """Multi-head self-attention within windows, which may be shifted by half a window.
 
     A map that is not a multiple of the window is padded with zeros at the bottom and right, before the projection to
     queries, keys and values, and cropped afterwards. The padding is attended to, as in the official code for dense
@@ -28,8 +28,8 @@ class WindowAttention(SelfAttention):
     Args:
         dim: channels C, a multiple of num_heads.
         num_heads: heads h.
-        window_size: side w of a window.
-        shifted: whether windows are shifted by w // 2.
+        window_size: side w of a window, or (rows, columns).
+        shifted: whether windows are shifted by half of their rows and columns, rounded down.
         qkv_bias: whether the projection to queries, keys and values has a bias.
         proj_drop: dropout rate after the output projection.
         position_bias: whether a learned table of relative positions is added to the scores.
@@ -44,7 +44,7 @@ class WindowAttention(SelfAttention):
         self,
         dim: int,
         num_heads: int,
-        window_size: int = 7,
+        window_size: int | tuple[int, int] = 7,
         shifted: bool = False,
         qkv_bias: bool = True,
         proj_drop: float = 0.0,
@@ -52,29 +52,32 @@ class WindowAttention(SelfAttention):
     ) -> None:
         super().__init__(dim, num_heads, qkv_bias, proj_drop)
         self.window_size = window_size
+        self.rows, self.columns = to_2tuple(window_size)
         self.shifted = shifted
         self.rpb: nn.Parameter | None = None
         if position_bias:
-            table = torch.zeros(num_heads, 2 * window_size - 1, 2 * window_size - 1)
+            table = torch.zeros(num_heads, 2 * self.rows - 1, 2 * self.columns - 1)
             self.rpb = nn.Parameter(trunc_normal_(table, std=0.02))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         height, width = x.shape[1], x.shape[2]
         shift = self._shift(height, width)
-        x = pad_to(x, multiple_of(height, self.window_size), multiple_of(width, self.window_size))
+        x = pad_to(x, multiple_of(height, self.rows), multiple_of(width, self.columns))
         # (B, H, W, 3C) -> (B, H, W, 3, h, D)
         qkv = linear(self.qkv, x).unflatten(3, (3, self.num_heads, self.head_dim))
         # (B, padded H, padded W, h, D) -> (B, H, W, C)
-        out = attend_packed_windows(qkv, (self.window_size, self.window_size), (shift, shift), self.rpb)
+        out = attend_packed_windows(qkv, (self.rows, self.columns), shift, self.rpb)
         return self.proj_drop(linear(self.proj, out[:, :height, :width].flatten(3)))
 
-    def _shift(self, height: int, width: int) -> int:
-        shift = self.window_size // 2 if self.shifted else 0
-        if shift > 0 and is_dynamic([height, width]):
-            windows = (height - 1) // self.window_size + (width - 1) // self.window_size
-            return shift * at_most(windows, 1)
-        return shift if max(height, width) > self.window_size else 0
+    def _shift(self, height: int, width: int) -> tuple[int, int]:
+        if not self.shifted:
+            return 0, 0
+        rows, columns = self.rows // 2, self.columns // 2
+        if is_dynamic([height, width]):
+            is_larger = at_most((height - 1) // self.rows + (width - 1) // self.columns, 1)
+            return rows * is_larger, columns * is_larger
+        return (rows, columns) if height > self.rows or width > self.columns else (0, 0)
 
     def extra_repr(self) -> str:
         """Returns the settings shown in the module's repr."""

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from attnzoo.blocks import PatchMerging, PatchStem, TransformerBlock, WindowAttention, resize_bias_table
@@ -25,6 +26,9 @@ from attnzoo.blocks import PatchMerging, PatchStem, TransformerBlock, WindowAtte
 from .base import TRANSFORMER, Family, Pyramid, Renames, Variant, of_transformers, renamed, stages_of, unwrapped
 
 __all__ = ["SwinTransformer"]
+
+# one side, or rows and columns
+WindowSize = int | tuple[int, int]
 
 
 class SwinTransformer(Pyramid):
@@ -34,7 +38,7 @@ class SwinTransformer(Pyramid):
         embed_dims: channels per stage.
         depths: blocks per stage.
         num_heads: heads per stage.
-        window_size: side of windows.
+        window_size: side of windows or (rows, columns), for all stages; or one of them per stage.
         mlp_ratio: hidden channels of an MLP divided by its input channels.
         qkv_bias: whether queries, keys and values have a bias.
         proj_drop_rate: dropout rate after projections and in MLPs.
@@ -48,7 +52,7 @@ class SwinTransformer(Pyramid):
         embed_dims: Sequence[int] = (96, 192, 384, 768),
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
-        window_size: int = 7,
+        window_size: WindowSize | Sequence[WindowSize] = 7,
         mlp_ratio: float = 4.0,
         in_chans: int = 3,
         qkv_bias: bool = True,
@@ -56,9 +60,11 @@ class SwinTransformer(Pyramid):
         drop_path_rate: float = 0.0,
         **head: Any,
     ) -> None:
+        windows = _per_stage(window_size, len(depths))
+
         def block(stage: int, index: int, drop_path: float) -> nn.Module:
             dim, is_shifted = embed_dims[stage], index % 2 == 1
-            mixer = WindowAttention(dim, num_heads[stage], window_size, is_shifted, qkv_bias, proj_drop_rate)
+            mixer = WindowAttention(dim, num_heads[stage], windows[stage], is_shifted, qkv_bias, proj_drop_rate)
             return TransformerBlock(dim, mixer, mlp_ratio, None, drop_path, proj_drop_rate)
 
         stages = stages_of(
@@ -72,6 +78,22 @@ class SwinTransformer(Pyramid):
             in_chans=in_chans,
             **head,
         )
+
+
+def _per_stage(window_size: WindowSize | Sequence[WindowSize], stages: int) -> list[WindowSize]:
+    """Returns the window of each stage; two numbers are rows and columns, as in timm."""
+    if isinstance(window_size, int):
+        windows: list[WindowSize] = [window_size] * stages
+    elif len(window_size) == 2 and all(isinstance(side, int) for side in window_size):
+        windows = [(window_size[0], window_size[1])] * stages  # type: ignore[list-item]
+    else:
+        windows = [side if isinstance(side, int) else (side[0], side[1]) for side in window_size]
+    if len(windows) != stages or any(min(to_2tuple(window)) < 1 for window in windows):
+        raise ValueError(
+            f"window_size must be a number, (rows, columns), or one of them for each of {stages} stages, all at least 1, "
+            f"got {window_size!r}"
+        )
+    return windows
 
 
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:

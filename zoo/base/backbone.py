@@ -8,6 +8,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from attnzoo.blocks import fuse
+from attnzoo.blocks.head import DistilledLinear
 
 
 class Backbone(nn.Module):
@@ -99,7 +100,7 @@ class Backbone(nn.Module):
 
 
 def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
+    if isinstance(module, (nn.Linear, DistilledLinear)):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

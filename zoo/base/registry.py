@@ -185,6 +185,9 @@ class Family:
         def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
             if kwargs.get("features_only") and not hasattr(self.network, "forward_intermediates"):
                 raise ValueError(f"{name} has no feature maps: create it without features_only")
+            stride = kwargs.pop("output_stride", 32)
+            if stride != 32:
+                raise ValueError(f"{name} has no dilated stages: output_stride must be 32, got {stride}")
             kwargs = {key: value for key, value in kwargs.items() if key not in ignored}
             if kwargs.get("features_only"):
                 kwargs = {**getattr(self.network, "dense_arguments", {}), **kwargs}
