@@ -45,6 +45,9 @@ class SwinTransformer(Pyramid):
         drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` and `drop_rate`, see `Pyramid`.
+
+    Raises:
+        ValueError: `window_size` does not fit the number of stages, or has a side less than 1.
     """
 
     def __init__(
@@ -90,8 +93,8 @@ def _per_stage(window_size: WindowSize | Sequence[WindowSize], stages: int) -> l
         windows = [side if isinstance(side, int) else (side[0], side[1]) for side in window_size]
     if len(windows) != stages or any(min(to_2tuple(window)) < 1 for window in windows):
         raise ValueError(
-            f"window_size must be a number, (rows, columns), or one of them for each of {stages} stages, all at least 1, "
-            f"got {window_size!r}"
+            f"window_size must be a number, (rows, columns), or one of them for each of {stages} stages, all at least "
+            f"1, got {window_size!r}"
         )
     return windows
 

@@ -40,7 +40,9 @@ def test_deeplift_says_what_it_says_of_timms_network(name: str) -> None:
             tensor.copy_(torch.rand_like(tensor) + 0.5)
     ours.load_state_dict(checkpoint_filter(name)(theirs.state_dict(), ours))
     x = torch.randn(1, 3, 64, 64)
-    given, expected = (attr.DeepLift(model).attribute(x, torch.zeros_like(x) + 0.1, target=1) for model in (ours, theirs))
+    given, expected = (
+        attr.DeepLift(model).attribute(x, torch.zeros_like(x) + 0.1, target=1) for model in (ours, theirs)
+    )
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 

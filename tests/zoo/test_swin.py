@@ -74,3 +74,23 @@ def test_a_larger_window_for_a_larger_image() -> None:
     assert {block.attn.window_size for stage in model.stages for block in stage.blocks} == {12}
     assert (cfg.input_size, cfg.crop_mode, cfg.tag) == ((3, 384, 384), "squash", "in22k_ft_in1k")
     assert cfg.url.endswith("/v1.0.0/swin_base_patch4_window12_384_22kto1k.pth")
+
+
+@pytest.mark.parametrize("windows", [(2, 4), ((4, 8), (2, 4), (2, 2)), (4, 4, 2)], ids=str)
+def test_windows_are_given_as_in_timm(windows: tuple[object, ...]) -> None:
+    shape = {**SHAPE, "window_size": windows}
+    torch.manual_seed(0)
+    theirs = TimmSwin(img_size=(64, 128), embed_dim=32, **shape).eval().double()
+    ours = SwinTransformer((32, 64, 128), **shape).eval().double()
+    for parameter in theirs.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    ours.load_state_dict(checkpoint_filter_fn(theirs.state_dict(), ours))
+    x = torch.randn(2, 3, 64, 128, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("windows", [(7, 7, 7), 0, (4, 0)], ids=str)
+def test_windows_that_do_not_fit_the_stages(windows: object) -> None:
+    with pytest.raises(ValueError, match="window_size must be a number"):
+        timm.create_model("swin_pico", window_size=windows)
