@@ -164,7 +164,10 @@ family = Family(
 
 
 def _van(size: str, file: str, published: tuple[float, float, float], **arguments: Any) -> Variant:
-    return family.variant(f"VAN-{size}, with the official weights.", f"{_WEIGHTS}/{file}", published, **arguments)
+    # with the names of transformers and without the state of the optimizer, a third as large as the authors' own files
+    hub = f"Visual-Attention-Network/{file.partition('-original')[0].lower()}"
+    summary = f"VAN-{size}, with the official weights."
+    return family.variant(summary, f"{_WEIGHTS}/{file}", published, hub=hub, **arguments)
 
 
 def _unreleased(size: str, published: tuple[float | None, float, float], **arguments: Any) -> Variant:

@@ -36,8 +36,7 @@ for arguments in [*asked, *([name, "--help"] for name in COMMANDS)]:
 def test_every_model_has_its_row(monkeypatch):
     rows = {entry.name: entry for entry in entries()}
     monkeypatch.setattr(listing, "count_parameters", lambda name: rows[name].parameters)
-    # `make table` writes it
-    assert list(rows.values()) == [listing.row_of(name) for name in listing.names()]
+    assert list(rows.values()) == [listing.row_of(name) for name in listing.names()], "a model has changed: make table"
 
 
 @pytest.mark.parametrize("family", ["pico", *(pytest.param(name, marks=pytest.mark.full) for name in BY_FAMILY)])
@@ -47,8 +46,7 @@ def test_parameters_are_the_models(family):
 
 
 def test_help_is_that_of_the_commands():
-    # `make table` writes it
-    assert json.loads(HELP.read_text()) == listing.help_pages()
+    assert json.loads(HELP.read_text()) == listing.help_pages(), "a command has changed: make table"
 
 
 def test_the_sources_of_weights_are_listed():

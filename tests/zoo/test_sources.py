@@ -323,7 +323,8 @@ def test_networks_that_timm_has_come_from_timms_repositories_first() -> None:
 
 
 def test_addresses_on_the_hub_are_repositories() -> None:
-    (source,) = sources_of(timm.get_pretrained_cfg("van_b0"))
+    converted, source = sources_of(timm.get_pretrained_cfg("van_b0"))
+    assert (converted.repository, converted.filename) == ("Visual-Attention-Network/van-tiny", "")
     assert (source.repository, source.filename) == (
         "Visual-Attention-Network/VAN-Tiny-original",
         "van_tiny_754.pth.tar",
