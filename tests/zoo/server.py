@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,7 @@ class Answer:
         times: requests of which `sent` is true; later ones are answered whole.
         ranges: whether a part is sent where one is asked for.
         wait: seconds before the answer.
+        is_reset: whether the connection is reset in the place of an answer.
     """
 
     body: bytes = b""
@@ -31,6 +34,7 @@ class Answer:
     times: int = 1000
     ranges: bool = True
     wait: float = 0
+    is_reset: bool = False
 
 
 class Server:
@@ -65,6 +69,11 @@ def serving() -> Iterator[Server]:
             server.requests.append((self.command, self.path, dict(self.headers)))
             answer = server.answers.get(self.path, Answer(status=404))
             time.sleep(answer.wait)
+            if answer.is_reset:
+                # what was sent is thrown away
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+                return
             body, headers, status = answer.body, dict(answer.headers), answer.status
             start = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
             if start and answer.ranges and self.headers.get("If-Range") == headers.get("ETag"):

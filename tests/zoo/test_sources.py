@@ -113,6 +113,7 @@ FAULTS = {
     "a page": (Answer(b"<html>log in</html>", headers={"Content-Type": "text/html"}), "a web page instead of a file"),
     "cut off": (Answer(b"x" * 1000, sent=10), "the transfer ended after 10 of 1000 bytes"),
     "empty": (Answer(b""), "cannot be read"),
+    "reset": (Answer(is_reset=True), "no connection: Connection reset by peer"),
     "slow": (Answer(b"x", wait=1), r"no answer within 0\.5 s"),
     "no weights": (Answer(b"x" * 1000), "cannot be read"),
     "in circles": (Answer(status=302, headers={"Location": "/toy.pth"}), "HTTP 302"),
@@ -267,6 +268,10 @@ def test_a_repository_comes_first_and_its_safetensors_before_a_pickle(
     server.requests.clear()
     assert is_loaded(load(f"{server.url}/toy.pth", hub), weights)
     assert server.requests == []
+    # damaged in the cache
+    Path(model.pretrained_cfg["file"]).resolve().write_bytes(b"x")
+    assert is_loaded(load(f"{server.url}/toy.pth", hub), weights)
+    assert server.asked() == [f"{place}/{kind}"]
 
 
 @pytest.mark.parametrize("case", ["offline", "no connection", "broken"])
