@@ -67,7 +67,7 @@ def timms_network(network: Any, model: str) -> nn.Module:
 
 def _check_logits(network: Any, theirs: nn.Module, name: str) -> None:
     size = network.pretrained_cfg["input_size"]
-    images = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(1, network.in_chans, *size[1:], generator=torch.Generator().manual_seed(0))
     modes = network.training, theirs.training
     with torch.no_grad():
         ours, found = network.eval()(images), theirs.eval()(images)

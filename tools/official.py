@@ -85,15 +85,19 @@ def official_weights(network: Any, model: str) -> tuple[dict[str, Tensor], str |
         if listing.layout not in (None, getattr(network, "layout", None)):
             continue
         try:
-            shapes = _shapes(network, model, listing)
+            shapes = official_shapes(network, model, listing)
             return restored(network.state_dict(), network, checkpoint_filter(model), shapes), listing.key
         except ValueError as error:
             reasons.append(str(error))
     raise ValueError(f"the authors' code has no network like this {model}: {reasons[0]}")
 
 
-def _shapes(network: Any, model: str, listing: Listing) -> dict[str, torch.Size]:
-    """Returns the official names of a network, with the shapes of their tensors."""
+def official_shapes(network: Any, model: str, listing: Listing) -> dict[str, torch.Size]:
+    """Returns the official names of a network, with the shapes of their tensors.
+
+    Raises:
+        ValueError: the listing lacks a tensor of the network.
+    """
     listed = dict(_listed(listing, sum(depths_of(network))))
     # constant tensors with the number of a name show which of ours it becomes
     probes = {name: torch.full(_probe(shape), i, dtype=torch.float64) for i, (name, shape) in enumerate(listed.items())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from timm.models.swin_transformer import SwinTransformer as TimmSwin
 from attnzoo.base import checkpoint_filter
 from attnzoo.swin import SwinTransformer
 from attnzoo.tools import cli
-from attnzoo.tools.official import official_weights
+from attnzoo.tools.official import official_shapes, official_weights
+from attnzoo.tools.official_names import LISTINGS
 from tests.parity.recipe import PATHS, load_case
 from tests.parity.test_parity import name_of
+from tests.zoo.models import SMALL, ours
 
 
 def call(*arguments: object) -> Result:
@@ -53,6 +56,32 @@ def test_an_official_checkpoint_comes_back(name: str) -> None:
     for key, tensor in expected.items():
         assert found[key].shape == tensor.shape, key
         assert torch.equal(found[key], tensor), key
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if not name.startswith("halonet")])
+def test_every_family_is_listed(name: str) -> None:
+    network = timm.create_model(name, num_classes=3)
+    found, _ = official_weights(network, name)
+    ours = network.state_dict()
+    assert sum(tensor.numel() for tensor in found.values()) == sum(tensor.numel() for tensor in ours.values())
+    back = checkpoint_filter(name)(found, network)
+    assert all(torch.equal(back[key], tensor) for key, tensor in ours.items())
+
+
+@pytest.mark.slow
+def test_every_model_is_listed() -> None:
+    for name in ours():
+        with torch.device("meta"):
+            network: Any = timm.create_model(name)
+        size = sum(tensor.numel() for tensor in network.state_dict().values())
+        listings = LISTINGS.get(type(network).__module__.rpartition(".")[2], ())
+        found = []
+        for listing in listings:
+            if listing.layout in (None, getattr(network, "layout", None)):
+                # the other architectures of the family lack some of its tensors
+                with contextlib.suppress(ValueError):
+                    found.append(sum(shape.numel() for shape in official_shapes(network, name, listing).values()))
+        assert size in found or "halonet" in name, name
 
 
 def test_names_of_swin() -> None:
