@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from attnzoo.tools.bench.command import require_device
+from attnzoo.tools.bench.command import out_option, require_device
 from attnzoo.tools.cli import Mistake, MistakesGroup
 from attnzoo.tools.files import read_json
 
@@ -17,13 +17,7 @@ PEERS = ("official", "timm")
 ARCHITECTURES = ("sm80", "sm90", "sm100", "gfx942")
 
 _device = click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device.")
-_out = click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=RESULTS,
-    show_default=True,
-    help="Folder for the results.",
-)
+_out = out_option(RESULTS)
 
 
 @click.group("benchmarks", cls=MistakesGroup, context_settings={"help_option_names": ["-h", "--help"]})

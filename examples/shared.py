@@ -10,6 +10,7 @@ import json
 import math
 import os
 import stat
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,11 +26,22 @@ _NEEDED = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode"
 _RANGES = (1, 2**8 - 1, 2**16 - 1, 2**24 - 1, 2**32 - 1)
 # the formats that are read: Pillow starts other programs for some of the others
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-# largest number of pixels of an image, as decoded and as resized
-MOST_PIXELS = int(os.environ.get("ATTNZOO_MAX_PIXELS", 100_000_000))
-if "ATTNZOO_MAX_PIXELS" in os.environ:
+
+
+def _most_pixels() -> int:
+    """Largest number of pixels of an image; ends the program if ATTNZOO_MAX_PIXELS is not one."""
+    given = os.environ.get("ATTNZOO_MAX_PIXELS")
+    if not given:
+        return 100_000_000
+    if not (given.isascii() and given.isdigit() and len(given) < 19 and int(given)):
+        sys.exit(f"the environment variable ATTNZOO_MAX_PIXELS must be a positive integer, got {given!r}")
     # Pillow's own limit
-    Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+    Image.MAX_IMAGE_PIXELS = int(given)
+    return int(given)
+
+
+# as decoded and as resized
+MOST_PIXELS = _most_pixels()
 
 
 def read_notes(metadata: Mapping[str, str]) -> dict[str, Any]:

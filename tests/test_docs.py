@@ -129,3 +129,18 @@ def test_a_file_without_a_table_is_named_in_a_line(tmp_path, content):
     result = CliRunner().invoke(main, ["table", str(tmp_path / "a.json")])
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
     assert "a.json" in result.stderr
+
+
+def test_static_results_have_no_table() -> None:
+    result = CliRunner().invoke(main, ["table", str(max(RESULTS.glob("static-*.json")))])
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
+    assert "has no table: pass a result of the operators or models on a CPU, or of export" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["kernels"], ["natten"], ["static"], ["models", "timm"], ["export"], ["training"]])
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "file" / "out")])
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
+    assert "file is not writable: " in result.stderr
+    assert not result.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -140,6 +141,15 @@ def test_mistakes_are_one_line(tmp_path, file, arguments):
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("script", ["classify.py", "serve.py"])
+def test_a_limit_of_pixels_that_is_no_number_is_one_line(script):
+    command = [sys.executable, str(EXAMPLES / script), "model.onnx", "picture.jpg"]
+    environment = {**os.environ, "ATTNZOO_MAX_PIXELS": "many"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == "the environment variable ATTNZOO_MAX_PIXELS must be a positive integer, got 'many'\n"
 
 
 @pytest.mark.parametrize(

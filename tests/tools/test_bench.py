@@ -106,6 +106,15 @@ def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], message: st
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", [["kernels"], ["nat_pico"]])
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "file").touch()
+    done = bench(*command, "--out", str(tmp_path / "file" / "out"))
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
+    assert "file is not writable: " in done.stderr
+    assert "choose another --out" in done.stderr
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 @pytest.mark.parametrize("command", ["kernels", "models"])
 def test_an_absent_device_is_said(command: str) -> None:

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 RUNTIMES = ("eager", "fused", "compiled", "onnxruntime", "openvino")
 
-_out = click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/bench"), show_default=True,
-    help="Folder of the results.",
-)  # fmt: skip
+
+def out_option(default: Path) -> Callable[[Function], Function]:
+    """Returns the option `--out`, a folder of results; before any time is spent, it is checked to be writable."""
+    return click.option(
+        "--out", type=click.Path(path_type=Path, file_okay=False), default=default, show_default=True,
+        callback=_writable, help="Folder of the results.",
+    )  # fmt: skip
+
+
+def _writable(ctx: click.Context, parameter: click.Parameter, folder: Path) -> Path:
+    from ..files import check_writable
+
+    if not ctx.resilient_parsing:
+        # it is created with the first result
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        check_writable(existing, "choose another --out")
+    return folder
+
+
+_out = out_option(Path("runs/bench"))
 _device = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device to run on."
 )
