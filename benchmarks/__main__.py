@@ -124,6 +124,20 @@ def models_command(peer: str, models: tuple[str, ...], batches: tuple[int, ...],
     run_against(peer, models, batches or BATCHES, quick, 10, out, click.echo)
 
 
+@main.command("accelerate")
+@click.argument("models", nargs=-1)
+@click.option("--quick", is_flag=True, help="Two rounds per row.")
+@_out
+def accelerate_command(models: tuple[str, ...], quick: bool, out: Path) -> None:
+    """Measure live MODELS of timm before and after `attnzoo.accelerate`, on one thread of a CPU.
+
+    By default, the smallest published size of each family is measured, with batches of 1 and 8.
+    """
+    from .accelerate import run_accelerate
+
+    run_accelerate(models, quick, out, click.echo)
+
+
 @main.command("export")
 @click.argument("models", nargs=-1)
 @click.option("--batch", type=click.IntRange(min=1), help="Batch size.  [default: 1, 8]")
@@ -215,10 +229,12 @@ def table_command(file: Path) -> None:
 @main.command("families")
 @click.argument("page", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def families_command(page: Path) -> None:
-    """Write the table of families into a PAGE, from the registry and the committed results."""
+    """Write the tables of README into a PAGE: the families and `accelerate`, from the registry and the results."""
+    from .accelerate import write_accelerate
     from .family_table import write_families
 
     write_families(page, RESULTS)
+    write_accelerate(page, RESULTS)
 
 
 if __name__ == "__main__":

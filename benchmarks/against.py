@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ def run_against(
     for name in models or opponent.models():
         for batch in batches:
             rows.append(measure(opponent, name, batch, 2 if quick else 15, seconds))
-            say(_line(rows[-1], peer))
+            say(line(rows[-1], peer))
             # written after every row, so that an interrupted run keeps its results
             write(path, {**head, "rows": rows})
     say(f"written to {path}")
@@ -124,30 +125,58 @@ def measure(opponent: Opponent, name: str, batch: int, rounds: int, seconds: flo
     peer = opponent.build(name, model)
     candidates = {"ours": model, "fused": copy.deepcopy(model).fuse(), opponent.name: peer}
     images = torch.randn(batch, *model.pretrained_cfg["input_size"])
+    return compare(name, candidates, images, opponent.goals.get(family_of(name), 1.0), rounds, seconds)
+
+
+def compare(
+    name: str,
+    candidates: dict[str, nn.Module],
+    images: Tensor,
+    goal: float,
+    rounds: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
+    """Compares the logits of `ours`, `fused` and a peer, then measures the times: one row of the results.
+
+    Args:
+        name: name of the row, without the batch.
+        candidates: the networks, the peer last.
+        images: the input.
+        goal: target for our time over the peer's.
+        rounds: largest number of rounds.
+        seconds: time after which no further round begins.
+        clock: see `take_turns`.
+
+    Raises:
+        DifferentLogitsError: the logits differ.
+    """
+    peer = list(candidates)[-1]
     with torch.inference_mode():
         ours, fused, theirs = (network(images) for network in candidates.values())
         differences = torch.stack([ours - theirs, fused - theirs]).abs().max()
         difference = (differences / theirs.abs().max()).item()
         if not difference < TOLERANCE:
-            raise DifferentLogitsError(f"{name}: logits differ from those of {opponent.name} by {difference:.1e}")
-        times = take_turns(
-            {key: functools.partial(_infer, net, images) for key, net in candidates.items()}, rounds, seconds
-        )
+            raise DifferentLogitsError(f"{name}: logits differ from those of {peer} by {difference:.1e}")
+        calls: dict[str, Callable[[], object]] = {
+            key: functools.partial(_infer, net, images) for key, net in candidates.items()
+        }
+        times = take_turns(calls, rounds, seconds, clock)
     return {
-        "name": f"{name} B{batch}",
+        "name": f"{name} B{len(images)}",
         "direction": "forward",
         "rounds": len(times["ours"]),
         "difference": float(f"{difference:.1e}"),
         "milliseconds": {key: summary([1e3 * x for x in values]) for key, values in times.items()},
-        "ours_over": {opponent.name: _ratio(times, "ours", opponent.name)},
-        "fused_over": {"ours": _ratio(times, "fused", "ours"), opponent.name: _ratio(times, "fused", opponent.name)},
-        f"wanted_over_{opponent.name}": opponent.goals.get(family_of(name), 1.0),
+        "ours_over": {peer: _ratio(times, "ours", peer)},
+        "fused_over": {"ours": _ratio(times, "fused", "ours"), peer: _ratio(times, "fused", peer)},
+        f"wanted_over_{peer}": goal,
     }
 
 
 def _official(name: str, model: nn.Module) -> nn.Module:
     """The formulation of the authors with the weights of our model."""
-    _randomize_statistics(model)
+    randomize_statistics(model)
     rendering = importlib.import_module(f".official.{OFFICIAL[family_of(name)]}", __package__)
     network: nn.Module = rendering.official(copy.deepcopy(model))
     return network
@@ -156,7 +185,7 @@ def _official(name: str, model: nn.Module) -> nn.Module:
 def _timms(name: str, model: nn.Module) -> nn.Module:
     """timm's model; its weights are loaded into ours."""
     network = timm.create_model(_name_in_timm(name)).eval()
-    _randomize_statistics(network)
+    randomize_statistics(network)
     model.load_state_dict(checkpoint_filter(name)(network.state_dict(), model))
     return network
 
@@ -166,7 +195,8 @@ def _name_in_timm(name: str) -> str:
     return name.removeprefix("zoo_") if name.startswith("zoo_") else ""
 
 
-def _randomize_statistics(model: nn.Module) -> None:
+def randomize_statistics(model: nn.Module) -> None:
+    """Replaces the statistics of batch norms, in place, by random numbers."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             assert module.running_mean is not None
@@ -184,7 +214,8 @@ def _infer(network: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
-def _line(row: dict[str, Any], peer: str) -> str:
+def line(row: dict[str, Any], peer: str) -> str:
+    """Formats a row: times in milliseconds, and ratios with their spread."""
     times, ratio, fused = row["milliseconds"], row["ours_over"][peer], row["fused_over"]["ours"]
     return (
         f"{row['name']:<28} {times['ours']['median']:>8.1f} ms, {peer} {times[peer]['median']:>8.1f} ms  "

@@ -2,9 +2,9 @@
 
 torch multiplies matrices with the BLAS library it was built with, and runs convolutions with oneDNN. For float32 on x86
 the BLAS library is often MKL, which does not use AVX512 on the processors of every vendor; on those, a linear layer
-takes about half the time if it is run as a 1x1 convolution. With one thread and a small batch, torch runs a 1x1
-convolution with the BLAS library too, unless it is dilated. For a kernel of one element, dilation changes only that
-choice.
+takes about half the time if it is run as a 1x1 convolution. Processors without AVX512 run both about equally fast. With
+one thread and a small batch, torch runs a 1x1 convolution with the BLAS library too, unless it is dilated. For a kernel
+of one element, dilation changes only that choice.
 
 Shape legend: C channels, N rows of a matrix.
 """
@@ -22,12 +22,14 @@ from attnzoo.kernels.transforms import is_transformed
 
 from .shortcuts import Layer, is_plain_cpu, is_unmodified
 
+_HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+
 
 def prefers_convolution(x: Tensor, rows: int) -> bool:
     """Returns whether x (with `rows` rows, see `is_plain_cpu`) times a matrix is faster as a convolution."""
     # with fewer rows, packing the weights for oneDNN costs more than it saves; for a single image with fewer elements
     # torch does not use oneDNN
-    return rows >= 128 and x.numel() > 20480
+    return _HAS_AVX512 and rows >= 128 and x.numel() > 20480
 
 
 class Packed:
@@ -73,7 +75,7 @@ def pack(layer: nn.Linear | nn.Conv2d) -> None:
 def packed_weights(x: Tensor, layer: nn.Linear | nn.Conv2d) -> Packed | None:
     """Returns the packed weights of a layer, if it has any and they can be used for x, which is `is_plain_cpu`."""
     packed: Packed | None = layer.__dict__.get("packed")
-    if packed is None or torch.is_grad_enabled() or x.numel() == 0:
+    if packed is None or not _HAS_AVX512 or torch.is_grad_enabled() or x.numel() == 0:
         return None
     if layer.weight.is_inference() or not layer.weight.is_contiguous() or is_transformed():
         return None

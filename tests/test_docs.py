@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import attnzoo
 from attnzoo.tools.listing import write_tables
 from benchmarks.__main__ import RESULTS, main
+from benchmarks.accelerate import write_accelerate
 from benchmarks.family_table import write_families
 from benchmarks.result_table import table
 
@@ -57,7 +58,11 @@ assert [tuple(x.shape) for x in features(torch.zeros(1, 3, 64, 64))] == [(1, 32,
 
 
 @pytest.mark.parametrize(
-    "page", quick(["README.md", "docs/models.md", "docs/natten.md", "docs/clients.md"], ["README.md", "docs/models.md"])
+    "page",
+    quick(
+        ["README.md", "docs/models.md", "docs/accelerate.md", "docs/natten.md", "docs/clients.md"],
+        ["README.md", "docs/models.md"],
+    ),
 )
 def test_the_code_of_a_page_runs(page: str) -> None:
     code = "\n".join(code_of(page)).replace("pretrained=True", "pretrained=False")
@@ -67,8 +72,12 @@ def test_the_code_of_a_page_runs(page: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("docs/models.md", write_tables), ("README.md", lambda page: write_families(page, RESULTS))],
-    ids=["models", "families"],
+    [
+        ("docs/models.md", write_tables),
+        ("README.md", lambda page: write_families(page, RESULTS)),
+        ("README.md", lambda page: write_accelerate(page, RESULTS)),
+    ],
+    ids=["models", "families", "accelerate"],
 )
 def test_tables_are_what_the_command_writes(tmp_path: Path, name: str, write) -> None:
     page, committed = tmp_path / "page.md", (ROOT / name).read_text()
@@ -109,6 +118,7 @@ def test_tables_of_models_are_the_registry() -> None:
         ("docs/kernels.md", "halo"),
         ("docs/models.md", "official"),
         ("docs/models.md", "timm"),
+        ("docs/accelerate.md", "accelerate"),
         ("docs/scaling.md", "training"),
         ("docs/scaling.md", "loading"),
         ("docs/scaling.md", "scaling"),

@@ -18,13 +18,19 @@ TURNS = (
 )
 
 
-def take_turns(candidates: dict[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, list[float]]:
+def take_turns(
+    candidates: dict[str, Callable[[], object]],
+    rounds: int,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Times candidates in interleaved rounds.
 
     Args:
         candidates: functions to call, by name.
         rounds: largest number of rounds.
         seconds: time after which no further round begins, except for the first two.
+        clock: `time.process_time` for candidates of one thread on a busy machine.
 
     Returns:
         Seconds per call in every round, by name.
@@ -41,7 +47,7 @@ def take_turns(candidates: dict[str, Callable[[], object]], rounds: int, seconds
             untimed, timed = calls[name]
             for _ in range(untimed):
                 candidates[name]()
-            times[name].append(statistics.median(_seconds(candidates[name]) for _ in range(timed)))
+            times[name].append(statistics.median(_seconds(candidates[name], clock=clock) for _ in range(timed)))
     return times
 
 
@@ -147,12 +153,12 @@ class Budget:
         return self.spent >= self.seconds
 
 
-def _seconds(function: Callable[[], object], calls: int = 1) -> float:
+def _seconds(function: Callable[[], object], calls: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
     """Time of the last of several calls."""
     for _ in range(calls):
-        begin = time.perf_counter()
+        begin = clock()
         function()
-        elapsed = time.perf_counter() - begin
+        elapsed = clock() - begin
     return elapsed
 
 

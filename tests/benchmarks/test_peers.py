@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import against
+from benchmarks import accelerate, against
 from benchmarks.__main__ import PEERS, main
 
 # the small member of every family that has an official formulation
@@ -40,6 +40,18 @@ def test_a_peer_computes_the_network(peer: str, name: str) -> None:
     assert row["rounds"] == 2
     assert row["milliseconds"]["ours"]["median"] > 0
     assert 0 <= row["difference"] < against.TOLERANCE
+
+
+@pytest.mark.full
+def test_a_live_network_is_measured_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerate, "GOALS", {1: 0.75})
+    monkeypatch.setattr(accelerate, "SECONDS", 0)
+    result = CliRunner().invoke(main, ["accelerate", "swiftformer_xs", "--quick", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(next(tmp_path.glob("accelerate-cpu-*.json")).read_text())["rows"]
+    assert (row["name"], row["wanted_over_timm"]) == ("swiftformer_xs B1", 0.75)
+    assert row["ours_over"]["timm"]["median"] > 0
+    assert row["difference"] < against.TOLERANCE
 
 
 def test_a_peer_of_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

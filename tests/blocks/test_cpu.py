@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attnzoo.blocks import channels_last_conv, fuse, linear, pointwise_conv
+from attnzoo.blocks import channels_last_conv, cpu, fuse, linear, pointwise_conv
 from attnzoo.blocks.cpu import pack, prefers_convolution
 from attnzoo.blocks.shortcuts import is_plain_cpu
 
@@ -26,14 +26,24 @@ KINDS = {
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
+@pytest.fixture(autouse=True)
+def _with_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paths of processors with AVX512, which run everywhere."""
+    monkeypatch.setattr(cpu, "_HAS_AVX512", True)
+
+
 def called(kind: str, layer: nn.Module, x: Tensor) -> Tensor:
     """Returns what torch's own layer computes."""
     return layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) if kind == "channels last" else layer(x)
 
 
+@pytest.mark.parametrize("has_avx512", [True, False])
 @sizes
 @kinds
-def test_forward_and_gradients_are_torchs(size: tuple[int, ...], kind: str) -> None:
+def test_forward_and_gradients_are_torchs(
+    size: tuple[int, ...], kind: str, has_avx512: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu, "_HAS_AVX512", has_avx512)
     call, layer, layout = KINDS[kind]
     x = layout(torch.randn(size)).requires_grad_()
     found, expected = call(layer, x), called(kind, layer, x)
@@ -55,7 +65,7 @@ def convolved(x: Tensor) -> bool:
 @pytest.mark.skipif(
     not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="other processors use torch's own path"
 )
-def test_only_large_inputs_in_float32_are_convolved() -> None:
+def test_only_large_inputs_in_float32_are_convolved(monkeypatch: pytest.MonkeyPatch) -> None:
     assert convolved(torch.empty(512, 64))
     assert not convolved(torch.empty(100, 640))
     assert not convolved(torch.empty(512, 16))
@@ -63,6 +73,8 @@ def test_only_large_inputs_in_float32_are_convolved() -> None:
     assert not convolved(torch.empty(512, 64, device="meta"))
     with torch.autocast("cpu"):
         assert not convolved(torch.empty(512, 64))
+    monkeypatch.setattr(cpu, "_HAS_AVX512", False)
+    assert not convolved(torch.empty(512, 64))
 
 
 @sizes
