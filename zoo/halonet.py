@@ -123,6 +123,7 @@ _RENAMES: Renames = (
     (r"\.self_attn\.pos_embed\.width_rel$", ".mixer.attn.rel_columns"),
     (r"\.self_attn\.", ".mixer.attn."),
     (r"\.post_attn\.", ".mixer.norm."),
+    (r"^final_conv\.", "norm.0."),
     (r"\.bn\.", ".norm."),
 )
 

@@ -216,6 +216,16 @@ def test_a_swin_for_images_of_another_size() -> None:
         same(ours(x), model(x))
 
 
+def test_a_halonet_with_a_last_convolution_and_its_features() -> None:
+    model, x = make("halonet", num_features=24, act_layer="silu", num_classes=3), images("halonet")
+    net = FeatureListNet(copy.deepcopy(model), out_indices=(0, 4), flatten_sequential=True).eval()
+    for network in (model, net):
+        ours = attnzoo.accelerate(network)
+        with torch.no_grad():
+            same(ours(x), network(x))
+    assert ours.feature_info.channels() == net.feature_info.channels()
+
+
 RATES: dict[str, dict[str, float]] = {
     "swin": {"proj_drop_rate": 0.1, "drop_path_rate": 0.3},
     "twins_svt": {"proj_drop_rate": 0.1, "drop_path_rate": 0.3},

@@ -41,7 +41,8 @@ def origins(live: Live, recipe: Recipe, ours: Pyramid) -> dict[str, list[str]]:
         for number, (name, tensor) in enumerate(live.tensors().items())
     }
     made = recipe.family.checkpoint_filter_fn(numbered, ours)
-    return {name: [names[int(number)] for number in _numbers(tensor)] for name, tensor in made.items()}
+    own = ours.state_dict()
+    return {name: [names[int(number)] for number in _numbers(tensor)] for name, tensor in made.items() if name in own}
 
 
 def _numbers(tensor: Tensor) -> list[float]:

@@ -180,7 +180,8 @@ def _halonet(live: Live) -> Pyramid:
         # timm counts the stem, before its pooling, and the last convolution as features
         names = ["stem.1", *(f"stages.{i}" for i in range(len(stages)))]
         if ours.num_features != ours.feature_info[-1]["num_chs"]:
-            names[-1] = "norm"
+            # the activation after the convolution
+            names[-1] = "norm.1"
         infos = live.features.info[: len(names)]
         ours.feature_info = [{**info, "module": name} for info, name in zip(infos, names, strict=True)]
     return ours
