@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .attention import SelfAttention
 from .cpu import linear
-from .operators import attend_windows
+from .operators import attend_packed_windows
 from .resizing import has_size, multiple_of, pad_to
 
 
@@ -54,10 +54,10 @@ class RolledWindowAttention(SelfAttention):
             x = x.roll([self.shift[0], self.shift[1]], [1, 2])
         else:
             x = pad_to(x, rows, columns)
-        # (B, H, W, 3C) -> three of (B, H, W, h, D)
-        q, k, v = linear(self.qkv, x).unflatten(3, (3, self.num_heads, self.head_dim)).unbind(3)
+        # (B, H, W, 3C) -> (B, H, W, 3, h, D)
+        qkv = linear(self.qkv, x).unflatten(3, (3, self.num_heads, self.head_dim))
         # (B, padded H, padded W, h, D) -> (B, padded H, padded W, C)
-        out = attend_windows(q, k, v, self.window_size, self.shift, self.rpb).flatten(3)
+        out = attend_packed_windows(qkv, self.window_size, self.shift, self.rpb).flatten(3)
         if is_rolled:
             out = out.roll([-self.shift[0], -self.shift[1]], [1, 2])[:, :height, :width]
             out = out.roll([self.shift[0], self.shift[1]], [1, 2])
