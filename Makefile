@@ -27,7 +27,7 @@ tritons: .venv/installed $(TRITONS:%=.tritons/%)
 .tritons/%: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==$*
 
-# mypy cannot follow the editable install's import hook: show it the package as a tree of links
+# mypy checks the package as a tree of links of its own, which does not depend on the installation
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,7 +57,15 @@ clean:
 	rm -rf .venv .lint .tritons .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info runs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/installed: pyproject.toml
+# the editable install has a link for each file: a file that is added needs one
+.venv/files: .FORCE
+	@mkdir -p .venv
+	@find zoo blocks kernels configs tools attnzoo_command -name "*.py" -o -name "*.json" | sort > $@.found
+	@cmp -s $@.found $@ || cp $@.found $@
+
+.FORCE:
+
+.venv/installed: pyproject.toml .venv/files
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-HELP = Path(__file__).parent / "help.json"
+HELP = Path(__file__).resolve().parent / "help.json"
 _HELP_OPTIONS = ("-h", "--help")
 
 # name: (where the command is defined, summary)

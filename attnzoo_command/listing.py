@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-TABLE = Path(__file__).parent / "models.json"
+TABLE = Path(__file__).resolve().parent / "models.json"
 
 
 @dataclass(frozen=True)
