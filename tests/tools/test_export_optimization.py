@@ -51,6 +51,13 @@ def check(proto: Any, network: nn.Module, images: Tensor) -> None:
     assert relative_difference(torch.from_numpy(given), network(images)) <= 1e-5
 
 
+class Normalised(nn.Module):
+    """Images divided by a norm, and one whose axes are removed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) + torch.linalg.vector_norm(x, dim=(1, 3))[:, None, :, None]
+
+
 MASK = torch.randn(4, 9, 7, generator=torch.Generator().manual_seed(0))
 
 
@@ -87,6 +94,19 @@ def test_linear_layer_is_one_product(dynamic, dimensions, bias):
     count = Counter(node.op_type for node in proto.graph.node)
     assert count["Gemm"] + count["MatMul"] == 1
     assert count["Add"] == 0
+
+
+def test_shapes_of_norms_are_inferred():
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    network = Normalised()
+    proto = trace(network, torch.randn(2, 3, 10, 12))
+    check(proto, network, torch.randn(3, 3, 10, 12))
+    inferred = SymbolicShapeInference.infer_shapes(proto).graph
+    known = {
+        entry.name for entry in (*inferred.value_info, *inferred.output) if entry.type.tensor_type.HasField("shape")
+    }
+    assert known >= {name for node in proto.graph.node for name in node.output}
 
 
 def test_norms_and_activations_are_single_nodes_and_nothing_is_left_over():

@@ -15,7 +15,11 @@ import torch
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """ONNX translations by operator, for `custom_translation_table` of `torch.onnx.export`."""
-    return {torch.ops.aten.scaled_dot_product_attention.default: attention, torch.ops.aten.linear.default: linear}
+    return {
+        torch.ops.aten.scaled_dot_product_attention.default: attention,
+        torch.ops.aten.linear.default: linear,
+        torch.ops.aten.linalg_vector_norm.default: vector_norm,
+    }
 
 
 def attention(
@@ -73,6 +77,20 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
         shape = op.Concat(op.Shape(x, end=-1), op.Constant(value_ints=[out]), axis=0)
     # (N, out) -> (.., out)
     return op.Reshape(result, shape)
+
+
+def vector_norm(x: Any, ord: float = 2.0, dim: Any = None, keepdim: bool = False, dtype: int = -1) -> Any:
+    """The L2 norm along some axes: the square root of a sum of squares.
+
+    The exporter writes ReduceL2, of which ONNX Runtime's symbolic shape inference does not know the axes.
+    """
+    from onnxscript import opset18 as op
+    from onnxscript.function_libs.torch_lib.ops import linalg as exporter
+
+    if ord != 2 or not dim or dtype not in (-1, None):
+        return exporter.aten_linalg_vector_norm(x, ord, dim, keepdim, -1 if dtype is None else dtype)
+    squares = op.Pow(x, op.CastLike(op.Constant(value_float=2.0), x))
+    return op.Sqrt(op.ReduceSum(squares, op.Constant(value_ints=list(dim)), keepdims=int(keepdim)))
 
 
 def tidy(model: Any) -> None:

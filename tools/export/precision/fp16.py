@@ -13,7 +13,17 @@ from ..sessions import open_session
 
 # The first two groups sum or square many values, and runtimes may do so in the type of the input; only for
 # LayerNormalization does the standard require float32. The others have no float16 form in common runtimes.
-_SUMS = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "CumSum", "Pow")
+_SUMS = (
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSumExp",
+    "CumSum",
+    "Pow",
+    "Sqrt",
+)
 _NORMS = ("InstanceNormalization", "GroupNormalization")
 _OTHERS = ("TopK", "Range", "Resize", "RoiAlign", "NonMaxSuppression", "If", "Loop", "Scan")
 _SINGLE = frozenset((*_SUMS, *_NORMS, *_OTHERS))
