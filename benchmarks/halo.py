@@ -216,7 +216,14 @@ def _kernels(shape: HaloShape, dtype: torch.dtype, architecture: str) -> Iterato
         "dk, dv": shape.moving(channels + 2 * window, 2 * channels, 2 * channels),
     }
     for (name, work), launch in zip(works.items(), found, strict=True):
-        yield NamedLaunch(f"{shape.name} {widths} {name}", launch, dtype, work)
+        sizes = launch.configuration.constants
+        trips: tuple[int, ...] = (-(-(window**2) // sizes["CHUNK"]),)
+        if name == "dk, dv":
+            # a block of keys is seen by the queries of the blocks around it
+            sides = 1 + 2 * -(-shape.halo // shape.block)
+            trips = sides**2, -(-((shape.block // shape.stride) ** 2) // sizes["CHUNK"])
+        pairs = sizes["TILE"] * sizes["CHUNK"]
+        yield NamedLaunch(f"{shape.name} {widths} {name}", launch, dtype, work, trips, pairs)
 
 
 OPERATOR = Operator(

@@ -107,17 +107,24 @@ def halves(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
 def whole_windows(stage: Stage, architecture: str) -> Iterator[NamedLaunch]:
     """The kernels that hold a whole window in one program, for the stages that use them."""
     from attnzoo.kernels.window import triton_kernels
-    from attnzoo.kernels.window.triton_small import window_backward_kernel, window_forward_kernel
+    from attnzoo.kernels.window.triton_small import window_backward_kernel, window_bias_kernel, window_forward_kernel
 
-    for name, kernel, work in (
-        ("forward", window_forward_kernel, (4, 2)),
-        ("backward", window_backward_kernel, (8, 5)),
-    ):
-        for launch in _launches(stage, triton_kernels, architecture, name):
-            if launch.kernel is kernel:
-                trips = (launch.arguments["images_each"],)
-                pairs = math.prod(launch.configuration.constants.values()) ** 2
-                yield stage.named(name, launch, stage.work(*work))._replace(trips=trips, pairs=pairs)
+    (forward, *_) = _launches(stage, triton_kernels, architecture, "forward")
+    if forward.kernel is window_forward_kernel:
+        yield _with_images(stage.named("forward", forward, stage.work(4, 2)))
+    backward = _launches(stage, triton_kernels, architecture, "backward")
+    if backward[1].kernel is window_backward_kernel:
+        masks, gradients, of_bias = backward
+        yield _with_images(stage.named("backward", gradients, stage.work(8, 5)))
+        yield stage.named("masks of backward", masks, Work(0, 0))
+        assert of_bias.kernel is window_bias_kernel
+        yield stage.named("dbias", of_bias, Work(0, 0))._replace(trips=(of_bias.arguments["count_each"],))
+
+
+def _with_images(named: NamedLaunch) -> NamedLaunch:
+    """Adds the iterations over images, and the pairs of tokens of a window."""
+    sizes = named.launch.configuration.constants
+    return named._replace(trips=(named.launch.arguments["images_each"],), pairs=math.prod(sizes.values()) ** 2)
 
 
 def every(

@@ -88,6 +88,11 @@ def count(assembly: str) -> Instructions:
     return Instructions(outside, outer, inner, sum(lengths[loop] for loop in innermost) - inner)
 
 
+def spilled_bytes(assembly: str) -> int:
+    """Returns the bytes per thread that instructions store to local memory and load from it: spilled registers."""
+    return sum(int(bits or 32) // 8 for bits in re.findall(r"\b(?:STL|LDL)(?:\.LU)?(?:\.(64|128))?\b", assembly))
+
+
 def disassemble(cubin: bytes, tool: str) -> str:
     """Returns the machine code of a cubin as text; `tool` is the path of nvdisasm."""
     with tempfile.TemporaryDirectory() as folder:

@@ -142,7 +142,11 @@ def _kernels(shape: RoutedShape, dtype: torch.dtype, architecture: str) -> Itera
     names = {"forward": (4, 2), "dq": (6, 3), "dk, dv": (6, 4)}
     for (name, (maps, products)), launch in zip(names.items(), found, strict=True):
         work = Work(maps * shape.entries, products * shape.entries * shape.keys)
-        yield NamedLaunch(f"{shape.name} D{shape.width} {name}", launch, dtype, work)
+        sizes = launch.configuration.constants
+        # a region is as often routed to as it routes to others, on average
+        trips = (-(-shape.keys // sizes["CHUNK"]),)
+        pairs = sizes["TILE"] * sizes["CHUNK"]
+        yield NamedLaunch(f"{shape.name} D{shape.width} {name}", launch, dtype, work, trips, pairs)
 
 
 OPERATOR = Operator(

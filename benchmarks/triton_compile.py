@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 
 from attnzoo.kernels.triton_launch import OPTIONS, Configuration, Launch, is_interpreted
 
-from .machine_code import Instructions, count, disassemble
+from .machine_code import Instructions, count, disassemble, spilled_bytes
 
 TARGETS = {
     "sm80": GPUTarget("cuda", 80, 32),
@@ -121,7 +121,7 @@ def compile_for(launch: Launch, configuration: Configuration, architecture: str)
     compiled = launch.kernel.warmup(grid=(1,), **arguments, num_warps=num_warps, num_stages=num_stages, **OPTIONS)
     if architecture.startswith("gfx"):
         return amd_resources(compiled.asm["amdgcn"], compiled.metadata.shared)
-    return _nvidia_resources(compiled, architecture)
+    return _nvidia_resources(compiled)
 
 
 def occupancy(resources: Resources, num_warps: int, architecture: str) -> float:
@@ -149,11 +149,6 @@ def amd_resources(assembly: str, shared_bytes: int) -> Resources:
     )
 
 
-def ptxas_spills(output: str) -> int:
-    """Reads the spilled bytes from the output of `ptxas -v`, stores and loads together."""
-    return sum(_number(rf"(\d+) bytes spill {kind}", output) for kind in ("stores", "loads"))
-
-
 def cubin_resources(output: str) -> tuple[int, int]:
     """Reads registers and stack from the output of `cuobjdump --dump-resource-usage`."""
     return _number(r"REG:(\d+)", output), _number(r"STACK:(\d+)", output)
@@ -164,30 +159,22 @@ def matrix_unit(assembly: str) -> str | None:
     return next((name for name, pattern in MATRIX_UNITS.items() if re.search(pattern, assembly)), None)
 
 
-def _nvidia_resources(compiled: Any, architecture: str) -> Resources:
+def _nvidia_resources(compiled: Any) -> Resources:
     tools = triton.knobs.nvidia
-    # the call of the assembler that Triton makes, without line information
-    assembler, target = tools.ptxas_blackwell, f"{architecture.replace('sm', 'sm_')}a"
-    if architecture == "sm80":
-        assembler, target = tools.ptxas, "sm_80"
-    with tempfile.TemporaryDirectory() as folder:
-        cubin, source = Path(folder, "kernel.cubin"), Path(folder, "kernel.ptx")
-        cubin.write_bytes(compiled.asm["cubin"])
-        source.write_text(compiled.asm["ptx"])
-        registers, stack = cubin_resources(_output(tools.cuobjdump.path, "--dump-resource-usage", str(cubin)))
-        flags = "-v", "--regAllocOptLevel=2", f"--gpu-name={target}"
-        spilled = ptxas_spills(_output(assembler.path, *flags, str(source), "-o", f"{folder}/again"))
-    instructions = count(disassemble(compiled.asm["cubin"], tools.nvdisasm.path))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        Path(cubin.name).write_bytes(compiled.asm["cubin"])
+        registers, stack = cubin_resources(_output(tools.cuobjdump.path, "--dump-resource-usage", cubin.name))
+    assembly = disassemble(compiled.asm["cubin"], tools.nvdisasm.path)
     unit = matrix_unit(compiled.asm["ptx"])
-    return Resources(registers, spilled, stack, compiled.metadata.shared, unit, instructions=instructions)
+    shared = compiled.metadata.shared
+    return Resources(registers, spilled_bytes(assembly), stack, shared, unit, instructions=count(assembly))
 
 
 def _output(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{Path(command[0]).name} failed: {done.stderr.strip() or done.stdout.strip()}")
-    # ptxas reports on stderr, cuobjdump on stdout
-    return done.stdout + done.stderr
+    return done.stdout
 
 
 def _number(pattern: str, text: str) -> int:

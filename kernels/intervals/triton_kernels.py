@@ -32,7 +32,7 @@ def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
 
 def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
     """Returns the launches of a kernel for masks and of one for the attention."""
-    return _with_masks(problem, interval_forward_kernel, configuration_of(problem, "forward"), arguments)
+    return with_masks(problem, interval_forward_kernel, configuration_of(problem, "forward"), arguments)
 
 
 def backward(
@@ -51,10 +51,10 @@ def backward(
         sums = problem.workspace.empty((programs, *pairs), torch.float32, bias.device)
         tables, offsets = make_tables(problem, chosen, bias.device), offsets_of(chosen)
     of_bias = {"score_sums": sums, "tables": tables}
-    launches = _with_masks(problem, interval_dq_kernel, chosen, {**arguments, **of_bias}, offsets)
+    launches = with_masks(problem, interval_dq_kernel, chosen, {**arguments, **of_bias}, offsets)
     if needs["k"] or needs["v"]:
         chosen = configuration_of(problem, "dkdv")
-        launches += _with_masks(problem, interval_dkdv_kernel, chosen, arguments, of_keys=True)
+        launches += with_masks(problem, interval_dkdv_kernel, chosen, arguments, of_keys=True)
     return launches, gradient_of_bias(tables, bias)
 
 
@@ -66,7 +66,7 @@ def gradient_of_bias(tables: Tensor | None, bias: Tensor | None) -> dict[str, Re
     return {"bias": Result(tables, lambda tables: tables.sum(0).to(dtype))}
 
 
-def _with_masks(
+def with_masks(
     problem: Problem,
     kernel: Any,
     chosen: Configuration,

@@ -83,8 +83,13 @@ def configuration_of(problem: Problem, direction: str) -> Configuration:
 
 
 def make_tables(problem: Problem, chosen: Configuration, device: torch.device) -> Tensor:
-    """Allocates a zero table for each program of `launch_in_parts`: (programs / h, h, 2kh-1, 2kw-1)."""
+    """Allocates a zero table for each program of `launch_in_parts`, see `tables_of`."""
     programs, _ = parts(problem, chosen.constants)
+    return tables_of(problem, programs, device)
+
+
+def tables_of(problem: Problem, programs: int, device: torch.device) -> Tensor:
+    """Allocates a zero table for each program: (programs / h, h, 2kh-1, 2kw-1)."""
     sides = [2 * axis.kernel - 1 for axis in problem.geometry.axes]
     return problem.workspace.zeros((programs // problem.heads, problem.heads, *sides), torch.float32, device)
 

@@ -133,14 +133,15 @@ def masks_launch(
 
     Args:
         problem: a problem of intervals.
-        chosen: configuration of the kernel that reads the masks.
+        chosen: configuration of the kernel that reads the masks; without sizes of a chunk, it is as large as a tile.
         arguments: arguments of all kernels of the call, by name.
         of_keys: whether the tiles of that kernel are keys.
 
     Returns:
         The launch, and the arguments and constants that the kernel reads the masks with.
     """
-    bias, sizes = arguments["bias"], chosen.constants
+    bias, sizes = arguments["bias"], dict(chosen.constants)
+    sizes = {"CHUNK_ROWS": sizes["TILE_ROWS"], "CHUNK_COLUMNS": sizes["TILE_COLUMNS"], **sizes}
     classes = problem.geometry.classes_of_tiles(sizes, of_keys)
     chunks_each = problem.geometry.chunks(sizes, of_keys)
     heads = 1 if bias is None else problem.heads

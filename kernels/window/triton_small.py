@@ -1,8 +1,9 @@
 """Kernels for windows that one program holds whole: shared data is loaded once, and backward is one kernel.
 
-One program computes one window of one head in several images. Mask and bias are the same in all images and stay in
-registers. So does the sum of the score gradients, from which the gradient of the bias is computed. Larger windows use
-the kernels of `kernels/intervals`.
+One program computes one window of one head in several images. Mask and bias are the same in all images: in the forward
+pass they stay in registers. In the backward pass the sums of score gradients do, and mask and bias are read from a
+table of classes, as in the kernels of `kernels/intervals`, which serve larger windows. The gradient of the bias is
+computed from the sums of all programs by another kernel, because sums by offset need registers of their own.
 
 Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of values; M tokens of a window; wh ww
 window.
@@ -15,6 +16,7 @@ import triton.language as tl
 
 from ..intervals.triton_bias import add_offsets
 from ..intervals.triton_blocks import as_column, as_row, attends, biased, positions_of, ranks_of, tile_of
+from ..intervals.triton_masks import mask_of_tile
 from ..triton_blocks import load, number_of, store
 from ..triton_launch import Configuration, block
 from ..triton_math import LOG2_E, dot
@@ -80,39 +82,42 @@ def window_backward_kernel(
     q,
     k,
     v,
-    bias,
+    masks,
     out,
     dout,
     logsumexp,
     dq,
     dk,
     dv,
-    tables,
+    score_sums,
     map_shape,
-    scale,
+    magnitude,
+    chunks_each,
     images,
     images_each,
     AXES: tl.constexpr,
+    CLASSES: tl.constexpr,
+    BIASED: tl.constexpr,
+    SIGN: tl.constexpr,
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE_ROWS: tl.constexpr,
     TILE_COLUMNS: tl.constexpr,
-    ROW_OFFSETS: tl.constexpr,
-    COLUMN_OFFSETS: tl.constexpr,
 ):
-    """Computes dq, dk and dv, and the sums of score gradients for the gradient of the bias.
-
-    The sums are added to `tables` (programs / h, h, 2wh-1, 2ww-1), which must be zero.
-    """
+    """Computes dq, dk and dv, and score_sums (programs, M, M), the gradients of scores summed over images."""
     part, head, segments, start, _ = tile_of(tl.program_id(0), map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
-    ranks = ranks_of(start, TILE_ROWS, TILE_COLUMNS)
-    positions, exist = positions_of(ranks, segments, map_shape, AXES)
-    added = _mask_and_bias(bias, head, ranks, segments, map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
-    score_sums = tl.zeros([TILE_ROWS * TILE_COLUMNS, TILE_ROWS * TILE_COLUMNS], tl.float32)
+    M: tl.constexpr = TILE_ROWS * TILE_COLUMNS
+    positions, exist = positions_of(ranks_of(start, TILE_ROWS, TILE_COLUMNS), segments, map_shape, AXES)
+    mask = mask_of_tile(
+        masks, head, segments, start, map_shape, chunks_each, BIASED, AXES, CLASSES, TILE_ROWS, TILE_COLUMNS, M, M
+    )
+    sums = tl.zeros([M, M], tl.float32)
     for step in range(tl.minimum(images_each, images - part * images_each)):
         image = part * images_each + step
         queries = load(q, image, head, positions, exist, WIDTH)
+        if SIGN != 1:
+            queries = (queries * SIGN).to(queries.dtype)
         keys = load(k, image, head, positions, exist, WIDTH)
         values = load(v, image, head, positions, exist, VALUE_WIDTH)
         outputs = load(out, image, head, positions, exist, VALUE_WIDTH)
@@ -120,33 +125,68 @@ def window_backward_kernel(
         number = number_of(image, head, positions, map_shape)
         normalizer = tl.load(logsumexp + number, mask=exist, other=float("inf"))
         deltas = tl.sum(outputs.to(tl.float32) * gradients.to(tl.float32), 1)
-        scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale + added
-        weights = tl.exp2(scores - normalizer[:, None])
+        # in every image from memory: registers are few
+        added = tl.load(mask).to(tl.float32)
+        scores = dot(queries, tl.trans(keys), added, PRECISION=PRECISION)
+        weights = tl.exp2(scores * magnitude - normalizer[:, None])
         value_sums = dot(tl.trans(weights.to(gradients.dtype)), gradients, PRECISION=PRECISION)
         store(dv, value_sums, image, head, positions, exist, VALUE_WIDTH)
-        products = dot(gradients, tl.trans(values), PRECISION=PRECISION)
-        score_gradients = weights * (products - deltas[:, None])
-        score_sums += score_gradients
+        differences = tl.zeros([M, M], tl.float32) - deltas[:, None]
+        score_gradients = weights * dot(gradients, tl.trans(values), differences, PRECISION=PRECISION)
+        sums += score_gradients
         score_gradients = score_gradients.to(queries.dtype)
-        query_sums = dot(score_gradients, keys, PRECISION=PRECISION) * (scale / LOG2_E)
+        query_sums = dot(score_gradients, keys, PRECISION=PRECISION) * (SIGN * magnitude / LOG2_E)
         store(dq, query_sums, image, head, positions, exist, WIDTH)
-        key_sums = dot(tl.trans(score_gradients), queries, PRECISION=PRECISION) * (scale / LOG2_E)
+        key_sums = dot(tl.trans(score_gradients), queries, PRECISION=PRECISION) * (magnitude / LOG2_E)
         store(dk, key_sums, image, head, positions, exist, WIDTH)
-    if tables is not None:
-        table = tables + tl.program_id(0).to(tl.int64) * ((2 * AXES[0].kernel - 1) * (2 * AXES[1].kernel - 1))
-        add_offsets(
-            table,
-            score_sums,
-            start,
-            start,
-            AXES,
-            TILE_ROWS,
-            TILE_COLUMNS,
-            TILE_ROWS,
-            TILE_COLUMNS,
-            ROW_OFFSETS,
-            COLUMN_OFFSETS,
-        )
+    if score_sums is not None:
+        tl.store(score_sums + _pairs_of(tl.program_id(0), M), sums)
+
+
+@triton.jit
+def _pairs_of(number, TOKENS: tl.constexpr):
+    """Returns the indices of the pairs of a window (M, M) in a contiguous tensor (.., M, M)."""
+    pairs = tl.arange(0, TOKENS)[:, None] * TOKENS + tl.arange(0, TOKENS)[None, :]
+    return number.to(tl.int64) * (TOKENS * TOKENS) + pairs
+
+
+@triton.jit
+def window_bias_kernel(
+    score_sums,
+    tables,
+    heads,
+    count,
+    count_each,
+    AXES: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+    ROW_OFFSETS: tl.constexpr,
+    COLUMN_OFFSETS: tl.constexpr,
+):
+    """Sums pairs of equal offset: adds score_sums (count, h, M, M) to `tables` (programs / h, h, 2wh-1, 2ww-1).
+
+    A program takes `count_each` windows of one head. The tables must be zero.
+    """
+    tokens: tl.constexpr = TILE_ROWS * TILE_COLUMNS
+    head, part = tl.program_id(0) % heads, tl.program_id(0) // heads
+    sums = tl.zeros([tokens, tokens], tl.float32)
+    for number in range(part * count_each, tl.minimum((part + 1) * count_each, count)):
+        sums += tl.load(score_sums + _pairs_of(number * heads + head, tokens))
+    table = tables + tl.program_id(0).to(tl.int64) * ((2 * AXES[0].kernel - 1) * (2 * AXES[1].kernel - 1))
+    start = (head * 0, head * 0)
+    add_offsets(
+        table,
+        sums,
+        start,
+        start,
+        AXES,
+        TILE_ROWS,
+        TILE_COLUMNS,
+        TILE_ROWS,
+        TILE_COLUMNS,
+        ROW_OFFSETS,
+        COLUMN_OFFSETS,
+    )
 
 
 def small_configuration(problem: Problem, direction: str) -> Configuration | None:

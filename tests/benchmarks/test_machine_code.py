@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.machine_code import Instructions, count, issue_milliseconds
+from benchmarks.machine_code import Instructions, count, issue_milliseconds, spilled_bytes
 
 # a loop with another one in it, a later loop, and the jump to itself at the end of every kernel
 CODE = """
@@ -43,3 +43,8 @@ def test_executed_instructions_follow_the_iterations() -> None:
 def test_time_of_a_launch() -> None:
     # each of 132 * 4 schedulers issues one instruction per clock
     assert issue_milliseconds(1755, 4, 132) == pytest.approx(1e-3)
+
+
+def test_spills_are_loads_and_stores_of_local_memory() -> None:
+    assert spilled_bytes("STL [R1], R2 ; LDL.LU R2, [R1] ; @P0 STL.64 [R1+0x8], R4 ; LDL.128 R4, [R1+0x10] ;") == 32
+    assert spilled_bytes("LDG.E.128 R4, desc[UR4][R2.64] ; LDSM.16.M88.4 R4, [R6] ;") == 0
