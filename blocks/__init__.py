@@ -9,17 +9,22 @@ if __name__ == "attnzoo.blocks":
     from .additive import AdditiveAttention
     from .agent import AgentAttention, resize_line
     from .attention import SelfAttention, attended
+    from .attention_layers import AttentionLayer, attention_layer
     from .bottleneck import Bottleneck
     from .channel import ChannelAttention
+    from .channel_gate import CrossStageChannelAttention, EfficientChannelAttention, FrequencyChannelAttention
     from .continuous_bias import ContinuousBias
     from .contmix import ContMix
     from .convolution import ConvNorm, NormLinear, ResidualConv, channels_last_conv, depthwise
     from .cpu import linear, pointwise_conv
     from .deformable import DeformableMerging
+    from .deformable_gate import DeformableConv, DeformableGate
     from .downsample import ContextDownsample, ConvDownsample, InvertedDownsample, NormConv, PatchMerging
+    from .efficient_attention import EfficientAttention
     from .fusing import fuse
     from .gated_attention import GatedAttention, RankAugmentedAttention
     from .gated_conv import GatedConv
+    from .gaussian import GaussianAttention, GaussianBlock
     from .halo import HaloAttention
     from .head import AuxiliaryHead, BatchNormHead, DistilledHead, LayerNormHead, MlpHead
     from .head_tokens import HeadTokenAttention
@@ -39,6 +44,7 @@ if __name__ == "attnzoo.blocks":
     from .neighborhood import NeighborhoodAttention, resize_bias_table
     from .norm import Affine, ChannelsLastBatchNorm2d, GlobalResponseNorm, as_affine
     from .overlock import FocusBlock, ReparamConvBlock
+    from .polarized import PolarizedAttention
     from .position import PositionEmbedding
     from .reparam import DilatedReparamConv
     from .residual import Residual, TransformerBlock
@@ -48,7 +54,9 @@ if __name__ == "attnzoo.blocks":
     from .single_head import SingleHeadAttention, SingleHeadBlock
     from .squeeze_excite import SqueezeExcite
     from .stem import ConvNormStem, ConvStem, PatchStem
+    from .strips import StripAttention
     from .subsampled import SubsampledAttention
+    from .subspaces import SubspaceAttention
     from .window import CrossShapedAttention, WindowAttention
 
     __all__ = [
@@ -57,6 +65,7 @@ if __name__ == "attnzoo.blocks":
         "AgentAttention",
         "AggregatedAttention",
         "AggregatingMlp",
+        "AttentionLayer",
         "AuxiliaryHead",
         "BatchNormHead",
         "BiLevelRoutingAttention",
@@ -73,13 +82,21 @@ if __name__ == "attnzoo.blocks":
         "ConvStem",
         "CosineAttention",
         "CrossShapedAttention",
+        "CrossStageChannelAttention",
+        "DeformableConv",
+        "DeformableGate",
         "DeformableMerging",
         "DilatedReparamConv",
         "DistilledHead",
+        "EfficientAttention",
+        "EfficientChannelAttention",
         "FocusBlock",
+        "FrequencyChannelAttention",
         "GatedAttention",
         "GatedConv",
         "GatedLocalMlp",
+        "GaussianAttention",
+        "GaussianBlock",
         "GlobalResponseNorm",
         "HaloAttention",
         "HeadGates",
@@ -97,6 +114,7 @@ if __name__ == "attnzoo.blocks":
         "NormLinear",
         "PatchMerging",
         "PatchStem",
+        "PolarizedAttention",
         "PositionEmbedding",
         "RankAugmentedAttention",
         "ReparamConvBlock",
@@ -110,13 +128,16 @@ if __name__ == "attnzoo.blocks":
         "SingleHeadAttention",
         "SingleHeadBlock",
         "SqueezeExcite",
+        "StripAttention",
         "SubsampledAttention",
+        "SubspaceAttention",
         "TransformerBlock",
         "WindowAttention",
         "as_affine",
         "at_least",
         "at_most",
         "attended",
+        "attention_layer",
         "channels_last_conv",
         "depthwise",
         "fuse",

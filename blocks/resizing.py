@@ -75,7 +75,7 @@ def pool_to(x: Tensor, height: int, width: int) -> Tensor:
     It computes the same as `torch.nn.functional.adaptive_avg_pool2d`.
     """
     if is_dynamic([x.shape[1], x.shape[2], height, width]):
-        return _means(x, _cells(x.shape[1], height, x), _cells(x.shape[2], width, x))
+        return _means(x, cells(x.shape[1], height, x), cells(x.shape[2], width, x))
     if x.shape[1] == height and x.shape[2] == width:
         return x
     return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), (height, width)).permute(0, 2, 3, 1)
@@ -119,9 +119,14 @@ def _means(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return columns @ x
 
 
-@torch.jit.unused
-def _cells(length: int, count: int, like: Tensor) -> Tensor:
-    """Returns the weight of each position in the mean of each cell, (count, length); cells may overlap."""
+def cells(length: int, count: int, like: Tensor) -> Tensor:
+    """Returns the weight of each position in the mean of each cell, (count, length); cells may overlap.
+
+    Args:
+        length: positions of an axis.
+        count: cells, which cover the axis evenly, as those of `torch.nn.functional.adaptive_avg_pool1d`.
+        like: a tensor of the wanted dtype and device.
+    """
     cell = torch.arange(count, device=like.device).unsqueeze(1)
     position = torch.arange(length, device=like.device)
     start, end = cell * length // count, ((cell + 1) * length + count - 1) // count
