@@ -96,6 +96,30 @@ def static_command(only: str, architectures: tuple[str, ...], jobs: int | None, 
     run_static(architectures or ARCHITECTURES, jobs, only, out, click.echo)
 
 
+@main.command("tune")
+@click.option(
+    "--only", default=" D32 ", metavar="TEXT", help="Only shapes whose name contains this.", show_default=True
+)
+@click.option(
+    "--table",
+    "tables",
+    type=click.Choice(("intervals", "routed", "halo", "windows")),
+    multiple=True,
+    help="Only this table; may be repeated.",
+)
+@click.option("--seconds", type=click.FloatRange(0), default=240, show_default=True, help="Time limit.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Processes that compile; by default the number of cores.")
+@_out
+def tune_command(only: str, tables: tuple[str, ...], seconds: float, jobs: int | None, out: Path) -> None:
+    """Search the launch tables' entries on the GPU of this machine, and print them as lines of the tables.
+
+    Example: python -m benchmarks tune --table intervals --only "56x56"
+    """
+    from .tune import TABLES, run_tune
+
+    run_tune(only, tables or TABLES, seconds, jobs, out, click.echo)
+
+
 @main.command("models")
 @click.argument("peer", type=click.Choice(PEERS))
 @click.argument("models", nargs=-1)

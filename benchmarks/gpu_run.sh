@@ -47,4 +47,5 @@ if command -v ncu > /dev/null; then
 fi
 step tuned 300 env ATTNZOO_AUTOTUNE=1 "$python" -m attnzoo.tools.cli bench kernels --device cuda --out "$out/tuned"
 step again 180 "$python" -m attnzoo.tools.cli bench kernels --device cuda --out "$out/again"
+step tune 420 "$python" -m benchmarks tune --seconds 360 --out "$out"
 cat "$out/steps.txt"

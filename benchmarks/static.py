@@ -107,14 +107,14 @@ def rows(listed: Sequence[Task], jobs: int | None = None) -> Iterator[dict[str, 
     context = multiprocessing.get_context("spawn")
     jobs = min(jobs or os.cpu_count() or 1, len(listed))
     with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        with _without_interpreter():
+        with without_interpreter():
             futures = [pool.submit(row, task) for task in listed]
         for future in as_completed(futures):
             yield future.result()
 
 
 @contextmanager
-def _without_interpreter() -> Iterator[None]:
+def without_interpreter() -> Iterator[None]:
     """Starts worker processes without Triton's interpreter, whose kernels cannot be compiled."""
     interpret = os.environ.pop("TRITON_INTERPRET", None)
     try:

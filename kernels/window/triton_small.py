@@ -21,7 +21,7 @@ from ..triton_blocks import load, number_of, store
 from ..triton_launch import Configuration, block
 from ..triton_math import LOG2_E, dot
 from ..triton_problem import Problem
-from ..triton_tables import read_table
+from ..triton_tables import optional_entry
 
 # tokens of the largest window that one program holds
 LARGEST = 64
@@ -194,10 +194,10 @@ def small_configuration(problem: Problem, direction: str) -> Configuration | Non
     # sums over offsets are matrix products over the pairs of an axis, which need 16 pairs
     rows, columns = (max(4, triton.next_power_of_2(axis.kernel)) for axis in problem.geometry.axes)
     # where an entry is missing, registers would spill
-    entries = read_table("windows")["entries"][problem.architecture][direction]
-    options = entries.get(str(problem.dtype.itemsize), {}).get(str(max(32, block(problem.widest))))
-    if rows * columns > LARGEST or options is None:
+    keys = direction, str(problem.dtype.itemsize), str(max(32, block(problem.widest)))
+    entry = optional_entry("windows", problem.architecture, *keys)
+    if rows * columns > LARGEST or entry is None:
         return None
-    num_warps, num_stages = options
+    num_warps, num_stages = entry
     constants = {"TILE_ROWS": rows, "TILE_COLUMNS": columns}
     return Configuration(constants, max(1, num_warps * rows * columns // LARGEST), num_stages)
