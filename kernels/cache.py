@@ -53,9 +53,15 @@ def read(key: Hashable) -> Any:
         return entry[0]
 
 
-def write(key: Hashable, value: Any) -> None:
-    """Keeps a value, unless it is large, and drops the least recently used values beyond the limit."""
-    most, size = limit(), size_of(value)
+def write(key: Hashable, value: Any, size: int | None = None) -> None:
+    """Keeps a value, unless it is large, and drops the least recently used values beyond the limit.
+
+    Args:
+        key: the key to read it by.
+        value: the value.
+        size: its bytes; None to count those of its tensors.
+    """
+    most, size = limit(), size_of(value) if size is None else size
     with _lock:
         _entries.pop(key, None)
         if size > most // 2:

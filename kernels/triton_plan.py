@@ -17,7 +17,10 @@ from torch import Tensor
 
 from . import cache
 from .triton_blocks import Tokens
-from .triton_launch import Launch
+from .triton_launch import Launch, precision_of
+
+# about what the objects of a plan take
+_BYTES = 8 << 10
 
 
 class Result(NamedTuple):
@@ -139,7 +142,7 @@ def run(
     first = given[0]
     assert first is not None
     with torch.cuda.device_of(first):
-        key = _Plan, kind, first.device, *map(_signature, given)
+        key = _key(kind, first, given)
         plan = cache.read(key)
         if plan is not None:
             results: list[Tensor] = plan.run(given)
@@ -150,13 +153,14 @@ def run(
         results = [x if finish is None else finish(x) for x, finish in unfinished]
         plan = _plan_of(workspace, started, unfinished)
         if plan is not None:
-            cache.write(key, plan)
+            cache.write(key, plan, _BYTES)
     return results
 
 
-def _signature(x: Tensor | None) -> Hashable:
-    """Returns what compiled kernels and their arguments depend on: Triton compiles for the alignment of addresses."""
-    return None if x is None else (x.shape, x.stride(), x.dtype, x.data_ptr() % 16)
+def _key(kind: Hashable, first: Tensor, given: Sequence[Tensor | None]) -> Hashable:
+    """Returns all that launches and compiled kernels depend on: Triton compiles for the alignment of addresses."""
+    signatures = [None if x is None else (x.shape, x.stride(), x.dtype, x.data_ptr() % 16) for x in given]
+    return _Plan, kind, first.device, precision_of(first.dtype), *signatures
 
 
 def _plan_of(workspace: Workspace, started: Sequence[tuple[Launch, Any]], results: Sequence[Result]) -> _Plan | None:

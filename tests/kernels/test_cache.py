@@ -137,3 +137,14 @@ def test_the_value_of_a_module_goes_with_it() -> None:
     del kept
     gc.collect()
     assert cache.total() == 0
+
+
+def test_values_without_tensors_can_have_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.VARIABLE, "1")
+    for key in range(5):
+        cache.write(key, "a plan of launches", MIB // 4)
+    assert cache.read(0) is None
+    assert cache.total() == MIB
+    monkeypatch.setenv(cache.VARIABLE, "0")
+    cache.write("another", "a plan of launches", 1)
+    assert cache.read("another") is None
