@@ -70,6 +70,7 @@ def test_weights_in_int8(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", quick(SMALL, ["agent_deit_pico", "biformer_pico", "moh_vit_pico", "overlock_pico"]))
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_gradients_of_single_images(name: str) -> None:
     model, x = create(name).double(), images().double()
     parameters = {key: p.detach() for key, p in model.named_parameters()}
