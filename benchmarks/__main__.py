@@ -96,6 +96,19 @@ def static_command(only: str, architectures: tuple[str, ...], jobs: int | None, 
     run_static(architectures or ARCHITECTURES, jobs, only, out, click.echo)
 
 
+@main.command("host")
+@click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Rounds of 100 calls.")
+@_out
+def host_command(rounds: int, out: Path) -> None:
+    """Measure the host's time per call of an operator with Triton kernels, on a driver that only records.
+
+    Example: python -m benchmarks host
+    """
+    from .host import run_host
+
+    run_host(rounds, out, click.echo)
+
+
 @main.command("tune")
 @click.option(
     "--only", default=" D32 ", metavar="TEXT", help="Only shapes whose name contains this.", show_default=True

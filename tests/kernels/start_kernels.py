@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import triton
 from operator_examples import Halo, Neighborhood, Routed, Window
-from recording_driver import Recorder, compiler
 
 from attnzoo.kernels import (
     backends,
@@ -30,6 +29,7 @@ from attnzoo.kernels import (
     routed_attention,
     window_attention,
 )
+from benchmarks.recording_driver import Recorder, compiler
 from benchmarks.triton_compile import TARGETS, AbsentDevice
 
 # width 13 is padded; sizes, heads, widths and images of 1 are what Triton makes constants of

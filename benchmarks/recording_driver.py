@@ -78,7 +78,7 @@ class Recorder:
         driver.get_current_device = lambda: 0
         driver.get_device_capability = lambda device: (9, 0)
         triton.runtime.driver.set_active(driver)
-        launch = triton.runtime.jit.JITFunction.run
+        launch = self._launch = triton.runtime.jit.JITFunction.run
 
         def run(kernel, *arguments, grid, warmup, **named):
             compiled = launch(kernel, *arguments, grid=grid, warmup=True, **named)
@@ -98,6 +98,11 @@ class Recorder:
             return compiled
 
         triton.runtime.jit.JITFunction.run = run
+
+    def stop(self) -> None:
+        """Stops recording: later launches reach the driver unseen and unchecked, at their full speed."""
+        triton.runtime.jit.JITFunction.run = self._launch
+        self._library.record(_REPORT())
 
     def _add(self, function: int, grid: int, threads: int, shared: int, parameters: Any) -> None:
         name, sizes = self._kernels[function]
