@@ -31,6 +31,7 @@ class Evaluation:
         per_class: accuracy or AP by class name.
         shares: names of the metrics that are shown in percent.
         unreadable: one message for each image that was skipped.
+        preprocessing: how the images were preprocessed, by key of a recipe's `data` or `detector`.
         remarks: other files that were skipped; empty if there were none.
     """
 
@@ -38,6 +39,7 @@ class Evaluation:
     per_class: Mapping[str, float]
     shares: Sequence[str]
     unreadable: Sequence[str]
+    preprocessing: Mapping[str, Any]
     remarks: str = ""
 
 
@@ -46,7 +48,7 @@ class Reading:
     """How images are read.
 
     Attributes:
-        split: split of the data set.
+        split: split of the data set, "train", "val" or another one that it has.
         batch_size: images per batch.
         workers: number of data loading processes.
         skip_unreadable: skip and list files that cannot be read, instead of raising an error.
@@ -114,18 +116,19 @@ def evaluate(
 
 
 def _evaluate_classifier(model: str, data: Mapping[str, Any], reading: Reading, pretrained: bool) -> Evaluation:
-    from .data import PREPROCESSING, open_classification
+    from .data import PREPROCESSING, open_classification, preprocessing
     from .metrics import ClassificationJudge
     from .models import open_model
 
     network, _ = open_model(model, pretrained=pretrained)
     wanted = timm.data.resolve_model_data_config(network)
-    samples = open_classification({**{key: wanted[key] for key in PREPROCESSING}, **data}, reading.split)
+    data = {**{key: wanted[key] for key in PREPROCESSING}, **data}
+    samples = open_classification(data, reading.split)
     order = label_order(_labels(network), samples.classes, int(network.num_classes))  # type: ignore[arg-type]
     judge = ClassificationJudge(len(samples.classes), device())
     metrics, unreadable = reading.judge(judge, Reordered(network.to(device()), order), samples)
     per_class = dict(zip(samples.classes, judge.per_class, strict=True))
-    return Evaluation(metrics, per_class, judge.shares, unreadable, samples.remarks)
+    return Evaluation(metrics, per_class, judge.shares, unreadable, preprocessing(data), samples.remarks)
 
 
 def device() -> torch.device:
@@ -185,7 +188,7 @@ def _labels(network: nn.Module) -> list[str] | None:
 @click.argument("model")
 @click.argument("config", required=False)
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--split", default="val", help="Split of the data set.")
+@click.option("--split", default="val", help="Split of the data set: train, val, or another one that it has.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, help="Images per batch.")
 @click.option("--workers", type=click.IntRange(0), default=0, help="Number of data loading processes.")
 @click.option("--skip-unreadable", is_flag=True, help="Skip and list files that cannot be read, instead of stopping.")
@@ -202,13 +205,15 @@ def evaluate_command(
 ) -> None:  # fmt: skip
     """Evaluate a model on a data set.
 
-    MODEL is a directory that `attnzoo train` wrote, or a model name (see `attnzoo list`, or any model of timm). The
-    data set is the one of CONFIG, a training config or the name of a packaged one, or it is given by data.name=...
-    data.root=...
+    MODEL is a directory that `attnzoo train` wrote (the work directory or the model in it), or a model name (see
+    `attnzoo list`, or any model of timm). The data set is the one of CONFIG, a training config or the name of a
+    packaged one, or it is given by data.name=... data.root=... Images have the size and the preprocessing of the model,
+    whatever CONFIG says; data.input_size=... data.crop_pct=... and so on override them.
 
     \b
     Examples:
-      attnzoo evaluate runs/digits/model classification/digits
+      attnzoo evaluate runs/digits classification/digits
+      attnzoo evaluate runs/pictures data.name=imagefolder data.root=pictures --split test
       attnzoo evaluate nat_tiny --pretrained data.name=imagefolder data.root=imagenet
     """
     from .training.config import data_of
@@ -233,6 +238,8 @@ def _print(result: Evaluation) -> None:
     table = Table(*result.metrics)
     table.add_row(*(f"{v:.2%}" if k in result.shares else f"{v:.4g}" for k, v in result.metrics.items()))
     console.print(table)
+    shown = ", ".join(f"{key} {_plain(value)}" for key, value in result.preprocessing.items())
+    console.print(f"preprocessing: {shown}", markup=False, soft_wrap=True)
     worst = sorted(result.per_class.items(), key=lambda entry: entry[1])
     table = Table("class", "", title="worst classes" if len(worst) > _SHOWN else None)
     for name, value in worst[:_SHOWN]:
@@ -244,6 +251,12 @@ def _print(result: Evaluation) -> None:
         console.print(f"{len(result.unreadable)} files could not be read and were skipped:")
         for message in result.unreadable[:_SHOWN]:
             console.print(f"  {message}", markup=False, soft_wrap=True)
+
+
+def _plain(value: Any) -> str:
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    return (" x " if all(isinstance(x, int) for x in value) else " ").join(f"{x:.4g}" for x in value)
 
 
 if __name__ == "__main__":

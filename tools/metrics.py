@@ -66,7 +66,7 @@ class ClassificationJudge:
         computed = _over_all_processes(metrics)
         self.per_class = computed.pop("per_class").tolist()
         values = {name: float(value) for name, value in computed.items()}
-        return {**values, "val_loss": float(_over_all_processes(mean_loss))}
+        return {**values, "loss": float(_over_all_processes(mean_loss))}
 
 
 def _over_all_processes(metric: Metric | MetricCollection) -> Any:

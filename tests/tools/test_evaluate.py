@@ -47,7 +47,9 @@ def test_what_was_measured_in_training_is_measured_again(run, call, tmp_path):
     assert result.exit_code == 0, result.output
     measured = json.loads((tmp_path / "metrics.json").read_text())
     best = torch.load(run / "best.pth", weights_only=True)["record"]["best"]
-    assert measured["metrics"] == pytest.approx({key: x for key, x in best.items() if key != "epoch"}, abs=1e-6)
+    # the history has the loss of the training too
+    expected = {key.removeprefix("val_"): x for key, x in best.items() if key != "epoch"}
+    assert measured["metrics"] == pytest.approx(expected, abs=1e-6)
     assert set(measured["per_class"]) == {str(i) for i in range(10)}
     assert f"{best['accuracy']:.2%}" in result.output
 
@@ -65,6 +67,21 @@ def test_a_folder_of_pictures_is_judged_by_its_class_names(run, call, tmp_path):
         expected = float((model(batch["images"]).argmax(1) == batch["labels"]).float().mean())
     measured = json.loads((tmp_path / "metrics.json").read_text())
     assert measured["metrics"]["accuracy"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_images_have_the_size_of_the_model_unless_an_option_says_another(run, call, tmp_path):
+    save_digits(tmp_path / "photos", 12)
+    (tmp_path / "photos" / "val").rename(tmp_path / "photos" / "test")
+    config = tmp_path / "mine.py"
+    config.write_text(f"data = dict(name='imagefolder', root={str(tmp_path / 'photos')!r}, input_size=(1, 64, 64))")
+    arguments = ("evaluate", run, config, "--split", "test", "--output", tmp_path / "metrics.json")
+    for options, side in (((), 32), (("data.input_size=(1,16,16)",), 16)):
+        result = call(*arguments, *options)
+        assert result.exit_code == 0, result.output
+        assert f"input_size 1 x {side} x {side}, mean 0.5" in result.output
+        assert json.loads((tmp_path / "metrics.json").read_text())["preprocessing"]["input_size"] == [1, side, side]
+    absent = call("evaluate", run, config, "--split", "tset")
+    assert "has no folder or tar file tset, found test" in absent.stderr
 
 
 def test_an_unreadable_picture_stops_or_is_listed(run, call, tmp_path):

@@ -97,7 +97,7 @@ def open_classification(
 
     Args:
         data: `name`, one of DATASETS; the keys of PREPROCESSING; arguments of the data set.
-        split: "train" or "val".
+        split: "train", "val", or another split that the data set has.
         augment: augmentation of training images, see `train_transform`; None for the transform of evaluation.
 
     Raises:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .sources import check_split
+
 # images of scikit-image that have texture nearly everywhere
 PHOTOGRAPHS = ("brick", "chelsea", "coins", "grass", "gravel", "hubble_deep_field", "immunohistochemistry", "page")
 
@@ -48,7 +50,11 @@ def digits(split: str) -> ImagesInMemory:
 
     Args:
         split: "train" (1437 images) or "val" (360 images), stratified by class.
+
+    Raises:
+        ValueError: an unknown split.
     """
+    check_split(split)
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -72,8 +78,9 @@ def photographs(split: str, size: int = 64, per_class: int = 200) -> ImagesInMem
             patches.
 
     Raises:
-        ValueError: `size` or `per_class` out of range.
+        ValueError: an unknown split, or `size` or `per_class` out of range.
     """
+    check_split(split)
     if not 1 <= size <= 128 or per_class < 4:
         raise ValueError(f"size must be 1 .. 128 and per_class at least 4, got {size} and {per_class}")
     import skimage.data

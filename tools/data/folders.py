@@ -16,7 +16,7 @@ from timm.utils.misc import natural_key
 from ..files import listed
 from ..finding import Skipped, find_images, is_hidden
 from ..images import EXTENSIONS, open_regular
-from .readers import SPLIT_NAMES, ReadPictures, looking_for_pictures, ordered, read_class_map
+from .readers import ReadPictures, looking_for_pictures, names_of, ordered, read_class_map, to_set
 
 
 class FolderReader:
@@ -88,7 +88,7 @@ def imagefolder(
     skipped and counted.
 
     Args:
-        split: "train" or "val".
+        split: "train", "val", or the name of another split.
         root: folder of both splits.
         train: folder or tar file of the training images.
         val: folder or tar file of the validation images.
@@ -99,7 +99,7 @@ def imagefolder(
         FileNotFoundError: a folder or a split does not exist.
         ValueError: there are no images, a class has no images, or an image has no class.
     """
-    place = _find(split, root, {"train": train, "val": val}[split])
+    place = _find(split, root, {"train": train, "val": val}.get(split))
     labels = read_class_map(class_map, Path(root) if root is not None else place.parent)
     reader = _read(place, labels)
     if "" in reader.labels:
@@ -122,19 +122,17 @@ def _find(split: str, root: str | None, given: str | None) -> Path:
             raise FileNotFoundError(f"data.{split}: folder or tar file {place} does not exist")
         return place
     if root is None:
-        raise ValueError(
-            f"data needs the location of its images: set data.root, which contains {split}, or data.{split}"
-        )
+        raise ValueError(f"data needs the location of its images: set data.root, which contains {split}{to_set(split)}")
     if not Path(root).is_dir():
         raise FileNotFoundError(f"data.root: folder {root} does not exist")
-    for name in SPLIT_NAMES[split]:
+    for name in names_of(split):
         for place in (Path(root, name), Path(root, f"{name}.tar")):
             if place.exists():
                 return place
     there = listed(sorted(path.name for path in Path(root).iterdir())) or "nothing"
     raise FileNotFoundError(
-        f"data.root: {root} has no folder or tar file {' or '.join(SPLIT_NAMES[split])}, found {there}: rename it, or "
-        f"set data.{split}"
+        f"data.root: {root} has no folder or tar file {' or '.join(names_of(split))}, found {there}: rename it"
+        f"{to_set(split)}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 from ..files import listed, read_json
 from ..finding import is_hidden
 from ..images import EXTENSIONS, open_regular
-from .readers import SPLIT_NAMES, ordered, read_class_map
+from .readers import names_of, ordered, read_class_map, to_set
 
 INFO = "_info.json"
 
@@ -103,7 +103,7 @@ def wds(
     `val-*.tar` in `root`. The same alternative names as for folders are accepted.
 
     Args:
-        split: "train" or "val".
+        split: "train", "val", or the name of another split.
         root: folder of both splits.
         train: training shards in the syntax of `webdataset`: "data/train-{0000..0127}.tar", a URL, or "pipe:COMMAND",
             which runs the command.
@@ -120,7 +120,7 @@ def wds(
         FileNotFoundError: a folder or shard does not exist.
         ValueError: the classes or the number of images are unknown.
     """
-    urls = _urls(split, root, {"train": train, "val": val}[split])
+    urls = _urls(split, root, {"train": train, "val": val}.get(split))
     if not isinstance(shuffle, int) or shuffle < 1:
         raise ValueError(f"data.shuffle must be an integer of at least 1, got {shuffle!r}")
     labels = read_class_map(class_map, Path(root or "."))
@@ -150,18 +150,16 @@ def _urls(split: str, root: str | None, given: str | None) -> list[str]:
             raise FileNotFoundError(f"data.{split}: file does not exist: {listed(missing)}")
         return urls
     if root is None:
-        raise ValueError(
-            f"data needs the location of its shards: set data.root, which contains {split}, or data.{split}"
-        )
+        raise ValueError(f"data needs the location of its shards: set data.root, which contains {split}{to_set(split)}")
     if not Path(root).is_dir():
         raise FileNotFoundError(f"data.root: folder {root} does not exist")
-    for name in SPLIT_NAMES[split]:
+    for name in names_of(split):
         for pattern in (f"{name}/*.tar", f"{name}-*.tar", f"*-{name}-*.tar"):
             if found := sorted(str(path) for path in Path(root).glob(pattern) if not is_hidden(path.name)):
                 return found
     there = listed(sorted(path.name for path in Path(root).iterdir())) or "nothing"
     raise FileNotFoundError(
-        f"data.root: {root} has no shards {split}/*.tar or {split}-*.tar, found {there}: rename it, or set data.{split}"
+        f"data.root: {root} has no shards {split}/*.tar or {split}-*.tar, found {there}: rename it{to_set(split)}"
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-SPLITS = ("train", "val")
-
 _Source = TypeVar("_Source")
 
 
@@ -22,15 +20,13 @@ def open_source(
     Args:
         known: functions that open a data set, by name.
         data: `name`, and the arguments of the data set.
-        split: "train" or "val".
+        split: "train", "val" or another split that the data set has.
         prepared: keys of `data` for preprocessing, which are not arguments of the data set.
         more: additional arguments of every data set.
 
     Raises:
         ValueError: an unknown data set or split, or invalid arguments.
     """
-    if split not in SPLITS:
-        raise ValueError(f'split must be "train" or "val", got {split!r}')
     name = data.get("name", "")
     if name not in known:
         raise ValueError(f"data.name must be one of {', '.join(known)}, got {name!r}")
@@ -39,3 +35,13 @@ def open_source(
         return known[name](split, **more, **options)
     except TypeError as error:
         raise ValueError(f"data: invalid keys for {name}: {error}") from error
+
+
+def check_split(split: str) -> None:
+    """Checks the split of a data set that has only one for training and one for validation.
+
+    Raises:
+        ValueError: it is another split.
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f'the splits of this data set are "train" and "val", got {split!r}')

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import listed
-from .readers import SPLIT_NAMES, ReadPictures, ordered, read_class_map
+from .readers import ReadPictures, names_of, ordered, read_class_map
 
 # values of a column that are classes without names
 _PLAIN = re.compile(r"u?int\d+|bool|(large_)?string")
@@ -43,7 +43,7 @@ def hfds(
     If the column of classes has no class names, the classes are its values in the training split: integers or texts.
 
     Args:
-        split: "train" or "val".
+        split: "train", "val", or the name of another split.
         dataset: name on the Hugging Face Hub, such as "uoft-cs/cifar10", or a folder of the data set's files.
         root: cache folder of downloads; the one of `datasets` by default.
         train: training split, such as "train" or "train[:90%]"; by default the one with a usual name.
@@ -61,7 +61,7 @@ def hfds(
     """
     given = read_class_map(class_map, Path(dataset))
     options = {"root": root, "input_key": input_key, "target_key": target_key}
-    reader = _open(dataset, split, {"train": train, "val": val}[split], options)
+    reader = _open(dataset, split, {"train": train, "val": val}.get(split), options)
     known, present = list(reader.class_to_idx), _values(reader, dataset, target_key)
     # label of each value of the column
     labels: dict[Any, int]
@@ -93,7 +93,7 @@ def _open(dataset: str, split: str, wanted: str | None, options: dict[str, Any],
     )
     from timm.data.readers.reader_hfds import ReaderHfds
 
-    names = SPLIT_NAMES[split] if wanted is None else (wanted,)
+    names = names_of(split) if wanted is None else (wanted,)
     were_disabled = are_progress_bars_disabled()
     disable_progress_bars()
     try:

@@ -130,7 +130,7 @@ def open_detection(
     Args:
         data: `name`, one of DETECTION_DATASETS; `mean` and `std` for the detector; other keys are arguments of the data
             set.
-        split: "train" or "val".
+        split: "train", "val", or another split that the data set has.
         augment: transforms of torchvision.transforms.v2 for training, such as {"type": "RandomHorizontalFlip"}; None
             for evaluation.
         channels: 1 for grey images, 3 for RGB.

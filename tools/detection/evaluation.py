@@ -39,4 +39,6 @@ def evaluate_detector(directory: Path, data: Mapping[str, Any], reading: Reading
     if worst is not None:
         draw_worst_cases(judge.report, samples, worst)
     per_class = {row["class"]: row["AP"] for row in judge.report.per_class}
-    return Evaluation(metrics, per_class, judge.shares, unreadable, samples.remarks)
+    sizes = {key: config["detector"][key] for key in ("min_size", "max_size")}
+    prepared = {**sizes, **config["preprocessing"]}
+    return Evaluation(metrics, per_class, judge.shares, unreadable, prepared, samples.remarks)

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmengine import Config
 
+from ..data import PREPROCESSING
 from .overrides import override
 
 
@@ -44,6 +45,8 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
 def data_of(name: str | None, options: Sequence[str]) -> dict[str, Any]:
     """Returns the `data` of a config, of "data.key=value" options, or of a config with options as overrides.
 
+    The preprocessing in the config is left out, because that of a model is in the model: only the options override it.
+
     Args:
         name: a config, see `load_config`; None for options only. If it contains "=", it is an option too.
         options: "data.key=value".
@@ -57,6 +60,8 @@ def data_of(name: str | None, options: Sequence[str]) -> dict[str, Any]:
     if wrong := [option for option in options if not option.startswith("data.")]:
         raise ValueError(f"options must have the form data.key=value, got {wrong[0]!r}")
     config = Config() if name is None else load_config(name)
+    if isinstance(config.get("data"), dict):
+        config.data = {key: value for key, value in config.data.items() if key not in PREPROCESSING}
     override(config, options)
     data = config.get("data")
     if data is None or "name" not in data:

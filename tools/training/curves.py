@@ -57,7 +57,7 @@ class Curves(Hook):
         loop = runner.train_loop
         if self.writer is not None:
             for name, value in metrics.items():
-                self.writer.add_scalar(f"val/{name}", value, loop.step)
+                self.writer.add_scalar(f"val/{name.removeprefix('val_')}", value, loop.step)
             self.writer.flush()
         with storing(self.work_dir / HISTORY) as fresh:
             fresh.write_text(json.dumps(loop.history.state(), indent=1) + "\n")

@@ -94,7 +94,9 @@ def run(
         # all processes validate the buffers of rank 0, which are stored
         processes.copy_buffers(judged)
         with gathered(task.network):
-            return task.judge(judged, val_loader, after_batch)
+            metrics = task.judge(judged, val_loader, after_batch)
+        # in the history, `loss` is that of the training
+        return {"val_loss" if name == "loss" else name: value for name, value in metrics.items()}
 
     def save_model(weights: Mapping[str, Tensor]) -> None:
         save_whole(judged, weights, work_dir / MODEL)

@@ -98,7 +98,8 @@ def save_model(
     """
     data_config = {key: preprocessing[key] for key in PREPROCESSING if key in preprocessing}
     config = {"label_names": list(classes), "pretrained_cfg": {**data_config, "num_classes": len(classes)}}
-    kept = {key: value for key, value in arguments.items() if key not in _NOT_STORED}
+    # timm leaves arguments out that are None, but not those in a config.json
+    kept = {key: value for key, value in arguments.items() if key not in _NOT_STORED and value is not None}
     # safetensors requires contiguous tensors, which channels-last weights are not
     handle = model.register_state_dict_post_hook(_lay_out)
     try:
