@@ -57,6 +57,7 @@ if __name__ == "attnzoo.blocks":
     from .strips import StripAttention
     from .subsampled import SubsampledAttention
     from .subspaces import SubspaceAttention
+    from .token_mixing import MixerGate, TokenMlp
     from .window import CrossShapedAttention, WindowAttention
 
     __all__ = [
@@ -107,6 +108,7 @@ if __name__ == "attnzoo.blocks":
         "LayerNormHead",
         "LepeAttention",
         "LocalMlp",
+        "MixerGate",
         "Mlp",
         "MlpHead",
         "NeighborhoodAttention",
@@ -131,6 +133,7 @@ if __name__ == "attnzoo.blocks":
         "StripAttention",
         "SubsampledAttention",
         "SubspaceAttention",
+        "TokenMlp",
         "TransformerBlock",
         "WindowAttention",
         "as_affine",

@@ -188,6 +188,16 @@ LISTINGS: dict[str, tuple[Listing, ...]] = {
         Listing((*_ENDS, *_nat("layers.#.blocks.*"), "layers.#.downsample.{reduction.weight,norm.@}"), key=None),
     ),
     "nat_isotropic": (Listing((*_ENDS, *_nat("layers.*")), key=None),),
+    "ninformer": (
+        Listing(
+            (
+                "{patcher,classifier}.@",
+                "model.*.{norm,mgu.proj,mgu.Mixer.token_mix.0,mgu.Mixer.channel_mix.0,ffn.net.0,ffn.net.3}.@",
+                "model.*.mgu.Mixer.{token_mix.2,channel_mix.1}.net.{0,3}.@",
+            ),
+            key=None,
+        ),
+    ),
     "overlock": (
         Listing(
             (

@@ -22,6 +22,7 @@ if __name__ == "attnzoo":
         moh_vit,
         nat,
         nat_isotropic,
+        ninformer,
         overlock,
         ravlt,
         swin,

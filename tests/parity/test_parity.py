@@ -20,6 +20,7 @@ NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
 RECORDED: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5)),
     "dhvt_tiny": (None, 2, None, 3),
+    "ninformer_cifar10": (0, None, None, 1),
 }
 
 # cases whose stages end with the downsampler that is part of our next stage
@@ -29,7 +30,7 @@ AFTER_MERGING = ("litv2_s", "ravlt_t")
 def create(case: Case, folder: Path) -> nn.Module:
     path = folder / "official.pth"
     # `model (and a remark)`, or nothing for weights without a key
-    key = (case.facts["checkpoint_key"] or "bare").split()[0]
+    key = (case.facts.get("checkpoint_key") or case.facts.get("state_dict_key") or "bare").split()[0]
     torch.save({key: case.checkpoint} if key in ("model", "state_dict") else case.checkpoint, path)
     # the official network has its auxiliary head
     parts = {"aux_head": True} if case.name.startswith("overlock") else {}
