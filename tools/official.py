@@ -29,6 +29,7 @@ _SHAPES: dict[str, Callable[[torch.Size], tuple[int, ...]]] = {
     "/3": lambda shape: (shape[0] // 3, *shape[1:]),
     "*2/3": lambda shape: (shape[0] // 3 * 2, *shape[1:]),
     "*2": lambda shape: (shape[0] * 2, *shape[1:]),
+    "linear": lambda shape: tuple(shape[:2]),
     "table": lambda shape: (shape[1] * shape[2], shape[0]),
 }
 

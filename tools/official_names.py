@@ -39,6 +39,13 @@ _SWIN = (
     "layers.#.downsample.{reduction.weight,norm.@}",
 )
 
+# torchvision's ResNet
+_RESNET = (
+    "{conv1,layer#.*.{conv1,conv2,conv3,downsample.0}}.weight",
+    "{bn1,layer#.*.{bn1,bn2,bn3,downsample.1}}.%",
+    "fc.@",
+)
+
 
 def _nat(blocks: str) -> tuple[str, ...]:
     return (
@@ -148,6 +155,20 @@ LISTINGS: dict[str, tuple[Listing, ...]] = {
             )
         ),
     ),
+    "eca_resnet": (Listing((*_RESNET, "layer#.*.eca.conv.weight"), key="state_dict"),),
+    "emca": (
+        Listing(
+            (
+                # with a stem of three convolutions, too
+                "{pre.0,pre.0.{0,3,6},stage#.*.{residual.{0,3,6},shortcut.0}}.weight",
+                "{pre.1,pre.0.{1,4},stage#.*.{residual.{1,4,7},shortcut.1}}.%",
+                "stage#.*.{ECA_excitation_local,ECA_excitation_global_stage,stage_in_fusion,out_fusion}.0.weight",
+                "linear.@",
+            ),
+            key=None,
+        ),
+    ),
+    "fcanet": (Listing((*_RESNET, "layer#.*.att.fc.{0,2}.weight linear"), key=None),),
     "litv2": (
         Listing(
             (

@@ -1,5 +1,6 @@
 """Base classes of the model families, and the registration of their variants with timm."""
 
+from .attention_resnet import STAGES, WIDTHS, AttentionConstructor, AttentionResNet
 from .backbone import Backbone, init_convolution
 from .checkpoints import Filter, Renames, block_of, depths_of, filter_by, like, renamed, unwrapped
 from .huggingface import TRANSFORMER, of_transformers
@@ -10,7 +11,11 @@ from .registry import Family, Published, Variant, checkpoint_filter, published
 from .sources import Source, WeightsError, check_connection, sources_of
 
 __all__ = [
+    "STAGES",
     "TRANSFORMER",
+    "WIDTHS",
+    "AttentionConstructor",
+    "AttentionResNet",
     "Backbone",
     "Family",
     "Filter",

@@ -82,7 +82,8 @@ def like(tensor: Tensor, own: Tensor | None) -> Tensor:
 
 def depths_of(model: nn.Module) -> list[int]:
     """Returns the number of blocks of each stage; an empty list for a network without stages."""
-    return [len(stage.blocks) for stage in getattr(model, "stages", ())]
+    # the stages of timm's ResNet are sequences of blocks
+    return [len(getattr(stage, "blocks", stage)) for stage in getattr(model, "stages", ())]
 
 
 def block_of(index: int, depths: Sequence[int]) -> str:

@@ -180,14 +180,16 @@ class Family:
 
     def _entrypoint(self, name: str, variant: Variant) -> Any:
         # timm's networks take them; most networks here take images of any size without being told
-        ignored = {"img_size", "dynamic_img_size"} - inspect.signature(self.network.__init__).parameters.keys()
+        parameters = inspect.signature(self.network.__init__).parameters
+        ignored = {"img_size", "dynamic_img_size"} - parameters.keys()
 
         def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
             if kwargs.get("features_only") and not hasattr(self.network, "forward_intermediates"):
                 raise ValueError(f"{name} has no feature maps: create it without features_only")
-            stride = kwargs.pop("output_stride", 32)
-            if stride != 32:
-                raise ValueError(f"{name} has no dilated stages: output_stride must be 32, got {stride}")
+            if "output_stride" not in parameters:
+                stride = kwargs.pop("output_stride", 32)
+                if stride != 32:
+                    raise ValueError(f"{name} has no dilated stages: output_stride must be 32, got {stride}")
             kwargs = {key: value for key, value in kwargs.items() if key not in ignored}
             if kwargs.get("features_only"):
                 kwargs = {**getattr(self.network, "dense_arguments", {}), **kwargs}
