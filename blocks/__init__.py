@@ -49,6 +49,7 @@ if __name__ == "attnzoo.blocks":
     from .reparam import DilatedReparamConv
     from .residual import Residual, TransformerBlock
     from .resizing import at_least, at_most, has_size, multiple_of, pad_to, pool_cells, pool_to, resize
+    from .robust import MaskedAttention, NormedMlp, TokenPooling, diversification_loss
     from .rolled_window import RolledWindowAttention
     from .routing import BiLevelRoutingAttention, LepeAttention
     from .single_head import SingleHeadAttention, SingleHeadBlock
@@ -108,12 +109,14 @@ if __name__ == "attnzoo.blocks":
         "LayerNormHead",
         "LepeAttention",
         "LocalMlp",
+        "MaskedAttention",
         "MixerGate",
         "Mlp",
         "MlpHead",
         "NeighborhoodAttention",
         "NormConv",
         "NormLinear",
+        "NormedMlp",
         "PatchMerging",
         "PatchStem",
         "PolarizedAttention",
@@ -134,6 +137,7 @@ if __name__ == "attnzoo.blocks":
         "SubsampledAttention",
         "SubspaceAttention",
         "TokenMlp",
+        "TokenPooling",
         "TransformerBlock",
         "WindowAttention",
         "as_affine",
@@ -143,6 +147,7 @@ if __name__ == "attnzoo.blocks":
         "attention_layer",
         "channels_last_conv",
         "depthwise",
+        "diversification_loss",
         "fuse",
         "has_size",
         "linear",

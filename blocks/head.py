@@ -63,13 +63,17 @@ class LayerNormHead(ClassifierHead):
         num_classes: classes; 0 for none.
         pool_type: pooling, `avg`, `max`, ..., or an empty string for none.
         drop_rate: dropout rate before the linear layer.
+        eps: epsilon of the norm.
 
     Source: A ConvNet for the 2020s, arXiv 2201.03545, official code; DaViT, arXiv 2204.03645, official code.
     """
 
-    def __init__(self, dim: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, num_classes: int, pool_type: str = "avg", drop_rate: float = 0.0, eps: float = 1e-5
+    ) -> None:
         super().__init__(dim, num_classes, pool_type=pool_type, drop_rate=drop_rate, input_fmt="NHWC")
-        self.norm: nn.Module = nn.LayerNorm(self.num_features)
+        self.eps = eps
+        self.norm: nn.Module = nn.LayerNorm(self.num_features, eps)
         self._fit_norm()
 
     def reset(self, num_classes: int, pool_type: str | None = None) -> None:
@@ -82,7 +86,7 @@ class LayerNormHead(ClassifierHead):
             self.norm = nn.Identity()
         elif not isinstance(self.norm, nn.LayerNorm) or self.norm.normalized_shape != (self.num_features,):
             # some kinds of pooling double the features
-            self.norm = nn.LayerNorm(self.num_features, **get_device_dtype(self))
+            self.norm = nn.LayerNorm(self.num_features, self.eps, **get_device_dtype(self))
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, H, W, C) -> (B, num_classes), or the input of the linear layer."""

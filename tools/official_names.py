@@ -265,6 +265,18 @@ LISTINGS: dict[str, tuple[Listing, ...]] = {
         ),
     ),
     "swin": (Listing(_SWIN),),
+    "tap_rvt": (
+        Listing(
+            (
+                "{patch_embed.proj.0,patch_embed.proj.3,pools.#.conv,norm,head}.@",
+                "patch_embed.proj.1.%",
+                "transformers.#.blocks.*.{norm1,norm2,attn.qkv,attn.proj,mlp.fc1,mlp.dwconv,mlp.fc2}.@",
+                "transformers.#.blocks.*.{mlp.bn1,mlp.bn2,mlp.bn3,dilation_predictor.proj.1}.%",
+                "transformers.#.blocks.*.dilation_predictor.proj.{0,2}.weight",
+                "transformers.#.blocks.*.attn.att_mask",
+            )
+        ),
+    ),
     "van": (
         Listing(
             (

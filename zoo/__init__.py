@@ -29,6 +29,7 @@ if __name__ == "attnzoo":
         overlock,
         ravlt,
         swin,
+        tap_rvt,
         van,
         zoo_davit,
         zoo_mambaout,

@@ -20,6 +20,7 @@ NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
 RECORDED: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5)),
     "dhvt_tiny": (None, 2, None, 3),
+    "tap_rvt_tiny_plus": (None, None, None),
     "ninformer_cifar10": (0, None, None, 1),
 }
 
