@@ -92,7 +92,8 @@ class _TakeKeys(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = grad.new_zeros(ctx.shape)
         if needs_differentiable_gradients(grad):
-            grad = grad.unflatten(0, ctx.shape[:2])
+            # batched gradients have no rule for unflatten
+            grad = grad.reshape(*ctx.shape[:2], *grad.shape[1:])
             return total.index_add(2, ctx.plan.region_tokens, grad), None
         add_keys(total, grad, ctx.plan.whole)
         return total, None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import grad, jacrev, jvp, vmap
 
-from attnzoo.kernels import explain
+from attnzoo.kernels import explain, packed_neighborhood_attention
 from tests.tiers import quick
 
 Tensors = dict[str, Tensor]
@@ -112,6 +112,15 @@ def test_jacobians(example: Example) -> None:
         assert_close("batched gradients", found, true, 1e-11)
     found = vmap(lambda gradient: torch.autograd.grad(out, x, gradient)[0])(every)
     assert_close("gradients under vmap", found, true, 1e-11)
+
+
+def test_batched_gradients_of_overlapping_tiles() -> None:
+    x = torch.randn(1, 5, 6, 3, 1, 4, dtype=torch.float64, requires_grad=True)
+    out = {name: packed_neighborhood_attention(x, 3, backend=name) for name in ("reference", "eager")}
+    every = torch.randn(2, *out["eager"].shape, dtype=torch.float64)
+    (found,) = torch.autograd.grad(out["eager"], x, every, is_grads_batched=True)
+    true = torch.stack([torch.autograd.grad(out["reference"], x, dout, retain_graph=True)[0] for dout in every])
+    assert_close("batched gradients", found, true, 1e-11)
 
 
 @pytest.mark.usefixtures("quick_interpreter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.nn.utils.prune
 from timm.layers import RmsNorm
 from timm.models._features import FeatureDictNet, FeatureGetterNet, FeatureHookNet, FeatureListNet
 from timm.models.davit import DaVit
@@ -314,6 +316,11 @@ def test_fused_for_inference(name: str, dtype: torch.dtype) -> None:
     assert 0 <= ours.largest_difference < tolerance
 
 
+def test_a_frozen_network_stays_frozen_when_fused() -> None:
+    fused = attnzoo.accelerate(make("swiftformer").requires_grad_(False), fuse=True)
+    assert not any(x.requires_grad for x in fused.parameters())
+
+
 def test_the_configuration_of_a_model_by_name() -> None:
     model = timm.create_model("shvit_s1", num_classes=7)
     ours = attnzoo.accelerate(model)
@@ -403,6 +410,49 @@ def test_an_unknown_network_is_told_what_is_known(case: str) -> None:
     with pytest.raises(ValueError, match=r"does not know .*Swin.*HaloNet") as error:
         attnzoo.accelerate(UNKNOWN[case]())
     assert ("_orig_mod" in str(error.value)) == (case == "compiled")
+
+
+def first_linear(model: nn.Module) -> tuple[str, Any]:
+    return next((name, x) for name, x in model.named_modules() if type(x) is nn.Linear)
+
+
+def test_changed_layers_are_refused() -> None:
+    """What only shows in training is found, too."""
+    model = make("swin")
+    name, linear = first_linear(model)
+    linear.forward = lambda x: nn.functional.linear(x, linear.weight, linear.bias) + int(linear.training)
+    with pytest.raises(ValueError, match=f"`forward` of {name} is not that of its class"):
+        attnzoo.accelerate(model)
+    model = make("twins_svt")
+    model.forward_features = lambda x: x  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="`forward_features` of the network"):
+        attnzoo.accelerate(model)
+
+
+def test_weights_that_are_no_parameters_of_their_own_are_refused() -> None:
+    model = make("swin")
+    name, linear = first_linear(model)
+    torch.nn.utils.prune.l1_unstructured(linear, "weight", 0.5)
+    with pytest.raises(ValueError, match=rf"{name}\.weight is not a parameter; .*prune\.remove"):
+        attnzoo.accelerate(model)
+    torch.nn.utils.prune.remove(linear, "weight")
+    assert attnzoo.accelerate(model).largest_difference < SINGLE
+    with torch.no_grad():
+        linear.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=rf"{name}\.weight has values that are not finite"):
+        attnzoo.accelerate(model)
+    model = make("swin")
+    blocks = model.layers[1].blocks
+    blocks[1].mlp.fc1.weight = blocks[0].mlp.fc1.weight
+    with pytest.raises(ValueError, match=r"shared parameter: .*blocks\.0\.mlp\.fc1\.weight and .*blocks\.1"):
+        attnzoo.accelerate(model)
+
+
+def test_a_network_that_cannot_be_copied_is_refused() -> None:
+    model = make("swin")
+    model.lock = threading.Lock()
+    with pytest.raises(ValueError, match="of which there is no copy"):
+        attnzoo.accelerate(model)
 
 
 def test_other_things_are_refused() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from attnzoo.blocks import fuse as fuse_layers
 
 from ..base import Pyramid
+from .checks import check_tensors
 from .huggingface import HF_DINAT, HF_NAT, HF_SWIFTFORMER, HF_SWIN
 from .live import Live
 from .proof import copied, difference, enliven, image
@@ -66,7 +67,7 @@ def accelerate(model: nn.Module, *, fuse: bool = False) -> nn.Module:
         live = Live(model)
         recipe = _recipe(live)
         recipe.check_layers(live)
-        _check_tensors(live)
+        check_tensors(live)
         with torch.device("meta"):
             network = recipe.build(live)
             result = _wrapped(live, network)
@@ -89,6 +90,8 @@ def accelerate(model: nn.Module, *, fuse: bool = False) -> nn.Module:
         _set_config(live, recipe, result)
         if fuse:
             first = next(x for x in model.parameters())
+            if not any(x.requires_grad for x in model.parameters()):
+                result.requires_grad_(False)
             return result.to(first.device, first.dtype)
         copy_place(live, network, made_from)
         result.train(live.model.training)
@@ -106,13 +109,6 @@ def _recipe(live: Live) -> Recipe:
     inner = next((name for name in ("module", "_orig_mod") if hasattr(live.model, name)), None)
     hint = f"; pass model.{inner}, the network inside" if inner else ""
     raise ValueError(f"accelerate does not know {kind.__module__}.{kind.__qualname__}, only {known}{hint}")
-
-
-def _check_tensors(live: Live) -> None:
-    devices = {tensor.device for tensor in live.tensors().values()}
-    if len(devices) > 1 or any(device.type == "meta" for device in devices):
-        names = ", ".join(sorted(map(str, devices)))
-        raise ValueError(f"accelerate needs a network with its weights on one device, got {names}")
 
 
 def _wrapped(live: Live, network: Pyramid) -> Any:

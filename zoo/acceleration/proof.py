@@ -11,8 +11,18 @@ from torch import Tensor, nn
 
 
 def copied(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Returns a copy of a network on the CPU, in evaluation mode."""
-    other = copy.deepcopy(model).to("cpu", dtype).eval()
+    """Returns a copy of a network on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: it holds something that cannot be copied, such as an open file in a hook.
+    """
+    try:
+        other = copy.deepcopy(model)
+    # raised by whatever refuses to be copied
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ValueError(f"accelerate cannot check this network, of which there is no copy: {reason}") from error
+    other = other.to("cpu", dtype).eval()
     config: Any = getattr(other, "config", None)
     if hasattr(config, "return_dict"):
         # transformers' own type of outputs, which have names

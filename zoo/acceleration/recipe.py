@@ -11,6 +11,7 @@ from timm.layers.activations import GELU
 from torch import nn
 
 from ..base import Family, Pyramid
+from .checks import check_methods
 from .live import Live
 
 # layers that compute the same in every family
@@ -76,9 +77,12 @@ class Recipe:
         """Refuses networks with layers of other types than ours compute.
 
         Raises:
-            ValueError: a layer has another type.
+            ValueError: a layer has another type, or a method of its own.
         """
+        for module in (live.model, live.network):
+            check_methods("", module)
         for name, module in live.modules.items():
+            check_methods(name, module)
             kind = type(module)
             if kind.__module__ not in (self.module, *_MODULES) and kind not in (*_COMMON, *self.layers):
                 self.refuse(_argument(name), f"{name} is a {kind.__name__}")
