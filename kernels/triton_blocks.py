@@ -16,11 +16,17 @@ class Tokens(NamedTuple):
 
     Attributes:
         data: the tensor.
-        strides: strides of images, rows, columns and heads.
+        image_stride: stride of images.
+        row_stride: stride of rows.
+        column_stride: stride of columns.
+        head_stride: stride of heads.
     """
 
     data: Any
-    strides: tuple[int, int, int, int]
+    image_stride: int
+    row_stride: int
+    column_stride: int
+    head_stride: int
 
     @property
     def dtype(self) -> Any:
@@ -43,8 +49,8 @@ class Width(NamedTuple):
 @triton.jit
 def pointers_to(tokens, image, head, positions, WIDTH: tl.constexpr):
     """Returns pointers to the channels of tokens, (M, block)."""
-    base = tokens.data + image.to(tl.int64) * tokens.strides[0] + head.to(tl.int64) * tokens.strides[3]
-    offsets = positions[0].to(tl.int64) * tokens.strides[1] + positions[1].to(tl.int64) * tokens.strides[2]
+    base = tokens.data + image.to(tl.int64) * tokens.image_stride + head.to(tl.int64) * tokens.head_stride
+    offsets = positions[0].to(tl.int64) * tokens.row_stride + positions[1].to(tl.int64) * tokens.column_stride
     return base + offsets[:, None] + tl.arange(0, WIDTH.block)[None, :]
 
 
@@ -78,5 +84,5 @@ def store(tokens, values, image, head, positions, exist, WIDTH: tl.constexpr):
 @triton.jit
 def number_of(image, head, positions, map_shape):
     """Returns the index of a token's entry in a contiguous tensor (B, H, W, h)."""
-    row = image.to(tl.int64) * map_shape.lengths[0] + positions[0]
-    return (row * map_shape.lengths[1] + positions[1]) * map_shape.heads + head
+    row = image.to(tl.int64) * map_shape.rows + positions[0]
+    return (row * map_shape.columns + positions[1]) * map_shape.heads + head

@@ -118,7 +118,7 @@ class _Plan:
             arguments = list(template)
             for index, place, strides in places:
                 x = tensors[place]
-                arguments[index] = x if strides is None else Tokens(x, strides)
+                arguments[index] = x if strides is None else Tokens(x, *strides)
             start(*arguments, stream=stream)
         return [tensors[place] if finish is None else finish(tensors[place]) for place, finish in self.results]
 
@@ -178,7 +178,7 @@ def _plan_of(workspace: Workspace, started: Sequence[tuple[Launch, Any]], result
         values = launch.values
         tensors, template = [], list(values)
         for index, value in enumerate(values):
-            strides = value.strides if isinstance(value, Tokens) else None
+            strides = value[1:] if isinstance(value, Tokens) else None
             x = value.data if isinstance(value, Tokens) else value
             if isinstance(x, Tensor):
                 tensors.append((index, workspace.place_of(x), strides))

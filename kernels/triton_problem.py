@@ -103,8 +103,7 @@ class Problem:
 def tokens(x: Tensor) -> Tokens:
     """Wraps a tensor (B, H, W, h, D) for a kernel; copies it if its channels are not contiguous."""
     x = readable(x)
-    image, row, column, head, _ = x.stride()
-    return Tokens(x, (image, row, column, head))
+    return Tokens(x, *x.stride()[:4])
 
 
 def tokens_or_none(x: Tensor | None) -> Tokens | None:

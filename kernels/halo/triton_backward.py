@@ -118,18 +118,14 @@ def halo_dkdv_kernel(
     image, head, block, numbers = tile_of(tl.program_id(0), map_shape, AXES[0].block * AXES[1].block, TILE)
     rows = block[0] * AXES[0].block + numbers // AXES[1].block
     columns = block[1] * AXES[1].block + numbers % AXES[1].block
-    exist = (
-        (numbers < AXES[0].block * AXES[1].block)
-        & (rows < map_shape.key_lengths[0])
-        & (columns < map_shape.key_lengths[1])
-    )
+    exist = (numbers < AXES[0].block * AXES[1].block) & (rows < map_shape.key_rows) & (columns < map_shape.key_columns)
     keys = load(k, image, head, (rows, columns), exist, WIDTH)
     values = load(v, image, head, (rows, columns), exist, VALUE_WIDTH)
 
     key_sums = tl.zeros([TILE, WIDTH.block], tl.float32)
     value_sums = tl.zeros([TILE, VALUE_WIDTH.block], tl.float32)
-    first_row, end_row = neighbors_of(block[0], map_shape.counts[0], AXES[0])
-    first_column, end_column = neighbors_of(block[1], map_shape.counts[1], AXES[1])
+    first_row, end_row = neighbors_of(block[0], map_shape.blocks_down, AXES[0])
+    first_column, end_column = neighbors_of(block[1], map_shape.blocks_across, AXES[1])
     for row in range(first_row, end_row):
         for column in range(first_column, end_column):
             # positions of the keys in the window of that block

@@ -36,18 +36,24 @@ class AxisGeometry(NamedTuple):
 
 
 class MapShape(NamedTuple):
-    """The maps of queries and keys of a call.
+    """The maps of queries and keys of a call; flat, because Triton 3.6 loses sizes of 1 in a tuple within a tuple.
 
     Attributes:
-        lengths: rows and columns of the map of queries.
-        key_lengths: rows and columns of the map of keys.
-        counts: number of blocks down and across.
+        rows: rows of the map of queries.
+        columns: columns of the map of queries.
+        key_rows: rows of the map of keys.
+        key_columns: columns of the map of keys.
+        blocks_down: number of blocks down.
+        blocks_across: number of blocks across.
         heads: number of heads.
     """
 
-    lengths: tuple[int, int]
-    key_lengths: tuple[int, int]
-    counts: tuple[int, int]
+    rows: int
+    columns: int
+    key_rows: int
+    key_columns: int
+    blocks_down: int
+    blocks_across: int
     heads: int
 
 
@@ -62,9 +68,9 @@ def tile_of(program, map_shape, TOKENS: tl.constexpr, TILE: tl.constexpr):
     tiles: tl.constexpr = (TOKENS + TILE - 1) // TILE
     tokens = program % tiles * TILE + tl.arange(0, TILE)
     program = program // tiles
-    column = program % map_shape.counts[1]
-    program = program // map_shape.counts[1]
-    return program // map_shape.counts[0], head, (program % map_shape.counts[0], column), tokens
+    column = program % map_shape.blocks_across
+    program = program // map_shape.blocks_across
+    return program // map_shape.blocks_down, head, (program % map_shape.blocks_down, column), tokens
 
 
 @triton.jit
@@ -73,7 +79,7 @@ def queries_of(block, tokens, map_shape, AXES: tl.constexpr):
     rows = block[0] * AXES[0].queries + tokens // AXES[1].queries
     columns = block[1] * AXES[1].queries + tokens % AXES[1].queries
     exist = tokens < AXES[0].queries * AXES[1].queries
-    exist = exist & (rows < map_shape.lengths[0]) & (columns < map_shape.lengths[1])
+    exist = exist & (rows < map_shape.rows) & (columns < map_shape.columns)
     return (rows, columns), exist
 
 
@@ -88,7 +94,7 @@ def keys_of(block, numbers, map_shape, AXES: tl.constexpr):
     window_columns = numbers % AXES[1].window
     rows = block[0] * AXES[0].block - AXES[0].halo + window_rows
     columns = block[1] * AXES[1].block - AXES[1].halo + window_columns
-    exist = (rows >= 0) & (rows < map_shape.key_lengths[0]) & (columns >= 0) & (columns < map_shape.key_lengths[1])
+    exist = (rows >= 0) & (rows < map_shape.key_rows) & (columns >= 0) & (columns < map_shape.key_columns)
     exist &= numbers < AXES[0].window * AXES[1].window
     return (window_rows, window_columns), (rows, columns), exist
 

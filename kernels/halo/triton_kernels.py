@@ -25,9 +25,12 @@ def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
     """Returns the maps, and the relative scores (B, H', W', h, w) of rows and columns."""
     rows, columns = problem.geometry
     map_shape = MapShape(
-        (rows.query_length, columns.query_length),
-        (rows.length, columns.length),
-        (rows.count, columns.count),
+        rows.query_length,
+        columns.query_length,
+        rows.length,
+        columns.length,
+        rows.count,
+        columns.count,
         problem.heads,
     )
     return {"map_shape": map_shape, **{name: tokens_or_none(extras[name]) for name in ("row_scores", "column_scores")}}

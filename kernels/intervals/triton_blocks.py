@@ -29,16 +29,20 @@ from .triton_axis import (
 
 
 class MapShape(NamedTuple):
-    """The map of a call.
+    """The map of a call; flat, because Triton 3.6 loses sizes of 1 in a tuple within a tuple.
 
     Attributes:
-        lengths: H and W.
-        shifts: shifts of windows along rows and columns.
+        rows: H.
+        columns: W.
+        row_shift: shift of windows along rows.
+        column_shift: shift of windows along columns.
         heads: number of heads.
     """
 
-    lengths: tuple[int, int]
-    shifts: tuple[int, int]
+    rows: int
+    columns: int
+    row_shift: int
+    column_shift: int
     heads: int
 
 
@@ -51,16 +55,16 @@ def tile_of(program, map_shape, AXES: tl.constexpr, ROWS: tl.constexpr, COLUMNS:
     """
     head = program % map_shape.heads
     program = program // map_shape.heads
-    column_tiles = tl.cdiv(longest_segment(map_shape.lengths[1], AXES[1]), COLUMNS)
+    column_tiles = tl.cdiv(longest_segment(map_shape.columns, AXES[1]), COLUMNS)
     column = program % column_tiles * COLUMNS
     program = program // column_tiles
-    column_segment = program % segments_of(map_shape.lengths[1], AXES[1])
-    program = program // segments_of(map_shape.lengths[1], AXES[1])
-    row_tiles = tl.cdiv(longest_segment(map_shape.lengths[0], AXES[0]), ROWS)
+    column_segment = program % segments_of(map_shape.columns, AXES[1])
+    program = program // segments_of(map_shape.columns, AXES[1])
+    row_tiles = tl.cdiv(longest_segment(map_shape.rows, AXES[0]), ROWS)
     row = program % row_tiles * ROWS
     program = program // row_tiles
-    row_segment = program % segments_of(map_shape.lengths[0], AXES[0])
-    image = program // segments_of(map_shape.lengths[0], AXES[0])
+    row_segment = program % segments_of(map_shape.rows, AXES[0])
+    image = program // segments_of(map_shape.rows, AXES[0])
     segments, start = (row_segment, column_segment), (row, column)
     return image, head, segments, start, end_of_tile(start, segments, map_shape, AXES, ROWS, COLUMNS)
 
@@ -68,26 +72,26 @@ def tile_of(program, map_shape, AXES: tl.constexpr, ROWS: tl.constexpr, COLUMNS:
 @triton.jit
 def end_of_tile(start, segments, map_shape, AXES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Returns the ranks where a tile ends: at its size, or with its segments."""
-    row_end = tl.minimum(start[0] + ROWS, segment_length(segments[0], map_shape.lengths[0], AXES[0]))
-    column_end = tl.minimum(start[1] + COLUMNS, segment_length(segments[1], map_shape.lengths[1], AXES[1]))
+    row_end = tl.minimum(start[0] + ROWS, segment_length(segments[0], map_shape.rows, AXES[0]))
+    column_end = tl.minimum(start[1] + COLUMNS, segment_length(segments[1], map_shape.columns, AXES[1]))
     return row_end, column_end
 
 
 @triton.jit
 def ends_on_map(segments, map_shape, AXES: tl.constexpr):
     """Returns the numbers of ranks of rows and columns that are on the map; windows must not be shifted."""
-    rows = ranks_on_map(segments[0], map_shape.lengths[0], AXES[0])
-    columns = ranks_on_map(segments[1], map_shape.lengths[1], AXES[1])
+    rows = ranks_on_map(segments[0], map_shape.rows, AXES[0])
+    columns = ranks_on_map(segments[1], map_shape.columns, AXES[1])
     return rows, columns
 
 
 @triton.jit
 def keys_of(start, end, segments, map_shape, AXES: tl.constexpr):
     """Returns start and end of the ranks that contain every key of a tile of queries."""
-    row = first_key(start[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
-    column = first_key(start[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
-    row_end = end_of_keys(end[0] - 1, segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
-    column_end = end_of_keys(end[1] - 1, segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
+    row = first_key(start[0], segments[0], map_shape.rows, map_shape.row_shift, AXES[0])
+    column = first_key(start[1], segments[1], map_shape.columns, map_shape.column_shift, AXES[1])
+    row_end = end_of_keys(end[0] - 1, segments[0], map_shape.rows, map_shape.row_shift, AXES[0])
+    column_end = end_of_keys(end[1] - 1, segments[1], map_shape.columns, map_shape.column_shift, AXES[1])
     return (row, column), (row_end, column_end)
 
 
@@ -97,10 +101,10 @@ def queries_of(start, end, segments, map_shape, AXES: tl.constexpr):
 
     The interval is empty where no query attends to the keys because of a stride.
     """
-    row = first_query(start[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
-    column = first_query(start[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
-    row_end = end_of_queries(end[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
-    column_end = end_of_queries(end[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
+    row = first_query(start[0], segments[0], map_shape.rows, map_shape.row_shift, AXES[0])
+    column = first_query(start[1], segments[1], map_shape.columns, map_shape.column_shift, AXES[1])
+    row_end = end_of_queries(end[0], segments[0], map_shape.rows, map_shape.row_shift, AXES[0])
+    column_end = end_of_queries(end[1], segments[1], map_shape.columns, map_shape.column_shift, AXES[1])
     return (row, column), (tl.maximum(row, row_end), tl.maximum(column, column_end))
 
 
@@ -148,8 +152,8 @@ def steps_between_chunks(
         width: ranks in a row of the rectangle that the chunks cover.
         STEP: dtype that holds the distances; int32 takes half of the instructions.
     """
-    aside = tl.full((), COLUMNS * AXES[1].dilation, STEP) * tokens.strides[2]
-    down = tl.full((), ROWS * AXES[0].dilation, STEP) * tokens.strides[1]
+    aside = tl.full((), COLUMNS * AXES[1].dilation, STEP) * tokens.column_stride
+    down = tl.full((), ROWS * AXES[0].dilation, STEP) * tokens.row_stride
     return aside, down - (tl.cdiv(width, COLUMNS) - 1) * aside
 
 
@@ -189,10 +193,10 @@ def as_row(pair):
 @triton.jit
 def positions_of(ranks, segments, map_shape, AXES: tl.constexpr):
     """Returns the positions of tokens on the map, a pair, and whether the tokens are on the map."""
-    rows = position_of(ranks[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
-    columns = position_of(ranks[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
-    exist = (ranks[0] < segment_length(segments[0], map_shape.lengths[0], AXES[0])) & (rows < map_shape.lengths[0])
-    exist &= (ranks[1] < segment_length(segments[1], map_shape.lengths[1], AXES[1])) & (columns < map_shape.lengths[1])
+    rows = position_of(ranks[0], segments[0], map_shape.rows, map_shape.row_shift, AXES[0])
+    columns = position_of(ranks[1], segments[1], map_shape.columns, map_shape.column_shift, AXES[1])
+    exist = (ranks[0] < segment_length(segments[0], map_shape.rows, AXES[0])) & (rows < map_shape.rows)
+    exist &= (ranks[1] < segment_length(segments[1], map_shape.columns, AXES[1])) & (columns < map_shape.columns)
     return (rows, columns), exist
 
 
@@ -209,8 +213,8 @@ def _attends(query_ranks, key_ranks, segment, length, shift, AXIS: tl.constexpr)
 @triton.jit
 def attends(query_ranks, key_ranks, segments, map_shape, AXES: tl.constexpr):
     """Returns whether queries attend to keys; one of the two is a column of ranks, the other a row."""
-    rows = _attends(query_ranks[0], key_ranks[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
-    columns = _attends(query_ranks[1], key_ranks[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
+    rows = _attends(query_ranks[0], key_ranks[0], segments[0], map_shape.rows, map_shape.row_shift, AXES[0])
+    columns = _attends(query_ranks[1], key_ranks[1], segments[1], map_shape.columns, map_shape.column_shift, AXES[1])
     return rows & columns
 
 

@@ -90,6 +90,7 @@ def with_masks(
 def _step_dtype(problem: Problem, chosen: Configuration, arguments: Mapping[str, Any]) -> tl.dtype:
     """Returns the dtype that holds the distance in memory between the chunks of any tensor."""
     sizes = max(chosen.constants.values()) * max(axis.dilation for axis in problem.geometry.axes)
-    strides = [x for name in ("q", "k", "v", "dout") if name in arguments for x in arguments[name].strides[1:3]]
+    given = [arguments[name] for name in ("q", "k", "v", "dout") if name in arguments]
+    strides = [stride for x in given for stride in (x.row_stride, x.column_stride)]
     # a row of the rectangle has a few chunks at most
     return tl.int32 if 64 * sizes * max(strides) < 2**31 else tl.int64

@@ -62,9 +62,9 @@ def interval_masks_kernel(
     column_classes = classes_of_segment(CLASSES[1]) * CLASSES[1].kinds
     row_number = program // column_classes % row_classes
     head = program // (column_classes * row_classes)
-    row_segment, row = tile_of_class(row_number, map_shape.lengths[0], AXES[0], CLASSES[0], TILE_ROWS)
+    row_segment, row = tile_of_class(row_number, map_shape.rows, AXES[0], CLASSES[0], TILE_ROWS)
     column_segment, column = tile_of_class(
-        program % column_classes, map_shape.lengths[1], AXES[1], CLASSES[1], TILE_COLUMNS
+        program % column_classes, map_shape.columns, AXES[1], CLASSES[1], TILE_COLUMNS
     )
     segments, start = (row_segment, column_segment), (row, column)
     end = end_of_tile(start, segments, map_shape, AXES, TILE_ROWS, TILE_COLUMNS)
@@ -111,11 +111,9 @@ def mask_of_tile(
     KEYS: tl.constexpr,
 ):
     """Returns pointers (M, N) to the mask of a tile and its first chunk; those of the next chunk follow after M * N."""
-    row = class_of_tile(
-        start[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0], CLASSES[0], TILE_ROWS
-    )
+    row = class_of_tile(start[0], segments[0], map_shape.rows, map_shape.row_shift, AXES[0], CLASSES[0], TILE_ROWS)
     column = class_of_tile(
-        start[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1], CLASSES[1], TILE_COLUMNS
+        start[1], segments[1], map_shape.columns, map_shape.column_shift, AXES[1], CLASSES[1], TILE_COLUMNS
     )
     row_classes = classes_of_segment(CLASSES[0]) * CLASSES[0].kinds
     column_classes = classes_of_segment(CLASSES[1]) * CLASSES[1].kinds

@@ -48,8 +48,8 @@ from ..triton_problem import Problem, tokens
 @triton.jit
 def _window_positions(numbers, query_ranks, key_ranks, segments, map_shape, AXES: tl.constexpr):
     """Returns the indices of pairs in a contiguous tensor (B, H, W, h, k); `numbers` are the indices of the queries."""
-    rows = key_ranks[0] - first_key(query_ranks[0], segments[0], map_shape.lengths[0], map_shape.shifts[0], AXES[0])
-    columns = key_ranks[1] - first_key(query_ranks[1], segments[1], map_shape.lengths[1], map_shape.shifts[1], AXES[1])
+    rows = key_ranks[0] - first_key(query_ranks[0], segments[0], map_shape.rows, map_shape.row_shift, AXES[0])
+    columns = key_ranks[1] - first_key(query_ranks[1], segments[1], map_shape.columns, map_shape.column_shift, AXES[1])
     return numbers * (AXES[0].kernel * AXES[1].kernel) + rows * AXES[1].kernel + columns
 
 

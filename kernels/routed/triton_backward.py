@@ -40,7 +40,7 @@ def routed_dq_kernel(
 ):
     """Computes dq, and delta = sum(out * dout), which the other kernel reads."""
     image, head, region, query_tokens = tile_of(tl.program_id(0), map_shape, TILE)
-    tokens_of_region = map_shape.region[0] * map_shape.region[1]
+    tokens_of_region = map_shape.region_rows * map_shape.region_columns
     exist = query_tokens < tokens_of_region
     positions = positions_of(region, query_tokens, map_shape)
     queries = load(q, image, head, positions, exist, WIDTH)
@@ -53,7 +53,7 @@ def routed_dq_kernel(
     tl.store(delta + number, deltas, mask=exist)
 
     sums = tl.zeros([TILE, WIDTH.block], tl.float32)
-    route = routes + (image.to(tl.int64) * map_shape.split[0] * map_shape.split[1] + region) * steps
+    route = routes + (image.to(tl.int64) * map_shape.regions_down * map_shape.regions_across + region) * steps
     end = steps * tokens_of_region
     for first in range(0, end, CHUNK):
         key_positions, keys_exist = positions_of_chunk(route, first, end, map_shape, CHUNK)
@@ -91,7 +91,7 @@ def routed_dkdv_kernel(
 ):
     """Computes dk and dv."""
     image, head, region, key_tokens = tile_of(tl.program_id(0), map_shape, TILE)
-    tokens_of_region = map_shape.region[0] * map_shape.region[1]
+    tokens_of_region = map_shape.region_rows * map_shape.region_columns
     exist = key_tokens < tokens_of_region
     positions = positions_of(region, key_tokens, map_shape)
     keys = load(k, image, head, positions, exist, WIDTH)
@@ -99,7 +99,7 @@ def routed_dkdv_kernel(
 
     key_sums = tl.zeros([TILE, WIDTH.block], tl.float32)
     value_sums = tl.zeros([TILE, VALUE_WIDTH.block], tl.float32)
-    regions = map_shape.split[0] * map_shape.split[1]
+    regions = map_shape.regions_down * map_shape.regions_across
     bounds = starts + image.to(tl.int64) * (regions + 1) + region
     start = tl.load(bounds)
     end = (tl.load(bounds + 1) - start) * tokens_of_region

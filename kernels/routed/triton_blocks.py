@@ -16,18 +16,24 @@ import triton.language as tl
 
 
 class MapShape(NamedTuple):
-    """The map of a call.
+    """The map of a call; flat, because Triton 3.6 loses sizes of 1 in a tuple within a tuple.
 
     Attributes:
-        lengths: H and W.
-        split: number of regions down and across.
-        region: rows and columns of a region.
+        rows: H.
+        columns: W.
+        regions_down: number of regions down.
+        regions_across: number of regions across.
+        region_rows: rows of a region.
+        region_columns: columns of a region.
         heads: number of heads.
     """
 
-    lengths: tuple[int, int]
-    split: tuple[int, int]
-    region: tuple[int, int]
+    rows: int
+    columns: int
+    regions_down: int
+    regions_across: int
+    region_rows: int
+    region_columns: int
     heads: int
 
 
@@ -39,18 +45,18 @@ def tile_of(program, map_shape, TILE: tl.constexpr):
     """
     head = program % map_shape.heads
     program = program // map_shape.heads
-    tiles = tl.cdiv(map_shape.region[0] * map_shape.region[1], TILE)
+    tiles = tl.cdiv(map_shape.region_rows * map_shape.region_columns, TILE)
     tokens = program % tiles * TILE + tl.arange(0, TILE)
     program = program // tiles
-    regions = map_shape.split[0] * map_shape.split[1]
+    regions = map_shape.regions_down * map_shape.regions_across
     return program // regions, head, program % regions, tokens
 
 
 @triton.jit
 def positions_of(regions, tokens, map_shape):
     """Returns rows and columns of tokens on the map, a pair; each token has its own region, or all have the same."""
-    rows = regions // map_shape.split[1] * map_shape.region[0] + tokens // map_shape.region[1]
-    columns = regions % map_shape.split[1] * map_shape.region[1] + tokens % map_shape.region[1]
+    rows = regions // map_shape.regions_across * map_shape.region_rows + tokens // map_shape.region_columns
+    columns = regions % map_shape.regions_across * map_shape.region_columns + tokens % map_shape.region_columns
     return rows, columns
 
 
@@ -67,8 +73,8 @@ def positions_of_chunk(regions, first, end, map_shape, CHUNK: tl.constexpr):
     """
     numbers = first + tl.arange(0, CHUNK)
     exist = numbers < end
-    tokens_of_region = map_shape.region[0] * map_shape.region[1]
+    tokens_of_region = map_shape.region_rows * map_shape.region_columns
     routed = tl.load(regions + numbers // tokens_of_region, mask=exist, other=0)
     # the host cannot check routes on a GPU without waiting: one out of range must not read foreign memory
-    routed = tl.minimum(tl.maximum(routed, 0), map_shape.split[0] * map_shape.split[1] - 1).to(tl.int32)
+    routed = tl.minimum(tl.maximum(routed, 0), map_shape.regions_down * map_shape.regions_across - 1).to(tl.int32)
     return positions_of(routed, numbers % tokens_of_region, map_shape), exist

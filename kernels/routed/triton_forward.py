@@ -33,7 +33,7 @@ def routed_forward_kernel(
 ):
     """Computes out = softmax(q k^T * scale) v; `scale` and the logsumexp are in base 2."""
     image, head, region, query_tokens = tile_of(tl.program_id(0), map_shape, TILE)
-    tokens_of_region = map_shape.region[0] * map_shape.region[1]
+    tokens_of_region = map_shape.region_rows * map_shape.region_columns
     exist = query_tokens < tokens_of_region
     positions = positions_of(region, query_tokens, map_shape)
     queries = load(q, image, head, positions, exist, WIDTH)
@@ -41,7 +41,7 @@ def routed_forward_kernel(
     maximum = tl.full([TILE], -1e30, tl.float32)
     total = tl.zeros([TILE], tl.float32)
     sums = tl.zeros([TILE, VALUE_WIDTH.block], tl.float32)
-    route = routes + (image.to(tl.int64) * map_shape.split[0] * map_shape.split[1] + region) * steps
+    route = routes + (image.to(tl.int64) * map_shape.regions_down * map_shape.regions_across + region) * steps
     end = steps * tokens_of_region
     for first in range(0, end, CHUNK):
         key_positions, keys_exist = positions_of_chunk(route, first, end, map_shape, CHUNK)

@@ -26,7 +26,7 @@ def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
     routes, regions = extras["routes"], problem.geometry
     assert routes is not None
     return {
-        "map_shape": MapShape(regions.size, regions.split, regions.region_size, problem.heads),
+        "map_shape": MapShape(*regions.size, *regions.split, *regions.region_size, problem.heads),
         "routes": routes.contiguous(),
         "steps": routes.shape[2],
     }

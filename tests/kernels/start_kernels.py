@@ -92,11 +92,18 @@ def run(operator: object, tensors: dict[str, torch.Tensor], arguments: dict[str,
     yield
 
 
+def other_like(x: torch.Tensor) -> torch.Tensor:
+    """Returns another tensor with the values and strides of one, which may be a part of a packed projection."""
+    size = 1 + sum((length - 1) * stride for length, stride in zip(x.shape, x.stride(), strict=True))
+    memory = x.new_empty(max(size, 0)).as_strided(x.shape, x.stride())
+    return memory.copy_(x.detach()).requires_grad_(x.requires_grad)
+
+
 def obstacle(
     operator: object, tensors: dict[str, torch.Tensor], arguments: dict[str, object], starts: list[Any]
 ) -> str | None:
     """Starts the kernels of a call twice, for different tensors; returns the cause of a failure, or None."""
-    others = {name: x.detach().clone().requires_grad_(x.requires_grad) for name, x in tensors.items()}
+    others = {name: other_like(x) for name, x in tensors.items()}
     before, ends = len(starts), []
     try:
         for given in (tensors, others):
