@@ -24,7 +24,7 @@ LEAST_PAIRS = {"dq": (1, 16), "bias_of_scores": (16, 16)}
 
 def map_shape_of(problem: Problem) -> MapShape:
     """Returns the map as the argument `map_shape` of kernels."""
-    return MapShape(*problem.geometry.lengths, *problem.geometry.shifts, problem.heads)
+    return MapShape._make((*problem.geometry.lengths, *problem.geometry.shifts, problem.heads))
 
 
 def launch(problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:

@@ -25,8 +25,9 @@ def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
     """Returns the map and the contiguous routes (B, P, t)."""
     routes, regions = extras["routes"], problem.geometry
     assert routes is not None
+    sizes = *regions.size, *regions.split, *regions.region_size
     return {
-        "map_shape": MapShape(*regions.size, *regions.split, *regions.region_size, problem.heads),
+        "map_shape": MapShape._make((*sizes, problem.heads)),
         "routes": routes.contiguous(),
         "steps": routes.shape[2],
     }
