@@ -42,10 +42,10 @@ class Cache:
             compute: computes the value, without arguments.
         """
         parameters = list(module.parameters())
-        is_constant = not (module.training or torch.is_grad_enabled() or is_traced() or is_transformed())
-        # quantized tensors have no memory of their own to compare
-        is_plain = all(type(x) in (nn.Parameter, torch.Tensor) and not x.is_inference() for x in parameters)
-        if not is_constant or not is_plain:
+        if module.training or torch.is_grad_enabled() or is_traced() or is_transformed():
+            return compute()
+        # quantized tensors have no memory of their own to compare; a compiler cannot ask this
+        if not all(type(x) in (nn.Parameter, torch.Tensor) and not x.is_inference() for x in parameters):
             return compute()
         # in-place changes increase the version of a tensor
         state = key, tuple((x.data_ptr(), x._version, x.device) for x in parameters)
