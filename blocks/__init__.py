@@ -53,6 +53,7 @@ if __name__ == "attnzoo.blocks":
     from .rolled_window import RolledWindowAttention
     from .routing import BiLevelRoutingAttention, LepeAttention
     from .single_head import SingleHeadAttention, SingleHeadBlock
+    from .spectral import SpectralFilter, resize_spectrum
     from .squeeze_excite import SqueezeExcite
     from .stem import ConvNormStem, ConvStem, PatchStem
     from .strips import StripAttention
@@ -132,6 +133,7 @@ if __name__ == "attnzoo.blocks":
         "SelfAttention",
         "SingleHeadAttention",
         "SingleHeadBlock",
+        "SpectralFilter",
         "SqueezeExcite",
         "StripAttention",
         "SubsampledAttention",
@@ -159,4 +161,5 @@ if __name__ == "attnzoo.blocks":
         "resize",
         "resize_bias_table",
         "resize_line",
+        "resize_spectrum",
     ]

@@ -77,6 +77,8 @@ def _pointwise(layers: str) -> tuple[str, ...]:
 _DILATED = "k{3,5,7,9}_{1,2,3,4,5,6,7}"
 _OVERLOCK, _FOCUS = "blocks{1,2,3,4}.*", "sub_blocks{3,4}.*"
 
+_GFNET = ("pos_embed", "{norm,head}.@")
+
 # by the module of a family; the first listing that has every tensor of a network is taken
 LISTINGS: dict[str, tuple[Listing, ...]] = {
     "agent": (
@@ -169,6 +171,25 @@ LISTINGS: dict[str, tuple[Listing, ...]] = {
         ),
     ),
     "fcanet": (Listing((*_RESNET, "layer#.*.att.fc.{0,2}.weight linear"), key=None),),
+    "gfnet": (
+        Listing(
+            (
+                *_GFNET,
+                "patch_embed.proj.@",
+                "blocks.*.{norm1,norm2,mlp.fc1,mlp.fc2}.@",
+                "blocks.*.filter.complex_weight spectrum",
+            )
+        ),
+        Listing(
+            (
+                *_GFNET,
+                "patch_embed.#.proj.@",
+                "blocks.#.*.{norm1,norm2,mlp.fc1,mlp.fc2}.@",
+                "blocks.#.*.filter.complex_weight spectrum",
+                "blocks.#.*.gamma",
+            )
+        ),
+    ),
     "litv2": (
         Listing(
             (

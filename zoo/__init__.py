@@ -20,6 +20,7 @@ if __name__ == "attnzoo":
         eca_resnet,
         emca,
         fcanet,
+        gfnet,
         halonet,
         litv2,
         moh_vit,

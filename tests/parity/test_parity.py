@@ -22,6 +22,7 @@ RECORDED: dict[str, tuple[int | None, ...]] = {
     "dhvt_tiny": (None, 2, None, 3),
     "tap_rvt_tiny_plus": (None, None, None),
     "ninformer_cifar10": (0, None, None, 1),
+    "gfnet_ti": (None, 1, None, 2),
 }
 
 # cases whose stages end with the downsampler that is part of our next stage
