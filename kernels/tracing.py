@@ -20,6 +20,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import has_static_value
+from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -35,10 +36,18 @@ def is_plain(*tensors: Tensor) -> bool:
     return not (
         is_traced()
         or torch._C._len_torch_dispatch_stack()
+        or _has_function_mode()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd._profiler_enabled()
         or any(type(x) not in _PLAIN for x in tensors)
     )
+
+
+def _has_function_mode() -> bool:
+    """Whether a mode intercepts functions of torch; that of a default device only changes where tensors are created."""
+    count = torch._C._len_torch_function_stack()
+    modes = (torch._C._get_function_stack_at(place) for place in range(count))
+    return any(not isinstance(mode, DeviceContext) for mode in modes)
 
 
 def is_exporting() -> bool:

@@ -84,7 +84,8 @@ def read_shards(path: Path, read: Callable[[Path], Any]) -> dict[str, Tensor]:
         lacking = [name for name, place in places.items() if place == file.name and name not in tensors]
         if lacking:
             raise ValueError(f"{file.name} has no {lacking[0]}, which {path.name} says it has: download it again")
-        found.update(tensors)
+        # a tensor that the list places in another file is an old copy
+        found.update({name: x for name, x in tensors.items() if places.get(name, file.name) == file.name})
     return found
 
 

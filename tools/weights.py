@@ -55,7 +55,19 @@ def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor],
         )
     _check_tensors(weights, path)
     unused = [str(key) for key, value in checkpoint.items() if used and key != used and _is_weights(value)]
-    return {own_name(name): tensor for name, tensor in weights.items()}, tuple(unused)
+    return _with_own_names(weights, path.name), tuple(unused)
+
+
+def _with_own_names(weights: Mapping[str, Tensor], file: str) -> dict[str, Tensor]:
+    """Removes what wrappers of modules put before names."""
+    named: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        own = own_name(name)
+        other = named.get(own, tensor)
+        if other.dtype != tensor.dtype or not torch.equal(other, tensor):
+            raise ValueError(f"{file} has two tensors for {own}, one of them named {name}: save one set of weights")
+        named[own] = tensor
+    return named
 
 
 def _found(checkpoint: Mapping[Any, Any], file: str) -> tuple[Mapping[Any, Any], str]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from comparison import assert_close
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -86,6 +87,23 @@ def test_kernels_write_one_gradient(name: str) -> None:
         packed(qkv, bias=bias, backend="triton").sum().backward()
     assert not [x for x in calls.names if "stack" in x or "cat" in x]
     assert [x for x in calls.names if x.startswith("attnzoo::packed_") and x.endswith("_backward")]
+
+
+def test_modes_for_functions_see_the_operator() -> None:
+    pytest.importorskip("triton")
+    seen = []
+
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    qkv = torch.randn(1, 4, 4, 3, 1, 8)
+    with Functions():
+        packed_window_attention(qkv, 4, backend="triton")
+    assert "attnzoo.packed_window_attention.default" in seen
+    with torch.device("meta"):
+        assert packed_window_attention(qkv, 4, backend="triton").isfinite().all()
 
 
 def test_gradient_of_the_packed_tensor_alone() -> None:

@@ -80,6 +80,28 @@ def test_weights_in_several_files(suffix: str, given: str, tmp_path: Path) -> No
     assert sum(name.startswith("sha256 of ") for name in origin) == 3
 
 
+def test_the_list_says_which_of_two_copies_is_read(tmp_path: Path) -> None:
+    weights = weights_of()
+    in_shards(weights, tmp_path, "safetensors")
+    last = tmp_path / "model-00003-of-00003.safetensors"
+    first = next(iter(weights))
+    save_file({**load_file(last), first: torch.full_like(weights[first], 7)}, last)
+    assert call(tmp_path, "--model", "nat_pico", "--output", tmp_path / "out").exit_code == 0
+    assert_same(written(tmp_path / "out"), weights)
+
+
+def test_two_tensors_for_one_name_are_refused(tmp_path: Path) -> None:
+    weights = weights_of()
+    wrapped = {f"module.{name}": x.clone() for name, x in weights.items()}
+    torch.save({**weights, **wrapped}, tmp_path / "same.pth")
+    wrapped["module.head.fc.bias"] += 1
+    torch.save({**weights, **wrapped}, tmp_path / "other.pth")
+    for file, code in (("same.pth", 0), ("other.pth", 2)):
+        result = call(tmp_path / file, "--model", "nat_pico", "--output", tmp_path / f"out of {file}")
+        assert result.exit_code == code, result.output
+    assert "other.pth has two tensors for head.fc.bias, one of them named module.head.fc.bias" in result.stderr
+
+
 def change(index: Path, **fields: Any) -> None:
     index.write_text(json.dumps({**json.loads(index.read_text()), **fields}))
 

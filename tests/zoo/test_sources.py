@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import io
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -133,6 +135,27 @@ def test_a_source_that_fails_is_told_with_its_reason_and_leaves_no_file(
     assert "pretrained_cfg_overlay={'file': path}" in said
     assert "\n" not in said
     assert visible(tmp_path) in ([], [".partial.toy.pth"])
+
+
+def test_a_file_that_cannot_be_written_is_told(
+    server: Server,
+    load: Callable[..., nn.Module],
+    file: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.answers["/toy.pth"] = Answer(file)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("attnzoo.base.download._copy", fail)
+    with pytest.raises(WeightsError, match=r"No space left on device: .*toy\.pth"):
+        load(f"{server.url}/toy.pth")
+    (tmp_path / "toy").touch()
+    monkeypatch.setattr("attnzoo.base.sources._place", lambda *_: tmp_path / "toy" / "toy.pth")
+    with pytest.raises(WeightsError, match=r"cannot be written: .*toy"):
+        load(f"{server.url}/toy.pth")
 
 
 def test_redirects_are_followed_and_a_file_in_the_cache_is_used_without_a_request(

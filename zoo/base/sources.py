@@ -126,6 +126,10 @@ def fetch(
                 return get(source, name, cache_dir, check, source in damaged), source
             except (DownloadError, UnsuitableError) as error:
                 failed[source] = str(error)
+            # the disk is full, or the folder is read-only
+            except OSError as error:
+                place = error.filename or _place(source, name, cache_dir)
+                failed[source] = f"the file cannot be written: {error.strerror or error}: {place}"
         if source != listed[-1]:
             _logger.warning("%s: no weights from %s: %s; trying the next source", name, source, failed[source])
     tried = "; ".join(f"{source}: {failed[source]}" for source in listed) or "no address of them is known"
