@@ -68,6 +68,10 @@ class MistakesGroup(click.Group):
                 stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            click.echo("stopped by Ctrl-C", err=True)
+            # the exit code that a shell reports for a process ended by SIGINT
+            raise SystemExit(130) from error
         except (ValueError, FileNotFoundError) as error:
             # a file that is missing inside another library is reported like other errors of the system
             if isinstance(error, FileNotFoundError) and error.filename is not None:

@@ -55,7 +55,7 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
 
     Args:
         work_dir: receives `digits.onnx`, `digits.png` and `digits-training/`. Results of an earlier demo under these
-            names are deleted first, so that an interrupted demo starts clean.
+            names are deleted first, except for a training that was interrupted, which continues.
         required_accuracy: minimum accuracy on the held-out digits, 0 .. 1.
         overrides: changes to the config, "key=value".
 
@@ -72,15 +72,17 @@ def demo(work_dir: Path, *, required_accuracy: float = 0.99, overrides: Sequence
     from .models import open_model
     from .train import train
     from .training.config import load_config
+    from .training.storage import LAST
 
     started = time.perf_counter()
     training, onnx, picture = (work_dir / name for name in ("digits-training", "digits.onnx", "digits.png"))
-    if training.exists():
+    # the picture is the last that a demo writes
+    if training.exists() and (picture.exists() or not (training / LAST).exists()):
         shutil.rmtree(training)
     for file in (onnx, picture):
         file.unlink(missing_ok=True)
 
-    folder = train(load_config(CONFIG, overrides), training)
+    folder = train(load_config(CONFIG, overrides), training, resume=True)
     trained = time.perf_counter()
 
     model, origin = open_model(str(folder))
@@ -179,13 +181,18 @@ def demo_command(work_dir: Path) -> None:
 
     Trains nat_pico on scikit-learn's digits, exports it to digits.onnx, runs that file on the held-out fifth with
     ONNX Runtime, and draws digits.png with the predictions, the confusion matrix, and the attention of one pixel. Fails
-    if the file differs from the model, or if the accuracy is below 99 %. Starts over when run again.
+    if the file differs from the model, or if the accuracy is below 99 %. After Ctrl-C, the same command continues the
+    training; a finished demo starts over.
 
     Example: attnzoo demo --work-dir runs/demo
     """
     from .export import ExportError
+    from .training.loop import InterruptedTraining
 
     try:
         demo(work_dir)
+    except InterruptedTraining as stopped:
+        click.echo(f"{stopped}; the same command continues it", err=True)
+        raise SystemExit(128 + stopped.signal) from stopped
     except (DemoError, ExportError) as error:
         raise click.ClickException(str(error)) from error

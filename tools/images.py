@@ -84,8 +84,8 @@ def apply_transform(transform: Callable[..., Any], name: str, *inputs: Any) -> A
     """
     try:
         return transform(*inputs)
-    # torch raises RuntimeError if there is not enough memory
-    except (ValueError, OverflowError, MemoryError, RuntimeError) as error:
+    # torch raises RuntimeError if there is not enough memory; transforms take options unchecked
+    except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError) as error:
         raise UnreadableImageError(f"{name} cannot be transformed: {_reason(error)}") from error
 
 

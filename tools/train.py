@@ -20,8 +20,8 @@ def train(config: Config, work_dir: Path, resume: bool = False) -> Path:
     Args:
         config: the keys of `attnzoo.tools.training.recipe.Recipe`.
         work_dir: receives `model/` (the model of the best epoch), `best.pth` and `last.pth` (checkpoints of tensors,
-            numbers and text, each sufficient to resume from), `history.json`, `curves.png`, and mmengine's log in a
-            directory per start.
+            numbers and text, each sufficient to resume from), `history.json`, `curves.png`, `train.log` (the lines that
+            are printed), and `config.py` (the config).
         resume: continue after the last stored step in `work_dir`; start from scratch if there is none.
 
     Returns:
@@ -78,6 +78,14 @@ def _read_run(last: Path, recipe: Recipe, resume: bool) -> dict[str, Any]:
     return checkpoint
 
 
+def _usual_directory(config: Path, resume: bool) -> Path:
+    """Returns the work directory of a config: that of a run if its own config is resumed, otherwise runs/CONFIG."""
+    from .training.storage import CONFIG, LAST
+
+    is_of_run = config.name == CONFIG and (config.parent / LAST).is_file()
+    return config.parent if resume and is_of_run else Path("runs") / config.stem
+
+
 @click.command("train", context_settings={"show_default": True})
 @click.argument("config")
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
@@ -97,15 +105,16 @@ def train_command(
     as classification/digits, classification/imagefolder or detection/digits.
 
     The work directory receives model/ (the model of the best epoch, for attnzoo evaluate, predict and export; a
-    classifier also opens with timm.create_model("local-dir:...")), the checkpoints best.pth and last.pth, history.json
-    and curves.png. SIGTERM and Ctrl-C store the run before it ends with exit code 143 or 130; --resume continues with
-    the next step.
+    classifier also opens with timm.create_model("local-dir:...")), the checkpoints best.pth and last.pth, history.json,
+    curves.png, train.log and config.py, the config of the run with all options. SIGTERM and Ctrl-C store the run before
+    it ends with exit code 143 or 130; --resume continues with the next step.
 
     \b
     Examples:
       attnzoo train classification/digits
       attnzoo train classification/digits --work-dir runs/short --cfg-options epochs=5 optimizer.lr=1e-3
       attnzoo train classification/digits --resume
+      attnzoo train runs/short/config.py --resume epochs=10
       torchrun --nproc-per-node 4 -m attnzoo.tools.train classification/imagefolder data.root=photos
     """
     from .files import StorageError
@@ -117,9 +126,9 @@ def train_command(
         with processes() as together:
             with together.stopping_together():
                 loaded = load_config(config, (*cfg_options, *options))
-            train(loaded, work_dir or Path("runs") / Path(config).stem, resume)
+            train(loaded, work_dir or _usual_directory(Path(config), resume), resume)
     except InterruptedTraining as stopped:
-        click.echo(str(stopped), err=True)
+        click.echo(f"{stopped}, continue it with --resume", err=True)
         # the exit code that a shell reports for a process ended by a signal
         raise SystemExit(128 + stopped.signal) from stopped
     except (TrainingError, StorageError) as error:

@@ -22,6 +22,15 @@ def test_help_of_a_command_has_an_example(call, command):
     assert f"attnzoo {command}" in result.output.split("Example")[1]
 
 
+def test_ctrl_c_ends_any_command_in_one_line(call, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attnzoo.tools.evaluate.evaluate", interrupted)
+    result = call("evaluate", "nat_pico", "data.name=digits")
+    assert (result.exit_code, result.stderr) == (130, "stopped by Ctrl-C\n")
+
+
 def test_an_unknown_command_is_named(call):
     result = call("trian")
     assert result.exit_code == 2
@@ -54,6 +63,25 @@ def test_an_unknown_command_is_named(call):
         pytest.param(["classification/digits", "compile=1"], ["compile", "True or False"], id="switch"),
         pytest.param(["classification/digits", "clip_grad=-1"], ["clip_grad", "positive"], id="clipping"),
         pytest.param(["classification/digits", "freeze=half"], ["freeze", "none, backbone"], id="choice"),
+        pytest.param(
+            ["classification/digits", "model.drop_path_rate=2"], ["drop_path_rate", "less than 1, got 2"], id="rate"
+        ),
+        pytest.param(["classification/digits", "ema.decay=2"], ["ema.decay", "less than 1, got 2"], id="decay"),
+        pytest.param(["classification/digits", "data.crop_pct=0"], ["crop_pct", "greater than 0"], id="crop"),
+        pytest.param(["classification/digits", "data.std=(0,)"], ["data.std", "positive", "(0,)"], id="deviation"),
+        pytest.param(["classification/imagefolder", "augment.hflip=1.5"], ["hflip", "0 .. 1, got 1.5"], id="chance"),
+        pytest.param(
+            ["classification/imagefolder", "augment.auto_augment=rand-mx"], ["rand-m9", "rand-mx"], id="policy"
+        ),
+        pytest.param(
+            ["classification/digits", "optimizer.lr=abc"], ["optimizer.lr", "number", "'abc'"], id="no number"
+        ),
+        pytest.param(["classification/digits", "mixup.prob=2"], ["mixup.prob", "0 .. 1, got 2"], id="share"),
+        pytest.param(
+            ["classification/digits", "mixup.mixup_alpha=0", "mixup.cutmix_alpha=0"], ["mixup=None"], id="no mixing"
+        ),
+        pytest.param(["classification/digits", "model.mlp_ratio=-1"], ["model:", "negative"], id="negative width"),
+        pytest.param(["classification/digits", "seed=99999999999"], ["seed", "4294967295"], id="seed"),
         pytest.param(["classification/digits", "detector.head=fcos"], ["detector", "detection"], id="other task"),
     ],
 )

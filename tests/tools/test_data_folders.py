@@ -258,7 +258,7 @@ MISTAKES = {
     ),
     "a class map of other classes": (
         lambda root: {"root": str(root), "class_map": {"cat": 0, "dog": 1}},
-        "there are no images of the classes cat, dog in .*train",
+        "no folder in .*train has the name of a class, they are blue, green, red",
     ),
     "a class map with other capitals": (
         lambda root: {"root": str(root), "class_map": {"Red": 0, "blue": 1}},

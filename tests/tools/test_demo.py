@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,16 @@ import torch
 pytest.importorskip("mmengine", reason="needs attnzoo[train]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
 
+from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 import attnzoo  # noqa: F401
 from attnzoo.blocks import NeighborhoodAttention
 from attnzoo.tools import train as training
+from attnzoo.tools.cli import main
 from attnzoo.tools.demo import DemoError, demo
 from attnzoo.tools.figure import attention_map, draw_digits
+from attnzoo.tools.training.loop import InterruptedTraining
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -57,6 +61,28 @@ def test_interrupted_training_leaves_nothing_of_an_earlier_demo(tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_interrupted_training_continues_and_a_finished_demo_starts_over(tmp_path, monkeypatch):
+    kept = []
+
+    def interrupted(config: object, work_dir: Path, resume: bool = False) -> Path:
+        kept.append((resume, (work_dir / "last.pth").exists()))
+        work_dir.mkdir(exist_ok=True)
+        (work_dir / "last.pth").touch()
+        raise InterruptedTraining("stopped by SIGINT after step 3 of 9; the run is stored", signal.SIGINT)
+
+    monkeypatch.setattr(training, "train", interrupted)
+    for _ in range(2):
+        result = CliRunner().invoke(main, ["demo", "--work-dir", str(tmp_path)])
+        assert result.exit_code == 130
+        assert (
+            result.stderr == "stopped by SIGINT after step 3 of 9; the run is stored; the same command continues it\n"
+        )
+    assert kept == [(True, False), (True, True)]
+    (tmp_path / "digits.png").touch()
+    CliRunner().invoke(main, ["demo", "--work-dir", str(tmp_path)])
+    assert kept[-1] == (True, False)
 
 
 @pytest.mark.slow

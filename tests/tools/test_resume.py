@@ -10,7 +10,9 @@ from pictures import COLOURS, picture, tiny_config, write_folders
 
 from attnzoo.tools.data import ClassifiedImages, open_classification
 from attnzoo.tools.train import train
+from attnzoo.tools.training.config import load_config
 from attnzoo.tools.training.loop import TrainingError
+from attnzoo.tools.training.recipe import Recipe
 from attnzoo.tools.training.resuming import describe
 
 SCHEDULE = {"sched": "cosine", "warmup_epochs": 0}
@@ -34,6 +36,16 @@ def place(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "moved")
 
 
+def test_a_run_has_its_config_and_its_lines_as_files(finished):
+    run = finished / "run"
+    assert sorted(path.name for path in run.iterdir()) == [
+        "best.pth", "config.py", "curves.png", "history.json", "last.pth", "model", "train.log",
+    ]  # fmt: skip
+    assert "epoch 1/1  loss" in (run / "train.log").read_text()
+    stored = Recipe.from_config(load_config(run / "config.py"))
+    assert stored == Recipe.from_config(config(finished / "data"))
+
+
 def record(run):
     return torch.load(run / "last.pth", weights_only=True)["record"]
 
@@ -43,6 +55,7 @@ def test_a_finished_run_continues_with_more_epochs(finished, place, capsys):
     said = capsys.readouterr().out
     assert "3, previously 1: the schedule has the new length" in said
     assert "data changed" not in said
+    assert "resumed    after step 2 of 6, in epoch 2" in said
     assert [epoch["epoch"] for epoch in record(place / "run")["epochs"]] == [1, 2, 3]
     # the rates of the new epochs are those of a run of three epochs
     train(config(finished / "data", epochs=3), place / "whole")

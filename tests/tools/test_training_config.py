@@ -51,6 +51,14 @@ def test_the_type_of_a_value_follows_its_key(option, value):
     assert (found, type(found)) == (value, type(value))
 
 
+def test_none_clears_what_a_config_sets():
+    options = [f"{key}=None" for key in ("mixup", "loss", "schedule", "augment", "ema")]
+    recipe = Recipe.from_config(load_config("classification/imagefolder", ["model.pretrained=False", *options]))
+    assert (recipe.mixup, recipe.loss, recipe.schedule, recipe.augment, recipe.ema) == ({}, {}, {}, [], {})
+    with pytest.raises(ValueError, match="model must be a dict, got None"):
+        Recipe.from_config(load_config("classification/digits", ["model=None"]))
+
+
 def test_an_option_may_change_an_entry_of_a_list():
     assert load_config("classification/digits", ["augment.0.degrees=5"]).augment[0]["degrees"] == 5
 

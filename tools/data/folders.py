@@ -153,6 +153,11 @@ def _read(place: Path, labels: dict[str, int] | None) -> FolderReader | TarReade
         reader, cause = None, error
     if reader is None or not len(reader):
         of_classes = f" of the classes {listed(list(labels))}" if labels else ""
+        if labels and reader is not None and reader.found:
+            raise ValueError(
+                f"data.class_map: no folder in {place} has the name of a class, they are {listed(reader.found, 4)}, "
+                f"the classes are {listed(list(labels), 4)}"
+            )
         raise ValueError(
             f"there are no images{of_classes} in {place}: expected one folder per class with files ending in "
             f"{_extensions()}{f'; {reader.skipped.remarks}' if reader is not None and reader.skipped.remarks else ''}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -19,6 +20,23 @@ Transform = Callable[[Image.Image], Any]
 
 # the keys of timm's data config
 PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+
+
+# of timm.data.transforms
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+_CROP_MODES = ("center", "squash", "border")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# what a value must be; timm has published models with a crop_pct of 1.15
+_ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "crop_pct": ("a number greater than 0 and at most 2", lambda value: _is_number(value) and 0 < value <= 2),
+    "interpolation": (f"one of {', '.join(_INTERPOLATIONS)}", lambda value: value in _INTERPOLATIONS),
+    "crop_mode": (f"one of {', '.join(_CROP_MODES)}", lambda value: value in _CROP_MODES),
+}
 
 
 class CheckResized:
@@ -71,6 +89,12 @@ def preprocessing(data: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"data.{key} must have one value, or one for each of the {size[0]} channels, got {value!r}"
             )
+        if not all(map(_is_number, value)) or (key == "std" and min(value) <= 0):
+            kind = "positive numbers" if key == "std" else "numbers"
+            raise ValueError(f"data.{key} must consist of {kind}, got {value!r}")
+    for key, (what, is_allowed) in _ALLOWED.items():
+        if given.get(key) is not None and not is_allowed(given[key]):
+            raise ValueError(f"data.{key} must be {what}, got {given[key]!r}")
     resolved = timm.data.resolve_data_config(given)
     return {key: resolved[key] for key in PREPROCESSING}
 

@@ -181,4 +181,7 @@ def create_mixup(options: dict[str, Any], smoothing: float, classes: int) -> Mix
     """
     if not options:
         return None
-    return blaming("mixup", AnyMixup, label_smoothing=smoothing, num_classes=classes, **options)
+    mixup = blaming("mixup", AnyMixup, label_smoothing=smoothing, num_classes=classes, **options)
+    if not (mixup.mixup_alpha or mixup.cutmix_alpha or mixup.cutmix_minmax):
+        raise ValueError("mixup: mixup_alpha or cutmix_alpha must be positive; mixup=None for no mixup")
+    return mixup

@@ -243,8 +243,7 @@ class TrainLoop(BaseLoop):
         self.store()
         received = self.interruption.received or signal.SIGTERM
         stopped = InterruptedTraining(
-            f"stopped by {received.name} after step {self.step} of {self.max_steps}; the run is stored, continue it "
-            "with --resume",
+            f"stopped by {received.name} after step {self.step} of {self.max_steps}; the run is stored",
             received,
         )
         self.processes.stop(stopped)

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from ..files import listed
+from ..files import listed, without_function
 from ..models import FOR_TRAINING, create_pretrained, not_loaded
 from .learners import classifier_of
 from .optimization import blaming
@@ -74,7 +74,7 @@ def _create(name: str, num_classes: int, options: dict[str, Any]) -> tuple[nn.Mo
     # the weights do not exist, cannot be downloaded, or belong to another model
     except (RuntimeError, OSError, pickle.UnpicklingError) as error:
         if not options.get("pretrained"):
-            raise
+            raise ValueError(f"model: {without_function(error)}") from error
         # the error of a missing file has no message
         told = error if str(error) else OSError(f"{type(error).__name__} {options.get('pretrained_cfg_overlay', '')}")
         raise ValueError(f"model: {not_loaded(name, told, FOR_TRAINING)}") from error

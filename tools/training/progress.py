@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from rich.table import Table
 
 from .runner import TrainingRunner
 from .storage import MODEL
+
+LOG = "train.log"
 
 # without a progress bar, a long epoch prints a line now and then
 SECONDS_BETWEEN_LINES = 30.0
@@ -34,7 +37,8 @@ class Progress(Hook):
         shares: names of the metrics that are shown in percent.
     """
 
-    priority = "LOW"
+    # after the hook that restores a run
+    priority = "LOWEST"
 
     def __init__(self, facts: Mapping[str, str], work_dir: Path, shares: Sequence[str] = ()) -> None:
         self.facts, self.work_dir, self.shares = facts, work_dir, shares
@@ -70,7 +74,8 @@ class Progress(Hook):
         for key, value in lines.items():
             self._print(f"{key:<11}{value}")
         if loop.iter:
-            self._print(f"resumed after step {loop.step}, in epoch {min(loop.epoch + 1, loop.max_epochs)}")
+            epoch = min(loop.epoch + 1, loop.max_epochs)
+            self._print(f"{'resumed':<11}after step {loop.step} of {loop.max_steps}, in epoch {epoch}")
         self._spoken = self._started = time.monotonic()
         self._first_iter = loop.iter
         self.bar.start()
@@ -139,6 +144,9 @@ class Progress(Hook):
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False)
+        # a full disk is reported when the run is stored
+        with contextlib.suppress(OSError), (self.work_dir / LOG).open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {line}\n")
 
 
 def short(path: Path) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import pprint
 from dataclasses import dataclass, field
 from typing import Any
 
 import timm
 from mmengine import Config
+
+from .ranges import LARGEST_SEED, check_ranges, is_number
 
 TASKS = ("classification", "detection")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -33,6 +36,10 @@ _CHOICES = {
     "task": TASKS, "precision": PRECISIONS, "parallel": PARALLEL, "freeze": FREEZE, "unreadable": UNREADABLE,
     "clip_mode": CLIP_MODES,
 }  # fmt: skip
+# the largest values, where there is one: of the seed numpy's, of the processes what no machine has
+_LIMITS = {"seed": LARGEST_SEED, "workers": 1024}
+# keys that None clears
+_CLEARED = ("detector", "schedule", "loss", "augment", "mixup", "ema")
 _SWITCHES = ("channels_last", "compile", "grad_checkpointing", "sync_batchnorm", "tensorboard")
 _DICTS = ("model", "data", "optimizer", "schedule", "loss", "mixup", "ema", "detector")
 
@@ -137,8 +144,10 @@ class Recipe:
             raise ValueError(f"the config must set {', '.join(missing)}")
         if odd := _not_plain(values):
             raise ValueError(f"a config contains only None, booleans, numbers, text, lists, tuples and dicts: {odd}")
-        recipe = cls(**values)
+        # None clears what a config has set
+        recipe = cls(**{key: x for key, x in values.items() if x is not None or key not in _CLEARED})
         recipe._check()
+        check_ranges(values)
         return recipe
 
     def _check(self) -> None:
@@ -146,6 +155,9 @@ class Recipe:
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{key} must be an integer of at least {least}, got {value!r}")
+        for key, most in _LIMITS.items():
+            if getattr(self, key) > most:
+                raise ValueError(f"{key} must be at most {most}, got {getattr(self, key)}")
         for key, choices in _CHOICES.items():
             if getattr(self, key) not in choices:
                 raise ValueError(f"{key} must be one of {', '.join(choices)}, got {getattr(self, key)!r}")
@@ -155,9 +167,9 @@ class Recipe:
         for key in _DICTS:
             if not isinstance(getattr(self, key), dict):
                 raise ValueError(f"{key} must be a dict, got {getattr(self, key)!r}")
-        if not _is_number(self.aux_loss_weight) or not self.aux_loss_weight >= 0:
+        if not is_number(self.aux_loss_weight) or not self.aux_loss_weight >= 0:
             raise ValueError(f"aux_loss_weight must be a number of at least 0, got {self.aux_loss_weight!r}")
-        if self.clip_grad is not None and (not _is_number(self.clip_grad) or not self.clip_grad > 0):
+        if self.clip_grad is not None and (not is_number(self.clip_grad) or not self.clip_grad > 0):
             raise ValueError(f"clip_grad must be a positive number or None, got {self.clip_grad!r}")
         if isinstance(self.augment, list) and not all(isinstance(x, dict) and "type" in x for x in self.augment):
             raise ValueError(
@@ -201,15 +213,21 @@ class Recipe:
         """The arguments of `timm.create_model` other than the name."""
         return {key: value for key, value in self.model.items() if key != "name"}
 
+    def to_python(self) -> str:
+        """Returns the recipe as a config file, without the keys that have their default."""
+        set_here = {
+            entry.name: getattr(self, entry.name)
+            for entry in dataclasses.fields(self)
+            if getattr(self, entry.name) != _default(entry)
+        }
+        lines = [f"{key} = {pprint.pformat(value, width=110, sort_dicts=False)}" for key, value in set_here.items()]
+        return '"""The config of this run, with all options."""\n\n' + "\n".join(lines) + "\n"
+
     def to_json(self) -> str:
         """Serializes the keys that affect the result of a run; equal for equal runs."""
         free = [key for key in FREE_TO_CHANGE if key != "workers" or self.data.get("name") not in STREAMED]
         decisive = {k: v for k, v in dataclasses.asdict(self).items() if k not in free}
         return json.dumps(decisive, sort_keys=True)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _not_plain(values: Any, key: str = "") -> str:
@@ -224,6 +242,10 @@ def _not_plain(values: Any, key: str = "") -> str:
         is_plain = values is None or isinstance(values, (bool, int, float, str))
         return "" if is_plain else f"{key} is a {type(values).__name__}"
     return next(filter(None, (_not_plain(value, name) for name, value in entries.items())), "")
+
+
+def _default(entry: dataclasses.Field[Any]) -> Any:
+    return entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
 
 
 def _is_required(entry: dataclasses.Field[Any]) -> bool:

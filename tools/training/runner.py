@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -38,7 +36,7 @@ class TrainingRunner(Runner):
         processes: the processes of the training.
         hooks: hooks of the training.
         make_loop: creates the loop of a runner.
-        work_dir: directory of mmengine's log file.
+        logs: a directory in which mmengine makes one for its logs, which stays empty.
     """
 
     def __init__(
@@ -51,12 +49,13 @@ class TrainingRunner(Runner):
         processes: Processes,
         hooks: Sequence[Hook],
         make_loop: Callable[[TrainingRunner], TrainLoop],
-        work_dir: Path,
+        logs: Path,
     ) -> None:
         self.network, self.recipe, self.processes, self._make_loop = network, recipe, processes, make_loop
         super().__init__(
             model=learner,
-            work_dir=str(work_dir),
+            work_dir=str(logs),
+            visualizer={"type": "Visualizer", "vis_backends": []},
             train_dataloader=loader,
             train_cfg={"by_epoch": True, "max_epochs": recipe.epochs},
             optim_wrapper=optimization,
@@ -82,11 +81,8 @@ class TrainingRunner(Runner):
         return MMDistributedDataParallel(model, device_ids=[self.processes.device.index] if is_cuda else None)
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **kwargs: Any) -> MMLogger:
-        """Builds mmengine's logger, with only warnings on the console."""
-        logger = super().build_logger(log_level, log_file, **kwargs)
-        for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.WARNING)
+        """Builds mmengine's logger, with only warnings, on the console."""
+        logger: MMLogger = MMLogger.get_instance(self._experiment_name, log_level="WARNING")
         return logger
 
     def dump_config(self) -> None:
@@ -96,4 +92,4 @@ class TrainingRunner(Runner):
         """Does nothing: timm has initialized or loaded the model, and the wrapper synchronizes the copies."""
 
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
-        self.logger.info("torch %s, %d processes on %s", torch.__version__, self.processes.count, self.processes.device)
+        """Does nothing: the summary says the device."""

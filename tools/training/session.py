@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import random
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..data import TrainStream, open_loader, train_batches, val_batches
+from ..files import storing
 from .checkpoints import Checkpoints
 from .curves import Curves
 from .history import History
@@ -29,7 +31,7 @@ from .resuming import check_resumed, describe
 from .runner import TrainingRunner
 from .setup import Setup
 from .sharding import gathered, shard
-from .storage import MODEL
+from .storage import CONFIG, MODEL
 
 # functions that create the setup of a task, imported when they are needed
 SETUPS = {
@@ -112,12 +114,15 @@ def run(
     hooks: list[Any] = [Checkpoints(work_dir, save_model, resume_from, data)]
     progress = Progress({**task.facts, **changed}, work_dir, task.judge.shares)
     if processes.rank == 0:
+        with storing(work_dir / CONFIG) as fresh:
+            fresh.write_text(recipe.to_python(), encoding="utf-8")
         hooks += [progress, Curves(work_dir, recipe.tensorboard)]
     hooks += more_hooks
     try:
-        TrainingRunner(
-            task.learner, task.network, loader, optimization, recipe, processes, hooks, make_loop, work_dir
-        ).train()
+        with tempfile.TemporaryDirectory(prefix="attnzoo-") as logs:
+            TrainingRunner(
+                task.learner, task.network, loader, optimization, recipe, processes, hooks, make_loop, Path(logs)
+            ).train()
     finally:
         progress.stop()
 

@@ -23,7 +23,7 @@ from ..data import PREPROCESSING
 from ..files import storing, write_sums
 from ..weights import read_file, state_classes_once
 
-MODEL, BEST, LAST = "model", "best.pth", "last.pth"
+MODEL, BEST, LAST, CONFIG = "model", "best.pth", "last.pth", "config.py"
 
 # arguments of timm.create_model about initial weights, and those that are in config.json anyway
 _NOT_STORED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "num_classes")
