@@ -241,7 +241,11 @@ def _print(result: Evaluation) -> None:
     shown = ", ".join(f"{key} {_plain(value)}" for key, value in result.preprocessing.items())
     console.print(f"preprocessing: {shown}", markup=False, soft_wrap=True)
     worst = sorted(result.per_class.items(), key=lambda entry: entry[1])
-    table = Table("class", "", title="worst classes" if len(worst) > _SHOWN else None)
+    table = Table(
+        "class",
+        "accuracy" if "accuracy" in result.metrics else "AP",
+        title="worst classes" if len(worst) > _SHOWN else None,
+    )
     for name, value in worst[:_SHOWN]:
         table.add_row(name, f"{value:.2%}")
     console.print(table)

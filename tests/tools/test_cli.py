@@ -80,6 +80,11 @@ def test_an_unknown_command_is_named(call):
         pytest.param(
             ["classification/digits", "mixup.mixup_alpha=0", "mixup.cutmix_alpha=0"], ["mixup=None"], id="no mixing"
         ),
+        pytest.param(
+            ["classification/digits", "model.name=biformer_pico", "data.input_size=(1,100,100)"],
+            ["does not take images", "1 x 100 x 100", "pass model.auto_pad=True"],
+            id="image size",
+        ),
         pytest.param(["classification/digits", "model.mlp_ratio=-1"], ["model:", "negative"], id="negative width"),
         pytest.param(["classification/digits", "seed=99999999999"], ["seed", "4294967295"], id="seed"),
         pytest.param(["classification/digits", "detector.head=fcos"], ["detector", "detection"], id="other task"),

@@ -10,7 +10,7 @@ from torch import nn
 from ..data import open_classification, preprocessing
 from ..metrics import ClassificationJudge
 from .learners import Classifier, class_weights, create_loss, create_mixup
-from .network import create_network
+from .network import create_network, try_size
 from .processes import Processes
 from .recipe import Recipe
 from .setup import Setup, describe_data
@@ -49,6 +49,7 @@ def classification(recipe: Recipe, processes: Processes) -> Setup:
     # report errors of the augmentation or the data here, not from a worker
     train_set.try_out(recipe.seed)
     prepare = preprocessing(recipe.data)
+    try_size(network, recipe.model["name"], prepare["input_size"])
 
     def save(trained: nn.Module, directory: Path) -> None:
         save_model(trained, directory, recipe.model_arguments, prepare, classes)

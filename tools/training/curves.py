@@ -19,6 +19,8 @@ from .runner import TrainingRunner
 HISTORY, PICTURE = "history.json", "curves.png"
 # drawing takes half a second, and an epoch of a small data set not much longer
 _SECONDS_BETWEEN_PICTURES = 60.0
+# on the curves of loss and learning rate
+_LEAST_POINTS = 50
 
 
 class Curves(Hook):
@@ -40,9 +42,11 @@ class Curves(Hook):
             self.writer = SummaryWriter(str(work_dir / "tensorboard"))
 
     def after_train_iter(self, runner: TrainingRunner, batch_idx: int, outputs: Any = None, **_: Any) -> None:
-        """Records the loss and the learning rate every `log_interval` steps."""
+        """Records the loss and the learning rate every `log_interval` steps, in short runs more often."""
         loop = runner.train_loop
-        if loop.iter % loop.recipe.accumulate or loop.step % loop.recipe.log_interval:
+        # a short run has at least so many points
+        interval = min(loop.recipe.log_interval, max(1, loop.max_steps // _LEAST_POINTS))
+        if loop.iter % loop.recipe.accumulate or loop.step % interval:
             return
         rate = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
         losses = {name: float(value.detach()) for name, value in outputs.items()}
@@ -86,7 +90,10 @@ def draw_curves(history: History, steps_per_epoch: int, path: Path) -> None:
     epochs = [step / steps_per_epoch for step, _, _ in history.steps]
     losses.plot(epochs, [loss for _, loss, _ in history.steps], color="#9fb8d8", linewidth=0.8)
     losses.plot([e["epoch"] for e in history.epochs], [e["loss"] for e in history.epochs], color="#1f4e9c")
-    losses.set_title("training loss: steps (light), epoch mean (dark)", fontsize=10)
+    judged = [epoch for epoch in history.epochs if "val_loss" in epoch]
+    losses.plot([e["epoch"] for e in judged], [e["val_loss"] for e in judged], color="#e8710a", marker=".")
+    validation = ", validation (orange)" if judged else ""
+    losses.set_title(f"loss: steps (light), epoch mean (dark){validation}", fontsize=10)
     rates.plot(epochs, [rate for _, _, rate in history.steps], color="#1f4e9c")
     rates.set_title("learning rate", fontsize=10)
     validated = [epoch for epoch in history.epochs if history.metric in epoch]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +56,32 @@ def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
     if not options.get("pretrained"):
         return network, randomly_initialized(recipe.freeze)
     return network, _origin(network, recipe.model["name"], missing)
+
+
+def try_size(network: nn.Module, name: str, input_size: Sequence[int]) -> None:
+    """Checks that a network takes images of a size.
+
+    Args:
+        network: the network; it is left in the mode that it has.
+        name: its name, for the message.
+        input_size: (C, H, W).
+
+    Raises:
+        ValueError: it does not.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, *input_size, device=next(network.parameters()).device))
+    # models raise various exceptions for a size that they do not take
+    except (ValueError, RuntimeError, AssertionError) as error:
+        # an argument is a key of the config here
+        reason = re.sub(r"\bpass (\w+)=", r"pass model.\1=", str(error))
+        size = " x ".join(map(str, input_size))
+        raise ValueError(f"model: {name} does not take images of data.input_size, {size}: {reason}") from error
+    finally:
+        network.train(was_training)
 
 
 def randomly_initialized(freeze: str) -> str:
