@@ -229,6 +229,8 @@ OFFICIAL = {
     "agent": "agent",
     "agent_deit": "agent",
     "biformer": "biformer",
+    "eca_resnet": "channel_attention",
+    "fcanet": "channel_attention",
     "overlock": "overlock",
     "zoo_shvit": "shvit",
 }
