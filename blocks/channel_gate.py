@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
@@ -100,11 +101,15 @@ class FrequencyChannelAttention(nn.Module):
         rows, columns = self.waves.to(x.dtype).unbind(0)
         if x.shape[2] != self.size or x.shape[3] != self.size:
             rows, columns = rows @ cells(x.shape[2], self.size, rows), columns @ cells(x.shape[3], self.size, columns)
-        # (16, H, 1) * (16, 1, W) -> (16, H * W, 1)
-        waves = (rows.unsqueeze(2) * columns.unsqueeze(1)).flatten(1).unsqueeze(2)
-        # (B, C, H, W) -> (B, 16, C / 16, H * W) -> (B, C, 1, 1)
-        descriptors = (x.flatten(2).unflatten(1, (waves.shape[0], -1)) @ waves).flatten(1, 2).unsqueeze(3)
-        return x * self.fc2(self.act(self.fc1(descriptors))).sigmoid()
+        # (16, H, 1) * (16, 1, W) -> (16, 1, H * W)
+        waves = (rows.unsqueeze(2) * columns.unsqueeze(1)).flatten(1).unsqueeze(1)
+        # (B, C, H, W) -> (B, 16, H * W, C / 16); a product with a row is several times faster than with a column
+        runs = x.flatten(2).unflatten(1, (waves.shape[0], -1)).transpose(2, 3)
+        descriptors = (waves @ runs).flatten(1)
+        # the layers are convolutions, for timm's networks initialize them as such; on vectors, linear layers are faster
+        hidden = self.act(F.linear(descriptors, self.fc1.weight.flatten(1)))
+        weights = F.linear(hidden, self.fc2.weight.flatten(1)).sigmoid()
+        return x * weights.unsqueeze(2).unsqueeze(3)
 
 
 def _waves(frequencies: Sequence[int], size: int) -> Tensor:

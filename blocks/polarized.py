@@ -65,8 +65,8 @@ class PolarizedAttention(nn.Module):
 
     def _channels(self, x: Tensor) -> Tensor:
         """Returns the weights of channels, (B, C, 1, 1)."""
-        # (B, T, 1)
-        weights = self.channel_query(x).flatten(2).softmax(2).transpose(1, 2)
-        mean = (x.flatten(2) @ weights).unsqueeze(3)
+        # (B, 1, T) @ (B, T, C) -> (B, C, 1, 1)
+        weights = self.channel_query(x).flatten(2).softmax(2)
+        mean = (weights @ x.flatten(2).transpose(1, 2)).transpose(1, 2).unsqueeze(3)
         weighted: Tensor = self.channel_proj(self.channel_value(mean))
         return weighted.sigmoid()
