@@ -6,6 +6,7 @@ recently used values are dropped, and a value that would take more than half of 
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections import OrderedDict
@@ -15,6 +16,9 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from .tracing import fake_mode
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,7 +88,10 @@ def total() -> int:
 
 
 def cached(function: Callable[P, T]) -> Callable[P, T]:
-    """Keeps the results of a function of hashable arguments, which are given by position."""
+    """Keeps the results of a function of hashable arguments, which are given by position.
+
+    Under torch's `FakeTensorMode`, which refuses other tensors, a result has fake ones.
+    """
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -93,9 +100,25 @@ def cached(function: Callable[P, T]) -> Callable[P, T]:
         if value is None:
             value = function(*args, **kwargs)
             write(key, value)
-        return value
+        mode = fake_mode()
+        return value if mode is None else _faked(value, mode)
 
     return call
+
+
+def _faked(value: Any, mode: FakeTensorMode) -> Any:
+    """Returns a copy of dataclasses, tuples and lists whose tensors belong to a mode."""
+    if isinstance(value, Tensor):
+        return mode.from_tensor(value, static_shapes=True)
+    if isinstance(value, (tuple, list)):
+        parts = [_faked(part, mode) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if is_dataclass(value):
+        other = copy.copy(value)
+        for field in fields(value):
+            object.__setattr__(other, field.name, _faked(getattr(value, field.name), mode))
+        return other
+    return value
 
 
 def size_of(value: Any) -> int:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import has_static_value
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes
@@ -41,6 +42,17 @@ def is_plain(*tensors: Tensor) -> bool:
         or torch.autograd._profiler_enabled()
         or any(type(x) not in _PLAIN for x in tensors)
     )
+
+
+def fake_mode() -> FakeTensorMode | None:
+    """Returns the active `FakeTensorMode` if it refuses real tensors and no tracer is active."""
+    if not torch._C._len_torch_dispatch_stack() or is_traced():
+        return None
+    keys = torch._C._TorchDispatchModeKey
+    mode: FakeTensorMode | None = torch._C._get_dispatch_mode(keys.FAKE)
+    if mode is None or mode.allow_non_fake_inputs or torch._C._get_dispatch_mode(keys.PROXY) is not None:
+        return None
+    return mode
 
 
 def _has_function_mode() -> bool:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 
 import pytest
 import torch
 from operator_examples import EXAMPLES, Example
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from attnzoo.blocks.cache import Cache
-from attnzoo.kernels import cache, neighborhood_bias
+from attnzoo.kernels import cache, neighborhood_attention, neighborhood_bias, window_attention
 from attnzoo.kernels.neighborhood import plan, windows
 
 MIB = 2**20
@@ -148,3 +152,18 @@ def test_values_without_tensors_can_have_a_size(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(cache.VARIABLE, "0")
     cache.write("another", "a plan of launches", 1)
     assert cache.read("another") is None
+
+
+def test_kept_plans_are_fake_in_a_fake_mode() -> None:
+    x = torch.randn(1, 9, 9, 1, 4)
+    for attend in (partial(neighborhood_attention, kernel_size=3), partial(window_attention, window_size=4, shift=1)):
+        true = attend(x, x, x)
+        for modes in (FakeTensorMode(),), (FakeTensorMode(), FlopCounterMode(display=False)):
+            with ExitStack() as stack:
+                for mode in modes:
+                    stack.enter_context(mode)
+                fake = torch.empty(x.shape, requires_grad=True)
+                attend(fake, fake, fake).sum().backward()
+                assert fake.grad is not None
+                assert fake.grad.shape == x.shape
+        assert torch.equal(attend(x, x, x), true)
