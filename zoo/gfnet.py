@@ -122,21 +122,18 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
     Positions and filters that were learned at another image size than the model's are interpolated.
     """
-    result: dict[str, Tensor] = {}
+    layers, result = dict(model.named_modules()), dict[str, Tensor]()
     for official, tensor in unwrapped(state_dict).items():
         name = rename(official, depths_of(model))
         if official.endswith(".complex_weight"):
             # (rows, frequencies, C, 2) -> (2, rows, frequencies, C)
             tensor = tensor.movedim(-1, 0)
-        result[name] = _fit(name, tensor, model)
+        result[name] = _fit(tensor, layers.get(name.removesuffix(".table")))
     return result
 
 
-def _fit(name: str, tensor: Tensor, model: nn.Module) -> Tensor:
-    """Interpolates positions and filters to the sizes of the model; other tensors are returned unchanged."""
-    if not name.endswith(".table"):
-        return tensor
-    layer = model.get_submodule(name.rpartition(".")[0])
+def _fit(tensor: Tensor, layer: nn.Module | None) -> Tensor:
+    """Interpolates the table of a filter or of positions to its layer's size; other tensors are returned unchanged."""
     if isinstance(layer, SpectralFilter) and tensor.ndim == 4 and tensor.shape != layer.table.shape:
         return resize_spectrum(tensor, *layer.map_size)
     if isinstance(layer, PositionEmbedding) and tensor.ndim == 3 and tensor.shape != layer.table.shape:
