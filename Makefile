@@ -17,7 +17,7 @@ test-all: .venv/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
 
 # every kernel with other versions of Triton, each in a folder of its own
-TRITONS := 3.6.0 3.7.0 3.8.0 3.9.0
+TRITONS := 3.4.0 3.5.1 3.6.0 3.7.0 3.8.0 3.9.0
 
 tritons: .venv/installed $(TRITONS:%=.tritons/%)
 	for version in $(TRITONS); do \

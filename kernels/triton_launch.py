@@ -21,8 +21,9 @@ from .fallback import KernelError
 ARCHITECTURES = ("sm90", "sm80", "sm100", "gfx942")
 # multiplications and additions may be fused, regardless of Triton's default
 OPTIONS = {"enable_fp_fusion": True}
+VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
 # Triton before 3.8 takes the content of a constant tuple for run-time values
-_WRAPS_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8)
+_WRAPS_CONSTANTS = VERSION < (3, 8)
 # tables have one entry per width, for heads of up to this many channels
 WIDTHS = (32, 64, 128, 256)
 

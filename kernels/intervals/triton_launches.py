@@ -13,13 +13,14 @@ import torch
 import triton
 from torch import Tensor
 
-from ..triton_launch import Configuration, Launch
+from ..triton_launch import VERSION, Configuration, Launch
 from ..triton_problem import Problem
 from .triton_blocks import MapShape
 from .triton_configurations import alternatives_to, budget_of, configuration
 
-# of kernels that sum pairs of equal offsets; for dq the product over rows costs more than fewer keys are worth
-LEAST_PAIRS = {"dq": (1, 16), "bias_of_scores": (16, 16)}
+# of kernels that sum pairs of equal offsets; for dq the product over rows costs more than fewer keys are worth, and
+# Triton 3.4 has no products of fewer than 16 rows
+LEAST_PAIRS = {"dq": (16 if VERSION < (3, 5) else 1, 16), "bias_of_scores": (16, 16)}
 
 
 def map_shape_of(problem: Problem) -> MapShape:
