@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +60,14 @@ def predict(
     Raises:
         ValueError: the model is unknown, or `files` is empty.
     """
+    options: Any = {"top": top, "least_score": least_score, "batch_size": batch_size, "pretrained": pretrained}
+    return list(predictions(model, files, **options))
+
+
+def predictions(
+    model: str, files: Sequence[Path], *, top: int, least_score: float, batch_size: int, pretrained: bool
+) -> Iterator[dict[str, Any]]:
+    """Yields what `predict` returns, after each batch."""
     import attnzoo  # noqa: F401  registers the models
 
     from .models import is_detector
@@ -73,8 +81,8 @@ def predict(
         predictor = open_for_prediction(Path(model), least_score, device)
     else:
         predictor = _open_classifier(model, pretrained, top, device)
-    found: list[dict[str, Any]] = []
     for begin in range(0, len(files), batch_size):
+        found: list[dict[str, Any]] = []
         images: list[torch.Tensor] = []
         for file in files[begin : begin + batch_size]:
             found.append({"file": str(file)})
@@ -83,10 +91,10 @@ def predict(
                 images.append(apply_transform(predictor.transform, str(file), picture))
             except UnreadableImageError as error:
                 found[-1]["error"] = str(error)
-        readable = [entry for entry in found[begin:] if "error" not in entry]
+        readable = [entry for entry in found if "error" not in entry]
         for entry, predicted in zip(readable, predictor.predict(images) if images else [], strict=True):
             entry |= predicted
-    return found
+        yield from found
 
 
 def _open_classifier(model: str, pretrained: bool, top: int, device: torch.device) -> Predictor:
@@ -185,13 +193,12 @@ def predict_command(
         click.echo(skipped.remarks, err=True)
     if output is not None:
         check_writable(output, "choose another --output")
-    found = predict(model, files, top=top, least_score=least_score, batch_size=batch_size, pretrained=pretrained)
-    if is_random(model, pretrained):
-        click.echo(RANDOM, err=True)
-    if output is not None:
-        with replacing(output / "predictions.json") as fresh:
-            fresh.write_text(json.dumps(found, indent=1) + "\n")
-    for number, entry in enumerate(found):
+    options: Any = {"top": top, "least_score": least_score, "batch_size": batch_size, "pretrained": pretrained}
+    found: list[dict[str, Any]] = []
+    for number, entry in enumerate(predictions(model, files, **options)):
+        if not number and is_random(model, pretrained):
+            click.echo(RANDOM, err=True)
+        found.append(entry)
         if "error" in entry:
             click.echo(entry["error"], err=True)
             continue
@@ -200,6 +207,9 @@ def predict_command(
         if output is not None:
             # numbered, because images in two folders may have the same name
             _draw(output / f"{number:05d}-{Path(entry['file']).stem}.jpg", entry)
+    if output is not None:
+        with replacing(output / "predictions.json") as fresh:
+            fresh.write_text(json.dumps(found, indent=1) + "\n")
     if all("error" in entry for entry in found):
         raise click.ClickException("none of the images could be read")
 
