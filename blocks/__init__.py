@@ -53,6 +53,7 @@ if __name__ == "attnzoo.blocks":
     from .rolled_window import RolledWindowAttention
     from .routing import BiLevelRoutingAttention, LepeAttention
     from .single_head import SingleHeadAttention, SingleHeadBlock
+    from .sparse_attention import MaskPredictor, SparseAttention
     from .spectral import SpectralFilter, resize_spectrum
     from .squeeze_excite import SqueezeExcite
     from .stem import ConvNormStem, ConvStem, PatchStem
@@ -110,6 +111,7 @@ if __name__ == "attnzoo.blocks":
         "LayerNormHead",
         "LepeAttention",
         "LocalMlp",
+        "MaskPredictor",
         "MaskedAttention",
         "MixerGate",
         "Mlp",
@@ -133,6 +135,7 @@ if __name__ == "attnzoo.blocks":
         "SelfAttention",
         "SingleHeadAttention",
         "SingleHeadBlock",
+        "SparseAttention",
         "SpectralFilter",
         "SqueezeExcite",
         "StripAttention",

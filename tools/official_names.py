@@ -285,6 +285,18 @@ LISTINGS: dict[str, tuple[Listing, ...]] = {
             )
         ),
     ),
+    "sparsifiner": (
+        Listing(
+            (
+                "{cls_token,pos_embed}",
+                "patch_embed.proj.@",
+                f"blocks.*.{_LAYERS}",
+                "blocks.*.attn.mask_predictor.{proj_n,proj_back_n}",
+                "blocks.*.attn.mask_predictor.{proj_c_q,proj_c_k}.@",
+                "{norm,head}.@",
+            )
+        ),
+    ),
     "swin": (Listing(_SWIN),),
     "tap_rvt": (
         Listing(

@@ -29,6 +29,7 @@ if __name__ == "attnzoo":
         ninformer,
         overlock,
         ravlt,
+        sparsifiner,
         swin,
         tap_rvt,
         van,

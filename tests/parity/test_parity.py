@@ -21,6 +21,7 @@ RECORDED: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(("overlock_xt", "overlock_t"), (0, 1, 4, 5)),
     "dhvt_tiny": (None, 2, None, 3),
     "tap_rvt_tiny_plus": (None, None, None),
+    "sparsifiner_s": (None, None, None, None),
     "ninformer_cifar10": (0, None, None, 1),
     "gfnet_ti": (None, 1, None, 2),
 }
@@ -94,7 +95,8 @@ def test_network(path: Path, tmp_path: Path) -> None:
         known = ~found.isnan()
         assert known.sum() > 400
         assert relative_error(found[known], wanted[known]) < 1e-4
-    assert relative_error(logits, case.answers["logits"]) < 2e-5
+    # a network that chooses by rank has its own bar: one choice between near ties depends on the processor
+    assert relative_error(logits, case.answers["logits"]) < case.facts.get("tolerance", 2e-5)
     assert sum(p.numel() for p in model.parameters()) == case.parameters
 
 
@@ -107,7 +109,9 @@ def test_network_in_float64(path: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         logits = model(case.images.double())
     error = relative_error(logits, case.answers["logits"])
-    if "float64_rel_diff" in case.facts:
+    if "tolerance" in case.facts:
+        assert error < case.facts["tolerance"]
+    elif "float64_rel_diff" in case.facts:
         assert error == pytest.approx(case.facts["float64_rel_diff"], rel=1e-3)
     else:
         # the rounding error was not recorded; a wrong epsilon in all norms of one kind mostly gives more than 3e-6
