@@ -54,8 +54,9 @@ def test_every_model_builds_and_counts_its_published_parameters(name: str) -> No
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     # published counts do not include an auxiliary head: the test of such a family checks them
     if "params_m" in published(name) and not hasattr(model, "aux_head"):
-        # published counts are rounded: agent_cswin_tiny has 20.5 million and is published with 21
-        assert millions == pytest.approx(published(name)["params_m"], rel=0.03)
+        # published counts are rounded: agent_cswin_tiny has 20.5 million and is published with 21, gfnet_ti 7.5 with 7
+        count = published(name)["params_m"]
+        assert millions == pytest.approx(count, rel=0.03, abs=0.6 if count == int(count) else 0)
 
 
 @pytest.mark.parametrize("name", [name for name in ours() if name.endswith("_pico")])
