@@ -63,8 +63,8 @@ def _with_own_names(weights: Mapping[str, Tensor], file: str) -> dict[str, Tenso
     named: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         own = own_name(name)
-        other = named.get(own, tensor)
-        if other.dtype != tensor.dtype or not torch.equal(other, tensor):
+        other = named.get(own)
+        if other is not None and (other.dtype != tensor.dtype or not torch.equal(other, tensor)):
             raise ValueError(f"{file} has two tensors for {own}, one of them named {name}: save one set of weights")
         named[own] = tensor
     return named

@@ -60,5 +60,5 @@ def test_the_sources_of_weights_are_listed():
     assert CliRunner().invoke(main, ["list", "--weights", "nat_pico"]).output == (
         "nat_pico: no weights can be downloaded\n"
     )
-    result = CliRunner().invoke(main, ["list", "--weights", "resnet"])
-    assert (result.exit_code, "no model of attnzoo matches 'resnet'" in result.stderr) == (2, True)
+    result = CliRunner().invoke(main, ["list", "--weights", "mobilenet"])
+    assert (result.exit_code, "no model of attnzoo matches 'mobilenet'" in result.stderr) == (2, True)
