@@ -195,14 +195,20 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     reduced = [i for i, stage in enumerate(getattr(model, "stages", ())) if isinstance(stage.downsample, Reduction)]
     firsts = [0, *(sum(depths[:i]) for i in reduced)]
 
+    ends = [*firsts[1:], sum(depths)]
+
+    # what the model does not have keeps its name, which loading reports
     def rename(name: str) -> str:
         name = renamed(name, _RENAMES)
-        name = re.sub(
-            r"^transformers\.(\d+)\.blocks\.(\d+)\.",
-            lambda match: f"{block_of(firsts[int(match[1])] + int(match[2]), depths)}.",
-            name,
-        )
-        return re.sub(r"^pools\.(\d+)\.", lambda match: f"stages.{reduced[int(match[1])]}.downsample.", name)
+        block = re.match(r"transformers\.(\d+)\.blocks\.(\d+)\.", name)
+        if block is not None and int(block[1]) < len(firsts):
+            index = firsts[int(block[1])] + int(block[2])
+            if index < ends[int(block[1])]:
+                return f"{block_of(index, depths)}.{name[block.end() :]}"
+        pool = re.match(r"pools\.(\d+)\.", name)
+        if pool is not None and int(pool[1]) < len(reduced):
+            return f"stages.{reduced[int(pool[1])]}.downsample.{name[pool.end() :]}"
+        return name
 
     weights = {rename(name): tensor for name, tensor in unwrapped(state_dict).items()}
     return {name: like(tensor, ours.get(name)) for name, tensor in weights.items()}
