@@ -203,8 +203,8 @@ def test_metrics_of_a_shared_validation_are_those_of_one_process(images):
 
     alone = judge()
     for shared in on_processes(3, judge):
-        assert shared.pop("val_loss") == pytest.approx(alone["val_loss"], rel=1e-6)
-        assert shared == {name: value for name, value in alone.items() if name != "val_loss"}
+        assert shared.pop("loss") == pytest.approx(alone["loss"], rel=1e-6)
+        assert shared == {name: value for name, value in alone.items() if name != "loss"}
 
 
 def fails_with(monkeypatch, what):
