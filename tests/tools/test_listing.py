@@ -37,9 +37,9 @@ def test_the_table_has_a_row_per_model():
 
 
 def test_no_match_is_a_mistake():
-    result = CliRunner().invoke(cli.main, ["list", "resnet"])
+    result = CliRunner().invoke(cli.main, ["list", "mobilenet"])
     assert result.exit_code == 2
-    assert "'resnet'" in result.stderr
+    assert "'mobilenet'" in result.stderr
 
 
 def test_markdown_has_a_table_per_family_in_the_order_of_its_file():
