@@ -267,7 +267,7 @@ def test_digits_are_split_by_class_and_stay_so():
     shares = [torch.bincount(torch.as_tensor(s.labels)) / len(s) for s in (train_set, held_out)]
     assert_close(shares[0], shares[1], rtol=0, atol=0.003)
     assert {image.tobytes() for image in digits("val").pixels} == {image.tobytes() for image in held_out.pixels}
-    with pytest.raises(ValueError, match='"train" or "val", got \'test\''):
+    with pytest.raises(ValueError, match='"train" and "val", got \'test\''):
         open_classification({"name": "digits"}, "test")
 
 

@@ -366,7 +366,7 @@ MISTAKES = {
     ),
     "an unknown interpolation": (
         {"data": {"name": "colours", "input_size": (3, 32, 32), "interpolation": "cubist"}},
-        "does not accept .*cubist",
+        "must be one of .*bicubic.*cubist",
     ),
     "an unknown data set": ({"data": {"name": "colors"}}, r"data\.name must be one of imagefolder, hfds, wds"),
     "an augmentation that there is not": ({"augment": {"re_probe": 0.2}}, "augment: .*re_probe"),
