@@ -78,7 +78,7 @@ class MaskPredictor(nn.Module):
         chosen = (coefficients @ vectors.t()).topk(count, sorted=False)[1]
         mask = torch.zeros([q.shape[0], q.shape[1], height * width, tokens], dtype=torch.bool, device=q.device)
         # the class token attends to all
-        return F.pad(mask.scatter(3, chosen, True), [0, 0, 1, 0], value=1.0)
+        return F.pad(mask.scatter(3, chosen, 1), [0, 0, 1, 0], value=1.0)
 
     def predicted(self, q: Tensor, k: Tensor, height: int, width: int) -> Tensor:
         """Queries and keys (B, h, T, D) -> predicted attention of the tokens of the map (B, h, T - 1, T)."""
