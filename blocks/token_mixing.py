@@ -53,10 +53,11 @@ class TokenMlp(nn.Module):
         """Computes the linear layers with interpolated weights: (B, C, H * W) -> (B, C, H * W)."""
         learned = self.map_size[0] * self.map_size[1]
         first = _resize(self.fc1.weight, self.map_size, height, width) * (learned / (height * width))
-        hidden = self.drop(self.act(F.linear(tokens, first, self.fc1.bias)))
+        # not as linear layers, which are not exported with weights of a dynamic size
+        hidden = self.drop(self.act(tokens @ first.t() + self.fc1.bias))
         second = _resize(self.fc2.weight.t(), self.map_size, height, width).t()
         bias = _resize(self.fc2.bias.unsqueeze(0), self.map_size, height, width).squeeze(0)
-        return F.linear(hidden, second, bias)
+        return hidden @ second.t() + bias
 
 
 def over_tokens(layer: Layer, x: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ KERNELS = "whole", "in tiles"
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Selects the kernels: kernels that hold a whole window, for every class of shapes, or the interval kernels."""
     if request.param == "whole":
-        every = {str(size): {str(block): (4, 2) for block in (32, 64, 128, 256)} for size in (2, 4)}
+        every = {str(size): {str(block): [4, 2] for block in (32, 64, 128, 256)} for size in (2, 4)}
         monkeypatch.setitem(read_table("windows")["entries"], "sm90", {"forward": every, "backward": every})
     else:
         monkeypatch.setattr(triton_small, "LARGEST", 0)
