@@ -2,12 +2,13 @@
 
 For each entry, configurations are enumerated, and the kernels that the entry serves are compiled in worker processes.
 Those that do not spill and fit into the shared memory run on the device, on random tensors of the shapes of the
-benchmark, in turn with the entry of the table: the fastest sum of median times is reported. Results of the kernels are
-not compared here; tests do that for every configuration class, and `benchmarks/gpu_checks.py` on the device.
+benchmark: the fastest sum of median times is reported. Results of the kernels are not compared here; after a table has
+changed, `benchmarks/gpu_checks.py` does that on the device.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -87,8 +88,6 @@ def compiles(place: Place, entry: Entry, indices: Sequence[int], only: str) -> s
 
 def on_device(launch: Any, device: torch.device) -> Any:
     """Returns a launch on random tensors of a device, with the shapes and strides of its meta tensors."""
-    import dataclasses
-
     known: dict[int, Tensor] = {}
 
     def made(x: Any) -> Any:

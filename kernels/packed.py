@@ -17,9 +17,14 @@ from torch import Tensor
 AXIS = -3
 
 
+def parts_of(qkv: Tensor) -> tuple[Tensor, ...]:
+    """(.., 3, h, D) -> three of (.., h, D)."""
+    return qkv.unbind(AXIS)
+
+
 def unpacked(given: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Returns q, k and v, which are given or packed in one tensor (.., 3, h, D)."""
-    q, k, v = given if len(given) == 3 else given[0].unbind(AXIS)
+    q, k, v = given if len(given) == 3 else parts_of(given[0])
     return q, k, v
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .packed import parts_of
 from .triton_launch import Launch
 from .triton_math import LOG2_E
 from .triton_plan import Result, Workspace, run
@@ -95,7 +96,7 @@ def backward(
         gradients: dict[str, Tensor] = {}
         if "qkv" in names:
             packed = gradients["qkv"] = workspace.empty((*q.shape[:3], 3, *q.shape[3:]), q.dtype, q.device)
-            tensors["dq"], tensors["dk"], tensors["dv"] = workspace.make(_unpacked, packed)
+            tensors["dq"], tensors["dk"], tensors["dv"] = workspace.make(parts_of, packed)
         else:
             for name, x in (("q", q), ("k", k), ("v", v)):
                 tensors[f"d{name}"] = gradients[name] = workspace.empty(x.shape, q.dtype, q.device)
@@ -114,13 +115,8 @@ def _named(workspace: Workspace, names: Sequence[str]) -> tuple[dict[str, Tensor
     own = ("dout", "q", "k", "v", "qkv", "out", "logsumexp")
     tensors = {name: x for name, x in every.items() if name in own and x is not None}
     if "qkv" in tensors:
-        tensors["q"], tensors["k"], tensors["v"] = workspace.make(_unpacked, tensors.pop("qkv"))
+        tensors["q"], tensors["k"], tensors["v"] = workspace.make(parts_of, tensors.pop("qkv"))
     return tensors, {name: x for name, x in every.items() if name not in own}
-
-
-def _unpacked(qkv: Tensor) -> tuple[Tensor, ...]:
-    """(B, H, W, 3, h, D) -> three of (B, H, W, h, D)."""
-    return qkv.unbind(3)
 
 
 def forward_launches(

@@ -31,18 +31,19 @@ def entry_of(name: str, architecture: str, *path: str, itemsize: int, width: int
         itemsize: bytes per element.
         width: channels of the widest operand.
     """
-    found = read_table(name)["entries"][architecture]
-    for key in (*path, str(itemsize)):
-        found = found[key]
+    widths = name, architecture, *path, str(itemsize)
     # kernels that read no channels have a single entry
-    place = min(width_class(width), len(found) - 1)
-    return _replaced.get((name, architecture, *path, str(itemsize), place), tuple(found[place]))
+    place = *widths, min(width_class(width), len(_content_at(widths)) - 1)
+    return _replaced.get(place) or entry_at(place)
 
 
 def optional_entry(name: str, architecture: str, *keys: str) -> tuple[int, ...] | None:
     """Returns the entry of a table at these keys, or None where it is missing."""
     place = name, architecture, *keys
-    return _replaced.get(place, dict(_entries(place[:2], read_table(name)["entries"][architecture])).get(place))
+    try:
+        return _replaced.get(place) or entry_at(place)
+    except KeyError:
+        return None
 
 
 # entries that stand in for those of the files, by table, architecture and keys
@@ -61,19 +62,29 @@ def replaced(place: tuple[Any, ...], entry: tuple[int, ...]) -> Iterator[None]:
 
 def places_of(name: str, architecture: str) -> list[tuple[Any, ...]]:
     """Returns the places of all entries of an architecture in a table, see `replaced`."""
-    return [place for place, _ in _entries((name, architecture), read_table(name)["entries"][architecture])]
+    return list(_places((name, architecture), read_table(name)["entries"][architecture]))
 
 
 def entry_at(place: tuple[Any, ...]) -> tuple[int, ...]:
-    """Returns the entry of a place as the file has it."""
-    name, architecture, *_ = place
-    return dict(_entries((name, architecture), read_table(name)["entries"][architecture]))[place]
+    """Returns the entry of a place as the file has it.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return tuple(_content_at(place))
 
 
-def _entries(place: tuple[Any, ...], found: Any) -> Iterator[tuple[tuple[Any, ...], tuple[int, ...]]]:
-    keys = found.items() if isinstance(found, dict) else enumerate(found)
-    for key, inner in keys:
+def _content_at(place: tuple[Any, ...]) -> Any:
+    name, *keys = place
+    found: Any = read_table(name)["entries"]
+    for key in keys:
+        found = found[key]
+    return found
+
+
+def _places(place: tuple[Any, ...], found: Any) -> Iterator[tuple[Any, ...]]:
+    for key, inner in found.items() if isinstance(found, dict) else enumerate(found):
         if isinstance(inner, list) and all(isinstance(x, int) for x in inner):
-            yield (*place, key), tuple(inner)
+            yield *place, key
         else:
-            yield from _entries((*place, key), inner)
+            yield from _places((*place, key), inner)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import PositionEmbedding, resize_bias_table, resize_line
 
-from .base import Family, Renames, Variant, block_of, depths_of, renamed, unwrapped
+from .base import Family, Renames, Variant, depths_of, in_stages, renamed, unwrapped
 from .swin import RENAMES as SWIN_RENAMES
 from .swin import table_by_head
 
@@ -80,7 +80,7 @@ _SYNONYMS = (".attn.dwc.0.", ".attn.dwc."), ("stem.proj.", "stem.patches.proj.")
 def rename(name: str, depths: Sequence[int]) -> str:
     """Maps an official parameter name to ours, given the blocks per stage; a name that is already ours stays."""
     name = renamed(name, _RENAMES)
-    return re.sub(r"^blocks\.(\d+)\.", lambda match: f"{block_of(int(match[1]), depths)}.", name)
+    return in_stages(name, depths)
 
 
 def _learned_size(name: str, weights: dict[str, Tensor]) -> list[int] | None:

@@ -13,7 +13,6 @@ blocks are grouped into four stages of three, whose maps are the features.
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
@@ -31,8 +30,8 @@ from .base import (
     TokenStage,
     TokenStem,
     Variant,
-    block_of,
     depths_of,
+    in_stages,
     renamed,
     stages_of,
     unwrapped,
@@ -136,7 +135,7 @@ _RENAMES: Renames = (
 def rename(name: str, depths: Sequence[int]) -> str:
     """Maps an official parameter name, with one index for all blocks, to ours; a name that is already ours stays."""
     name = renamed(name, _RENAMES)
-    return re.sub(r"^blocks\.(\d+)\.", lambda match: f"{block_of(int(match[1]), depths)}.", name)
+    return in_stages(name, depths)
 
 
 family = Family(

@@ -13,7 +13,6 @@ four stages of three, whose outputs are the features.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from attnzoo.blocks import NeighborhoodAttention, PatchStem, TransformerBlock
 
 from . import nat
-from .base import Family, Isotropic, Variant, block_of, depths_of, stages_of, unwrapped
+from .base import Family, Isotropic, Variant, depths_of, in_stages, stages_of, unwrapped
 
 __all__ = ["IsotropicNeighborhoodTransformer"]
 
@@ -86,7 +85,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 def rename(name: str, depths: Sequence[int]) -> str:
     """Maps an official parameter name to ours; a name that is already ours stays as it is."""
-    return nat.rename(re.sub(r"^(?:module\.)?layers\.(\d+)\.", lambda m: f"{block_of(int(m[1]), depths)}.", name))
+    return nat.rename(in_stages(name, depths, r"(?:module\.)?layers"))
 
 
 family = Family(

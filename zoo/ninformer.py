@@ -12,7 +12,6 @@ whose maps are the features.
 """
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import MixerGate, Mlp, PatchStem
 
-from .base import Family, Isotropic, Renames, Variant, block_of, depths_of, renamed, stages_of, unwrapped
+from .base import Family, Isotropic, Renames, Variant, filter_by_depths, in_stages, renamed, stages_of
 
 __all__ = ["NiNformer"]
 
@@ -97,12 +96,6 @@ class GatedBlock(nn.Module):
         return x + self.drop_path2(self.mlp(self.norm(x)))
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Converts an official checkpoint, or one of this project, to this project's names."""
-    depths = depths_of(model)
-    return {rename(name, depths): tensor for name, tensor in unwrapped(state_dict).items()}
-
-
 # Patterns of official parameter names, with our names.
 _RENAMES: Renames = (
     (r"^patcher\.", "stem.proj."),
@@ -121,8 +114,10 @@ _RENAMES: Renames = (
 def rename(name: str, depths: Sequence[int]) -> str:
     """Maps an official parameter name, with one index for all blocks, to ours; a name that is already ours stays."""
     name = renamed(name, _RENAMES)
-    return re.sub(r"^model\.(\d+)\.", lambda match: f"{block_of(int(match[1]), depths)}.", name)
+    return in_stages(name, depths, "model")
 
+
+checkpoint_filter_fn = filter_by_depths(rename)
 
 family = Family(
     __name__,

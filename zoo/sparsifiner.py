@@ -13,7 +13,6 @@ twelve blocks are grouped into four stages of three, whose maps are the features
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -33,11 +32,10 @@ from .base import (
     Tokens,
     TokenStage,
     TokenStem,
-    block_of,
-    depths_of,
+    filter_by_depths,
+    in_stages,
     renamed,
     stages_of,
-    unwrapped,
 )
 
 __all__ = ["Sparsifiner"]
@@ -129,12 +127,6 @@ class Sparsifiner(IsotropicTokens):
         return self.forward_head(features), torch.stack(losses).mean()
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Converts an official checkpoint, or one of this project, to this project's names."""
-    depths = depths_of(model)
-    return {rename(name, depths): tensor for name, tensor in unwrapped(state_dict).items()}
-
-
 # Patterns of official parameter names, with our names.
 _RENAMES: Renames = (
     (r"^cls_token$", "stem.class_token"),
@@ -151,8 +143,10 @@ _RENAMES: Renames = (
 def rename(name: str, depths: Sequence[int]) -> str:
     """Maps an official parameter name, with one index for all blocks, to ours; a name that is already ours stays."""
     name = renamed(name, _RENAMES)
-    return re.sub(r"^blocks\.(\d+)\.", lambda match: f"{block_of(int(match[1]), depths)}.", name)
+    return in_stages(name, depths)
 
+
+checkpoint_filter_fn = filter_by_depths(rename)
 
 family = Family(
     __name__,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..flops import register_flops
-from ..library import Extra, define_attention
+from ..fused import Extra, define_attention
 from ..saved import checked
 from .blocks import attend_with_scores
 from .geometry import HaloAxis, halo_axes

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..fallback import EXECUTIONS, gradients, with_fallback
 from ..flops import register_flops
+from ..fused import Extra, define_attention
 from ..intervals.geometry import AxisGeometry, Intervals
-from ..library import Extra, define, define_attention, differentiate
+from ..library import define, differentiate
 from .geometry import Axis
 
 _GEOMETRY = "SymInt[] kernel_size, SymInt[] dilation, SymInt[] stride, bool[] is_causal"

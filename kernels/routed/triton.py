@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..fallback import EXECUTIONS
 from ..flops import register_flops
-from ..library import Extra, define_attention
+from ..fused import Extra, define_attention
 from .geometry import Regions
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..fallback import EXECUTIONS
 from ..flops import register_flops
+from ..fused import Extra, define_attention
 from ..intervals.geometry import AxisGeometry, Intervals
-from ..library import Extra, define_attention
 from .geometry import WindowAxis
 
 

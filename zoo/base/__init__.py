@@ -2,7 +2,18 @@
 
 from .attention_resnet import STAGES, WIDTHS, AttentionConstructor, AttentionResNet
 from .backbone import Backbone, init_convolution
-from .checkpoints import Filter, Renames, block_of, depths_of, filter_by, like, renamed, unwrapped
+from .checkpoints import (
+    Filter,
+    Renames,
+    block_of,
+    depths_of,
+    filter_by,
+    filter_by_depths,
+    in_stages,
+    like,
+    renamed,
+    unwrapped,
+)
 from .huggingface import TRANSFORMER, of_transformers
 from .isotropic import Isotropic, IsotropicTokens, PlainAttention, PlainMlp, TokenBlock, Tokens, TokenStage, TokenStem
 from .pyramid import Pyramid, Stage, stages_of
@@ -41,6 +52,8 @@ __all__ = [
     "checkpointed_sequence",
     "depths_of",
     "filter_by",
+    "filter_by_depths",
+    "in_stages",
     "init_convolution",
     "like",
     "of_transformers",

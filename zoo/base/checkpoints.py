@@ -98,3 +98,32 @@ def block_of(index: int, depths: Sequence[int]) -> str:
             return f"stages.{stage}.blocks.{place}"
         place -= depth
     raise ValueError(f"the checkpoint has a block {index}, but the model has only {sum(depths)} blocks")
+
+
+def in_stages(name: str, depths: Sequence[int], blocks: str = "blocks") -> str:
+    """Maps `blocks.7.` at the start of an official name, counted through all stages, to ours, as in `block_of`.
+
+    Args:
+        name: the name; one that does not start with a block stays as it is.
+        depths: number of blocks of each stage.
+        blocks: pattern of what the official code calls the list of blocks.
+
+    Raises:
+        ValueError: the model has fewer blocks.
+    """
+    return re.sub(rf"^{blocks}\.(\d+)\.", lambda match: f"{block_of(int(match[1]), depths)}.", name)
+
+
+def filter_by_depths(rename: Callable[[str, Sequence[int]], str]) -> Filter:
+    """Returns the `checkpoint_filter_fn` of a family whose names follow from the number of blocks of each stage.
+
+    Args:
+        rename: maps an official name to ours, given these numbers, and keeps names that are ours already.
+    """
+
+    def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+        """Converts an official checkpoint, or one of this project, to this project's names."""
+        depths = depths_of(model)
+        return {rename(name, depths): tensor for name, tensor in unwrapped(state_dict).items()}
+
+    return checkpoint_filter_fn
