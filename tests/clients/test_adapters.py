@@ -59,7 +59,7 @@ def test_lora(name: str, targets: Callable[[nn.Module], object]) -> None:
 @pytest.mark.parametrize("name", quick(SMALL, ["nat_pico", "moh_vit_pico", "swiftformer_pico", "overlock_pico"]))
 @pytest.mark.filterwarnings("ignore")
 def test_weights_in_int8(name: str) -> None:
-    torchao = pytest.importorskip("torchao.quantization", reason="needs attnzoo[clients]")
+    torchao = pytest.importorskip("torchao.quantization", reason="needs torchao")
     model, x = create(name), images()
     linear = [layer for layer in model.modules() if type(layer) is nn.Linear]
     with torch.no_grad():
