@@ -13,6 +13,7 @@ if __name__ == "attnzoo.kernels":
         packed_neighborhood_attention,
     )
     from .routed import routed_attention
+    from .selective_scan import selective_scan
     from .tracing import is_dynamic, is_exporting
     from .window import packed_window_attention, window_attention
 
@@ -31,5 +32,6 @@ if __name__ == "attnzoo.kernels":
         "packed_neighborhood_attention",
         "packed_window_attention",
         "routed_attention",
+        "selective_scan",
         "window_attention",
     ]

@@ -76,8 +76,10 @@ def scale_or_default(scale: float | None, q: Tensor) -> float:
 
 def autocast(*tensors: Any) -> tuple[Any, ...]:
     """Casts floating-point tensors except float64 to the autocast dtype, as torch does for its own attention."""
+    if not torch._C._is_any_autocast_enabled():
+        return tensors
     device = next((x.device.type for x in tensors if isinstance(x, Tensor)), "cpu")
-    if not _knows_autocast(device) or not torch.is_autocast_enabled(device):
+    if not knows_autocast(device) or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(
@@ -87,7 +89,8 @@ def autocast(*tensors: Any) -> tuple[Any, ...]:
 
 
 @torch.compiler.assume_constant_result  # older versions of torch.compile cannot trace this
-def _knows_autocast(device: str) -> bool:
+def knows_autocast(device: str) -> bool:
+    """Returns whether torch has autocast for a type of device."""
     return torch.amp.is_autocast_available(device)
 
 

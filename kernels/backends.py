@@ -24,6 +24,7 @@ TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TRITON_WIDTH = 256
 # the oldest NVIDIA devices that the kernels are written and compiled for
 OLDEST_CAPABILITY = (8, 0)
+_IS_TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 class Choice(NamedTuple):
@@ -110,7 +111,7 @@ def _triton_obstacle(tensors: tuple[Tensor, ...]) -> str | None:
 # constant within a process, so a compiler need not trace them
 @torch.compiler.assume_constant_result
 def _is_triton_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    return _IS_TRITON_INSTALLED
 
 
 @torch.compiler.assume_constant_result

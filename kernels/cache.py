@@ -7,9 +7,9 @@ recently used values are dropped, and a value that would take more than half of 
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import fields, is_dataclass
 from functools import wraps
@@ -26,7 +26,18 @@ T = TypeVar("T")
 VARIABLE = "ATTNZOO_CACHE_MIB"
 _DEFAULT = 64
 
-_entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+class _Entry:
+    """A value, its bytes, and when it was last used."""
+
+    __slots__ = ("size", "used", "value")
+
+    def __init__(self, value: Any, size: int) -> None:
+        self.value, self.size, self.used = value, size, next(_uses)
+
+
+_uses = itertools.count()
+_entries: dict[Hashable, _Entry] = {}
 # reentrant, because the end of a module may remove its value while an entry is added
 _lock = threading.RLock()
 
@@ -49,12 +60,11 @@ def limit() -> int:
 
 def read(key: Hashable) -> Any:
     """Returns the value of a key, or None if there is none."""
-    with _lock:
-        entry = _entries.get(key)
-        if entry is None:
-            return None
-        _entries.move_to_end(key)
-        return entry[0]
+    entry = _entries.get(key)
+    if entry is None:
+        return None
+    entry.used = next(_uses)
+    return entry.value
 
 
 def write(key: Hashable, value: Any, size: int | None = None) -> None:
@@ -70,9 +80,13 @@ def write(key: Hashable, value: Any, size: int | None = None) -> None:
         _entries.pop(key, None)
         if size > most // 2:
             return
-        _entries[key] = value, size
-        while total() > most:
-            _entries.popitem(last=False)
+        _entries[key] = _Entry(value, size)
+        excess = total() - most
+        for oldest in sorted(_entries, key=_last_use) if excess > 0 else ():
+            entry = _entries.pop(oldest, None)
+            excess -= 0 if entry is None else entry.size
+            if excess <= 0:
+                return
 
 
 def remove(key: Hashable) -> None:
@@ -83,8 +97,13 @@ def remove(key: Hashable) -> None:
 
 def total() -> int:
     """Returns the number of bytes of all values."""
-    with _lock:
-        return sum(size for _, size in _entries.values())
+    # of a copy: the end of a module may remove an entry meanwhile
+    return sum(entry.size for entry in list(_entries.values()))
+
+
+def _last_use(key: Hashable) -> int:
+    entry = _entries.get(key)
+    return -1 if entry is None else entry.used
 
 
 def cached(function: Callable[P, T]) -> Callable[P, T]:

@@ -49,6 +49,11 @@ def cause_of_failure(operator: str, device_type: str, index: int | None) -> str 
     return _causes.get((operator, device_type, index))
 
 
+def has_failed() -> bool:
+    """Returns whether kernels of any operator could not be started on any device in this process."""
+    return bool(_causes)
+
+
 def with_fallback(
     operator: str, device: torch.device, may_fall_back: bool, run: Callable[[], T], substitute: Callable[[], T]
 ) -> T:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +17,12 @@ from .fallback import gradients as eager_gradients
 from .fallback import with_fallback
 from .library import define, differentiate, refuse_to_differentiate
 from .packed import unpacked
+from .repeated import Known
 from .tracing import is_plain
-from .transforms import needs_differentiable_gradients
+from .transforms import is_ordinary
+
+if TYPE_CHECKING:
+    from .triton_plan import Plan
 
 
 class Extra(NamedTuple):
@@ -84,14 +89,24 @@ def define_attention(
         q, k, v = parts(given)
         return eager(q, k, v, *given[len(packed) :], geometry(k.shape[1:3], *values), scale)
 
-    def run(*inputs: Any, may_fall_back: bool = False) -> tuple[Tensor, Tensor]:
+    def run(*inputs: Any, may_fall_back: bool = False, known: Known | None = None) -> tuple[Tensor, Tensor]:
         given, (*values, scale) = inputs[:count], inputs[count:]
+
+        def keep(plan: Plan) -> None:
+            if known is not None:
+                known.keep(plan, partial(gradients, rest=inputs[count:], may_fall_back=may_fall_back))
 
         def start() -> tuple[Tensor, Tensor]:
             from . import triton_attention
 
             return triton_attention.forward(
-                kind_of(values, scale), kernels(), given, tensors, lambda lengths: geometry(lengths, *values), scale
+                kind_of(values, scale),
+                kernels(),
+                given,
+                tensors,
+                lambda lengths: geometry(lengths, *values),
+                scale,
+                keep,
             )
 
         def substitute() -> tuple[Tensor, Tensor]:
@@ -101,10 +116,17 @@ def define_attention(
 
         return with_fallback(name, given[0].device, may_fall_back, start, substitute)
 
-    def run_backward(dout: Tensor, *inputs: Any, may_fall_back: bool = False) -> tuple[Tensor, ...]:
+    def run_backward(
+        dout: Tensor, *inputs: Any, may_fall_back: bool = False, known: Known | None = None
+    ) -> tuple[Tensor, ...]:
         given, (out, logsumexp) = inputs[:count], inputs[count : count + 2]
         *values, scale, flags = inputs[count + 2 :]
         needs = dict(zip(wanted, flags, strict=True))
+
+        def keep(plan: Plan) -> None:
+            if known is not None:
+                needed = [needs.get(tensor, False) for tensor in tensors]
+                known.keep_backward(plan, (dout, *given, out, logsumexp), needed)
 
         def start() -> list[Tensor]:
             from . import triton_attention
@@ -120,6 +142,7 @@ def define_attention(
                 lambda lengths: geometry(lengths, *values),
                 scale,
                 needs,
+                keep,
             )
 
         def substitute() -> list[Tensor]:
@@ -133,7 +156,7 @@ def define_attention(
             return [found[tensor] for tensor in differentiated]
 
         found = iter(with_fallback(name, dout.device, may_fall_back, start, substitute))
-        return tuple(next(found) if flag else dout.new_empty(0) for flag in flags)
+        return tuple([next(found) if flag else dout.new_empty(0) for flag in flags])
 
     def fake(*inputs: Any, may_fall_back: bool = False) -> tuple[Tensor, Tensor]:
         q, _, v = parts(inputs)
@@ -166,34 +189,44 @@ def define_attention(
         # do not materialize a zero gradient for the logsumexp, which is not used
         ctx.set_materialize_grads(False)
 
-    def derivative(ctx: Any, dout: Tensor | None, _: Any) -> tuple[Any, ...]:
-        needed = dict(zip(tensors, ctx.needs_input_grad, strict=False))
+    def gradients(
+        dout: Tensor | None,
+        saved: Sequence[Tensor],
+        needs: Sequence[bool],
+        rest: Sequence[Any],
+        may_fall_back: bool = False,
+        known: Known | None = None,
+    ) -> list[Tensor | None]:
+        needed = dict(zip(tensors, needs, strict=False))
         flags = [needed[tensor] and dout is not None for tensor in wanted]
         found: dict[str, Tensor] = {}
         if dout is not None and any(flags):
             # a second derivative is refused by the operator
-            is_direct = is_plain(dout) and not needs_differentiable_gradients(dout)
-            compute = run_backward if is_direct else backward_operator
-            gradients = compute(dout, *ctx.saved_tensors, *ctx.rest, flags, **ctx.keywords)
-            gradients = (gradients,) if isinstance(gradients, Tensor) else gradients
-            found = {tensor: x for tensor, x, flag in zip(wanted, gradients, flags, strict=True) if flag}
-        return *(found.get(tensor) for tensor in tensors), *(None for _ in ctx.rest)
+            compute = partial(run_backward, known=known) if is_ordinary(dout, saved) else backward_operator
+            results = compute(dout, *saved, *rest, flags, may_fall_back=may_fall_back)
+            results = (results,) if isinstance(results, Tensor) else results
+            found = {tensor: x for tensor, x, flag in zip(wanted, results, flags, strict=True) if flag}
+        return [found.get(tensor) for tensor in tensors]
+
+    def derivative(ctx: Any, dout: Tensor | None, _: Any) -> tuple[Any, ...]:
+        found = gradients(dout, ctx.saved_tensors, ctx.needs_input_grad, ctx.rest, **ctx.keywords)
+        return *found, *(None for _ in ctx.rest)
 
     differentiate(name, derivative, save)
     refuse_to_differentiate(
         f"{name}_backward",
         f"the Triton kernels of {name} have no second derivative: use backend='eager' where one is needed",
     )
-    return _with_direct_calls(operator, run, save, derivative, count)
+    return with_direct_calls(operator, run, save, derivative, count)
 
 
-def _with_direct_calls(
+def with_direct_calls(
     operator: Any, run: Callable[..., Any], save: Callable[..., None], derivative: Callable[..., Any], count: int
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Returns a function that calls an operator, or directly what the operator calls.
+) -> Callable[..., Tensor]:
+    """Returns a function for the output of an operator that calls it, or directly what it calls.
 
     Torch's dispatcher takes about as long as the kernels' preparation. It is needed only where something may intercept
-    the call, see `is_plain`.
+    the call, see `is_plain`; `known`, a call that was made before, says that nothing does.
     """
 
     class Direct(torch.autograd.Function):
@@ -208,15 +241,18 @@ def _with_direct_calls(
         def backward(ctx: Any, *gradients: Tensor | None) -> Any:
             return *derivative(ctx, *gradients), None
 
-    def call(*inputs: Any, **keywords: Any) -> tuple[Tensor, Tensor]:
+    def call(*inputs: Any, known: Known | None = None, **keywords: Any) -> Tensor:
+        if known is not None:
+            if known.plan is not None:
+                return known.run(inputs[:count])
+            keywords["known"] = known
         given = [x for x in inputs[:count] if x is not None]
-        results: tuple[Tensor, Tensor]
-        if not is_plain(*given):
-            results = operator(*inputs, **keywords)
+        if known is None and not is_plain(*given):
+            compute = operator
         elif torch.is_grad_enabled() and any(x.requires_grad for x in given):
-            results = Direct.apply(*inputs, keywords)
+            return Direct.apply(*inputs, keywords)[0]
         else:
-            results = run(*inputs, **keywords)
-        return results
+            compute = run
+        return compute(*inputs, **keywords)[0]
 
     return call

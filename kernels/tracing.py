@@ -24,7 +24,7 @@ from torch.fx.experimental.symbolic_shapes import has_static_value
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _disable_current_modes
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = {Tensor, torch.nn.Parameter}
 
 
 def is_traced() -> bool:
@@ -33,14 +33,18 @@ def is_traced() -> bool:
 
 
 def is_plain(*tensors: Tensor) -> bool:
-    """Returns whether nothing intercepts operators on tensors: no tracer, transform, mode, subclass or profiler."""
+    """Returns whether nothing intercepts operators on tensors: no tracer, transform, mode, subclass or profiler.
+
+    The numbers in memory are those of the tensor, which is not so for one that torch negates when it is read.
+    """
     return not (
         is_traced()
         or torch._C._len_torch_dispatch_stack()
-        or _has_function_mode()
+        or (torch._C._len_torch_function_stack() and _has_function_mode())
         or torch._C._are_functorch_transforms_active()
         or torch.autograd._profiler_enabled()
-        or any(type(x) not in _PLAIN for x in tensors)
+        or not {type(x) for x in tensors}.issubset(_PLAIN)
+        or any(map(Tensor.is_neg, tensors))
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .tracing import is_traced
+from .tracing import is_plain, is_traced
 
 
 def is_transformed() -> bool:
@@ -35,6 +35,16 @@ def needs_differentiable_gradients(grad: Tensor) -> bool:
     This is so with `create_graph=True` or `is_grads_batched=True`, and under the transforms of `is_transformed`.
     """
     return torch.is_grad_enabled() or is_transformed() or torch._C._functorch.is_legacy_batchedtensor(grad)
+
+
+def is_ordinary(grad: Tensor, saved: Sequence[Tensor | None]) -> bool:
+    """Returns whether nothing intercepts or differentiates what computes gradients.
+
+    Args:
+        grad: gradient of the output.
+        saved: what the forward pass saved.
+    """
+    return is_plain(grad, *[x for x in saved if x is not None]) and not needs_differentiable_gradients(grad)
 
 
 def differentiable_gradients(

@@ -5,7 +5,7 @@ Shape legend: B batch, H' W' map of queries, H W map of keys, h heads, D width o
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from .packed import parts_of
 from .triton_launch import Launch
 from .triton_math import LOG2_E
-from .triton_plan import Result, Workspace, run
+from .triton_plan import Plan, Result, Workspace, run
 from .triton_problem import Problem, tokens
 
 Extras = Mapping[str, Tensor | None]
@@ -42,7 +42,13 @@ class Kernels(Protocol):
 
 
 def forward(
-    kind: Hashable, kernels: Kernels, given: Sequence[Tensor | None], names: Sequence[str], geometry: Any, scale: float
+    kind: Hashable,
+    kernels: Kernels,
+    given: Sequence[Tensor | None],
+    names: Sequence[str],
+    geometry: Any,
+    scale: float,
+    keep: Callable[[Plan], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Computes the output (B, H', W', h, E) and the base-2 logsumexp of the scores (B, H', W', h).
 
@@ -54,6 +60,7 @@ def forward(
         names: names of these tensors.
         geometry: function of the map (H, W) that returns the geometry of the operator.
         scale: factor of the scores.
+        keep: function that is given the prepared call, see `run`.
     """
 
     def build(workspace: Workspace) -> tuple[list[Launch], list[Result]]:
@@ -64,7 +71,7 @@ def forward(
         problem = Problem.of(q, v, geometry(k.shape[1:3]), workspace)
         return forward_launches(kernels, problem, tensors, extras, scale), [Result(out), Result(logsumexp)]
 
-    out, logsumexp = run(("forward", kind), given, build)
+    out, logsumexp = run(("forward", kind), given, build, keep)
     return out, logsumexp
 
 
@@ -79,11 +86,12 @@ def backward(
     geometry: Any,
     scale: float,
     needs: Mapping[str, bool],
+    keep: Callable[[Plan], None] | None = None,
 ) -> list[Tensor]:
     """Computes the needed gradients, in the order of `needs`.
 
     Args:
-        kind, kernels, given, names, geometry, scale: as in `forward`.
+        kind, kernels, given, names, geometry, scale, keep: as in `forward`.
         dout: gradient of the output.
         out, logsumexp: results of `forward`.
         needs: which gradients are needed, by name.
@@ -106,7 +114,7 @@ def backward(
         results = {**{name: Result(x) for name, x in gradients.items()}, **of_extras}
         return launches, [results[name] for name, is_needed in needs.items() if is_needed]
 
-    return run(("backward", kind, *needs.values()), (dout, *given, out, logsumexp), build)
+    return run(("backward", kind, *needs.values()), (dout, *given, out, logsumexp), build, keep)
 
 
 def _named(workspace: Workspace, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:

@@ -175,17 +175,6 @@ def architecture_of(device: torch.device) -> str:
     return {9: "sm90", 10: "sm100"}.get(major, "sm80")
 
 
-def precision_of(dtype: torch.dtype) -> str:
-    """Returns the precision of matrix products: IEEE, unless torch's own setting allows TF32 for float32."""
-    if dtype != torch.float32:
-        return "ieee"
-    # newer versions of torch refuse to answer the older question once this has been set
-    setting = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
-    if setting is None:
-        return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-    return "tf32" if setting == "tf32" else "ieee"
-
-
 def readable(x: Tensor) -> Tensor:
     """Returns the tensor itself if its channels are contiguous, whatever its other strides, else a contiguous copy."""
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .precision import precision_of
 from .triton_blocks import Tokens, Width
-from .triton_launch import Configuration, Launch, architecture_of, block, precision_of, readable
+from .triton_launch import Configuration, Launch, architecture_of, block, readable
 from .triton_plan import Workspace
 
 # of an H100 or H200

@@ -5,6 +5,8 @@ Shape legend: B batch, H W map of keys, H' W' map of queries, h heads, D width o
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from ..arguments import (
@@ -18,6 +20,7 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
+from ..repeated import key_of, remember, repeated
 from ..tracing import is_dynamic
 from . import eager, reference, triton
 from .geometry import HaloAxis, halo_axes
@@ -73,7 +76,11 @@ def halo_attention(
 
     Source: Scaling Local Self-Attention (arXiv 2103.12731, section 2.2 and 2.3).
     """
-    q, k, v, rel_rows, rel_columns = autocast(q, k, v, rel_rows, rel_columns)
+    tensors = q, k, v, rel_rows, rel_columns = autocast(q, k, v, rel_rows, rel_columns)
+    key = key_of(halo_attention, tensors, block_size, halo, stride, scale, backend)
+    again = repeated(key)
+    if again is not None:
+        return again(*tensors)
     check_tensors(k=k, v=v)
     check_tensors(q=q)
     check_same_width(q, k)
@@ -82,8 +89,17 @@ def halo_attention(
     for name, table, axis in (("rel_rows", rel_rows, axes[0]), ("rel_columns", rel_columns, axes[1])):
         purpose = f"a window of {axis.window} (a block of {axis.block} plus twice a halo of {axis.halo})"
         check_table(name, table, q, (2 * axis.window - 1, q.shape[4]), "(2 * window - 1, width)", purpose)
-    execution = execution_of(halo_attention, backend, q, v)
-    return execution(q, k, v, axes, rel_rows, rel_columns, scale_or_default(scale, q))
+    execution, factor = execution_of(halo_attention, backend, q, v), scale_or_default(scale, q)
+
+    def attend(
+        q: Tensor, k: Tensor, v: Tensor, rel_rows: Tensor | None, rel_columns: Tensor | None, **how: Any
+    ) -> Tensor:
+        return execution(q, k, v, axes, rel_rows, rel_columns, factor, **how)
+
+    out = attend(*tensors)
+    # scores of tables are computed by torch
+    remember(key, halo_attention, execution, attend, is_whole=rel_rows is None and rel_columns is None)
+    return out
 
 
 def _axes(k: Tensor, block_size: PerAxis, halo: PerAxis, stride: PerAxis) -> tuple[HaloAxis, HaloAxis]:

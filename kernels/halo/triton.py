@@ -30,7 +30,7 @@ def attention(
     rel_rows: Tensor | None,
     rel_columns: Tensor | None,
     scale: float,
-    may_fall_back: bool = False,
+    **how: Any,
 ) -> Tensor:
     """softmax(q k^T * scale + relative scores) v of each block: (B, H', W', h, D), .. -> (B, H', W', h, E)."""
     row_padding, column_padding = (axis.padded_queries - axis.query_length for axis in axes)
@@ -40,7 +40,7 @@ def attention(
         for dim, axis, table in zip((1, 2), axes, (rel_rows, rel_columns), strict=True)
     )
     geometry = [[getattr(axis, name) for axis in axes] for name in ("block", "halo", "stride")]
-    out, _ = _attention(q, k, v, row_scores, column_scores, *geometry, scale, may_fall_back=may_fall_back)
+    out = _attention(q, k, v, row_scores, column_scores, *geometry, scale, **how)
     return checked(out, rel_rows, rel_columns)
 
 

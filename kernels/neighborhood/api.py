@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from operator import index as operator_index
+from typing import Any
 
 from torch import Tensor
 
 from ..arguments import (
+    MAP,
     PerAxis,
     PerAxisBool,
     autocast,
@@ -24,6 +26,7 @@ from ..arguments import (
     scale_or_default,
 )
 from ..packed import check_packed, of_packed, unpacked
+from ..repeated import key_of, remember, repeated
 from ..tracing import is_symbolic
 from . import dynamic, eager, reference, triton
 from .layouts import axes_of, from_map, kernels_of, layout_of, table_of_map, to_map
@@ -53,6 +56,9 @@ def neighborhood_attention(
 
     A sequence, with q, k and v (B, L, h, .), has one axis: its windows are `kernel_size` long, and the result is (B, L,
     h, E).
+
+    Keys and values must be finite. One that is not makes the outputs of the queries that attend to it NaN or infinite;
+    in eager and Triton also those of other queries nearby, which are computed with it and give it a weight of zero.
 
     Args:
         q: queries (B, H, W, h, D), or (B, L, h, D) for sequences; floating point, with any strides.
@@ -132,6 +138,11 @@ def _attend(
     backend: str | None,
 ) -> Tensor:
     """Checks the arguments of an operator of q, k and v, or of the packed qkv, and runs the chosen execution."""
+    # sequences and padding are prepared anew in each call
+    key = key_of(function, (*given, bias), *window, scale, backend) if padding is None else None
+    again = repeated(key)
+    if again is not None:
+        return again(*given, bias)
     q, k, v = unpacked(given)
     layout = layout_of(q, k, v)
     check_tensors(layout, q=q, k=k, v=v)
@@ -145,7 +156,14 @@ def _attend(
     if is_symbolic(list(q.shape[1:3])) and execution is function.executions["eager"]:  # type: ignore[attr-defined]
         return from_map(dynamic.attention(*unpacked(given), axes, bias, factor, padding), layout)
     if padding is None or not is_padded(axes):
-        return from_map(execution(*given, axes, bias, factor), layout)
+
+        def attend(*tensors: Tensor | None, **how: Any) -> Tensor:
+            return execution(*tensors[:-1], axes, tensors[-1], factor, **how)
+
+        out = from_map(attend(*given, bias), layout)
+        if layout is MAP:
+            remember(key, function, execution, attend)
+        return out
     execution = execution_of(neighborhood_attention, backend, q, v)
     out = padded(lambda q, k, v, axes: execution(q, k, v, axes, bias, factor), *unpacked(given), axes, padding)
     return from_map(out, layout)
@@ -203,6 +221,9 @@ def neighborhood_av(
     backend: str | None = None,
 ) -> Tensor:
     """Computes the weighted sum of the values of each query's window, the second half of `neighborhood_attention`.
+
+    Values must be finite: in eager, one that is not also makes the outputs of other queries nearby NaN, whose windows
+    do not have it.
 
     Args:
         weights: (B, H, W, h, kh * kw), windows row-major, or (B, L, h, kernel_size) for sequences; entries without a

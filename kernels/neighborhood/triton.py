@@ -31,11 +31,10 @@ def attention(
     axes: tuple[Axis, Axis],
     bias: Tensor | None,
     scale: float,
-    may_fall_back: bool = False,
+    **how: Any,
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v over each query's neighborhood: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
-    out, _ = _attention(q, k, v, bias, *_geometry(axes), scale, may_fall_back=may_fall_back)
-    return out
+    return _attention(q, k, v, bias, *_geometry(axes), scale, **how)
 
 
 def packed_attention(
@@ -43,11 +42,10 @@ def packed_attention(
     axes: tuple[Axis, Axis],
     bias: Tensor | None,
     scale: float,
-    may_fall_back: bool = False,
+    **how: Any,
 ) -> Tensor:
     """`attention` of (B, H, W, 3, h, D) -> (B, H, W, h, D)."""
-    out, _ = _packed_attention(qkv, bias, *_geometry(axes), scale, may_fall_back=may_fall_back)
-    return out
+    return _packed_attention(qkv, bias, *_geometry(axes), scale, **how)
 
 
 def qk(

@@ -6,6 +6,8 @@ route.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from ..arguments import (
     pair_of,
     scale_or_default,
 )
+from ..repeated import key_of, remember, repeated
 from ..tracing import is_dynamic, is_traced
 from ..transforms import is_transformed
 from . import eager, reference, triton
@@ -64,11 +67,23 @@ def routed_attention(
     Source: bi-level routing attention, BiFormer (arXiv 2303.08810, eq. 3-7 and algorithm 1).
     """
     q, k, v = autocast(q, k, v)
+    key = key_of(routed_attention, (q, k, v, routes), regions, scale, backend)
+    again = repeated(key)
+    if again is not None:
+        _check_range(routes)
+        return again(q, k, v, routes)
     check_tensors(q=q, k=k, v=v)
     check_same_width(q, k)
     cut = _regions(q, regions)
     _check_routes(routes, q, cut)
-    return execution_of(routed_attention, backend, q, v)(q, k, v, routes, cut, scale_or_default(scale, q))
+    execution, factor = execution_of(routed_attention, backend, q, v), scale_or_default(scale, q)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, **how: Any) -> Tensor:
+        return execution(q, k, v, routes, cut, factor, **how)
+
+    out = attend(q, k, v, routes)
+    remember(key, routed_attention, execution, attend)
+    return out
 
 
 def _regions(q: Tensor, regions: PerAxis) -> Regions:
@@ -97,7 +112,14 @@ def _check_routes(routes: Tensor, q: Tensor, regions: Regions) -> None:
         )
     if routes.device != q.device:
         raise ValueError(f"routes must be on the device of q, {q.device}, got {routes.device}")
+    _check_range(routes)
+
+
+def _check_range(routes: Tensor) -> None:
+    """Checks the indices (B, regions, topk) on a CPU; on other devices that would wait for the device."""
     if routes.device.type == "cpu" and routes.numel() and not is_traced() and not is_transformed():
         low, high = (int(x) for x in routes.aminmax())
-        if low < 0 or high >= regions.count:
-            raise ValueError(f"routes must be region indices, 0 .. {regions.count - 1}, got {low if low < 0 else high}")
+        if low < 0 or high >= routes.shape[1]:
+            raise ValueError(
+                f"routes must be region indices, 0 .. {routes.shape[1] - 1}, got {low if low < 0 else high}"
+            )

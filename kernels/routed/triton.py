@@ -17,12 +17,9 @@ from ..fused import Extra, define_attention
 from .geometry import Regions
 
 
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions, scale: float, may_fall_back: bool = False
-) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, regions: Regions, scale: float, **how: Any) -> Tensor:
     """softmax(q k^T * scale) v over the regions on each query's route: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
-    out, _ = _attention(q, k, v, routes, list(regions.split), scale, may_fall_back=may_fall_back)
-    return out
+    return _attention(q, k, v, routes, list(regions.split), scale, **how)
 
 
 def _kernels() -> Any:

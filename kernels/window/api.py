@@ -6,6 +6,7 @@ Shape legend: B batch, H W map, h heads, D width of queries and keys, E width of
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from ..arguments import (
     scale_or_default,
 )
 from ..packed import check_packed, of_packed, unpacked
+from ..repeated import key_of, remember, repeated
 from ..tracing import is_dynamic
 from . import eager, reference, triton
 from .geometry import WindowAxis
@@ -114,12 +116,23 @@ def _attend(
     backend: str | None,
 ) -> Tensor:
     """Checks the arguments of an operator of q, k and v, or of the packed qkv, and runs the chosen execution."""
+    key = key_of(function, (*given, bias), window_size, shift, scale, backend)
+    again = repeated(key)
+    if again is not None:
+        return again(*given, bias)
     q, k, v = unpacked(given)
     check_tensors(q=q, k=k, v=v)
     check_same_width(q, k)
     axes = _axes(q, window_size, shift)
     check_bias(bias, q, (axes[0].window, axes[1].window))
-    return execution_of(function, backend, q, v)(*given, axes, bias, scale_or_default(scale, q))
+    execution, factor = execution_of(function, backend, q, v), scale_or_default(scale, q)
+
+    def attend(*tensors: Tensor | None, **how: Any) -> Tensor:
+        return execution(*tensors[:-1], axes, tensors[-1], factor, **how)
+
+    out = attend(*given, bias)
+    remember(key, function, execution, attend)
+    return out
 
 
 def _axes(x: Tensor, window_size: PerAxis, shift: PerAxis) -> tuple[WindowAxis, WindowAxis]:

@@ -25,12 +25,11 @@ def attention(
     axes: tuple[WindowAxis, WindowAxis],
     bias: Tensor | None,
     scale: float,
-    may_fall_back: bool = False,
+    **how: Any,
 ) -> Tensor:
     """softmax(q k^T * scale + bias) v within each window: (B, H, W, h, D), .. -> (B, H, W, h, E)."""
     geometry = [axis.window for axis in axes], [axis.shift for axis in axes]
-    out, _ = _attention(q, k, v, bias, *geometry, scale, may_fall_back=may_fall_back)
-    return out
+    return _attention(q, k, v, bias, *geometry, scale, **how)
 
 
 def packed_attention(
@@ -38,12 +37,11 @@ def packed_attention(
     axes: tuple[WindowAxis, WindowAxis],
     bias: Tensor | None,
     scale: float,
-    may_fall_back: bool = False,
+    **how: Any,
 ) -> Tensor:
     """`attention` of (B, H, W, 3, h, D) -> (B, H, W, h, D)."""
     geometry = [axis.window for axis in axes], [axis.shift for axis in axes]
-    out, _ = _packed_attention(qkv, bias, *geometry, scale, may_fall_back=may_fall_back)
-    return out
+    return _packed_attention(qkv, bias, *geometry, scale, **how)
 
 
 def _geometry(lengths: Sequence[int], window_size: list[int], shift: list[int]) -> Intervals:

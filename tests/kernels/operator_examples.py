@@ -12,6 +12,7 @@ from typing import Any
 import halo_cases
 import neighborhood_cases
 import routed_cases
+import scan_cases
 import torch
 import window_cases
 from comparison import Run, run_function
@@ -23,10 +24,12 @@ from attnzoo.kernels import (
     neighborhood_av,
     neighborhood_qk,
     routed_attention,
+    selective_scan,
     window_attention,
 )
 
 Neighborhood, Window, Routed, Halo = (x.Case for x in (neighborhood_cases, window_cases, routed_cases, halo_cases))
+Scan = scan_cases.Case
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,20 @@ class Example:
         return self.function in HALVES
 
     @property
+    def is_attention(self) -> bool:
+        """Whether queries attend to keys, by their products."""
+        return not self.is_half and self.function is not selective_scan
+
+    @property
     def tables(self) -> list[str]:
         """Names of the learned tables among the inputs."""
-        return [name for name in self.inputs(torch.float32) if name not in ("q", "k", "v", "weights")]
+        of_maps = ("q", "k", "v", "weights", "u", "delta", "B", "C")
+        return [name for name in self.inputs(torch.float32) if name not in of_maps]
+
+    @property
+    def kept(self) -> list[str]:
+        """Names of the inputs that autocast does not cast."""
+        return self.tables if self.function is selective_scan else []
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -95,6 +109,8 @@ class Example:
             return operator, (*tensors, *geometry, *rest)
         if isinstance(case, Window):
             return operator, (*tensors, *([] if case.has_bias else [None]), list(case.windows), list(case.shifts), 0.3)
+        if isinstance(case, Scan):
+            return operator, (*tensors, *case.arguments.values())
         if isinstance(case, Routed):
             return operator, (*tensors, *self.routes().values(), [case.regions] * 2, 0.3)
         # relative scores in the place of tables
@@ -145,6 +161,13 @@ EXAMPLES = [
         Halo("block and halo per axis", (12, 10), (3, 5), (2, 1)),
         Halo("without tables, packed", (6, 9), 3, 1, tables="", layout="packed"),
     ),
+    *_examples(
+        selective_scan,
+        Scan("plain", 13),
+        Scan("shared", 10, shared="u, delta, A, C, D"),
+        Scan("one step", 1),
+        Scan("strided, without D and routes", 17, layout="strided", has_d=False, has_routes=False),
+    ),
 ]
 
 # of an interpreted program's size: two images and two heads, which is what it takes to tell them apart
@@ -156,6 +179,7 @@ PLAIN = [
     Example(window_attention, Window("plain", (5, 6), (3, 4), shift=(1, 2), heads=2)),
     Example(routed_attention, Routed("plain", (4, 6), 2, 3, heads=2, value_width=5, routing="repeated")),
     Example(halo_attention, Halo("plain", (5, 6), 4, 1, stride=2, heads=2, value_width=5)),
+    Example(selective_scan, Scan("plain", 5, heads=2, width=2, state=2)),
 ]
 
 _TINY = {"batch": 1, "heads": 1, "width": 2}
@@ -189,5 +213,10 @@ TINY = [
         Halo("plain", (3, 4), 2, 1, value_width=1, **_TINY),
         Halo("strided", (3, 4), 2, 1, stride=2, value_width=2, **_TINY),
         Halo("without tables", (2, 3), 2, 1, tables="", batch=2, heads=1, width=1, value_width=1),
+    ),
+    *_examples(
+        selective_scan,
+        Scan("plain", 5, batch=1, heads=2, width=1, state=2),
+        Scan("shared", 3, batch=2, heads=2, width=1, state=1, shared="u, delta, A, C, D"),
     ),
 ]

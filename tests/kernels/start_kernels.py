@@ -2,12 +2,14 @@
 
 Run as a script without Triton's interpreter, with the root of the clone on PYTHONPATH. The installed Triton specializes
 the arguments, compiles for sm90 and hands the parameters to a driver that records them; nothing is computed. Each call
-is made twice, because the second one repeats what the first one prepared. Without a C compiler, a start ends where the
-driver would take over. Prints one line per call that failed, then the number of starts.
+is made three times: the second one repeats what the first one prepared, and the third one finds it without any check.
+Without a C compiler, a start ends where the driver would take over. Prints one line per call that failed, then the
+number of starts.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from typing import Any
 
 import torch
 import triton
-from operator_examples import Halo, Neighborhood, Routed, Window
+from operator_examples import Halo, Neighborhood, Routed, Scan, Window
 
 from attnzoo.kernels import (
     backends,
@@ -27,6 +29,7 @@ from attnzoo.kernels import (
     packed_neighborhood_attention,
     packed_window_attention,
     routed_attention,
+    selective_scan,
     window_attention,
 )
 from benchmarks.recording_driver import Recorder, compiler
@@ -75,6 +78,9 @@ def calls(is_full: bool) -> Iterator[tuple[str, object, dict[str, torch.Tensor],
             yield name, routed_attention, {**case.inputs(dtype), "routes": case.routes()}, {"regions": 1}
             case = Halo(name, block=4, halo=1, tables="rows, columns" if sizes is SMALL else "rows", **sizes)
             yield name, halo_attention, case.inputs(dtype), case.arguments
+            lengths = {"steps": sizes["size"][0] * sizes["size"][1], "width": sizes["width"], "state": sizes["heads"]}
+            case = Scan(name, batch=sizes["batch"], heads=sizes["heads"], shared="u, A", **lengths)
+            yield name, selective_scan, case.inputs(dtype), case.arguments
     if is_full:
         case = Neighborhood("strided", kernel=3, dilation=(2, 3), stride=2, is_causal=(True, False), **SMALL)
         yield "strided", neighborhood_attention, case.inputs("attention", torch.bfloat16), case.window
@@ -102,11 +108,11 @@ def other_like(x: torch.Tensor) -> torch.Tensor:
 def obstacle(
     operator: object, tensors: dict[str, torch.Tensor], arguments: dict[str, object], starts: list[Any]
 ) -> str | None:
-    """Starts the kernels of a call twice, for different tensors; returns the cause of a failure, or None."""
-    others = {name: other_like(x) for name, x in tensors.items()}
-    before, ends = len(starts), []
+    """Starts the kernels of a call three times, for different tensors; returns the cause of a failure, or None."""
+    repeats = [{name: other_like(x) for name, x in tensors.items()} for _ in range(2)]
+    ends = [len(starts)]
     try:
-        for given in (tensors, others):
+        for given in (tensors, *repeats):
             ends += [len(starts) for _ in run(operator, given, arguments)]
     except Exception as error:  # a compiler's errors have no common base class
         cause: BaseException = error
@@ -116,10 +122,15 @@ def obstacle(
     if isinstance(starts[-1], str):
         # nothing arrived at a driver
         return None
-    forward, backward, again, end = ends
-    pairs = [(starts[before:forward], starts[backward:again]), (starts[forward:backward], starts[again:end])]
-    moved = {x.data_ptr(): others[name].data_ptr() for name, x in tensors.items()}
-    return next((cause for once, twice in pairs if (cause := difference(once, twice, moved))), None)
+    # forward and backward of the first call, then of each repetition
+    forward, backward, *others = [starts[begin:end] for begin, end in itertools.pairwise(ends)]
+    for repeat, forward_again, backward_again in zip(repeats, others[::2], others[1::2], strict=True):
+        moved = {x.data_ptr(): repeat[name].data_ptr() for name, x in tensors.items()}
+        for once, again in ((forward, forward_again), (backward, backward_again)):
+            changed = difference(once, again, moved)
+            if changed is not None:
+                return changed
+    return None
 
 
 def difference(first: list[Any], second: list[Any], moved: dict[int, int]) -> str | None:
@@ -127,17 +138,17 @@ def difference(first: list[Any], second: list[Any], moved: dict[int, int]) -> st
 
     Args:
         first, second: launches of both calls.
-        moved: the address of each tensor of the second call, by that in the first.
+        moved: the address of each tensor of the repeated call, by that in the first.
     """
     if len(first) != len(second):
-        return f"the first call starts {len(first)} kernels and the second {len(second)}"
+        return f"the first call starts {len(first)} kernels and a repeated one {len(second)}"
     moved = dict(moved)
     for once, twice in zip(first, second, strict=True):
         if once[:4] != twice[:4] or once.pointers != twice.pointers:
-            return f"{once[:4]} is started as {twice[:4]} by the second call"
+            return f"{once[:4]} is started as {twice[:4]} by a repeated call"
         for x, y, is_pointer in zip(once.parameters, twice.parameters, once.pointers, strict=True):
             if (moved.setdefault(x, y) if is_pointer else x) != y:
-                return f"{once.kernel} is given {y} instead of {moved.get(x, x)} by the second call"
+                return f"{once.kernel} is given {y} instead of {moved.get(x, x)} by a repeated call"
     return None
 
 

@@ -47,6 +47,22 @@ def test_the_least_recently_used_values_go_first(monkeypatch: pytest.MonkeyPatch
     assert computed == [0, 1, 2, 3, 4, 1]
 
 
+def test_modules_may_end_while_a_value_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.VARIABLE, "1")
+    for key in range(8):
+        bytes_of(MIB // 8)(key)
+    others = iter([*cache._entries][2:5])
+    last_use = cache._last_use
+
+    def with_an_end(key: object) -> int:
+        cache.remove(next(others, None))
+        return last_use(key)
+
+    monkeypatch.setattr(cache, "_last_use", with_an_end)
+    bytes_of(MIB // 8)(8)
+    assert 0 < cache.total() <= MIB
+
+
 def test_large_values_are_not_kept_and_drop_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cache.VARIABLE, "1")
     bytes_of(1000)(0)

@@ -224,7 +224,7 @@ def test_triton_on_a_cpu_needs_the_interpreter(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_triton_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("attnzoo.kernels.backends._is_triton_installed", lambda: False)
     with pytest.raises(ValueError, match="triton is not installed"):
         attend(backend="triton")
 

@@ -33,6 +33,15 @@ def test_operators_are_counted(name: str) -> None:
     assert getattr(torch.ops.attnzoo, f"{name}_backward") in flop_registry
 
 
+def test_a_scan_is_counted_by_its_states() -> None:
+    u, B, A = torch.empty(2, 10, 1, D), torch.empty(2, 10, HEADS, E), torch.empty(1, D, E)
+    u, B, A = (x.to("meta") for x in (u, B, A))
+    with FlopCounterMode(display=False) as counter:
+        torch.ops.attnzoo.selective_scan(u, u, A, B, B, None, None)
+    assert counter.get_total_flops() == 6 * 2 * 10 * HEADS * D * E
+    assert torch.ops.attnzoo.selective_scan_backward in flop_registry
+
+
 def test_attention_on_a_cpu_is_counted() -> None:
     q = torch.randn(2, 3, 10, 8, requires_grad=True)
     with FlopCounterMode(display=False) as counter:

@@ -10,7 +10,7 @@ from comparison import assert_as_exact_as, assert_close, upstream
 from operator_examples import EXAMPLES, PLAIN, TINY, Example
 from torch import Tensor
 
-from attnzoo.kernels import halo_attention
+from attnzoo.kernels import halo_attention, selective_scan
 from tests.tiers import quick
 
 examples = pytest.mark.parametrize("example", EXAMPLES, ids=str)
@@ -36,7 +36,7 @@ def test_half_precision(example: Example, dtype: torch.dtype) -> None:
     assert_as_exact_as(example.run(inputs, "eager"), plain, truth, dtype, more)
 
 
-@pytest.mark.parametrize("example", [x for x in EXAMPLES if not x.is_half], ids=str)
+@pytest.mark.parametrize("example", [x for x in EXAMPLES if x.is_attention], ids=str)
 def test_gradients_of_scores_beyond_float16(example: Example) -> None:
     """As with `scaled_dot_product_attention`, scores may be larger than the largest float16 number."""
     inputs = example.inputs(torch.float16)
@@ -61,7 +61,8 @@ def test_gradients_of_scores_beyond_float16(example: Example) -> None:
 def test_a_nan_reaches_its_queries_and_no_other_image(example: Example) -> None:
     example = example.of_batch(2)
     inputs = {name: x.detach() for name, x in example.inputs(torch.float32).items()}
-    inputs[list(inputs)[1]][0, 1, 2] = torch.nan
+    # a scan has steps and heads in the place of rows and columns
+    inputs[list(inputs)[1]][(0, 0, 0) if example.function is selective_scan else (0, 1, 2)] = torch.nan
     ours, true = (example(inputs, backend).isnan() for backend in ("eager", "reference"))
     assert true[0].any()
     assert ours[true].all()
@@ -122,7 +123,10 @@ def check_autocast(example: Example, backend: str) -> None:
     inputs = example.inputs(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         out = example(inputs, backend)
-    halves = {name: x.detach().bfloat16().requires_grad_() for name, x in inputs.items()}
+    halves = {
+        name: (x.detach() if name in example.kept else x.detach().bfloat16()).requires_grad_()
+        for name, x in inputs.items()
+    }
     want = example(halves, backend)
     assert out.dtype == torch.bfloat16
     assert_close("output", out, want, 0)
@@ -183,6 +187,23 @@ def test_an_expanded_gradient_is_read(example: Example, backend: str) -> None:
 
 
 @plain_examples
+def test_tensors_that_torch_negates_when_they_are_read(example: Example, backend: str) -> None:
+    inputs = {name: x.detach() for name, x in example.inputs(torch.float32).items()}
+    true = example(inputs, "reference")
+    lazy = {name: torch._neg_view(-x).requires_grad_() for name, x in inputs.items()}
+    assert all(x.is_neg() for x in lazy.values())
+    out = example(lazy, backend)
+    assert_close("output", out, true, 1e-5)
+    dout = torch.randn_like(out)
+    # scores that a causal window leaves out have no gradient
+    dout[out.isinf()] = 0
+    wanted = list(lazy.values())
+    found = torch.autograd.grad(out, wanted, torch._neg_view(-dout), retain_graph=True)
+    for ours, same in zip(found, torch.autograd.grad(out, wanted, dout), strict=True):
+        assert_close("gradient", ours, same, 1e-6)
+
+
+@plain_examples
 def test_every_run_is_the_same(example: Example, backend: str) -> None:
     inputs = example.inputs(torch.float32)
     first, second = (example.run(inputs, backend) for _ in range(2))
@@ -215,7 +236,7 @@ def test_gradient_penalty_reaches_the_inputs(example: Example) -> None:
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
-@pytest.mark.parametrize("example", [x for x in PLAIN if not x.is_half], ids=str)
+@pytest.mark.parametrize("example", [x for x in PLAIN if x.is_attention], ids=str)
 def test_values_that_are_made_of_the_keys(example: Example, create_graph: bool) -> None:
     inputs = example.inputs(torch.float64)
     keys = inputs["k"]
@@ -236,7 +257,8 @@ def test_values_that_are_made_of_the_keys(example: Example, create_graph: bool) 
 @pytest.mark.parametrize("example", [x for x in PLAIN if not x.is_half], ids=str)
 def test_kernels_have_no_second_derivative(example: Example) -> None:
     inputs = example.inputs(torch.float32)
-    (gradient,) = torch.autograd.grad(example(inputs, "triton").square().sum(), inputs["q"], create_graph=True)
+    first = next(iter(inputs.values()))
+    (gradient,) = torch.autograd.grad(example(inputs, "triton").square().sum(), first, create_graph=True)
     with pytest.raises(
         NotImplementedError, match=f"{example.function.__name__} have no second derivative: use backend"
     ):
@@ -270,7 +292,8 @@ def test_opcheck(example: Example) -> None:
     out, logsumexp = operator(*arguments)
     tensors, rest = [x for x in arguments if isinstance(x, Tensor)], [x for x in arguments if not isinstance(x, Tensor)]
     differentiable = [x for x in tensors if x.is_floating_point()]
-    given = [x.detach() for x in (upstream(out), *tensors, out, logsumexp)]
+    saved = (out, logsumexp) if example.is_attention else (logsumexp,)
+    given = [x.detach() for x in (upstream(out), *tensors, *saved)]
     derivative = getattr(torch.ops.attnzoo, f"{example.function.__name__}_backward").default
     for last in (True, False):
         needs = [True] * (len(differentiable) - 1) + [last]

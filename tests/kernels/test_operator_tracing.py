@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 
 import pytest
@@ -19,6 +20,7 @@ from attnzoo.kernels import (
     neighborhood_bias,
     neighborhood_qk,
     routed_attention,
+    selective_scan,
     window_attention,
 )
 from tests.tiers import fifth, quick
@@ -73,6 +75,11 @@ def in_regions(q: Tensor) -> Tensor:
     """The way a model calls it: routes found from the queries."""
     means = q.unflatten(2, (3, -1)).unflatten(1, (3, -1)).mean((2, 4)).flatten(3).flatten(1, 2)
     return routed_attention(q, q, q, (means @ means.mT).topk(2).indices, 3)
+
+
+def in_scans(q: Tensor) -> Tensor:
+    u = q.flatten(1, 2)
+    return selective_scan(u, u.sigmoid(), -q[0, 0, 0].unsqueeze(2).exp(), u[..., :1], u[..., 1:2])
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +137,15 @@ def test_compiled_inference(example: Example) -> None:
         assert_close("output", found, example(inputs), ROUNDING)
 
 
+@pytest.mark.usefixtures("quick_interpreter")
+@pytest.mark.filterwarnings("error:.*lru_cache")
+def test_a_choice_of_kernels_is_compiled_without_a_warning() -> None:
+    pytest.importorskip("triton")
+    x = [torch.randn(1, 4, 4, 1, 16) for _ in range(3)]
+    function = torch.compile(partial(window_attention, window_size=2, backend="triton"), backend="eager")
+    assert_close("output", function(*x), window_attention(*x, 2), 1e-5)
+
+
 @pytest.mark.parametrize(
     ("attend", "sizes"),
     [
@@ -162,6 +178,7 @@ def test_one_compiled_graph_serves_several_map_sizes(
             in_windows,
             in_halos,
             in_regions,
+            in_scans,
         )
         for needs in (False, True)
     ],

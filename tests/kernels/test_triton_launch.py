@@ -13,6 +13,7 @@ triton = pytest.importorskip("triton")
 from attnzoo.kernels import neighborhood_attention, triton_launch  # noqa: E402
 from attnzoo.kernels.intervals.geometry import AxisGeometry  # noqa: E402
 from attnzoo.kernels.intervals.triton_configurations import Budget, configuration  # noqa: E402
+from attnzoo.kernels.precision import precision_of  # noqa: E402
 from attnzoo.kernels.triton_tables import FOLDER, read_table  # noqa: E402
 
 
@@ -88,10 +89,10 @@ def untouched_precision() -> Iterator[None]:
 @pytest.mark.usefixtures("untouched_precision")
 @pytest.mark.parametrize(("word", "precision"), [("highest", "ieee"), ("high", "tf32"), ("medium", "tf32")])
 def test_float32_is_multiplied_as_torch_is_told(word: str, precision: str) -> None:
-    assert triton_launch.precision_of(torch.float32) == "ieee"
+    assert precision_of(torch.float32) == "ieee"
     torch.set_float32_matmul_precision(word)
-    assert triton_launch.precision_of(torch.float32) == precision
-    assert triton_launch.precision_of(torch.bfloat16) == "ieee"
+    assert precision_of(torch.float32) == precision
+    assert precision_of(torch.bfloat16) == "ieee"
 
 
 @pytest.mark.usefixtures("untouched_precision")
@@ -99,11 +100,11 @@ def test_float32_is_multiplied_as_torch_is_told(word: str, precision: str) -> No
 def test_the_last_of_two_switches_decides() -> None:
     torch.set_float32_matmul_precision("high")
     torch.backends.cuda.matmul.fp32_precision = "ieee"
-    assert triton_launch.precision_of(torch.float32) == "ieee"
+    assert precision_of(torch.float32) == "ieee"
     torch.backends.cuda.matmul.fp32_precision = "tf32"
-    assert triton_launch.precision_of(torch.float32) == "tf32"
+    assert precision_of(torch.float32) == "tf32"
     torch.set_float32_matmul_precision("highest")
-    assert triton_launch.precision_of(torch.float32) == "ieee"
+    assert precision_of(torch.float32) == "ieee"
 
 
 def test_all_that_a_constant_contains_is_a_constant() -> None:

@@ -5,6 +5,7 @@ The calls themselves are repeated by `start_kernels.py`, for which Triton's inte
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,11 @@ from attnzoo.kernels import cache, triton_plan
 from attnzoo.kernels.triton_blocks import Tokens
 from attnzoo.kernels.triton_launch import Configuration, Launch
 from attnzoo.kernels.triton_plan import Result, Workspace
+
+
+def floats_at(address: int) -> Tensor:
+    """The eight numbers that a kernel would find at an address."""
+    return torch.frombuffer((ctypes.c_float * 8).from_address(address), dtype=torch.float32)
 
 
 class Kernel:
@@ -33,10 +39,10 @@ class Kernel:
             self.compiled += 1
             return self
 
-        def run(x: Tokens, y: Tensor, scale: float, out: Tensor, block: int, stream: object) -> None:
+        def run(x: tuple[int, ...], y: int, scale: float, out: int, block: int, stream: object) -> None:
             self.started += 1
             assert (grid, block, x[1:]) == ((3, 1, 1), 16, (8, 4, 2, 1))
-            torch.add(x.data.flatten(), y, out=out).mul_(scale)
+            torch.add(floats_at(x[0]), floats_at(y), out=floats_at(out)).mul_(scale)
 
         # the first call names its arguments, and the compiled kernel gets all of them in order
         return run if self.compiled else start
@@ -87,6 +93,40 @@ def test_one_tensor_in_two_places_is_not_taken_for_both_later() -> None:
     call(kernel, same, same)
     x, y = torch.randn(8), torch.randn(8)
     assert torch.equal(call(kernel, x, y)[0], (x + 2 * y) * 0.5)
+
+
+def test_views_are_not_made_again() -> None:
+    kernel, made = Kernel(), []
+
+    def parts(x: Tensor) -> tuple[Tensor, ...]:
+        made.append(x)
+        return x.unbind(0)
+
+    def build(workspace: Workspace) -> tuple[list[Launch], list[Result]]:
+        (packed,) = workspace.given
+        assert packed is not None
+        _, x, y = workspace.make(parts, packed)
+        gradients = workspace.empty((2, 8), x.dtype, x.device)
+        _, out = workspace.make(torch.unbind, gradients)
+        last = workspace.make(lambda x: x[4:], out)
+        arguments = {"x": Tokens(x, 8, 4, 2, 1), "y": y, "scale": 0.5, "out": out}
+        launch = Launch(kernel, lambda constants: 3, arguments, {}, Configuration({"BLOCK": 16}))
+        return [launch], [Result(gradients), Result(last)]
+
+    for _ in range(3):
+        packed = torch.randn(3, 8)
+        gradients, last = triton_plan.run("packed", (packed,), build)
+    assert (len(made), kernel.started) == (1, 2)
+    assert torch.equal(gradients[1], (packed[1] + packed[2]) * 0.5)
+    assert torch.equal(last, gradients[1, 4:])
+
+
+def test_gradients_do_not_take_over_strides_of_sides_of_one() -> None:
+    x = torch.zeros(8).as_strided((1, 8), (3, 1))
+    assert x.is_contiguous()
+    workspace = Workspace([x])
+    assert workspace.empty(x.shape, x.dtype, x.device).stride() == (8, 1)
+    assert Workspace([torch.zeros(2, 4).t()]).empty((4, 2), x.dtype, x.device).stride() == (2, 1)
 
 
 def test_calls_without_programs_are_repeated_too() -> None:
