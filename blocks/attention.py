@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from attnzoo.kernels import is_exporting
 
+from .cpu import linear
+
 
 def head_width(dim: int, num_heads: int, name: str = "dim") -> int:
     """Returns the channels D of each head.
@@ -66,3 +68,21 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, (4 if gated else 3) * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
+
+
+class MapAttention(SelfAttention):
+    """Attention between all pixels of a map: (B, H, W, C) -> (B, H, W, C).
+
+    Source: An Image is Worth 16x16 Words, arXiv 2010.11929, appendix A.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        q, k, v = self._split(x)
+        return self.proj_drop(linear(self.proj, attended(q, k, v).reshape(x.shape)))
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, H, W, C) -> queries, keys and values (B, h, T, D)."""
+        # (B, T, 3C) -> (3, B, h, T, D)
+        qkv = linear(self.qkv, x).flatten(1, 2).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        return qkv[0], qkv[1], qkv[2]

@@ -8,10 +8,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
+from .convolution import channels_last_conv
 from .resizing import cells
 
 # rows and columns of the 16 best frequencies of a 7x7 grid
@@ -105,11 +105,10 @@ class FrequencyChannelAttention(nn.Module):
         waves = (rows.unsqueeze(2) * columns.unsqueeze(1)).flatten(1).unsqueeze(1)
         # (B, C, H, W) -> (B, 16, H * W, C / 16); a product with a row is several times faster than with a column
         runs = x.flatten(2).unflatten(1, (waves.shape[0], -1)).transpose(2, 3)
-        descriptors = (waves @ runs).flatten(1)
-        # the layers are convolutions, for timm's networks initialize them as such; on vectors, linear layers are faster
-        hidden = self.act(F.linear(descriptors, self.fc1.weight.flatten(1)))
-        weights = F.linear(hidden, self.fc2.weight.flatten(1)).sigmoid()
-        return x * weights.unsqueeze(2).unsqueeze(3)
+        # a map of one pixel, (B, 1, 1, C): the layers are convolutions, for timm's networks initialize them as such
+        descriptors = (waves @ runs).reshape(-1, 1, 1, x.shape[1])
+        weights = channels_last_conv(self.fc2, self.act(channels_last_conv(self.fc1, descriptors))).sigmoid()
+        return x * weights.permute(0, 3, 1, 2)
 
 
 def _waves(frequencies: Sequence[int], size: int) -> Tensor:
@@ -136,7 +135,7 @@ class CrossStageChannelAttention(nn.Module):
         kernel_size = neighbors_of(dim)
         self.local = across_channels(kernel_size)
         self.fusion = nn.Conv1d(1, 1, stages + 1, stride=stages + 1, bias=False)
-        self.act = nn.ReLU(inplace=True)
+        self.act = nn.Identity() if is_first else nn.ReLU(inplace=True)
         self.across = across_channels(kernel_size)
         self.out_fusion = nn.Conv1d(1, 1, 2, stride=2, bias=False)
         self.is_first = is_first

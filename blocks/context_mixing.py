@@ -4,7 +4,6 @@ Shape legend: B batch, H W map, C channels of the map, g heads, d = C / 2g, K k 
 """
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
-import contextlib
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from attnzoo.kernels import define_dynamic, neighborhood_av, neighborhood_bias
 
+from .precision import without_autocast
 from .resizing import pool_to, resize
 
 # cells per side that the context is pooled to, whatever the size of the map
@@ -56,7 +56,7 @@ def mix(values: Tensor, queries: Tensor, keys: Tensor, learned: MixingWeights, s
     halves = values.unflatten(-1, (2, heads, -1)).unbind(3)
     sides = [(table.shape[1] + 1) // 2 for table in tables]
     places = [side**2 for side in sides]
-    with _without_autocast(values.device.type):
+    with without_autocast(values.device.type):
         # (B, H, W, C / 2) -> (B, g, HW, d), (B, 7, 7, C / 2) -> (B, g, d, 49)
         queries = queries.to(dtype).unflatten(-1, (heads, -1)).flatten(1, 2).transpose(1, 2)
         keys = keys.to(dtype).unflatten(-1, (heads, -1)).flatten(1, 2).permute(0, 2, 3, 1)
@@ -127,10 +127,3 @@ _mix_dynamic = define_dynamic(
     _run,
     lambda values, *others: values.new_empty(values.shape),
 )
-
-
-def _without_autocast(device: str) -> contextlib.AbstractContextManager[object]:
-    """Disables autocast where it is on; otherwise does nothing, and leaves no trace in an exported graph."""
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return contextlib.nullcontext()

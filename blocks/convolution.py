@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .cpu import linear, pack, packed_weights, pointwise_conv
+from .cpu import linear, pack, packed_weights, pointwise_conv, prefers_convolution
 from .norm import as_affine, is_constant
 from .resizing import multiple_of, pad_to
 from .shortcuts import Layer, is_plain_cpu, is_unmodified
@@ -42,6 +42,8 @@ def _channels_last_conv(layer: nn.Module, x: Tensor) -> Tensor:
             return out.reshape(*x.shape[:-1], -1)
         if _is_dilated_depthwise(layer):
             return _interleaved(layer, x)
+        if is_pointwise and not prefers_convolution(x, x.numel() // max(x.shape[-1], 1)):
+            return F.linear(x, layer.weight.flatten(1), layer.bias)
     x = x.permute(0, 3, 1, 2)
     if is_pointwise:
         return pointwise_conv(layer, x).permute(0, 2, 3, 1)
@@ -152,6 +154,27 @@ class ConvNorm(nn.Module):
             if self.is_pointwise:
                 pack(self.conv)
         return self
+
+
+class ConvNormAct(ConvNorm):
+    """A convolution, a batch norm and SiLU; `fuse` merges the first two.
+
+    Args:
+        dim: input channels.
+        out_dim: output channels.
+        kernel_size: kernel size.
+        stride: stride of the convolution.
+        groups: groups of channels.
+    """
+
+    def __init__(self, dim: int, out_dim: int, kernel_size: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(dim, out_dim, kernel_size, stride, groups)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, ⌈H/stride⌉, ⌈W/stride⌉, out_dim)."""
+        x = self.convolved(x)
+        return self.act(x if self.is_fused else self.normed(x))
 
 
 class ResidualConv(nn.Module):

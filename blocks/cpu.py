@@ -2,14 +2,15 @@
 
 torch multiplies matrices with the BLAS library it was built with, and runs convolutions with oneDNN. For float32 on x86
 the BLAS library is often MKL, which does not use AVX512 on the processors of every vendor; on those, a linear layer
-takes about half the time if it is run as a 1x1 convolution. Processors without AVX512 run both about equally fast. With
-one thread and a small batch, torch runs a 1x1 convolution with the BLAS library too, unless it is dilated. For a kernel
-of one element, dilation changes only that choice.
+takes about half the time if it is run as a 1x1 convolution. On Intel's that is faster only for many rows. Processors
+without AVX512 run both about equally fast. With one thread and a small batch, torch runs a 1x1 convolution with the
+BLAS library too, unless it is dilated. For a kernel of one element, dilation changes only that choice.
 
 Shape legend: C channels, N rows of a matrix.
 """
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
+import os
 from collections.abc import Callable
 
 import torch
@@ -25,11 +26,25 @@ from .shortcuts import Layer, is_plain_cpu, is_unmodified
 _HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
+def _is_intel() -> bool:
+    try:
+        # with many cores the file is long; each of them has its vendor at first
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            described = file.read(200)
+    except OSError:
+        # on Windows
+        described = os.environ.get("PROCESSOR_IDENTIFIER", "")
+    return "GenuineIntel" in described
+
+
+# with fewer rows, a convolution is not faster: packing the weights for oneDNN costs more than it saves
+_LEAST_ROWS = 4096 if _is_intel() else 128
+
+
 def prefers_convolution(x: Tensor, rows: int) -> bool:
     """Returns whether x (with `rows` rows, see `is_plain_cpu`) times a matrix is faster as a convolution."""
-    # with fewer rows, packing the weights for oneDNN costs more than it saves; for a single image with fewer elements
-    # torch does not use oneDNN
-    return _HAS_AVX512 and rows >= 128 and x.numel() > 20480
+    # for a single image with fewer elements torch does not use oneDNN
+    return _HAS_AVX512 and rows >= _LEAST_ROWS and x.numel() > 20480
 
 
 class Packed:

@@ -7,6 +7,7 @@ Shape legend: B batch, H W map, C channels, T tokens: 1 + H * W.
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from timm.layers import LayerScale, register_notrace_module
 from torch import Tensor, nn
 
@@ -99,6 +100,40 @@ class LocalMlp(Mlp):
         if self.residual:
             x = self.conv(x)
         return self.drop(linear(self.fc2, self.drop(x)))
+
+
+@register_notrace_module  # takes another path where gradients are enabled
+class GatedMlp(nn.Module):
+    """Linear of values * GELU(gate), both linear: (.., dim) -> (.., dim).
+
+    Args:
+        dim: input and output channels.
+        hidden_dim: channels of values and gate, each.
+        bias: whether the last linear layer has a bias.
+
+    Source: GLU Variants Improve Transformer, arXiv 2002.05202, section 2.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, bias: bool = True) -> None:
+        super().__init__()
+        # two layers: the halves of one layer's output would be strided
+        self.value = nn.Linear(dim, hidden_dim)
+        self.gate = nn.Linear(dim, hidden_dim)
+        self.proj = nn.Linear(hidden_dim, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(.., dim) -> (.., dim)."""
+        gate, value = linear(self.gate, x), linear(self.value, x)
+        if is_plain_cpu(gate) and not torch.is_grad_enabled():
+            return linear(self.proj, self._gated_in_place(gate, value))
+        return linear(self.proj, F.gelu(gate) * value)
+
+    @torch.jit.unused
+    def _gated_in_place(self, gate: Tensor, value: Tensor) -> Tensor:
+        # nothing is stored for the backward pass, so no copies are needed
+        if is_unmodified(self.gate, nn.Linear):
+            return torch.ops.aten.gelu_(gate).mul_(value)
+        return F.gelu(gate) * value
 
 
 class GatedLocalMlp(nn.Module):

@@ -4,6 +4,7 @@
 from typing import TypeGuard
 
 import torch
+import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import Tensor, nn
 
@@ -46,6 +47,27 @@ class Affine(nn.Module):
         if self.channels_last:
             return x * self.weight + self.bias
         return x * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+class CenteredNorm(nn.Module):
+    """Subtracts the mean over the channels and divides by the L2 norm of the rest: (.., C) -> (.., C).
+
+    It is a layer norm whose output is smaller by √C, with a weight and no bias. Norms far below 1e-6 count as 1e-6.
+
+    Args:
+        dim: channels C.
+
+    Source: ParCNetV2, arXiv 2211.07157, official code.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(.., C) -> (.., C)."""
+        dim = self.weight.shape[0]
+        return F.layer_norm(x, [dim], self.weight * dim**-0.5, None, 1e-12 / dim)
 
 
 @register_notrace_module  # the arithmetic depends on the dtype of the map

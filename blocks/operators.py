@@ -12,8 +12,10 @@ from attnzoo.kernels import (
     packed_neighborhood_attention,
     packed_window_attention,
     routed_attention,
+    selective_scan,
     window_attention,
 )
+from attnzoo.kernels.selective_scan.order import by_step
 
 
 @torch.jit.ignore
@@ -60,3 +62,15 @@ def attend_halo(
 ) -> Tensor:
     """`halo_attention`: q (B, H', W', h, D), k (B, H, W, h, D) and v (B, H, W, h, E) -> (B, H', W', h, E)."""
     return halo_attention(q, k, v, block_size, halo, stride=stride, rel_rows=rel_rows, rel_columns=rel_columns)
+
+
+@torch.jit.ignore
+def scan_routes(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, routes: Tensor) -> Tensor:
+    """`selective_scan`: u (B, L, h or 1, E), .., routes (h, L) -> (B, L, h, E)."""
+    return selective_scan(u, delta, A, B, C, D, routes=routes)
+
+
+@torch.jit.ignore
+def tokens_of_steps(x: Tensor, routes: Tensor) -> Tensor:
+    """The tokens (B, L, h or 1, E) in the order in which `scan_routes` visits them, (B, L, h, E)."""
+    return by_step(x, routes, routes.shape[0])

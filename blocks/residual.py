@@ -6,6 +6,7 @@ Shape legend: B batch, H W map, C channels.
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Callable
 
+import torch
 from timm.layers import DropPath, LayerScale
 from torch import Tensor, nn
 
@@ -68,13 +69,20 @@ class Residual(nn.Module):
     Args:
         branch: a module that keeps the shape of its input.
         drop_path: probability that a sample skips the branch in training.
+        scaled_dim: channels C of a learned scale of the shortcut, which begins as one; None for none.
+
+    Source: NormFormer, arXiv 2110.09456, for the scale of the shortcut.
     """
 
-    def __init__(self, branch: nn.Module, drop_path: float = 0.0) -> None:
+    def __init__(self, branch: nn.Module, drop_path: float = 0.0, scaled_dim: int | None = None) -> None:
         super().__init__()
+        self.scale: nn.Parameter | None = None if scaled_dim is None else nn.Parameter(torch.ones(scaled_dim))
         self.branch = branch
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """A tensor -> a tensor of the same shape."""
-        return x + self.drop_path(self.branch(x))
+        """A tensor -> a tensor of the same shape, (.., C) with a scale of the shortcut."""
+        out = self.drop_path(self.branch(x))
+        if self.scale is not None:
+            return torch.addcmul(out, x, self.scale)
+        return x + out

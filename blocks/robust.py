@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.layers import register_notrace_module, trunc_normal_
 from torch import Tensor, nn
 
-from .attention import SelfAttention, attended
+from .attention import MapAttention, attended
 from .cache import Cache
 from .convolution import ConvNorm, channels_last_conv
 from .cpu import linear
@@ -102,7 +102,7 @@ class AttentionMask(nn.Module):
         return super().train(mode)
 
 
-class MaskedAttention(SelfAttention):
+class MaskedAttention(MapAttention):
     """Attention of all tokens of a map, with scores times a learned mask: (B, H, W, C) -> (B, H, W, C).
 
     Args:
@@ -144,12 +144,6 @@ class MaskedAttention(SelfAttention):
         weights = self._weights(q, k, x.shape[1], x.shape[2])
         out = (weights @ v).transpose(1, 2).reshape(x.shape)
         return self.proj_drop(linear(self.proj, out)), weights
-
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, H, W, C) -> queries, keys and values (B, h, T, D)."""
-        # (B, T, 3C) -> (3, B, h, T, D)
-        qkv = linear(self.qkv, x).flatten(1, 2).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        return qkv[0], qkv[1], qkv[2]
 
     def _weights(self, q: Tensor, k: Tensor, height: int, width: int) -> Tensor:
         scores = (q * self.head_dim**-0.5) @ k.transpose(2, 3)

@@ -72,7 +72,8 @@ class MaskPredictor(nn.Module):
         coefficients = self._coefficients(q, k, height, width)
         values, places = coefficients.topk(self.num_coefficients, sorted=False)
         coefficients = torch.zeros_like(coefficients).scatter(3, places, values)
-        vectors = F.threshold(self._at(self.up, height, width).abs(), self.threshold, 0.0)
+        vectors = self._at(self.up, height, width).abs()
+        vectors = vectors * (vectors > self.threshold)
         tokens = 1 + height * width
         count = (tokens * self.kept + self.of - 1) // self.of
         chosen = (coefficients @ vectors.t()).topk(count, sorted=False)[1]

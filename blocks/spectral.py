@@ -7,18 +7,18 @@ Shape legend: B batch, H W map, C channels, K = ⌊W / 2⌋ + 1 frequencies of t
 """
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
-import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from timm.layers import register_notrace_module
+from timm.layers import DropPath, register_notrace_module
 from torch import Tensor, nn
 
 from attnzoo.kernels import is_dynamic, is_exporting
-from attnzoo.kernels.cache import cached
-from attnzoo.kernels.tracing import is_traced, real_tensors
+from attnzoo.kernels.tracing import is_traced
 
 from .cache import Cache
+from .fourier import complex_transform, real_transform, transformed
 from .resizing import at_least, has_size
 from .shortcuts import is_plain_cpu
 
@@ -84,6 +84,39 @@ class SpectralFilter(nn.Module):
         return f"dim={self.table.shape[3]}, map_size={self.map_size}"
 
 
+class FilterBlock(nn.Module):
+    """x + mlp(norm(filter(norm(x)))), with one shortcut around both: (B, H, W, C) -> (B, H, W, C).
+
+    Args:
+        dim: channels C.
+        map_size: the map (rows, columns) that the filter is learned for.
+        mlp: an MLP, (B, H, W, C) -> (B, H, W, C).
+        drop_path: probability that a sample skips the branch in training.
+        norm_layer: builds a norm over the channels.
+
+    Source: Global Filter Networks, arXiv 2107.00645, official code.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        map_size: tuple[int, int],
+        mlp: nn.Module,
+        drop_path: float = 0.0,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+    ) -> None:
+        super().__init__()
+        self.norm1 = norm_layer(dim)
+        self.filter = SpectralFilter(dim, map_size)
+        self.norm2 = norm_layer(dim)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        return x + self.drop_path(self.mlp(self.norm2(self.filter(self.norm1(x)))))
+
+
 def resize_spectrum(table: Tensor, height: int, width: int) -> Tensor:
     """Interpolates a filter to the frequencies of a map (H, W): (2, rows, frequencies, C) -> (2, H, K, C)."""
     table = table.permute(0, 3, 1, 2)
@@ -129,64 +162,21 @@ def _filtered_by_matrices(x: Tensor, table: Tensor) -> Tensor:
     """Computes the same as `_filtered` with real matrices."""
     _, height, width, dim = x.shape
     count = width // 2 + 1
-    along_columns, back_columns = _real_transform(width, x)
-    along_rows = _complex_transform(height, x)
-    # (B, H, W, C) -> (B, H, 2K, C) -> (B, 2, H, K * C) -> (B, 2H, K * C)
-    x = torch.matmul(along_columns, x).reshape(-1, height, 2, count * dim).transpose(1, 2).flatten(1, 2)
-    x = torch.matmul(along_rows, x).reshape(-1, 2, height, count, dim)
+    along_columns, back_columns = real_transform(width, x)
+    along_rows = complex_transform(height, x)
+    # (B * H, W, C) -> (B * H, 2K, C) -> (B, 2, H, K * C) -> (B, 2H, K * C)
+    x = transformed(along_columns, x.flatten(0, 1)).reshape(-1, height, 2, count * dim).transpose(1, 2).flatten(1, 2)
+    real, imaginary = transformed(along_rows, x).reshape(-1, 2, height, count, dim).unbind(1)
     # the product of complex numbers
-    x = torch.addcmul(x * table[0], x.flip(1), torch.stack([-table[1], table[1]]))
+    x = torch.stack(
+        [
+            torch.addcmul(real * table[0], imaginary, table[1], value=-1),
+            torch.addcmul(real * table[1], imaginary, table[0]),
+        ],
+        1,
+    )
     # the transform is unitary: its inverse is the transpose
-    x = torch.matmul(along_rows.T, x.reshape(-1, 2 * height, count * dim))
-    # (B, 2, H, K * C) -> (B, H, 2K, C) -> (B, H, W, C)
-    x = x.reshape(-1, 2, height, count * dim).transpose(1, 2).reshape(-1, height, 2 * count, dim)
-    return torch.matmul(back_columns, x)
-
-
-def _real_transform(length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the transform of real numbers, real before imaginary parts (2K, W), and its inverse (W, 2K)."""
-    if is_exporting():
-        return _real_matrices(length, like.dtype, like.device)
-    return _kept_real(length, like.dtype)
-
-
-def _complex_transform(length: int, like: Tensor) -> Tensor:
-    """Returns the transform of complex numbers, real before imaginary parts (2H, 2H)."""
-    if is_exporting():
-        return _complex_matrix(length, like.dtype, like.device)
-    return _kept_complex(length, like.dtype)
-
-
-@cached
-def _kept_real(length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    with real_tensors():
-        return _real_matrices(length, dtype, torch.device("cpu"))
-
-
-@cached
-def _kept_complex(length: int, dtype: torch.dtype) -> Tensor:
-    with real_tensors():
-        return _complex_matrix(length, dtype, torch.device("cpu"))
-
-
-def _real_matrices(length: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    frequency = torch.arange(length // 2 + 1, device=device)
-    cosines, sines = _waves(frequency, length, dtype)
-    # every frequency but 0 and the highest of an even length stands for itself and its negative
-    alone = (frequency == 0) | (2 * frequency == length)
-    weight = 2 - alone.to(dtype).unsqueeze(1)
-    return torch.cat([cosines, -sines]), torch.cat([weight * cosines, -weight * sines]).T.contiguous()
-
-
-def _complex_matrix(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    cosines, sines = _waves(torch.arange(length, device=device), length, dtype)
-    return torch.cat([torch.cat([cosines, sines], 1), torch.cat([-sines, cosines], 1)])
-
-
-def _waves(frequency: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Returns cosines and sines of frequencies at all positions, (frequencies, length), divided by √length."""
-    # angles of at most one turn are exact to the last digits
-    turns = frequency.unsqueeze(1) * torch.arange(length, device=frequency.device)
-    # the remainder, which cannot be exported for a dynamic length
-    angle = (turns - turns // length * length).to(dtype) * (2 * math.pi / length)
-    return angle.cos() / length**0.5, angle.sin() / length**0.5
+    x = transformed(along_rows.T, x.reshape(-1, 2 * height, count * dim))
+    # (B, 2H, K * C) -> (B, 2, H, K * C) -> (B * H, 2K, C) -> (B, H, W, C)
+    x = x.reshape(-1, 2, height, count * dim).transpose(1, 2).reshape(-1, 2 * count, dim)
+    return transformed(back_columns, x).reshape(-1, height, width, dim)

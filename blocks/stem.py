@@ -3,6 +3,7 @@
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from timm.layers import register_notrace_module
@@ -96,11 +97,12 @@ class ConvNormStem(nn.Sequential):
         in_chans: channels P of the image.
         dims: channels after each convolution; the last is C.
         strides: strides of the convolutions, by default 2 each; a side is divided by each of them and rounded up.
-        kernel_size: kernel size of the convolutions.
+        kernel_size: kernel size of the convolutions, or one per convolution.
         padding: zeros around their inputs; None for half the kernel size, rounded down.
         bias: whether the convolutions have a bias in addition to the norm's.
         act_layer: builds the activation.
         channels_last: whether the output is (B, H', W', C) instead of (B, C, H', W').
+        groups: groups of channels of each convolution, by default 1 each.
     """
 
     def __init__(
@@ -108,19 +110,21 @@ class ConvNormStem(nn.Sequential):
         in_chans: int,
         dims: Sequence[int],
         strides: Sequence[int] | None = None,
-        kernel_size: int = 3,
+        kernel_size: int | Sequence[int] = 3,
         padding: int | None = None,
         bias: bool = False,
         act_layer: Callable[[], nn.Module] = nn.GELU,
         channels_last: bool = True,
+        groups: Sequence[int] | None = None,
     ) -> None:
         strides = [2] * len(dims) if strides is None else strides
+        sizes = [kernel_size] * len(dims) if isinstance(kernel_size, int) else kernel_size
+        groups = [1] * len(dims) if groups is None else groups
+        arguments: dict[str, Any] = {"bias": bias, "channels_last": channels_last, "padding": padding}
         layers: list[nn.Module] = []
-        for before, dim, stride in zip((in_chans, *dims), dims, strides, strict=False):
+        for before, dim, size, stride, count in zip((in_chans, *dims), dims, sizes, strides, groups, strict=False):
             layers += [act_layer()] if layers else []
-            layers.append(
-                ConvNorm(before, dim, kernel_size, stride, bias=bias, channels_last=channels_last, padding=padding)
-            )
+            layers.append(ConvNorm(before, dim, size, stride, count, **arguments))
         super().__init__(*layers)
         self.channels_last = channels_last
 

@@ -12,6 +12,8 @@ if __name__ == "attnzoo":
     from importlib.metadata import version as _version
     from typing import Any as _Any
 
+    from attnzoo.blocks import fold_reparametrization, make_quantizable, reparametrize
+
     from . import (
         agent,
         agent_deit,
@@ -20,6 +22,8 @@ if __name__ == "attnzoo":
         eca_resnet,
         emca,
         fcanet,
+        fftnet,
+        flowformer,
         gfnet,
         halonet,
         litv2,
@@ -28,11 +32,18 @@ if __name__ == "attnzoo":
         nat_isotropic,
         ninformer,
         overlock,
+        parcnetv2,
+        perceiver,
+        plainmamba,
         ravlt,
+        residual_attention,
         sparsifiner,
+        spectformer,
+        spectformer_h,
         swin,
         tap_rvt,
         van,
+        yolov12,
         zoo_davit,
         zoo_mambaout,
         zoo_shvit,
@@ -41,13 +52,23 @@ if __name__ == "attnzoo":
     )
     from .acceleration import accelerate
     from .base import Published, published
+    from .explanation import explain
 
     try:
         __version__ = _version("attnzoo")
     except PackageNotFoundError:  # a source tree that was never installed
         __version__ = "0+unknown"
 
-    __all__ = ["Published", "__version__", "accelerate", "published"]
+    __all__ = [
+        "Published",
+        "__version__",
+        "accelerate",
+        "explain",
+        "fold_reparametrization",
+        "make_quantizable",
+        "published",
+        "reparametrize",
+    ]
 
     def __getattr__(name: str) -> _Any:
         # imported when it is asked for

@@ -20,7 +20,7 @@ from typing import Any
 from timm.layers import to_2tuple
 from torch import nn
 
-from attnzoo.blocks import AgentAttention, PatchStem, PositionEmbedding
+from attnzoo.blocks import AgentAttention, PatchStem, PositionEmbedding, QuantizableAttention
 
 from .agent_checkpoints import agent_family, variant
 from .base import IsotropicTokens, PlainAttention, PlainMlp, TokenBlock, TokenStage, TokenStem, stages_of
@@ -47,6 +47,8 @@ class AgentVisionTransformer(IsotropicTokens):
         qkv_bias: whether queries, keys and values have a bias.
         proj_drop_rate: dropout rate after projections and in MLPs.
         drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0.
+        softmax, clip, gate, gate_probability: options of plain attention, see `QuantizableAttention`. With
+            `agent_depths=(0, 0, 0, 0)` all attention is plain.
         in_chans: channels of the image.
         head: `num_classes`, `global_pool` (`token` or as in `TokenHead`) and `drop_rate`, see `IsotropicTokens`.
     """
@@ -68,6 +70,10 @@ class AgentVisionTransformer(IsotropicTokens):
         qkv_bias: bool = True,
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        softmax: str = "full",
+        clip: tuple[float, float] | float = (-0.003, 1.0),
+        gate: str | None = None,
+        gate_probability: float | None = None,
         **head: Any,
     ) -> None:
         agent_depths = depths if agent_depths is None else agent_depths
@@ -81,8 +87,12 @@ class AgentVisionTransformer(IsotropicTokens):
                 mixer = AgentAttention(
                     embed_dim, num_heads, num_agents, map_size, qkv_bias, proj_drop_rate, dense_agents, class_token=True
                 )
-            else:
+            elif softmax == "full" and gate is None:
                 mixer = PlainAttention(embed_dim, num_heads, qkv_bias, proj_drop_rate)
+            else:
+                mixer = QuantizableAttention(
+                    embed_dim, num_heads, qkv_bias, proj_drop_rate, softmax, clip, gate, gate_probability
+                )
             mlp = PlainMlp(embed_dim, int(embed_dim * mlp_ratio), proj_drop_rate)
             return TokenBlock(embed_dim, mixer, drop_path=drop_path, norm_layer=norm_layer, mlp=mlp)
 

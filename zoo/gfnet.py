@@ -13,7 +13,7 @@ features; or stages 56x56x64, 28x28x128, 14x14x256, 7x7x512 (gfnet_h_ti).
 
 # no `from __future__ import annotations`: TorchScript needs evaluated annotations
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,16 +22,16 @@ from torch import Tensor, nn
 
 from attnzoo.blocks import (
     ConvDownsample,
+    FilterBlock,
     Mlp,
     PatchStem,
     PositionEmbedding,
-    Residual,
     ScaledMlp,
     SpectralFilter,
     resize_spectrum,
 )
 
-from .base import Family, Pyramid, Renames, Variant, block_of, depths_of, renamed, stages_of, unwrapped
+from .base import Family, Filter, Pyramid, Renames, Variant, depths_of, in_stages, renamed, stages_of, unwrapped
 
 __all__ = ["GFNet"]
 
@@ -74,10 +74,7 @@ class GFNet(Pyramid):
         def block(stage: int, index: int, drop_path: float) -> nn.Module:
             dim, hidden_dim = widths[stage], int(widths[stage] * mlp_ratio)
             mlp = Mlp(dim, hidden_dim) if layer_scale is None else ScaledMlp(dim, hidden_dim, layer_scale, norm=False)
-            parts = OrderedDict(
-                norm1=norm_layer(dim), filter=SpectralFilter(dim, sizes[stage]), norm2=norm_layer(dim), mlp=mlp
-            )
-            return Residual(nn.Sequential(parts), drop_path)
+            return FilterBlock(dim, sizes[stage], mlp, drop_path, norm_layer)
 
         def downsample(stage: int) -> nn.Module:
             return ConvDownsample(widths[stage - 1], widths[stage], nn.Identity, kernel_size=2, bias=True)
@@ -103,33 +100,37 @@ _RENAMES: Renames = (
     (r"\.complex_weight$", ".table"),
     (r"^(blocks\.\d+\.\d+)\.mlp\.fc2\.", r"\1.mlp.fc2.fc."),
     (r"^(blocks\.\d+\.\d+)\.gamma$", r"\1.mlp.fc2.scale.gamma"),
-    (r"^blocks\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2.branch."),
+    (r"^blocks\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
     (r"^head\.(weight|bias)$", r"head.fc.\1"),
 )
 
 
 def rename(name: str, depths: Sequence[int]) -> str:
     """Maps an official parameter name to ours, given the blocks per stage; a name that is already ours stays."""
-    name = renamed(name, _RENAMES)
-    if name.startswith("blocks."):
-        _, index, rest = name.split(".", 2)
-        name = f"{block_of(int(index), depths)}.branch.{rest}"
-    return name
+    return in_stages(renamed(name, _RENAMES), depths)
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Converts an official checkpoint, or one of this project, to this project's names.
+def fitted(rename: Callable[[str, Sequence[int]], str]) -> Filter:
+    """Returns the `checkpoint_filter_fn` of a family with spectral filters.
 
     Positions and filters that were learned at another image size than the model's are interpolated.
+
+    Args:
+        rename: maps an official name to ours, given the blocks per stage, and keeps names that are ours already.
     """
-    layers, result = dict(model.named_modules()), dict[str, Tensor]()
-    for official, tensor in unwrapped(state_dict).items():
-        name = rename(official, depths_of(model))
-        if official.endswith(".complex_weight"):
-            # (rows, frequencies, C, 2) -> (2, rows, frequencies, C)
-            tensor = tensor.movedim(-1, 0)
-        result[name] = _fit(tensor, layers.get(name.removesuffix(".table")))
-    return result
+
+    def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, Tensor]:
+        """Converts an official checkpoint, or one of this project, to this project's names."""
+        layers, depths, result = dict(model.named_modules()), depths_of(model), dict[str, Tensor]()
+        for official, tensor in unwrapped(state_dict).items():
+            name = rename(official, depths)
+            if official.endswith(".complex_weight"):
+                # (rows, frequencies, C, 2) -> (2, rows, frequencies, C)
+                tensor = tensor.movedim(-1, 0)
+            result[name] = _fit(tensor, layers.get(name.removesuffix(".table")))
+        return result
+
+    return checkpoint_filter_fn
 
 
 def _fit(tensor: Tensor, layer: nn.Module | None) -> Tensor:
@@ -140,6 +141,8 @@ def _fit(tensor: Tensor, layer: nn.Module | None) -> Tensor:
         return resample_abs_pos_embed(tensor, list(layer.map_size), num_prefix_tokens=0, antialias=False)
     return tensor
 
+
+checkpoint_filter_fn = fitted(rename)
 
 family = Family(
     __name__,

@@ -17,10 +17,13 @@ from attnzoo.blocks import (
     AgentAttention,
     BiLevelRoutingAttention,
     EfficientAttention,
+    FlowCrossAttention,
     FocusBlock,
     GaussianBlock,
     LepeAttention,
+    MultiHeadScan,
     NeighborhoodAttention,
+    QuantizableAttention,
     SubspaceAttention,
     attention_layer,
 )
@@ -168,16 +171,96 @@ def gaussian(case: Case, arguments: Arguments) -> nn.Module:
     return module
 
 
+def scans(case: Case, arguments: Arguments) -> nn.Module:
+    module = MultiHeadScan(arguments["d_model"], arguments["d_state"])
+    layers = {"in_proj": "x_ssproj", "norm": "cat_norm", "out_proj": "y_proj"}
+    state = {
+        f"{ours}.{leaf}": case.checkpoint.get(f"{name}.{leaf}")
+        for ours, name in layers.items()
+        for leaf in ("weight", "bias")
+    }
+    parts = {
+        "x_proj": "x_proj_weight",
+        "dt_proj": "dt_projs_weight",
+        "dt_bias": "dt_projs_bias",
+        "A_log": "A_logs",
+        "D": "Ds",
+    }
+    for ours, name in parts.items():
+        each = [case.checkpoint[f"scanhead_{head}.scanning.seq2seq_engine.{name}"] for head in "CXSZ"]
+        state[ours] = torch.cat(each).reshape(module.get_parameter(ours).shape)
+    module.load_state_dict({name: tensor for name, tensor in state.items() if tensor is not None})
+    return ChannelsFirst(module)
+
+
+class ChannelsFirst(nn.Module):
+    """Gives a module a map (B, C, H, W) channel-last."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x.permute(0, 2, 3, 1))
+
+
+class FirstTokens(nn.Module):
+    """Attention of all tokens of a map (B, C, H, W) to its first hundred: -> (B, H * W, out_dim)."""
+
+    def __init__(self, module: FlowCrossAttention) -> None:
+        super().__init__()
+        self.attn = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.attn(tokens, tokens[:, :100], tokens[:, :100])
+
+
+def flow(case: Case, arguments: Arguments) -> nn.Module:
+    dim, inner_dim, out_dim, heads = map(int, re.findall(r"\d+", case.facts["constructor"]))
+    names = {"query": "query", "key": "key", "value": "value", "out": "proj"}
+    names = {f"{theirs}_projection.": f"{ours}." for theirs, ours in names.items()}
+    return FirstTokens(plugin(case, FlowCrossAttention(dim, heads, inner_dim, out_dim), names))
+
+
+class MapAttention(nn.Module):
+    """Runs attention on the positions of a map (B, C, H, W) as tokens."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.attn = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attn(x.flatten(2).transpose(1, 2))
+
+
+def quantizable(case: Case, arguments: Arguments) -> nn.Module:
+    dim, heads, weights = case.images.shape[1], 3, case.checkpoint
+    options = {"gate": "linear"} if "gate" in case.name else {"softmax": "clipped", "clip": (-0.003, 1.0)}
+    module = QuantizableAttention(dim, heads, **options)
+    module.proj = nn.Identity()
+    parts = ("query", "key", "value")
+    state = {f"qkv.{leaf}": torch.cat([weights[f"{part}.{leaf}"] for part in parts]) for leaf in ("weight", "bias")}
+    if module.gate is not None:
+        for theirs, ours in (("weight", "gate.weights.0"), ("bias", "gate.biases.0")):
+            state[ours] = torch.stack([weights[f"alpha.{i}.{theirs}"].reshape(1, -1) for i in range(heads)])
+    module.load_state_dict(state)
+    return MapAttention(module)
+
+
 # builders of our layers with official weights, by the last part of the official constructor's name
 BUILDERS: dict[str, Callable[[Case, Arguments], nn.Module]] = {
     "AgentAttention": agent,
     "AttentionLePE": dense,
+    "BertSelfAttentionWithExtras": quantizable,
     "BiLevelRoutingAttention": routing,
     "DynamicConvBlock": focus_block,
     "ELA-S: kernel 5, 8 channel": strips,
     "ELA-T: kernel 5, 1 channel": strips,
     "EfficientAttention": efficient,
+    "Flow_Attention": flow,
     "GaussianBlock": gaussian,
+    "MHSM": scans,
     "NeighborhoodAttention2D": neighborhood,
     "PSA_p": polarized,
     "PSA_s": polarized,

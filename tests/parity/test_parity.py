@@ -14,7 +14,8 @@ import attnzoo  # noqa: F401  registers
 
 from .recipe import PATHS, Case, load_case, readable, relative_error
 
-NETWORKS = [path for path in PATHS if not path.stem.startswith("module_")]
+# modules and options of other networks have tests of their own
+NETWORKS = [path for path in PATHS if not path.stem.startswith(("module_", "sigma_reparam_"))]
 
 # indices of the recorded stages that match ours, where they differ; None for a stage that was not recorded
 RECORDED: dict[str, tuple[int | None, ...]] = {
@@ -24,7 +25,18 @@ RECORDED: dict[str, tuple[int | None, ...]] = {
     "sparsifiner_s": (None, None, None, None),
     "ninformer_cifar10": (0, None, None, 1),
     "gfnet_ti": (None, 1, None, 2),
+    "plainmamba_l1": (None, 2, None, 3),
+    "spectformer_xs": (1, None, None, 2),
+    "fftnet_vit_base": (None, None, None, 2),
+    # stages end with a norm here
+    "spectformer_h_s": (None, None, None, 3),
+    # it has no maps
+    "perceiver_conv": (),
 }
+
+# float64 differences of networks that round more: float32 and float64 of ours differ by as much. A wrong epsilon in the
+# norms of PlainMamba's blocks gives 2e-4
+ROUNDED = {"plainmamba_l1": 4e-6}
 
 # cases whose stages end with the downsampler that is part of our next stage
 AFTER_MERGING = ("litv2_s", "ravlt_t")
@@ -83,7 +95,8 @@ def test_network(path: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         if rounding_decides(model, images):
             model, images = model.double(), images.double()
-        features, stages = model.forward_intermediates(images)
+        has_maps = hasattr(model, "forward_intermediates")
+        features, stages = model.forward_intermediates(images) if has_maps else (model.forward_features(images), [])
         logits = model.forward_head(features)
         stages = as_recorded(model, case.name, stages)
     recorded = RECORDED.get(case.name, range(len(case.stage_shapes)))
@@ -115,4 +128,4 @@ def test_network_in_float64(path: Path, tmp_path: Path) -> None:
         assert error == pytest.approx(case.facts["float64_rel_diff"], rel=1e-3)
     else:
         # the rounding error was not recorded; a wrong epsilon in all norms of one kind mostly gives more than 3e-6
-        assert error < 2e-6
+        assert error < ROUNDED.get(case.name, 2e-6)

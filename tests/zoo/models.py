@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import timm
@@ -10,6 +11,9 @@ import attnzoo  # noqa: F401  registers
 
 # arguments that small variants need to take images of any size
 ARGUMENTS: dict[str, dict[str, object]] = {"biformer_pico": {"auto_pad": True}}
+
+# models whose first pool has no padding, so that it rounds the size of the map down
+ROUNDED_DOWN = ("residual_attention_pico",)
 
 
 def families() -> list[str]:
@@ -27,3 +31,13 @@ def ours() -> list[str]:
 
 # the variants of every family that are fast enough for every test
 SMALL = [name for name in ours() if name.endswith("_pico")]
+
+# those of them with feature maps
+MAPPED = [name for name in SMALL if name != "perceiver_pico"]
+
+
+def map_side(name: str, side: int, reduction: int) -> int:
+    """Returns the rows or columns of the map of a stage, given those of the image."""
+    if name in ROUNDED_DOWN:
+        side = math.ceil(side / 2) // 2 * 4
+    return math.ceil(side / reduction)

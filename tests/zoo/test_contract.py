@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,23 @@ from timm.models._features_fx import get_notrace_functions, get_notrace_modules
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from attnzoo import published
 from attnzoo.base import checkpoint_filter
 
-from ..tiers import fifth, quick
-from .models import ARGUMENTS, SMALL, ours
+from ..tiers import quick
+from .models import ARGUMENTS, MAPPED, SMALL, map_side, ours
 
 # one for each operator, and the network whose stages pass on more than a map
-FULLGRAPH = ["nat_pico", "swin_pico", "biformer_pico", "halonet_pico", "overlock_pico"]
-small = pytest.mark.parametrize("name", SMALL)
+FULLGRAPH = ["nat_pico", "swin_pico", "biformer_pico", "halonet_pico", "plainmamba_pico", "overlock_pico"]
+
+
+def small(test: Callable[..., None]) -> Callable[..., None]:
+    """A test of every small member; the quick suite takes turns, so that each member has every third test."""
+    return pytest.mark.in_turns(pytest.mark.parametrize("name", SMALL)(test))
+
+
+def mapped(test: Callable[..., None]) -> Callable[..., None]:
+    """A test of every small member with feature maps, in turns, too."""
+    return pytest.mark.in_turns(pytest.mark.parametrize("name", MAPPED)(test))
 
 
 def images(height: int = 64, width: int = 64, batch: int = 1, channels: int = 3) -> torch.Tensor:
@@ -47,18 +56,6 @@ def create(name: str, **kwargs: object) -> nn.Module:
     return timm.create_model(name, **ARGUMENTS.get(name, {}), **kwargs).eval()
 
 
-@pytest.mark.parametrize("name", fifth(ours()))
-def test_every_model_builds_and_counts_its_published_parameters(name: str) -> None:
-    with torch.device("meta"):
-        model = timm.create_model(name)
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    # published counts do not include an auxiliary head: the test of such a family checks them
-    if "params_m" in published(name) and not hasattr(model, "aux_head"):
-        # published counts are rounded: agent_cswin_tiny has 20.5 million and is published with 21, gfnet_ti 7.5 with 7
-        count = published(name)["params_m"]
-        assert millions == pytest.approx(count, rel=0.03, abs=0.6 if count == int(count) else 0)
-
-
 @pytest.mark.parametrize("name", [name for name in ours() if name.endswith("_pico")])
 def test_ours_are_small(name: str) -> None:
     assert sum(p.numel() for p in create(name).parameters()) <= 2e6
@@ -74,7 +71,7 @@ def test_a_checkpoint_of_ours_stays(name: str) -> None:
         assert all(torch.equal(found[key], weights[key]) for key in weights)
 
 
-@small
+@mapped
 @pytest.mark.parametrize("size", [(32, 32), (65, 97), (96, 64)], ids=["smallest", "odd", "landscape"])
 def test_any_size(name: str, size: tuple[int, int]) -> None:
     model = create(name, num_classes=5)
@@ -82,11 +79,11 @@ def test_any_size(name: str, size: tuple[int, int]) -> None:
         assert model(images(*size, batch=2)).shape == (2, 5)
         features = model.forward_features(images(*size))
     reduction = model.feature_info[-1]["reduction"]
-    height, width = (math.ceil(side / reduction) for side in size)
+    height, width = (map_side(name, side, reduction) for side in size)
     assert channels_first(model, features, size).shape == (1, model.num_features, height, width)
 
 
-@small
+@mapped
 def test_pieces_make_the_whole(name: str) -> None:
     model, x = create(name, num_classes=7), images()
     with torch.no_grad():
@@ -100,7 +97,7 @@ def test_pieces_make_the_whole(name: str) -> None:
         assert torch.equal(stages[-1], channels_first(model, features))
 
 
-@small
+@mapped
 def test_intermediates(name: str) -> None:
     model, x = create(name), images(64, 96)
     count = len(model.feature_info)
@@ -117,7 +114,7 @@ def test_intermediates(name: str) -> None:
         model.forward_intermediates(x, output_fmt="NLC")
 
 
-@small
+@mapped
 def test_features_only_tells_the_truth(name: str) -> None:
     whole = create(name)
     model = create(name, features_only=True)
@@ -130,12 +127,12 @@ def test_features_only_tells_the_truth(name: str) -> None:
     for found, wanted, channels, reduction in zip(
         maps, expected, model.feature_info.channels(), model.feature_info.reduction(), strict=True
     ):
-        assert found.shape == (1, channels, math.ceil(70 / reduction), math.ceil(93 / reduction))
+        assert found.shape == (1, channels, map_side(name, 70, reduction), map_side(name, 93, reduction))
         assert torch.equal(found, wanted)
     assert not any(key.startswith("model.head") for key in model.state_dict())
 
 
-@small
+@mapped
 def test_features_can_be_chosen(name: str) -> None:
     model = create(name, features_only=True, out_indices=(0, 1))
     with torch.no_grad():
@@ -143,7 +140,7 @@ def test_features_can_be_chosen(name: str) -> None:
     assert len(model.model.stages) == 2
 
 
-@small
+@mapped
 def test_prune(name: str) -> None:
     model = create(name)
     assert model.prune_intermediate_layers(indices=[0, 1], prune_norm=True) == [0, 1]
@@ -206,7 +203,7 @@ def test_parameter_groups(name: str) -> None:
     groups = param_groups_layer_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.7)
     scales = sorted({group["lr_scale"] for group in groups})
     # the stages of timm's ResNet are sequences of blocks
-    blocks = sum(len(getattr(stage, "blocks", stage)) for stage in model.stages)
+    blocks = sum(len(getattr(stage, "blocks", stage)) for stage in getattr(model, "stages", [model]))
     assert len(scales) >= blocks
     assert scales[-1] == 1.0
 
@@ -283,7 +280,7 @@ def test_an_empty_batch_and_images_of_bytes(name: str) -> None:
             model(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 
-@small
+@mapped
 def test_outputs_of_layers_become_maps(name: str) -> None:
     model, x = create(name, num_classes=4, img_size=64, dynamic_img_size=True), images()
     second, last, seen = model.feature_info[1]["module"], "norm" if hasattr(model, "norm") else "layer4", {}
@@ -314,7 +311,7 @@ def test_traces_and_is_stored(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(torch.jit.load(tmp_path / "model.pt")(x), model(x), atol=1e-5, rtol=1e-4)
 
 
-@small
+@mapped
 def test_features_by_name(name: str) -> None:
     extraction = pytest.importorskip("torchvision.models.feature_extraction")
     model, x = create(name, num_classes=4), images()

@@ -32,7 +32,7 @@ def test_constants_of_the_networks(
     assert sum(len(stage.blocks) for stage in model.stages) == depth
     last = model.stages[-1].blocks[-1]
     assert getattr(last.drop_path, "drop_prob", 0.0) == pytest.approx(drop_path)
-    assert hasattr(last.branch.mlp.fc2, "scale") == is_scaled
+    assert hasattr(last.mlp.fc2, "scale") == is_scaled
     assert {norm.eps for norm in model.modules() if isinstance(norm, nn.LayerNorm)} == {1e-6}
     assert model.no_weight_decay() == {"stem.position.table"}
 
@@ -41,7 +41,7 @@ def test_a_file_is_interpolated_to_another_image_size() -> None:
     small = timm.create_model("gfnet_h_pico", img_size=64)
     large = timm.create_model("gfnet_h_pico", img_size=(128, 96)).eval()
     weights = checkpoint_filter("gfnet_h_pico")(small.state_dict(), large)
-    table = "stages.0.blocks.0.branch.filter.table"
+    table = "stages.0.blocks.0.filter.table"
     torch.testing.assert_close(weights[table], resize_spectrum(small.state_dict()[table], 32, 24))
     large.load_state_dict(weights)
     x = torch.randn(1, 3, 128, 96)

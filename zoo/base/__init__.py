@@ -1,7 +1,7 @@
 """Base classes of the model families, and the registration of their variants with timm."""
 
 from .attention_resnet import STAGES, WIDTHS, AttentionConstructor, AttentionResNet
-from .backbone import Backbone, init_convolution
+from .backbone import Backbone, init_convolution, init_linear
 from .checkpoints import (
     Filter,
     Renames,
@@ -15,7 +15,17 @@ from .checkpoints import (
     unwrapped,
 )
 from .huggingface import TRANSFORMER, of_transformers
-from .isotropic import Isotropic, IsotropicTokens, PlainAttention, PlainMlp, TokenBlock, Tokens, TokenStage, TokenStem
+from .isotropic import (
+    Isotropic,
+    IsotropicTokens,
+    PlainAttention,
+    PlainMlp,
+    TokenBlock,
+    TokenHead,
+    Tokens,
+    TokenStage,
+    TokenStem,
+)
 from .pyramid import Pyramid, Stage, stages_of
 from .recomputation import checkpointed, checkpointed_sequence
 from .registry import Family, Published, Variant, checkpoint_filter, published
@@ -40,6 +50,7 @@ __all__ = [
     "Source",
     "Stage",
     "TokenBlock",
+    "TokenHead",
     "TokenStage",
     "TokenStem",
     "Tokens",
@@ -55,6 +66,7 @@ __all__ = [
     "filter_by_depths",
     "in_stages",
     "init_convolution",
+    "init_linear",
     "like",
     "of_transformers",
     "published",

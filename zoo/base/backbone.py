@@ -38,7 +38,7 @@ class Backbone(nn.Module):
         """Adds the classifier, with `fc`, `num_features` and `reset` as in timm, and initializes linear layers."""
         self.head = head
         self.head_hidden_size = head.num_features
-        self.apply(_init_weights)
+        self.apply(init_linear)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -99,7 +99,8 @@ class Backbone(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _init_weights(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
+    """Initializes linear layers, for `apply`."""
     if isinstance(module, (nn.Linear, DistilledLinear)):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

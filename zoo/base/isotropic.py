@@ -91,9 +91,13 @@ class TokenStem(nn.Module):
 
 
 class PlainAttention(SelfAttention):
-    """Attention over all tokens, with the interface of attention that needs the size of the map."""
+    """Attention over all tokens, also with the interface of attention that needs the size of the map."""
 
     def forward_tokens(self, x: Tensor, height: int, width: int) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        return self.forward(x)
+
+    def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         # (B, T, 3C) -> (3, B, h, T, D)
         qkv = linear(self.qkv, x).unflatten(2, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
@@ -178,8 +182,12 @@ class TokenHead(nn.Module):
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, T, C) -> (B, num_classes), or the input of the layer."""
-        x = self.drop(global_pool_nlc(x, pool_type=self.pool_type, num_prefix_tokens=self.num_prefix_tokens))
+        x = self.pooled(x)
         return x if pre_logits else self.fc(x)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> the input of the layer (B, C); without pooling the tokens."""
+        return self.drop(global_pool_nlc(x, pool_type=self.pool_type, num_prefix_tokens=self.num_prefix_tokens))
 
 
 class IsotropicTokens(Isotropic):

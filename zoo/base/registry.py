@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypedDict
 
-import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
     generate_default_cfgs,
     get_pretrained_cfg,
-    load_state_dict,
     register_model,
 )
 from torch import nn
 
 from .checkpoints import Filter
-from .sources import UnsuitableError, fetch
+from .pretrained import checker, with_file
+
+_logger = logging.getLogger(__name__)
 
 # top-1 accuracy in percent, parameters in millions, multiply-adds in 10^9
 Figures = tuple[float | None, float | None, float | None]
-# fields of a configuration that locate weights
-_SOURCES = {"file", "url", "state_dict", "hf_hub_id"}
+# licenses that also bind what is made with the weights, by their first letters
+_RECIPROCAL = ("agpl-", "gpl-")
 # tag of variants without published weights
 UNTRAINED = "untrained"
 
@@ -194,8 +194,8 @@ class Family:
             if kwargs.get("features_only"):
                 kwargs = {**getattr(self.network, "dense_arguments", {}), **kwargs}
             if pretrained and variant.tag != UNTRAINED:
-                kwargs = _with_file(f"{name}.{variant.tag}", self._check(create), kwargs)
-            return build_model_with_cfg(
+                kwargs = with_file(f"{name}.{variant.tag}", checker(self.checkpoint_filter_fn, create), kwargs)
+            model = build_model_with_cfg(
                 self.network,
                 name,
                 pretrained,
@@ -204,33 +204,18 @@ class Family:
                 feature_cfg={"out_indices": None, "feature_cls": "getter"},
                 **{**variant.arguments, **kwargs},
             )
+            # a file that was trained here brings a configuration of its own
+            is_theirs = pretrained and not isinstance(kwargs.get("pretrained_cfg"), (dict, PretrainedCfg))
+            if is_theirs and variant.tag != UNTRAINED and self.license.startswith(_RECIPROCAL):
+                _logger.warning(
+                    "%s: the license of the published weights is %s, see %s", name, self.license.upper(), self.code
+                )
+            return model
 
         create.__name__ = create.__qualname__ = name
         create.__module__ = self.module
         create.__doc__ = variant.summary
         return create
-
-    def _check(self, create: Callable[[], nn.Module]) -> Callable[[Path], None]:
-        """Returns a function that checks that a file holds every tensor of the published network, and no others."""
-
-        def check(path: Path) -> None:
-            try:
-                weights = load_state_dict(str(path))
-            # torch raises exceptions of many classes on a damaged file
-            except Exception as error:
-                raise UnsuitableError(f"{path.name} cannot be read: {_first_line(error)}", is_damaged=True) from error
-            with torch.device("meta"):
-                network = create()
-            try:
-                converted = self.checkpoint_filter_fn(weights, network)
-                difference = _difference(converted, network.state_dict())
-            # on the names and shapes of another network
-            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-                difference = _first_line(error)
-            if difference:
-                raise UnsuitableError(f"{path.name} does not hold the weights of this model: {difference}")
-
-        return check
 
 
 _published: dict[str, Published] = {}
@@ -270,40 +255,3 @@ def _repository(timm: str, hub: str) -> dict[str, str]:
     owner, _, rest = hub.partition("/")
     name, _, file = rest.partition("/")
     return {"hf_hub_id": f"{owner}/{name}", **({"hf_hub_filename": file} if file else {})} if hub else {}
-
-
-def _with_file(name: str, check: Callable[[Path], None], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Returns arguments of `build_model_with_cfg` with the file of the first source that has the weights.
-
-    Arguments that say where the weights are stay as they are. The configuration of the model names the source that was
-    used.
-
-    Raises:
-        WeightsError: no source has the weights.
-    """
-    overlay = kwargs.get("pretrained_cfg_overlay") or {}
-    if isinstance(kwargs.get("pretrained_cfg"), (dict, PretrainedCfg)) or overlay.keys() & _SOURCES:
-        return kwargs
-    path, source = fetch(name, get_pretrained_cfg(name), check, kwargs.get("cache_dir"))
-    used = {
-        "file": str(path),
-        "url": source.url or None,
-        "hf_hub_id": source.repository or None,
-        "hf_hub_filename": source.filename or None,
-    }
-    return {**kwargs, "pretrained_cfg_overlay": {**overlay, **used}}
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-
-
-def _difference(file: Mapping[str, Any], model: Mapping[str, Any]) -> str:
-    """Describes the names and shapes that differ; empty if all are the same."""
-    kinds = {
-        "are missing": model.keys() - file.keys(),
-        "are not the model's": file.keys() - model.keys(),
-        "have another shape": {key for key in file.keys() & model.keys() if file[key].shape != model[key].shape},
-    }
-    said = [f"{len(keys)} {kind}, such as {min(keys)}" for kind, keys in kinds.items() if keys]
-    return f"of its {len(file)} tensors, " + "; ".join(said) if said else ""
