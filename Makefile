@@ -66,6 +66,7 @@ clean:
 .FORCE:
 
 .venv/installed: pyproject.toml .venv/files
+	@echo "installing the packages into .venv: this takes minutes, and README says how to do without CUDA"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
