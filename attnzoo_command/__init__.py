@@ -13,11 +13,15 @@ import importlib
 import importlib.metadata
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+
+from .keys import guess
+from .steps import spoken_steps
 
 HELP = Path(__file__).resolve().parent / "help.json"
 _HELP_OPTIONS = ("-h", "--help")
@@ -25,9 +29,11 @@ _HELP_OPTIONS = ("-h", "--help")
 # name: (where the command is defined, summary)
 COMMANDS = {
     "list": ("attnzoo_command.listing:list_command", "List the models, their size and their published accuracy."),
-    "train": ("attnzoo.tools.train:train_command", "Train a model from a config."),
+    "configs": ("attnzoo_command.configs:configs_command", "List the packaged training configs, or print one."),
+    "train": ("attnzoo_command.training:train_command", "Train a model from a config."),
     "evaluate": ("attnzoo.tools.evaluate:evaluate_command", "Evaluate a model on a data set."),
-    "predict": ("attnzoo.tools.predict:predict_command", "Predict the classes or the objects in images."),
+    "predict": ("attnzoo.tools.predict:predict_command", "Predict the classes, the objects or the masks of images."),
+    "see": ("attnzoo.tools.see.command:see_command", "Draw what a network attends to in images."),
     "export": (
         "attnzoo.tools.export.command:export_command",
         "Export a model to a verified ONNX or PyTorch file.",
@@ -66,6 +72,8 @@ class MistakesGroup(click.Group):
             # a terminal or a pipe in ASCII shows other characters of names as escapes
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
+        # read when torch is imported: operators that Apple's GPUs do not have run on the CPU
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -96,6 +104,11 @@ class MistakesGroup(click.Group):
 class LazyGroup(MistakesGroup):
     """A command group that imports a command only when it is called."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs a command, and says what it is doing where that takes seconds."""
+        with spoken_steps():
+            return super().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the command names, in the order in which they are typically used."""
         return list(COMMANDS)
@@ -103,7 +116,13 @@ class LazyGroup(MistakesGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Finds the command that the arguments name; its help is printed without importing it."""
+        """Finds the command that the arguments name; its help is printed without importing it.
+
+        Raises:
+            UsageError: there is no such command; the message has the nearest one.
+        """
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}{guess(args[0], COMMANDS)}.")
         page = _pages().get(" ".join(args[:-1])) if args[-1] in _HELP_OPTIONS else None
         if page is not None:
             click.echo(page)

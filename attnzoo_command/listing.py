@@ -57,9 +57,10 @@ def entries(pattern: str = "") -> list[Entry]:
     """Returns the models of attnzoo, without timm's own models.
 
     Args:
-        pattern: a wildcard pattern as in `timm.list_models`, or a part of the name.
+        pattern: a name, a wildcard pattern as in `timm.list_models`, or a part of names.
     """
-    wildcard = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
+    is_exact = any(entry.name == pattern for entry in _table())
+    wildcard = pattern if is_exact or re.search(r"[*?\[]", pattern) else f"*{pattern}*"
     return [entry for entry in _table() if fnmatch.fnmatch(entry.name, wildcard)]
 
 
@@ -83,10 +84,10 @@ def _table() -> tuple[Entry, ...]:
 def list_command(pattern: str, weights: bool, readme: Path | None) -> None:
     """List the models of attnzoo.
 
-    PATTERN is a part of the name or a wildcard pattern. Without it, all models are listed.
+    PATTERN is a name, a part of names or a wildcard pattern. Without it, all models are listed.
 
     The table shows the name, parameters in millions, input size, ImageNet-1k top-1 accuracy as published by the authors
-    (not measured by attnzoo), and whether trained weights can be downloaded.
+    (not measured by attnzoo), and whether trained weights can be downloaded, with their license if it is the AGPL.
 
     With --weights, the sources of each model are printed in the order in which they are tried, with the first digits of
     the file's SHA-256 where the source publishes them.
@@ -122,7 +123,11 @@ def list_command(pattern: str, weights: bool, readme: Path | None) -> None:
 
 def _row(entry: Entry) -> Sequence[str]:
     top1 = f"{entry.published['top1']:.1f} %" if "top1" in entry.published else "-"
-    return entry.name, f"{entry.parameters / 1e6:.2f} M", entry.size, top1, "yes" if entry.weights else "no"
+    weights = "yes" if entry.weights else "no"
+    # it also binds what is made with the weights
+    if entry.weights and entry.license.startswith("agpl-"):
+        weights = f"yes, {entry.license.upper()}"
+    return entry.name, f"{entry.parameters / 1e6:.2f} M", entry.size, top1, weights
 
 
 def _sources(entry: Entry) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from attnzoo.tools.bench.command import out_option, require_device
+from attnzoo.tools.bench.command import out_option
 from attnzoo.tools.cli import Mistake, MistakesGroup
+from attnzoo.tools.devices import choose_device
 from attnzoo.tools.files import read_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,7 +47,7 @@ def kernels_command(device: str, only: str, quick: bool, seconds: float, out: Pa
       python -m benchmarks kernels --only 7x7 --quick
       python -m benchmarks kernels --device cuda
     """
-    require_device(device)
+    choose_device(device)
     from .kernels import Settings, on_cpu, on_cuda
 
     wrong = (on_cuda if device == "cuda" else on_cpu)(Settings(out, only, quick, seconds, click.echo))
@@ -230,6 +231,23 @@ def training_command(models: tuple[str, ...], quick: bool, out: Path) -> None:
     from .training import run_training
 
     run_training(models or TRAINED, quick, out, click.echo)
+
+
+@main.command("quantization")
+@click.option(
+    "--seed", "seeds", type=click.IntRange(0), multiple=True, default=(0, 1), show_default=True, help="May be repeated."
+)
+@click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="Epochs of each training.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that train.")
+@_out
+def quantization_command(seeds: tuple[int, ...], epochs: int, jobs: int, out: Path) -> None:
+    """Measure what int8 costs a vision transformer on the digits, with softmax, clipped softmax and gated attention.
+
+    Example: python -m benchmarks quantization --jobs 2
+    """
+    from .quantization import run_quantization
+
+    run_quantization(seeds, epochs, jobs, out, click.echo)
 
 
 @main.command("scaling")

@@ -53,9 +53,11 @@ class Opponent:
     goals: Mapping[str, float] = field(default_factory=dict)
 
     def models(self) -> list[str]:
-        """Names of the models that can be compared and have published weights for images of up to 256 pixels."""
+        """Names of the published models that can be compared, for images of up to 256 pixels."""
         configs = {name: timm.get_pretrained_cfg(name) for name in names() if self.has(name)}
-        return [name for name, config in configs.items() if config.has_weights and max(config.input_size) <= 256]
+        return [
+            name for name, config in configs.items() if not name.endswith("_pico") and max(config.input_size) <= 256
+        ]
 
     def has(self, name: str) -> bool:
         """Whether a model can be compared."""
@@ -231,7 +233,18 @@ OFFICIAL = {
     "biformer": "biformer",
     "eca_resnet": "channel_attention",
     "fcanet": "channel_attention",
+    "fftnet": "spectral",
+    "flowformer": "flowformer",
+    "gfnet": "spectral",
+    "ninformer": "token_mixing",
     "overlock": "overlock",
+    "parcnetv2": "parcnetv2",
+    "perceiver": "perceiver",
+    "residual_attention": "residual_attention",
+    "spectformer": "spectral",
+    "spectformer_h": "spectral",
+    "yolov12": "yolov12",
+    "plainmamba": "plainmamba",
     "zoo_shvit": "shvit",
 }
 # families that timm has too, with other parameter names
@@ -240,10 +253,11 @@ OPPONENTS = {
     "official": Opponent(
         "official",
         "The peer has the same weights, in layers composed as in the official code (benchmarks/official): explicit "
-        "softmax, gathers, permutations between layouts, separate branches, torch's linear layers.",
+        "softmax, gathers, permutations between layouts, separate branches, scans token by token, torch's linear "
+        "layers.",
         lambda name: family_of(name) in OFFICIAL,
         _official,
-        {"biformer": 0.7, "overlock": 0.7},
+        {"biformer": 0.7, "overlock": 0.7, "parcnetv2": 0.8, "plainmamba": 0.8},
     ),
     "timm": Opponent(
         "timm",

@@ -15,6 +15,8 @@ from attnzoo.tools.listing import Entry, entries, write_between
 OPENING, CLOSING = "<!-- families: written by `make table` -->", "<!-- /families -->"
 # names of model sizes in the papers
 SIZE = re.compile(r"femto|kobe|mini|tiny|small|medium|base|large|stl|x?[tsmbl]|[sblh]\d")
+# a size within a word, between what comes before and after it
+JOINED = re.compile(r"(.+\d)([nsmlx])(_\w+)?")
 PEERS = ("official", "timm")
 
 
@@ -23,7 +25,7 @@ def write_families(page: Path, results: Path) -> None:
 
     Args:
         page: a Markdown file.
-        results: folder of `official-cpu-<date>.json` and `timm-cpu-<date>.json`; the latest of each is read.
+        results: folder of `official-cpu-<date>.json` and `timm-cpu-<date>.json`.
 
     Raises:
         ValueError: the page does not contain each comment exactly once.
@@ -32,10 +34,10 @@ def write_families(page: Path, results: Path) -> None:
 
 
 def ratios(results: Path) -> dict[str, tuple[float, str]]:
-    """Reads the median ratio of our time to a peer's for one image, and the peer's name, by model."""
+    """Reads the latest median ratio of our time to a peer's for one image, and the peer's name, by model."""
     found: dict[str, tuple[float, str]] = {}
     for peer in reversed(PEERS):
-        for path in sorted(results.glob(f"{peer}-cpu-*.json"))[-1:]:
+        for path in sorted(results.glob(f"{peer}-cpu-*.json")):
             for row in json.loads(path.read_text())["rows"]:
                 name, batch = row["name"].split()
                 if batch == "B1" and row["direction"] == "forward":
@@ -72,20 +74,24 @@ def _sizes(models: Sequence[Entry]) -> str:
     """The sizes of each name, from small to large, such as `nat_*`: mini, tiny."""
     sizes: dict[str, list[str]] = {}
     for model in sorted(models, key=lambda model: model.parameters):
-        stem, size = _parts(model.name)
-        sizes.setdefault(stem, []).append(size)
+        pattern, size = _parts(model.name)
+        sizes.setdefault(pattern, []).append(size)
     return "; ".join(
-        f"`{stem}_*`: {', '.join(dict.fromkeys(found))}" if any(found) else f"`{stem}`" for stem, found in sizes.items()
+        f"`{pattern}`" + (f": {', '.join(dict.fromkeys(found))}" if any(found) else "")
+        for pattern, found in sizes.items()
     )
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """Splits a name into its part before the size, and the size: ("zoo_swin", "tiny")."""
+    """Splits a name into a pattern and the size: ("zoo_swin_*", "tiny"), or ("yolov12*_cls", "n")."""
+    joined = JOINED.fullmatch(name)
+    if joined:
+        return f"{joined[1]}*{joined[3] or ''}", joined[2]
     words = name.split("_")
     places = [i for i, word in enumerate(words) if i > 0 and SIZE.fullmatch(word)]
     if not places:
         return name, ""
-    return "_".join(words[: places[-1]]), words[places[-1]]
+    return f"{'_'.join(words[: places[-1]])}_*", words[places[-1]]
 
 
 def _range(values: Sequence[float], digits: int = 1) -> str:

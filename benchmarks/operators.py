@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from attnzoo.kernels.triton_launch import Launch
 
 # modules of this folder, each of which defines OPERATOR
-OPERATORS = ("neighborhood", "window", "routed", "halo")
+OPERATORS = ("neighborhood", "window", "routed", "halo", "selective_scan")
 Function = Callable[..., Tensor]
 
 

@@ -215,7 +215,7 @@ def _rate(root: Path, workers: int, batch: int) -> float:
     samples = open_classification(data, "train", AUGMENT)
     batches = train_batches(samples, batch, workers=workers)
     batches.start(0, 0)
-    count, begin, loader = 0, 0.0, open_loader(samples, batches, workers)
+    count, begin, loader = 0, 0.0, open_loader(samples, batches, workers, CPU)
     # before the first batch arrives, each worker reads two
     ahead = max(1, 2 * workers)
     for index, _ in enumerate(loader, 1):

@@ -1,7 +1,8 @@
 """Preprocessing and postprocessing for the examples of this folder, with NumPy and Pillow only.
 
 The result is the same, pixel by pixel, as that of timm's evaluation transform. The settings are read from the metadata
-of an exported file. H W C are height, width and channels.
+of an exported file; `detect.py` and `segment.py` have what their tasks need instead. H W C are height, width and
+channels.
 """
 
 from __future__ import annotations
@@ -18,9 +19,16 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+# tasks of the files of a segmenter: logits of each pixel, or its class
+SEGMENTS = ("segment", "mask")
 # entries that are JSON; the others are plain text
-_JSON = ("input_size", "mean", "std", "crop_pct", "labels")
-_NEEDED = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+_JSON = ("input_size", "mean", "std", "crop_pct", "labels", "pad")
+_NEEDED = {
+    "classify": ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode"),
+    "detect": ("input_size", "resize", "pad"),
+    **dict.fromkeys(SEGMENTS, ("input_size", "mean", "std", "interpolation", "resize", "labels")),
+}
+_PROGRAMS = {"classify": "classify.py", "detect": "detect.py", **dict.fromkeys(SEGMENTS, "segment.py")}
 
 # largest values of images of more than 8 bits: floats up to 1, and integers of 8, 16, 24 and 32 bits
 _RANGES = (1, 2**8 - 1, 2**16 - 1, 2**24 - 1, 2**32 - 1)
@@ -42,22 +50,27 @@ def _most_pixels() -> int:
 
 # as decoded and as resized
 MOST_PIXELS = _most_pixels()
+# the end of a message, which the service, with a limit of its own, leaves out
+PIXELS_HINT = "; the environment variable ATTNZOO_MAX_PIXELS changes this limit"
 
 
-def read_notes(metadata: Mapping[str, str]) -> dict[str, Any]:
+def read_notes(metadata: Mapping[str, str], *tasks: str) -> dict[str, Any]:
     """Parses the metadata of a file.
 
+    Args:
+        metadata: the metadata.
+        tasks: the tasks that the file may have; by default only "classify".
+
     Raises:
-        ValueError: the metadata lacks preprocessing, or the file is not a classifier.
+        ValueError: the metadata lacks preprocessing, or the file has another task.
     """
-    if metadata.get("task", "classify") != "classify":
-        raise ValueError(
-            f"the task of the file must be classify, got {metadata['task']}: export it with `--task classify`"
-        )
-    missing = [key for key in _NEEDED if key not in metadata]
-    if missing:
+    task = metadata.get("task", "classify")
+    if task not in (tasks or ("classify",)):
+        hint = f"use {_PROGRAMS[task]}" if task in _PROGRAMS else "export it with `--task classify`"
+        raise ValueError(f"the task of the file must be {' or '.join(tasks or ('classify',))}, got {task}: {hint}")
+    if missing := [key for key in _NEEDED[task] if key not in metadata]:
         raise ValueError(f"the metadata of the file lacks {', '.join(missing)}: was it written by `attnzoo export`?")
-    return {key: json.loads(value) if key in _JSON else value for key, value in metadata.items()}
+    return {"task": task, **{key: json.loads(value) if key in _JSON else value for key, value in metadata.items()}}
 
 
 def open_picture(file: str | Path | BinaryIO, most_pixels: int = MOST_PIXELS) -> Image.Image:
@@ -73,7 +86,7 @@ def open_picture(file: str | Path | BinaryIO, most_pixels: int = MOST_PIXELS) ->
             raise ValueError("it is not a regular file")
         Image.init()
         picture = Image.open(file, formats=[form for form in FORMATS if form in Image.OPEN])
-        _check_pixels(picture.size, most_pixels)
+        check_pixels(picture.size, most_pixels)
         picture.load()
     # decoders raise various exceptions for damaged files
     except Exception as error:
@@ -83,16 +96,12 @@ def open_picture(file: str | Path | BinaryIO, most_pixels: int = MOST_PIXELS) ->
     return picture
 
 
-def prepare(picture: Image.Image, notes: Mapping[str, Any]) -> np.ndarray:
-    """Applies the EXIF orientation, resizes, and crops the center: (H, W, C), 0 .. 255.
+def upright(picture: Image.Image, channels: int) -> Image.Image:
+    """Applies the EXIF orientation and converts to 8 bits, with 1 channel (grey) or 3 channels (RGB).
 
     Transparent images are composited on white. 16-bit images are scaled to 8 bits by their range; 32-bit integers and
     floats by the smallest of the usual ranges that holds their values.
-
-    Raises:
-        ValueError: the image is so thin that it has more than MOST_PIXELS after resizing, or none.
     """
-    channels, height, width = notes["input_size"]
     form = picture.format
     # the steps below copy only where they must: a large image takes hundreds of megabytes
     if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
@@ -103,9 +112,19 @@ def prepare(picture: Image.Image, notes: Mapping[str, Any]) -> np.ndarray:
         picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     mode = "L" if channels == 1 else "RGB"
-    picture = picture if picture.mode == mode else picture.convert(mode)
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def prepare(picture: Image.Image, notes: Mapping[str, Any]) -> np.ndarray:
+    """Makes an image `upright`, resizes it, and crops the center: (H, W, C), 0 .. 255.
+
+    Raises:
+        ValueError: the image is so thin that it has more than MOST_PIXELS after resizing, or none.
+    """
+    channels, height, width = notes["input_size"]
+    picture = upright(picture, channels)
     size = _resized(picture.size, notes)
-    _check_pixels(size, MOST_PIXELS, " after resizing")
+    check_pixels(size, after=" after resizing")
     picture = picture.resize(size, Image.Resampling[notes["interpolation"].upper()])
     is_bordered = notes["crop_mode"] == "border"
     fill = tuple(round(255 * value) if is_bordered else 0 for value in notes["mean"])
@@ -128,6 +147,28 @@ def likeliest(logits: np.ndarray, labels: Sequence[str] | None, top: int) -> lis
     return [(labels[i] if labels else str(i), float(scores[i])) for i in np.argsort(-scores)[:top]]
 
 
+def interpolate(values: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Resizes an axis, linearly between the centers of pixels and without a filter, as `interpolate` of torch does."""
+    before = values.shape[axis]
+    places = ((np.arange(length, dtype=np.float64) + 0.5) * (before / length) - 0.5).clip(0)
+    first = places.astype(np.int64)
+    shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+    share = (places - first).astype(np.float32).reshape(shape)
+    lower, upper = (values.take(i.clip(max=before - 1), axis).astype(np.float32) for i in (first, first + 1))
+    interpolated: np.ndarray = lower + (upper - lower) * share
+    return interpolated
+
+
+def check_pixels(size: tuple[int, int], most_pixels: int = MOST_PIXELS, after: str = "") -> None:
+    """Checks that an image of a width and height has pixels, and not too many.
+
+    Raises:
+        ValueError: it has none, or more than `most_pixels`.
+    """
+    if not 0 < size[0] * size[1] <= most_pixels:
+        raise ValueError(f"it has {size[0]} x {size[1]} pixels{after}, at most {most_pixels} are allowed{PIXELS_HINT}")
+
+
 def _to_eight_bits(picture: Image.Image, form: str | None) -> Image.Image:
     values = np.nan_to_num(np.asarray(picture).astype(np.float64), nan=0, posinf=2**32, neginf=0)
     # some versions of Pillow read 16 bits of PNG and PGM files as 32 bits
@@ -135,14 +176,6 @@ def _to_eight_bits(picture: Image.Image, form: str | None) -> Image.Image:
     ranges = _RANGES[2:3] if is_sixteen else _RANGES[picture.mode == "I" :]
     largest = next((x for x in ranges if x >= values[values < 2**32].max(initial=0)), ranges[-1])
     return Image.fromarray(np.clip(np.rint(values * (255 / largest)), 0, 255).astype(np.uint8))
-
-
-def _check_pixels(size: tuple[int, int], most_pixels: int, after: str = "") -> None:
-    if not 0 < size[0] * size[1] <= most_pixels:
-        raise ValueError(
-            f"it has {size[0]} x {size[1]} pixels{after}, at most {most_pixels} are allowed; the environment variable "
-            "ATTNZOO_MAX_PIXELS changes this limit"
-        )
 
 
 def _resized(size: tuple[int, int], notes: Mapping[str, Any]) -> tuple[int, int]:

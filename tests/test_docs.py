@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,10 +59,25 @@ assert [tuple(x.shape) for x in features(torch.zeros(1, 3, 64, 64))] == [(1, 32,
     assert done.returncode == 0, done.stderr
 
 
+def test_the_family_of_the_page_passes_lint() -> None:
+    ruff = shutil.which("ruff") or shutil.which("ruff", path=str(Path(sys.executable).parent))
+    if ruff is None:
+        pytest.skip("needs attnzoo[dev]")
+    code = code_of("docs/adding-a-backbone.md")[0]
+    for command in (["check"], ["format", "--check"]):
+        arguments = [ruff, *command, "--stdin-filename", "zoo/pooling.py", "-"]
+        done = subprocess.run(arguments, input=code, capture_output=True, text=True, cwd=ROOT, timeout=100)
+        assert done.returncode == 0, done.stdout
+    # mypy's disallow_untyped_defs
+    for function in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef)):
+        assert function.returns is not None
+        assert all(one.annotation is not None for one in function.args.args if one.arg != "self"), function.name
+
+
 @pytest.mark.parametrize(
     "page",
     quick(
-        ["README.md", "docs/models.md", "docs/accelerate.md", "docs/natten.md", "docs/clients.md"],
+        ["README.md", "docs/models.md", "docs/accelerate.md", "docs/natten.md", "docs/clients.md", "docs/explain.md"],
         ["README.md", "docs/models.md"],
     ),
 )
@@ -128,9 +145,9 @@ def test_tables_of_models_are_the_registry() -> None:
 )
 def test_tables_are_the_committed_measurements(page: str, what: str) -> None:
     page = (ROOT / page).read_text()
-    named = re.search(rf"benchmarks/results/{what}-cpu-[\d-]+\.json", page)
-    assert named is not None
-    assert table(json.loads((ROOT / named[0]).read_text())) in page
+    named = re.findall(rf"benchmarks/results/{what}-cpu-[\d-]+\.json", page)
+    assert named
+    assert all(table(json.loads((ROOT / name).read_text())) in page for name in named)
 
 
 @pytest.mark.parametrize("content", ["no JSON", "[]", '{"rows": [{"name": "x"}]}'])

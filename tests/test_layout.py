@@ -20,8 +20,8 @@ FOLDERS = ("zoo", "blocks", "kernels", "configs", "tools", "attnzoo_command")
 ALLOWED = {
     "kernels": {"torch"},
     "blocks": {"torch", "timm.layers", "attnzoo.kernels"},
-    # the last two are dependencies of timm and of torch
-    "zoo": {"torch", "timm", "attnzoo.blocks", "huggingface_hub", "filelock"},
+    # the last three are dependencies of timm and of torch
+    "zoo": {"torch", "timm", "attnzoo.blocks", "huggingface_hub", "safetensors", "filelock"},
     # data only
     "configs": set(),
 }

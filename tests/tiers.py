@@ -1,6 +1,7 @@
 """Which cases of a long list run in the quick suite: a fifth, chosen so that together they show the most pairs.
 
-The others have the mark `full`; a part of them runs with `make test-all`, see `conftest.py`.
+The others have the mark `full`; a part of them runs with `make test-all`, see `conftest.py`. Tests that take long have
+the mark, too; `durations.json` names them.
 """
 
 from __future__ import annotations

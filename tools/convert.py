@@ -18,7 +18,7 @@ from attnzoo.base import checkpoint_filter
 
 from .descriptions import described, kept_fields, named, network_of
 from .exchange import timms_name, timms_network
-from .files import SUMS, check_writable, replacing, sha256, write_sums
+from .files import SUMS, check_writable, plural, replacing, sha256, write_sums
 from .listing import is_ours, names
 from .matching import check_match
 from .official import check_file, write_official
@@ -81,7 +81,7 @@ def convert(
             model, the output is something else, or timm or the authors do not have the network.
     """
     folder, config = described(official_file)
-    model = model or named(config, official_file)
+    model = model or named(config, folder)
     name = _known(model)
     if to == "timm":
         timms_name(name)
@@ -216,7 +216,7 @@ def convert_command(
     if done.unused and key is None:
         others = ", ".join(done.unused)
         click.echo(f"note: {others} in the file may also hold weights and was not used: choose with --key", err=True)
-    click.echo(f"{output}: {done.model}, {done.num_classes} classes, from {done.file}")
+    click.echo(f"{output}: {done.model}, {plural(done.num_classes, 'class')}, from {done.file}")
     click.echo(f"sha256 {done.sha256}")
     if done.published_url:
         click.echo(f"published at {done.published_url}")

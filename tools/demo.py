@@ -17,6 +17,8 @@ import timm.data
 import torch
 from torch import Tensor, nn
 
+from attnzoo_command.devices import DeviceCommand, device_option
+
 CONFIG = "classification/digits"
 
 
@@ -169,20 +171,21 @@ def _print(report: DemoReport) -> None:
         console.print(f"{name}: {os.path.relpath(path)}", soft_wrap=True)
 
 
-@click.command("demo", context_settings={"show_default": True})
+@click.command("demo", cls=DeviceCommand, context_settings={"show_default": True})
 @click.option(
     "--work-dir",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs/demo"),
     help="Directory for the results.",
 )
-def demo_command(work_dir: Path) -> None:
+@device_option
+def demo_command(work_dir: Path, device: str) -> None:
     """Train, export and check a model on handwritten digits.
 
     Trains nat_pico on scikit-learn's digits, exports it to digits.onnx, runs that file on the held-out fifth with
     ONNX Runtime, and draws digits.png with the predictions, the confusion matrix, and the attention of one pixel. Fails
-    if the file differs from the model, or if the accuracy is below 99 %. After Ctrl-C, the same command continues the
-    training; a finished demo starts over.
+    if the file differs from the model, or if the accuracy is below 99 %. The device is that of the training. After
+    Ctrl-C, the same command continues the training; a finished demo starts over.
 
     Example: attnzoo demo --work-dir runs/demo
     """
@@ -190,7 +193,7 @@ def demo_command(work_dir: Path) -> None:
     from .training.loop import InterruptedTraining
 
     try:
-        demo(work_dir)
+        demo(work_dir, overrides=(f"device={device}",))
     except InterruptedTraining as stopped:
         click.echo(f"{stopped}; the same command continues it", err=True)
         raise SystemExit(128 + stopped.signal) from stopped

@@ -12,7 +12,7 @@ import timm
 from .data.transforms import PREPROCESSING
 from .files import check_sums, read_json, without_function
 from .listing import is_ours
-from .models import read_config
+from .models import read_config, stored_task
 
 
 def described(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -32,8 +32,8 @@ def described(path: Path) -> tuple[Path, dict[str, Any]]:
         return folder, {}
     if "architecture" not in config:
         return folder, {**config, "pretrained_cfg": _preprocessing_of_transformers(folder)}
-    if config.get("task") == "detection":
-        raise ValueError(f"{folder} contains a detector: this command takes classifiers")
+    if (task := stored_task(str(folder))) != "classification":
+        raise ValueError(f"{folder} is a network for {task}: this command takes classifiers")
     check_sums(folder)
     return folder, read_config(folder)
 
@@ -56,14 +56,23 @@ def _are_channels(numbers: Any) -> TypeGuard[list[float]]:
 def named(config: Mapping[str, Any], path: Path) -> str:
     """Returns the model of attnzoo that a config.json is of; a network of timm is that of ours which takes its place.
 
+    Args:
+        config: content of the config.json; empty if there is none.
+        path: its folder, or the file of weights that has none.
+
     Raises:
-        ValueError: it does not say so.
+        ValueError: it does not say so, or says another network of timm.
     """
     name = config.get("architecture")
     if isinstance(name, str) and is_ours(name):
         return name
     if isinstance(name, str) and is_ours(f"zoo_{name}"):
         return f"zoo_{name}"
+    if isinstance(name, str) and timm.is_model(name):
+        opened = f'timm.create_model("local-dir:{path}", pretrained=True)'
+        raise ValueError(f"{name} is a model of timm, not of attnzoo: {opened} opens it as it is")
+    if path.is_file() and "architecture" in described(path.parent)[1]:
+        raise ValueError(f"{path} does not say which model it holds, but {path.parent} does: pass this directory")
     raise ValueError(f"{path} does not say which model of attnzoo it holds: pass --model NAME, see `attnzoo list`")
 
 

@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from .files import replacing
 from .images import read_image
+from .lettering import font_of
 
 # the longer side of a drawing is at least this long, so that labels can be read
 SMALLEST_SIDE = 384
 # and at most this long
 _LARGEST_SIDE = 1024
+# height of the line of a class, and light colours of bars, on which text can be read
+_LINE = 22
+_BAR, _RIGHT, _WRONG = "#c5d9f1", "#bfe5c5", "#f5c6c0"
 
 
 def draw_classes(path: Path, found: Mapping[str, Any]) -> None:
-    """Draws an image with its classes in a strip below it.
+    """Draws an image with its classes and their probabilities in a strip below it.
 
     Args:
         path: JPEG file to write; it is written atomically.
         found: `file`, `labels` and `scores`, as returned by `attnzoo.tools.predict.predict`.
     """
     with replacing(path) as fresh:
-        _with_classes(_fitted(read_image(found["file"])), found).save(fresh, format="JPEG", quality=90)
+        drawn = draw_probabilities(read_image(found["file"]), found["labels"], found["scores"])
+        drawn.save(fresh, format="JPEG", quality=90)
 
 
-def _with_classes(picture: Image.Image, found: Mapping[str, Any]) -> Image.Image:
-    font = ImageFont.load_default(16)
-    lines = [f"{score:6.1%}  {name}" for name, score in zip(found["labels"], found["scores"], strict=True)]
-    drawn = Image.new("RGB", (picture.width, picture.height + 22 * len(lines) + 8), "white")
+def draw_probabilities(
+    picture: Image.Image,
+    labels: Sequence[str],
+    scores: Sequence[float],
+    truth: str | None = None,
+    score_of_truth: float = 0.0,
+) -> Image.Image:
+    """Returns an image with a strip below it that has a line for each class, with a bar as long as its probability.
+
+    Args:
+        picture: the image.
+        labels: class names, the most probable first.
+        scores: their probabilities.
+        truth: the true class, whose bar is green, and those of others red; it gets a line if it is not in `labels`.
+        score_of_truth: its probability.
+    """
+    lines = list(zip(labels, scores, strict=True))
+    if truth is not None and truth not in labels:
+        lines.append((truth, score_of_truth))
+    picture = fitted(picture)
+    drawn = Image.new("RGB", (picture.width, picture.height + _LINE * len(lines) + 8), "white")
     drawn.paste(picture)
-    pen = ImageDraw.Draw(drawn)
-    for row, line in enumerate(lines):
-        pen.text((8, picture.height + 4 + 22 * row), line, fill="black" if row == 0 else "#666666", font=font)
+    pen, font = ImageDraw.Draw(drawn), font_of(16)
+    for row, (name, score) in enumerate(lines):
+        top = picture.height + 4 + _LINE * row
+        colour = _BAR if truth is None else _RIGHT if name == truth else _WRONG
+        pen.rectangle((0, top, round(score * (drawn.width - 1)), top + _LINE - 4), fill=colour)
+        said = f"{score:6.1%}  {name}" + (" (true)" if name == truth else "")
+        pen.text((8, top), said, fill="black", font=font)
     return drawn
 
 
-def _fitted(picture: Image.Image) -> Image.Image:
+def fitted(picture: Image.Image) -> Image.Image:
     """Resizes an image to a comfortable size for viewing, keeping its aspect ratio."""
     longest = max(picture.size)
     scale = min(1.0, _LARGEST_SIDE / longest) if longest > SMALLEST_SIDE else SMALLEST_SIDE / longest

@@ -15,11 +15,15 @@ import timm.data
 import torch
 from torch import nn
 
-from .files import check_writable, replacing
-from .models import RANDOM, is_random
+from attnzoo_command.devices import DeviceCommand, device_option
+from attnzoo_command.steps import counted, step
 
-# number of classes shown, the worst first
-_SHOWN = 20
+from .devices import choose_device, describe_device
+from .files import check_writable, replacing
+from .images import with_remedy
+from .lettering import note_not_drawn
+from .models import RANDOM, check_model, config_of_run, is_random, stored_task
+from .tasks import function_of
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,24 @@ class Evaluation:
 
     Attributes:
         metrics: metrics by name; percentages are stored as 0 .. 1.
-        per_class: accuracy or AP by class name.
+        per_class: results by class name, the deciding one first: of a classifier `f1`, `precision`, `recall` and
+            number of `images`; of a detector `AP`, `AP50` and number of `objects`; of a segmenter `IoU` and `accuracy`.
         shares: names of the metrics that are shown in percent.
         unreadable: one message for each image that was skipped.
         preprocessing: how the images were preprocessed, by key of a recipe's `data` or `detector`.
+        device: the device, in words.
         remarks: other files that were skipped; empty if there were none.
+        confused: the most frequent mistakes of a classifier: `true` and `predicted` class and number of `images`.
     """
 
     metrics: Mapping[str, float]
-    per_class: Mapping[str, float]
+    per_class: Mapping[str, Mapping[str, float]]
     shares: Sequence[str]
     unreadable: Sequence[str]
     preprocessing: Mapping[str, Any]
+    device: str
     remarks: str = ""
+    confused: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,14 @@ class Reading:
         batch_size: images per batch.
         workers: number of data loading processes.
         skip_unreadable: skip and list files that cannot be read, instead of raising an error.
+        flip: average with the prediction for the mirror image.
     """
 
     split: str = "val"
     batch_size: int = 32
     workers: int = 0
     skip_unreadable: bool = False
+    flip: bool = False
 
     def judge(self, judge: Any, model: nn.Module, samples: Any) -> tuple[dict[str, float], list[str]]:
         """Returns the metrics of a model on samples, and a message for each file that cannot be read.
@@ -70,12 +81,14 @@ class Reading:
         found: list[str] = []
 
         def note(messages: list[str]) -> None:
+            advance()
             if messages and not self.skip_unreadable:
-                raise ValueError(f"{messages[0]}; remove the file, or pass --skip-unreadable")
+                raise ValueError(with_remedy(messages[0], "remove the file, or pass --skip-unreadable"))
             found.extend(messages)
 
-        loader = open_loader(samples, val_batches(samples, self.batch_size), self.workers)
-        with explaining_workers():
+        device = next(model.parameters()).device
+        loader = open_loader(samples, val_batches(samples, self.batch_size), self.workers, device)
+        with explaining_workers(), counted("evaluating batches", -(-len(samples) // self.batch_size)) as advance:
             return judge(model, loader, note), found
 
 
@@ -86,6 +99,7 @@ def evaluate(
     *,
     pretrained: bool = False,
     worst: Path | None = None,
+    device: str = "auto",
 ) -> Evaluation:
     """Evaluates a model on a data set.
 
@@ -95,29 +109,32 @@ def evaluate(
             preprocessed as the model's config says, unless `data` overrides it.
         reading: how images are read.
         pretrained: load the published weights; for model names.
-        worst: for a detector, a folder for drawings of its worst images.
+        worst: a folder for drawings of the worst images, of a classifier also of its confusion matrix.
+        device: name of the device to run on, see `attnzoo.tools.devices.choose_device`.
 
     Raises:
-        ValueError: an unknown model or data set, classes that the model does not know, or a file that cannot be read.
+        ValueError: an unknown model, data set or device, classes that the model does not know, or a file that cannot be
+            read.
         FileNotFoundError: a folder does not exist.
     """
     import attnzoo  # noqa: F401  registers the models
 
-    from .models import is_detector
-
-    reading = reading or Reading()
-    if is_detector(model):
-        from .detection.evaluation import evaluate_detector
-
-        return evaluate_detector(Path(model), data, reading, worst)
-    if worst is not None:
-        raise ValueError("--worst is for detectors, got a classifier: omit it")
-    return _evaluate_classifier(model, data, reading, pretrained)
+    step(f"opening {model} and the data")
+    of_task = function_of(stored_task(model), "evaluate")
+    place = choose_device(device)
+    result: Evaluation = of_task(model, data, reading or Reading(), place, pretrained=pretrained, worst=worst)
+    return result
 
 
-def _evaluate_classifier(model: str, data: Mapping[str, Any], reading: Reading, pretrained: bool) -> Evaluation:
-    from .data import PREPROCESSING, open_classification, preprocessing
+def evaluate_classifier(
+    model: str, data: Mapping[str, Any], reading: Reading, device: torch.device, *, pretrained: bool, worst: Path | None
+) -> Evaluation:
+    """Evaluates a classifier, see `evaluate`."""
+    from .confusion import most_confused, write_confusion
+    from .data import PREPROCESSING, ClassifiedImages, open_classification, preprocessing
+    from .flips import FlippedClassifier
     from .metrics import ClassificationJudge
+    from .mistakes import draw_mistakes
     from .models import open_model
 
     network, _ = open_model(model, pretrained=pretrained)
@@ -125,15 +142,18 @@ def _evaluate_classifier(model: str, data: Mapping[str, Any], reading: Reading, 
     data = {**{key: wanted[key] for key in PREPROCESSING}, **data}
     samples = open_classification(data, reading.split)
     order = label_order(_labels(network), samples.classes, int(network.num_classes))  # type: ignore[arg-type]
-    judge = ClassificationJudge(len(samples.classes), device())
-    metrics, unreadable = reading.judge(judge, Reordered(network.to(device()), order), samples)
+    judge = ClassificationJudge(len(samples.classes), device, is_detailed=True)
+    ordered = Reordered(FlippedClassifier(network) if reading.flip else network, order)
+    metrics, unreadable = reading.judge(judge, ordered.to(device), samples)
     per_class = dict(zip(samples.classes, judge.per_class, strict=True))
-    return Evaluation(metrics, per_class, judge.shares, unreadable, preprocessing(data), samples.remarks)
-
-
-def device() -> torch.device:
-    """Returns the GPU if there is one, otherwise the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    confused = [] if judge.confusion is None else most_confused(judge.confusion, samples.classes)
+    if worst is not None and judge.confusion is not None:
+        write_confusion(worst, judge.confusion, samples.classes)
+    # images in shards cannot be opened by name
+    if worst is not None and isinstance(samples, ClassifiedImages):
+        draw_mistakes(judge.images, samples, worst)
+    prepared, said = preprocessing(data), describe_device(device)
+    return Evaluation(metrics, per_class, judge.shares, unreadable, prepared, said, samples.remarks, confused)
 
 
 class Reordered(nn.Module):
@@ -184,7 +204,7 @@ def _labels(network: nn.Module) -> list[str] | None:
     return None if not labels or len(labels) != network.num_classes else [str(label) for label in labels]
 
 
-@click.command("evaluate", context_settings={"show_default": True})
+@click.command("evaluate", cls=DeviceCommand, context_settings={"show_default": True})
 @click.argument("model")
 @click.argument("config", required=False)
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
@@ -192,75 +212,59 @@ def _labels(network: nn.Module) -> list[str] | None:
 @click.option("--batch-size", type=click.IntRange(1), default=32, help="Images per batch.")
 @click.option("--workers", type=click.IntRange(0), default=0, help="Number of data loading processes.")
 @click.option("--skip-unreadable", is_flag=True, help="Skip and list files that cannot be read, instead of stopping.")
+@click.option("--flip", is_flag=True, help="Average with the prediction for the mirror image.")
 @click.option("--pretrained", is_flag=True, help="Load the published weights; for model names.")
+@device_option
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="JSON file for the metrics.")
 @click.option(
     "--worst",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for drawings of a detector's worst images.",
+    help="Folder for drawings of the worst images, and of a classifier's confusion matrix.",
 )
 def evaluate_command(
     model: str, config: str | None, options: tuple[str, ...], pretrained: bool, output: Path | None,
-    worst: Path | None, **reading: Any,
+    worst: Path | None, device: str, **reading: Any,
 ) -> None:  # fmt: skip
     """Evaluate a model on a data set.
 
     MODEL is a directory that `attnzoo train` wrote (the work directory or the model in it), or a model name (see
     `attnzoo list`, or any model of timm). The data set is the one of CONFIG, a training config or the name of a
-    packaged one, or it is given by data.name=... data.root=... Images have the size and the preprocessing of the model,
-    whatever CONFIG says; data.input_size=... data.crop_pct=... and so on override them.
+    packaged one, or it is given by data.name=... data.root=..., or it is the one that a directory was trained on, in
+    which data.root=... takes another folder. Images have the size and the preprocessing of the model, whatever CONFIG
+    says; data.input_size=... data.crop_pct=... and so on override them.
 
     \b
     Examples:
-      attnzoo evaluate runs/digits classification/digits
+      attnzoo evaluate runs/digits
+      attnzoo evaluate nat_pico classification/digits
       attnzoo evaluate runs/pictures data.name=imagefolder data.root=pictures --split test
       attnzoo evaluate nat_tiny --pretrained data.name=imagefolder data.root=imagenet
     """
+    from .printing import print_evaluation
     from .training.config import data_of
 
+    where: Any = {"worst": worst, "device": device}
+    choose_device(device)
+    check_model(model)
+    if config is not None and "=" in config:
+        options, config = (config, *options), None
+    if config is None and not any(option.startswith("data.name=") for option in options):
+        config = config_of_run(model)
+    data = data_of(config, options)
+    # created when the model and the data are known
     for folder in (output and output.parent, worst):
         if folder is not None:
             check_writable(folder, "choose another folder")
-    result = evaluate(model, data_of(config, options), Reading(**reading), pretrained=pretrained, worst=worst)
+    result = evaluate(model, data, Reading(**reading), pretrained=pretrained, **where)
     if is_random(model, pretrained):
         click.echo(RANDOM, err=True)
-    _print(result)
+    print_evaluation(result)
+    if worst is not None:
+        click.echo(f"the worst images are drawn in {worst}")
+        note_not_drawn(result.per_class)
     if output is not None:
         with replacing(output) as fresh:
             fresh.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n")
-
-
-def _print(result: Evaluation) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    table = Table(*result.metrics)
-    table.add_row(*(f"{v:.2%}" if k in result.shares else f"{v:.4g}" for k, v in result.metrics.items()))
-    console.print(table)
-    shown = ", ".join(f"{key} {_plain(value)}" for key, value in result.preprocessing.items())
-    console.print(f"preprocessing: {shown}", markup=False, soft_wrap=True)
-    worst = sorted(result.per_class.items(), key=lambda entry: entry[1])
-    table = Table(
-        "class",
-        "accuracy" if "accuracy" in result.metrics else "AP",
-        title="worst classes" if len(worst) > _SHOWN else None,
-    )
-    for name, value in worst[:_SHOWN]:
-        table.add_row(name, f"{value:.2%}")
-    console.print(table)
-    if result.remarks:
-        console.print(result.remarks, markup=False, soft_wrap=True)
-    if result.unreadable:
-        console.print(f"{len(result.unreadable)} files could not be read and were skipped:")
-        for message in result.unreadable[:_SHOWN]:
-            console.print(f"  {message}", markup=False, soft_wrap=True)
-
-
-def _plain(value: Any) -> str:
-    if not isinstance(value, (list, tuple)):
-        return str(value)
-    return (" x " if all(isinstance(x, int) for x in value) else " ").join(f"{x:.4g}" for x in value)
 
 
 if __name__ == "__main__":

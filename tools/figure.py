@@ -17,8 +17,9 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from attnzoo.blocks import NeighborhoodAttention
-from attnzoo.kernels.neighborhood.geometry import Axis
+from attnzoo.explanation import explain
 
+from .confusion import draw_confusion
 from .files import replacing
 
 _WRONG, _QUERY, _ATTENDED = "#c0392b", "#1f4e9c", "#e8710a"
@@ -49,42 +50,6 @@ def draw_digits(
         figure.savefig(fresh, format="png")
 
 
-def attention_map(block: NeighborhoodAttention, x: Tensor, row: int, column: int) -> Tensor:
-    """Computes the attention weights of one query, placed on the map.
-
-    Args:
-        block: the attention block.
-        x: input of the block, (1, H, W, C).
-        row: row of the query.
-        column: column of the query.
-
-    Returns:
-        (H, W), averaged over the heads, zero outside the query's window. It sums to 1. On a map smaller than the
-        window, which is padded, the weights of the padding are omitted and the sum is smaller.
-    """
-    height, width = x.shape[1:3]
-    # (1, H, W, h, k * k) -> (k, k)
-    weights = block.weights(x)[0, row, column].mean(0).unflatten(0, block.kernel_size)
-    rows, columns = (
-        Axis(max(length, kernel * dilation), kernel, dilation, stride, causal).neighbors(position)
-        for length, position, kernel, dilation, stride, causal in zip(
-            (height, width),
-            (row, column),
-            block.kernel_size,
-            block.dilation,
-            block.stride,
-            block.is_causal,
-            strict=True,
-        )
-    )
-    result = x.new_zeros(height, width)
-    for i, key_row in enumerate(rows):
-        for j, key_column in enumerate(columns):
-            if key_row is not None and key_column is not None and key_row < height and key_column < width:
-                result[key_row, key_column] = weights[i, j]
-    return result
-
-
 def _draw_predictions(panel: Any, images: Tensor, labels: Tensor, predictions: Tensor, classes: Sequence[str]) -> None:
     wrong = (predictions != labels).nonzero().flatten().tolist()
     right = (predictions == labels).nonzero().flatten().tolist()
@@ -103,22 +68,7 @@ def _draw_confusion(panel: Any, labels: Tensor, predictions: Tensor, classes: Se
     panel.suptitle("Confusion matrix", fontsize=11)
     count = len(classes)
     matrix = torch.bincount(labels * count + predictions, minlength=count * count).view(count, count)
-    axes = panel.subplots()
-    axes.imshow(matrix.numpy(), cmap="Blues", vmax=1.25 * float(matrix.max()))
-    for true in range(count):
-        for predicted in range(count):
-            number = int(matrix[true, predicted])
-            if number:
-                color = "white" if true == predicted and number > matrix.max() / 2 else "#333333"
-                axes.text(
-                    predicted, true, str(number), ha="center", va="center", fontsize=10,
-                    color=color if true == predicted else _WRONG, weight="normal" if true == predicted else "bold",
-                )  # fmt: skip
-    axes.set_xticks(range(count), classes)
-    axes.set_yticks(range(count), classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.tick_params(length=0)
+    draw_confusion(panel.subplots(), matrix, classes)
 
 
 def _draw_attention(panel: Any, model: nn.Module, images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
@@ -128,19 +78,24 @@ def _draw_attention(panel: Any, model: nn.Module, images: Tensor, labels: Tensor
     kernel = "x".join(map(str, block.kernel_size))
     panel.suptitle(f"Attention of one pixel in its {kernel} neighborhood", fontsize=11)
     chosen = [int((labels == label).nonzero()[0]) for label in range(min(4, len(classes)))]
-    inputs = _block_input(model, block, images[chosen])
+    found = explain(model, images[chosen], name)
+    assert found.weights is not None
+    size = found.weights.shape[2:]
     heads = "one head" if block.num_heads == 1 else f"mean over {block.num_heads} heads"
     panel.supxlabel(
         "blue: query pixel; dashed: neighborhood; orange: attention weight\n"
-        f"{name}, map of {inputs.shape[1]}x{inputs.shape[2]}, {heads}",
+        f"{name}, map of {size[0]}x{size[1]}, {heads}",
         fontsize=9,
     )
-    for axes, index, x in zip(panel.subplots(2, 2).flat, chosen, inputs, strict=False):
-        row, column = _query(images[index, 0], x.shape[:2])
-        with torch.no_grad():
-            weights = attention_map(block, x[None], row, column)
+    for number, (axes, index) in enumerate(zip(panel.subplots(2, 2).flat, chosen, strict=False)):
+        row, column = _query(images[index, 0], size)
+        # the first pixels of the cell
+        pixel = -(-row * images.shape[2] // size[0]), -(-column * images.shape[3] // size[1])
+        of_query = found.at(pixel).weights
+        assert of_query is not None
+        weights = of_query[number].mean(0)
         # in units of map cells: cell (i, j) covers [j, j + 1] x [i, i + 1]
-        extent = (0, x.shape[1], x.shape[0], 0)
+        extent = (0, size[1], size[0], 0)
         axes.imshow(images[index, 0].numpy(), cmap="gray_r", alpha=0.6, interpolation="bilinear", extent=extent)
         orange = torch.tensor(to_rgba(_ATTENDED)).repeat(*weights.shape, 1)
         orange[..., 3] = 0.9 * weights / weights.max()
@@ -155,18 +110,6 @@ def _draw_attention(panel: Any, model: nn.Module, images: Tensor, labels: Tensor
 
 def _box(top: int, left: int, bottom: int, right: int, **style: Any) -> Rectangle:
     return Rectangle((left, top), right - left, bottom - top, fill=False, **style)
-
-
-def _block_input(model: nn.Module, block: nn.Module, images: Tensor) -> Tensor:
-    """Returns the input of a block, (N, H, W, C)."""
-    captured: list[Tensor] = []
-    handle = block.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        handle.remove()
-    return captured[0]
 
 
 def _query(image: Tensor, size: Sequence[int]) -> tuple[int, int]:

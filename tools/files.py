@@ -232,6 +232,11 @@ def listed(names: Sequence[str], shown: int = 8) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
+def plural(count: int, noun: str) -> str:
+    """Returns a number with a noun, such as "1 class" and "2 classes"."""
+    return f"{count} {noun if count == 1 else f'{noun}es' if noun.endswith('s') else f'{noun}s'}"
+
+
 def without_function(error: Exception) -> str:
     """Returns the message of an error without the name of the function that Python begins it with."""
     return re.sub(r"^[\w.<>]+\(\) (?=got |missing |takes )", "", str(error))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # Pillow mode by number of channels
 MODES = {1: "L", 3: "RGB"}
@@ -30,6 +30,9 @@ MAX_PIXELS = "ATTNZOO_MAX_PIXELS"
 
 # largest values of images of more than 8 bits: floats up to 1, and integers of 8, 16, 24 and 32 bits
 _RANGES = (1, 2**8 - 1, 2**16 - 1, 2**24 - 1, 2**32 - 1)
+
+# EXIF orientations that swap width and height
+_TURNED = (5, 6, 7, 8)
 
 
 class UnreadableImageError(ValueError):
@@ -74,6 +77,29 @@ def read_image(
     # decoders may raise any exception on damaged files
     except Exception as error:
         raise UnreadableImageError(f"{name} cannot be read as an image: {_reason(error)}") from error
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Returns the width and height of an image as `read_image` returns it, without decoding it.
+
+    Raises:
+        UnreadableImageError: the file cannot be opened, or is not an image of FORMATS.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with open_regular(path) as file, _open(file) as image:
+                width, height = image.size
+                is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+    # decoders may raise any exception on damaged files
+    except Exception as error:
+        raise UnreadableImageError(f"{path} cannot be read as an image: {_reason(error)}") from error
+    return (height, width) if is_turned else (width, height)
+
+
+def with_remedy(message: str, remedy: str) -> str:
+    """Returns a message on a file with what to do, unless the message has its own, such as a key to set."""
+    return message if ": set " in message else f"{message}; {remedy}"
 
 
 def apply_transform(transform: Callable[..., Any], name: str, *inputs: Any) -> Any:

@@ -44,8 +44,8 @@ def names(pattern: str = "") -> list[str]:
 
 
 def is_ours(name: str) -> bool:
-    """Returns whether a model in timm's registry belongs to attnzoo."""
-    return model_entrypoint(name).__module__.split(".")[0] == "attnzoo"
+    """Returns whether a name is that of a model of attnzoo, not of timm and not unknown."""
+    return timm.is_model(name) and model_entrypoint(name).__module__.split(".")[0] == "attnzoo"
 
 
 def markdown(found: Iterable[Entry]) -> str:

@@ -19,6 +19,7 @@ from attnzoo.base import WeightsError, check_connection
 
 from .files import check_sums, read_json, sha256, without_function
 from .listing import is_ours
+from .tasks import TASKS
 
 # what to do without published weights: for the name of a model of attnzoo, of any other, and in training
 _BY_HAND = (
@@ -52,16 +53,11 @@ def open_model(
             or the size is below 1.
     """
     check_size(image_size)
+    check_model(model)
     model = model_directory(model)
     folder = Path(model)
     if (folder / "config.json").is_file():
         return _load_folder(folder, image_size)
-    if folder.is_dir() and not timm.is_model(model):
-        raise ValueError(f"{model} contains no model: expected config.json and model.safetensors")
-    if not timm.is_model(model):
-        close = difflib.get_close_matches(model, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "see `attnzoo list`"
-        raise ValueError(f"{model!r} is neither a model name nor a directory: {hint}")
     config = timm.get_pretrained_cfg(model)
     if not pretrained:
         # the same command gives the same file, also with random weights
@@ -89,6 +85,29 @@ def open_model(
     return network, origin
 
 
+def check_model(model: str) -> None:
+    """Checks that a model is a directory in timm's layout, the work directory of a training, or a name.
+
+    Raises:
+        ValueError: it is none of these; the message has the nearest names.
+    """
+    folder = Path(model_directory(model))
+    if (folder / "config.json").is_file() or timm.is_model(model):
+        return
+    if folder.is_dir():
+        raise ValueError(f"{model} contains no model: expected config.json and model.safetensors")
+    close = difflib.get_close_matches(model, timm.list_models(), n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "see `attnzoo list`"
+    raise ValueError(f"{model!r} is neither a model name nor a directory: {hint}")
+
+
+def config_of_run(model: str) -> str | None:
+    """Returns the training config of the run that a directory is of, or None."""
+    folder = Path(model_directory(model))
+    path = folder.parent / "config.py"
+    return str(path) if (folder / "config.json").is_file() and path.is_file() else None
+
+
 def create_pretrained(name: str, **arguments: Any) -> nn.Module:
     """Creates a model with published weights, as timm does; without a connection it fails at once.
 
@@ -111,7 +130,7 @@ def not_loaded(name: str, error: Exception, instead: str) -> str:
     """Returns one line on published weights that were not loaded: why, and what to do instead."""
     # every source is named in it
     tried = error.tried if isinstance(error, WeightsError) else ""
-    reason = tried or textwrap.shorten(str(error) or type(error).__name__, 200)
+    reason = (tried or textwrap.shorten(str(error) or type(error).__name__, 200)).rstrip(".")
     return f"the published weights of {name} cannot be loaded: {reason}. {instead}"
 
 
@@ -126,9 +145,9 @@ def _load_folder(folder: Path, image_size: tuple[int, int] | None) -> tuple[nn.M
         raise ValueError(f"{folder} has a config.json but no model.safetensors: was the training interrupted?")
     sums = check_sums(folder)
     stored = read_config(folder)
-    if stored.get("task") == "detection":
+    if (task := stored_task(str(folder))) != "classification":
         raise ValueError(
-            f"{folder} contains a detector: this command takes classifiers; use attnzoo evaluate, predict or export"
+            f"{folder} is a network for {task}: this command takes classifiers; use attnzoo evaluate, predict or export"
         )
     config = stored.get("pretrained_cfg", {})
     try:
@@ -154,10 +173,11 @@ def model_directory(model: str) -> str:
     return str(folder / "model") if is_run else model
 
 
-def is_detector(model: str) -> bool:
-    """Returns whether a directory contains a detector, according to its config.json."""
+def stored_task(model: str) -> str:
+    """Returns the task of a directory, according to its config.json: a directory of timm's, or a name, classifies."""
     folder = Path(model_directory(model))
-    return (folder / "config.json").is_file() and read_config(folder).get("task") == "detection"
+    task = read_config(folder).get("task") if (folder / "config.json").is_file() else None
+    return task if task in TASKS else "classification"
 
 
 def read_config(folder: Path) -> dict[str, Any]:

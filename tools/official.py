@@ -27,11 +27,14 @@ _SIGNS = {
 # shapes of theirs by that of ours, for layers that are joined or split here, tables (positions, heads), and filters
 # whose real and imaginary parts are their last axis
 _SHAPES: dict[str, Callable[[torch.Size], tuple[int, ...]]] = {
+    "/2": lambda shape: (shape[0] // 2, *shape[1:]),
     "/3": lambda shape: (shape[0] // 3, *shape[1:]),
     "*2/3": lambda shape: (shape[0] // 3 * 2, *shape[1:]),
     "*2": lambda shape: (shape[0] * 2, *shape[1:]),
+    "convs*2": lambda shape: (shape[0] * 2, shape[1], 1, 1),
     "linear": lambda shape: tuple(shape[:2]),
     "table": lambda shape: (shape[1] * shape[2], shape[0]),
+    "rows": lambda shape: tuple(shape[1:]),
     "spectrum": lambda shape: (*shape[1:], shape[0]),
 }
 

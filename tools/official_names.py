@@ -74,10 +74,44 @@ def _pointwise(layers: str) -> tuple[str, ...]:
     return f"{layers}.weight ..11", f"{layers}.bias"
 
 
+def _yolo(units: str) -> tuple[str, ...]:
+    """Convolutions with batch norms."""
+    return f"{units}.conv.weight", f"{units}.bn.%"
+
+
+def _perceiver(layer: str, share: str = "/2", joined: tuple[str, ...] = ("key", "value")) -> tuple[str, ...]:
+    """A layer of transformers' Perceiver, and the projections that are one here."""
+    return (
+        f"{layer}.{{layernorm,attention.output.dense,mlp.dense1,mlp.dense2}}.@",
+        f"{layer}.attention.self.{{layernorm1,layernorm2{'' if 'query' in joined else ',query'}}}.@",
+        f"{layer}.attention.self.{{{','.join(joined)}}}.@ {share}",
+    )
+
+
 _DILATED = "k{3,5,7,9}_{1,2,3,4,5,6,7}"
 _OVERLOCK, _FOCUS = "blocks{1,2,3,4}.*", "sub_blocks{3,4}.*"
 
 _GFNET = ("pos_embed", "{norm,head}.@")
+
+_MASKED = "Attention{A,B,C}_*"
+
+
+def _residual(*units: str) -> tuple[str, ...]:
+    """The convolutions of residual units, and the norms after them; units with norms before have one less."""
+    layers = [f"{unit}.branch1.{{conv1_1x1,conv2_3x3,conv3_1x1}}" for unit in units]
+    return *(f"{layer}.weight" for layer in layers), *(f"{layer}.bn.%" for layer in layers)
+
+
+_CAFFE = (
+    "conv1.weight",
+    "conv1.bn.%",
+    *_residual(
+        "{pre_res,post_res_4}_{1,2,3}", _MASKED, f"{_MASKED}.trunk.res{{1,2,3}}", f"{_MASKED}.mask.skip.res{{1,2}}"
+    ),
+    "{pre_res,post_res_4}_{1,2,3}.branch2.conv1_1x1.weight",
+    f"{_MASKED}.mask.linear_{{1,2}}.weight",
+    "classifier.@",
+)
 
 # by the module of a family; the first listing that has every tensor of a network is taken
 LISTINGS: dict[str, tuple[Listing, ...]] = {
@@ -171,6 +205,21 @@ LISTINGS: dict[str, tuple[Listing, ...]] = {
         ),
     ),
     "fcanet": (Listing((*_RESNET, "layer#.*.att.fc.{0,2}.weight linear"), key=None),),
+    "fftnet": (
+        Listing(
+            (
+                "{cls_token,pos_embed}",
+                "patch_embed.proj.@",
+                "blocks.*.{attention.pre_norm,attention.adaptive_mlp.0,attention.adaptive_mlp.2,norm,mlp.0,mlp.3}.@",
+                "blocks.*.attention.{base_filter,base_bias} ...",
+                "{norm,head}.@",
+            ),
+            key=None,
+        ),
+    ),
+    "flowformer": (
+        Listing(("pos_embed", "patch_embed.#.proj.@", f"blocks.#.*.{_LAYERS}", "blocks.#.*.gamma", "{norm,head}.@")),
+    ),
     "gfnet": (
         Listing(
             (
@@ -269,6 +318,56 @@ LISTINGS: dict[str, tuple[Listing, ...]] = {
             key="state_dict",
         ),
     ),
+    "parcnetv2": (
+        Listing(
+            (
+                "downsample_layers.#.conv.@",
+                "downsample_layers.{0.post_norm,{1,2,3}.pre_norm}.weight",
+                "stages.#.*.{norm1,norm2,token_mixer.dwconv1.conv_h,token_mixer.dwconv1.conv_w}.weight",
+                "stages.#.*.token_mixer.pwconv1.weight convs*2",
+                "stages.#.*.token_mixer.pwconv1.bias *2",
+                "stages.#.*.token_mixer.dwconv2.weight",
+                "stages.#.*.token_mixer.pwconv2.weight ..11",
+                "stages.#.*.mlp.fc1.@ *2",
+                "stages.#.*.mlp.fc2.weight",
+                "stages.#.*.{res_scale1,res_scale2}.scale",
+                "{norm,head}.@",
+            ),
+            key=None,
+        ),
+    ),
+    "perceiver": (
+        Listing(
+            (
+                "perceiver.embeddings.latents",
+                "perceiver.input_preprocessor.convnet.conv.weight",
+                "perceiver.input_preprocessor.convnet.batchnorm.%",
+                "perceiver.input_preprocessor.{convnet_1x1,positions_projection}.@",
+                "perceiver.input_preprocessor.position_embeddings.position_embeddings rows",
+                *_perceiver("perceiver.encoder.self_attends.{0,1,2,3,4,5,6,7}", "/3", ("query", "key", "value")),
+                *_perceiver("perceiver.encoder.cross_attention"),
+                *_perceiver("perceiver.decoder.decoder.decoding_cross_attention"),
+                "perceiver.decoder.decoder.output_position_encodings.position_embeddings",
+                "perceiver.decoder.decoder.final_layer.@",
+            ),
+            key=None,
+        ),
+    ),
+    "plainmamba": (
+        Listing(
+            (
+                "backbone.pos_embed",
+                "backbone.patch_embed.{stem,convs}.{0,3}.weight",
+                "backbone.patch_embed.{stem,convs}.{1,4}.%",
+                "{backbone.patch_embed.projection,backbone.ln1,head.fc}.@",
+                "backbone.layers.*.norm.@",
+                "backbone.layers.*.mamba.{A_log,D,direction_Bs}",
+                "backbone.layers.*.mamba.{in_proj,conv2d,x_proj,dt_proj,out_proj}.@",
+                "backbone.layers.*.dw.{0.weight,1.%}",
+            ),
+            key="state_dict",
+        ),
+    ),
     "ravlt": (
         Listing(
             (
@@ -285,6 +384,34 @@ LISTINGS: dict[str, tuple[Listing, ...]] = {
             )
         ),
     ),
+    "residual_attention": (
+        Listing(
+            (
+                *_CAFFE,
+                "pool1_3x3_s2.bn.%",
+                "{pre_res,post_res_4}_{1,2,3}.bn.%",
+                f"{_MASKED}{{,.fusion,.trunk.res1,.trunk.res2,.mask.linear_1,.mask.up_sample.interp_1}}.bn.%",
+                f"{_MASKED}.mask.{{down_sample.pool1_3x3_s2,down_sample.pool2_3x3_s2,down_sample.pool3_3x3_s2}}.bn.%",
+                f"{_MASKED}.mask.{{down_sample.res1_1,down_sample.res2_1,down_sample.res3_1}}.bn.%",
+                f"{_MASKED}.mask.{{up_sample1,up_sample2}}.bn.%",
+                *_residual(
+                    f"{_MASKED}.mask.down_sample.res{{1,2,3}}_{{1,2}}", f"{_MASKED}.mask.up_sample.res{{1,2}}_1"
+                ),
+            ),
+            key=None,
+            layout="preactivation",
+        ),
+        Listing(
+            (
+                *_CAFFE,
+                f"{_MASKED}.mask.linear_1.bn.%",
+                *_residual(f"{_MASKED}.mask.down.res{{1,2,3}}_{{1,2}}", f"{_MASKED}.mask.up.res{{1,2}}_1"),
+                "{pre_res,post_res_4}_{1,2,3}.branch2.conv1_1x1.bn.%",
+            ),
+            key=None,
+            layout="resnext",
+        ),
+    ),
     "sparsifiner": (
         Listing(
             (
@@ -295,6 +422,30 @@ LISTINGS: dict[str, tuple[Listing, ...]] = {
                 "blocks.*.attn.mask_predictor.{proj_c_q,proj_c_k}.@",
                 "{norm,head}.@",
             )
+        ),
+    ),
+    "spectformer": (
+        Listing(
+            (
+                *_GFNET,
+                "patch_embed.proj.@",
+                f"blocks.*.{_LAYERS}",
+                "blocks.*.filter.complex_weight spectrum",
+            )
+        ),
+    ),
+    "spectformer_h": (
+        Listing(
+            (
+                "patch_embed1.conv.{0,3,6}.weight",
+                "patch_embed1.conv.{1,4,7}.%",
+                "patch_embed#.{proj,norm}.@",
+                "{block#.*,post_network.0}.{norm1,norm2,mlp.fc1,mlp.fc2,attn.q,attn.kv,attn.proj}.@",
+                "block#.*.mlp.dwconv.dwconv.@",
+                "block#.*.attn.complex_weight spectrum",
+                "{norm#,head,aux_head}.@",
+            ),
+            key="state_dict",
         ),
     ),
     "swin": (Listing(_SWIN),),
@@ -323,6 +474,20 @@ LISTINGS: dict[str, tuple[Listing, ...]] = {
                 "head.@",
             ),
             key="state_dict",
+        ),
+    ),
+    "yolov12": (
+        Listing(
+            (
+                *_yolo("model.{0,1,3,5,7}"),
+                *_yolo("model.{2,4,6,8}.{cv1,cv2}"),
+                *_yolo("model.{2,4}.m.*.{cv1,cv2,cv3,m.0.cv1,m.0.cv2,m.1.cv1,m.1.cv2}"),
+                *_yolo("model.{6,8}.m.*.{0,1}.{attn.qk,attn.v,attn.pe,attn.proj,mlp.0,mlp.1}"),
+                "model.{6,8}.gamma",
+                *_yolo("model.9.conv"),
+                "model.9.linear.@",
+            ),
+            key=None,
         ),
     ),
     "zoo_davit": (

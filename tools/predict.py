@@ -1,9 +1,11 @@
-"""`attnzoo predict`: the classes or objects in images, as text, JSON and annotated images."""
+"""`attnzoo predict`: the classes, objects or masks of images, as text, JSON and annotated images."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +15,17 @@ import timm.data
 import torch
 from PIL import Image
 
+from attnzoo_command.devices import DeviceCommand, device_option
+from attnzoo_command.steps import step
+
+from .devices import choose_device, describe_device
 from .files import check_writable, replacing
 from .finding import Skipped, find_images
 from .images import UnreadableImageError, apply_transform, read_image
-from .models import RANDOM, is_random
+from .lettering import note_not_drawn
+from .models import RANDOM, check_model, is_random, stored_task
+from .tasks import function_of
+from .video import Drawings, is_video, read_frames
 
 
 class Predictor(NamedTuple):
@@ -24,13 +33,13 @@ class Predictor(NamedTuple):
 
     Attributes:
         channels: number of channels of its images.
-        transform: maps an image to a tensor (C, H, W).
-        predict: maps tensors to `labels`, `scores`, and for a detector `boxes`, for each image.
+        transform: maps an image to a tensor (C, H, W), and what else the prediction needs.
+        predict: maps what `transform` returns to `labels`, `scores`, and for a detector `boxes`, for each image.
     """
 
     channels: int
-    transform: Callable[[Image.Image], torch.Tensor]
-    predict: Callable[[Sequence[torch.Tensor]], list[dict[str, Any]]]
+    transform: Callable[[Image.Image], Any]
+    predict: Callable[[Sequence[Any]], list[dict[str, Any]]]
 
 
 def predict(
@@ -41,70 +50,113 @@ def predict(
     least_score: float = 0.3,
     batch_size: int = 16,
     pretrained: bool = False,
+    flip: bool = False,
+    device: str = "auto",
 ) -> list[dict[str, Any]]:
-    """Predicts the classes or objects in images.
+    """Predicts the classes, objects or masks of images.
 
     Args:
         model: a directory that `attnzoo train` wrote, or a model name in timm.
-        files: image files.
+        files: image files, and video files of which each frame is read.
         top: number of classes per image, for a classifier.
         least_score: minimum score of an object, 0 .. 1, for a detector.
         batch_size: images per batch.
         pretrained: load the published weights; for model names.
+        flip: average with the prediction for the mirror image.
+        device: name of the device to run on, see `attnzoo.tools.devices.choose_device`.
 
     Returns:
         A dictionary for each file, in order, with `file`, `labels` and `scores` (0 .. 1), the highest score first. For
-        a detector it also has `boxes` (x1, y1, x2, y2 in pixels of the upright image). For a file that cannot be read
-        it has `file` and `error` only.
+        a detector it also has `boxes` (x1, y1, x2, y2 in pixels of the upright image) and `indices`, the numbers of the
+        labels. For a segmenter the scores are the shares of the pixels, and it has `mask` (H, W), the class of each
+        pixel, and `indices`. For a file that cannot be read it has `file` and `error` only. Frames of videos also have
+        `frame`, their number, and `seconds`.
 
     Raises:
-        ValueError: the model is unknown, or `files` is empty.
+        ValueError: the model or the device is unknown, or `files` is empty.
     """
-    options: Any = {"top": top, "least_score": least_score, "batch_size": batch_size, "pretrained": pretrained}
-    return list(predictions(model, files, **options))
+    options: Any = {"top": top, "least_score": least_score, "batch_size": batch_size}
+    options |= {"pretrained": pretrained, "flip": flip}
+    found = predictions(model, files, device=choose_device(device), **options)
+    return [{key: value for key, value in entry.items() if key != "picture"} for entry in found]
 
 
 def predictions(
-    model: str, files: Sequence[Path], *, top: int, least_score: float, batch_size: int, pretrained: bool
+    model: str,
+    files: Sequence[Path],
+    *,
+    top: int,
+    least_score: float,
+    batch_size: int,
+    pretrained: bool,
+    flip: bool,
+    device: torch.device,
 ) -> Iterator[dict[str, Any]]:
-    """Yields what `predict` returns, after each batch."""
+    """Yields what `predict` returns, after each batch, with the `picture` of each frame of a video."""
     import attnzoo  # noqa: F401  registers the models
-
-    from .models import is_detector
 
     if not files:
         raise ValueError("no images were given")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if is_detector(model):
-        from .detection.prediction import open_for_prediction
-
-        predictor = open_for_prediction(Path(model), least_score, device)
-    else:
-        predictor = _open_classifier(model, pretrained, top, device)
-    for begin in range(0, len(files), batch_size):
+    step(f"opening {model}")
+    of_task = function_of(stored_task(model), "predict")
+    predictor: Predictor = of_task(model, device, top=top, least_score=least_score, pretrained=pretrained, flip=flip)
+    pictures, done = _pictures(files), 0
+    # the number of frames is not known before they are read
+    total = "" if any(map(is_video, files)) else f" of {len(files)}"
+    while batch := list(itertools.islice(pictures, batch_size)):
+        step(f"predicting images {done + 1} to {done + len(batch)}{total}")
+        done += len(batch)
         found: list[dict[str, Any]] = []
-        images: list[torch.Tensor] = []
-        for file in files[begin : begin + batch_size]:
-            found.append({"file": str(file)})
+        images: list[Any] = []
+        for entry, source in batch:
+            found.append(entry)
+            if source is None:
+                continue
             try:
-                picture = read_image(file, predictor.channels)
-                images.append(apply_transform(predictor.transform, str(file), picture))
+                picture = read_image(source, predictor.channels, entry["file"])
+                images.append(apply_transform(predictor.transform, entry["file"], picture))
             except UnreadableImageError as error:
-                found[-1]["error"] = str(error)
+                entry["error"] = str(error)
         readable = [entry for entry in found if "error" not in entry]
         for entry, predicted in zip(readable, predictor.predict(images) if images else [], strict=True):
             entry |= predicted
         yield from found
 
 
-def _open_classifier(model: str, pretrained: bool, top: int, device: torch.device) -> Predictor:
+def _pictures(files: Sequence[Path]) -> Iterator[tuple[dict[str, Any], Path | Image.Image | None]]:
+    """Yields the beginning of each result, and a file or a frame of a video; None if a video cannot be read."""
+    for file in files:
+        if not is_video(file):
+            yield {"file": str(file)}, file
+            continue
+        try:
+            for frame in read_frames(file):
+                about = {"file": str(file), "frame": frame.number, "seconds": frame.seconds}
+                yield {**about, "picture": frame.picture}, frame.picture
+        except UnreadableImageError as error:
+            yield {"file": str(file), "error": str(error)}, None
+
+
+def open_classifier(
+    model: str, device: torch.device, *, top: int, pretrained: bool, flip: bool = False, **_: Any
+) -> Predictor:
+    """Opens a classifier for prediction.
+
+    Args:
+        model: a directory that `attnzoo train` wrote, or a model name in timm.
+        device: device to run on.
+        top: number of classes per image.
+        pretrained: load the published weights; for model names.
+        flip: average with the prediction for the mirror image.
+    """
     from .data import val_transform
+    from .flips import FlippedClassifier
     from .models import open_model
 
     network, origin = open_model(model, pretrained=pretrained)
     wanted = timm.data.resolve_model_data_config(network)
     labels, transform = class_names(network, origin), val_transform(wanted)
-    network.to(device).eval()
+    network = (FlippedClassifier(network) if flip else network).to(device).eval()
 
     @torch.inference_mode()
     def classify(images: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
@@ -151,18 +203,7 @@ def pictures_in(paths: Sequence[Path], skipped: Skipped) -> list[Path]:
     return found
 
 
-def _draw(path: Path, found: dict[str, Any]) -> None:
-    if "boxes" in found:
-        from .detection.drawing import draw_found
-
-        draw_found(path, found)
-    else:
-        from .drawing import draw_classes
-
-        draw_classes(path, found)
-
-
-@click.command("predict", context_settings={"show_default": True})
+@click.command("predict", cls=DeviceCommand, context_settings={"show_default": True})
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE...")
 @click.option(
@@ -176,38 +217,53 @@ def _draw(path: Path, found: dict[str, Any]) -> None:
 )
 @click.option("--batch-size", type=click.IntRange(1), default=16, help="Images per batch.")
 @click.option("--pretrained", is_flag=True, help="Load the published weights; for model names.")
+@click.option("--flip", is_flag=True, help="Average with the prediction for the mirror image.")
+@device_option
 def predict_command(
     model: str, paths: tuple[Path, ...], output: Path | None, top: int, least_score: float, batch_size: int,
-    pretrained: bool,
+    pretrained: bool, flip: bool, device: str,
 ) -> None:  # fmt: skip
-    """Predict the classes or the objects in images.
+    """Predict the classes, the objects or the mask of images.
 
-    MODEL is a directory that `attnzoo train` wrote, of a classifier or a detector, or the name of a classifier. IMAGE
-    is a file, or a folder that is searched for images. With --output, predictions.json and an annotated copy of each
-    image are written to that folder.
+    MODEL is a directory that `attnzoo train` wrote, or the name of a classifier. IMAGE is an image or a video, or a
+    folder that is searched for images. With --output, predictions.json and an annotated copy of each image or video are
+    written to that folder, and by a segmenter the mask of each image as a palette PNG, whose values are the classes.
 
     Example: attnzoo predict runs/photographs/model holiday/ --output holiday-predictions
     """
     files = pictures_in(paths, skipped := Skipped())
     if skipped.remarks:
         click.echo(skipped.remarks, err=True)
+    place = choose_device(device)
+    check_model(model)
     if output is not None:
         check_writable(output, "choose another --output")
-    options: Any = {"top": top, "least_score": least_score, "batch_size": batch_size, "pretrained": pretrained}
+    options: Any = {"top": top, "least_score": least_score, "batch_size": batch_size}
+    options |= {"pretrained": pretrained, "flip": flip}
     found: list[dict[str, Any]] = []
-    for number, entry in enumerate(predictions(model, files, **options)):
-        if not number and is_random(model, pretrained):
-            click.echo(RANDOM, err=True)
-        found.append(entry)
-        if "error" in entry:
-            click.echo(entry["error"], err=True)
-            continue
-        said = ", ".join(f"{name} {score:.1%}" for name, score in zip(entry["labels"], entry["scores"], strict=True))
-        click.echo(f"{entry['file']}: {said or 'nothing found'}")
-        if output is not None:
-            # numbered, because images in two folders may have the same name
-            _draw(output / f"{number:05d}-{Path(entry['file']).stem}.jpg", entry)
+    draw = function_of(stored_task(model), "draw")
+    with nullcontext() if output is None else Drawings(output, draw) as drawings:
+        for number, entry in enumerate(predictions(model, files, device=place, **options)):
+            if not number:
+                click.echo(f"device: {describe_device(place)}", err=True)
+            if not number and is_random(model, pretrained):
+                click.echo(RANDOM, err=True)
+            picture = entry.pop("picture", None)
+            found.append(entry)
+            if "error" in entry:
+                click.echo(entry["error"], err=True)
+                continue
+            said = ", ".join(
+                f"{name} {score:.1%}" for name, score in zip(entry["labels"], entry["scores"], strict=True)
+            )
+            moment = f", frame {entry['frame']}" if picture is not None else ""
+            click.echo(f"{entry['file']}{moment}: {said or 'nothing found'}")
+            if drawings is not None:
+                drawings.add(number, entry, picture)
+            # an array is not JSON
+            entry.pop("mask", None)
     if output is not None:
+        note_not_drawn(label for entry in found for label in entry.get("labels", ()))
         with replacing(output / "predictions.json") as fresh:
             fresh.write_text(json.dumps(found, indent=1) + "\n")
     if all("error" in entry for entry in found):

@@ -102,11 +102,12 @@ class HostMeter:
         "The median and the 10th and 90th percentile over the calls are reported."
     )
 
-    def __init__(self, repeat_ms: float = 1000) -> None:
-        self.repeat_ms = repeat_ms
+    def __init__(self, repeat_ms: float = 1000, device: torch.device | None = None) -> None:
+        self.repeat_ms, self.device = repeat_ms, device or torch.device("cpu")
 
     def milliseconds(self, call: Callable[[], object]) -> list[float]:
         """Times of as many calls as fit into the time, at least three."""
+        call = waiting(call, self.device)
         call()
         times: list[float] = []
         while len(times) < 3 or sum(times) < self.repeat_ms:
@@ -116,6 +117,18 @@ class HostMeter:
     def peak_bytes(self, call: Callable[[], object]) -> int | None:
         """None: not measured on the host."""
         return None
+
+
+def waiting(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """Returns a function that calls and waits for the device; on a CPU, the call itself."""
+    if device.type != "mps":
+        return call
+
+    def called() -> None:
+        call()
+        torch.mps.synchronize()
+
+    return called
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:

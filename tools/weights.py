@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attnzoo.base.checkpoints import WRAPPERS, own_name
+from attnzoo.base.pickled import foreign_names, state_dict_of
 
 from .shards import INDEX, files_of, read_shards
 
@@ -133,7 +134,10 @@ def read_file(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        foreign = _foreign(path) or re.findall(r"GLOBAL ([\w.]+)", str(error))
+        weights = state_dict_of(path)
+        if weights is not None:
+            return weights
+        foreign = foreign_names(path) or re.findall(r"GLOBAL ([\w.]+)", str(error))
         if not foreign:
             raise ValueError(f"{path.name} is not a PyTorch checkpoint, or damaged") from error
         raise ValueError(
@@ -143,7 +147,9 @@ def read_file(path: Path) -> Any:
         ) from error
     # torch raises exceptions of many classes on a damaged archive
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        # that of a LookupError is only the byte or the name that was not found
+        is_said = bool(str(error).strip()) and not isinstance(error, LookupError)
+        reason = str(error).strip().split("\n")[0] if is_said else "torch.save has not written it, or it is damaged"
         raise ValueError(f"{path.name} is not a PyTorch checkpoint: {reason}") from error
 
 
@@ -179,14 +185,6 @@ def _check_no_program(path: Path, members: set[str]) -> None:
             f"{path.name} is a program of torch.export: if you trust it, save its weights with "
             "torch.save(torch.export.load(file).state_dict, other_file), and convert those"
         )
-
-
-def _foreign(path: Path) -> list[str]:
-    """Lists what the file would import, without importing it; empty if that cannot be determined."""
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:
-        return []
 
 
 def state_classes_once(path: Path) -> None:

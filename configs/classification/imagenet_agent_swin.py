@@ -18,7 +18,7 @@ batch_size = 1024
 
 model = dict(name="agent_swin_tiny")
 data = dict(name="imagefolder", root="data/imagenet", input_size=(3, 224, 224), crop_pct=0.875, interpolation="bicubic")
-workers = 10
+workers = None
 
 augment = dict(
     auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic", re_prob=0.25, re_mode="pixel", color_jitter=0.4

@@ -17,7 +17,7 @@ batch_size = 2048
 
 model = dict(name="overlock_t", aux_head=True)
 data = dict(name="imagefolder", root="data/imagenet", input_size=(3, 224, 224), crop_pct=0.95, interpolation="bicubic")
-workers = 10
+workers = None
 
 augment = dict(
     auto_augment="rand-m9-mstd0.5-inc1", interpolation="random", re_prob=0.25, re_mode="pixel", color_jitter=0.4

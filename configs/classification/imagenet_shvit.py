@@ -4,7 +4,7 @@ The folder data/imagenet contains train/ and val/, each with one folder per clas
 data.name=wds data.classes=1000 reads shards. Settings and results are from the authors; we have not run this recipe.
 
 Command:   torchrun --nproc-per-node 8 -m attnzoo.tools.train classification/imagenet_shvit
-           zoo_shvit_s1, s2, s3: data.input_size=(3,224,224) optimizer.weight_decay=0.025, 0.032, 0.035
+           zoo_shvit_s1, s2, s3: data.input_size=3,224,224 optimizer.weight_decay=0.025, 0.032, 0.035
 Hardware:  8 GPUs, 256 images each
 Source:    Yun and Ro, CVPR 2024 (arXiv:2401.16456); github.com/ysj9909/SHViT, README.md and the defaults
            of main.py; the learning rate is that for 512 images, times 4
@@ -20,7 +20,7 @@ repeats = 3
 
 model = dict(name="zoo_shvit_s4")
 data = dict(name="imagefolder", root="data/imagenet", input_size=(3, 256, 256), crop_pct=0.875, interpolation="bicubic")
-workers = 10
+workers = None
 
 augment = dict(
     auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic", re_prob=0.25, re_mode="pixel", color_jitter=0.4

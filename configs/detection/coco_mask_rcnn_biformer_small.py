@@ -14,7 +14,7 @@ task = "detection"
 seed = 0
 epochs = 12
 batch_size = 16
-workers = 4
+workers = None
 precision = "float16"
 
 # 16 x 16 regions instead of 7 x 7, because the images are larger

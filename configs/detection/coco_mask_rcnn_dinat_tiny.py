@@ -15,7 +15,7 @@ task = "detection"
 seed = 0
 epochs = 36
 batch_size = 16
-workers = 4
+workers = None
 
 model = dict(name="dinat_tiny", pretrained=True, drop_path_rate=0.2)
 # the shorter side of each image is drawn from these in training; the last one is for evaluation

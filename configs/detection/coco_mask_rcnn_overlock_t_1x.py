@@ -14,7 +14,7 @@ task = "detection"
 seed = 0
 epochs = 12
 batch_size = 16
-workers = 4
+workers = None
 sync_batchnorm = True
 
 model = dict(name="overlock_t", pretrained=True, drop_path_rate=0.2)

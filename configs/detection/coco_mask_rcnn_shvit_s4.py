@@ -14,7 +14,7 @@ task = "detection"
 seed = 0
 epochs = 12
 batch_size = 16
-workers = 4
+workers = None
 
 model = dict(name="zoo_shvit_s4", pretrained=True)
 detector = dict(head="mask_rcnn", finer_levels=2, coarser_levels=0, frozen_batchnorm=True)

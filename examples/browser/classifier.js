@@ -1,4 +1,4 @@
-// A classifier in the browser: opens a model file and classifies images.
+// Opens a model file and images in the browser, and classifies images.
 
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
 import { readNotes } from "./metadata.js";

@@ -7,8 +7,15 @@ const ENTRIES = 14;
 const KEY = 1;
 const VALUE = 2;
 
-const JSON_KEYS = ["input_size", "mean", "std", "crop_pct", "labels"];
-const NEEDED = ["input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode"];
+const JSON_KEYS = ["input_size", "mean", "std", "crop_pct", "labels", "pad"];
+const OF_SEGMENTERS = ["input_size", "mean", "std", "interpolation", "resize", "labels"];
+const NEEDED = {
+  classify: ["input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode"],
+  detect: ["input_size", "resize", "pad"],
+  // logits of each pixel, or its class
+  segment: OF_SEGMENTERS,
+  mask: OF_SEGMENTERS,
+};
 
 /** Preprocessing, labels and other metadata of a file; throws if required entries are missing. */
 export function readNotes(bytes) {
@@ -21,14 +28,15 @@ export function readNotes(bytes) {
     }
   }
   const task = notes.task ?? "classify";
-  if (task !== "classify") {
-    throw new Error(`The task of the file must be classify, got ${task}: export it with --task classify.`);
+  if (!(task in NEEDED)) {
+    throw new Error(`The task of the file must be ${Object.keys(NEEDED).join(", ")}, got ${task}: export it without --task.`);
   }
-  const missing = NEEDED.filter((key) => !(key in notes));
+  const missing = NEEDED[task].filter((key) => !(key in notes));
   if (missing.length) {
     throw new Error(`The metadata of the file lacks ${missing.join(", ")}: was it written by attnzoo export?`);
   }
-  return Object.fromEntries(Object.entries(notes).map(([key, text]) => [key, JSON_KEYS.includes(key) ? JSON.parse(text) : text]));
+  const parsed = Object.fromEntries(Object.entries(notes).map(([key, text]) => [key, JSON_KEYS.includes(key) ? JSON.parse(text) : text]));
+  return { task, ...parsed };
 }
 
 /** The length-delimited fields of a message, as pairs of field number and bytes. */

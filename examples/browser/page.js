@@ -1,12 +1,24 @@
-// The page: classifies an image that is chosen, dropped or pasted, and shows the result.
+// The page: shows the classes, the objects or the mask of an image that is chosen, dropped or pasted.
 
 const MODEL = "model.onnx";
+// what the page says while it works, and the caption and the columns of its table
+const TEXTS = {
+  classify: ["Classifying …", "The most likely classes", "Class", "Probability"],
+  detect: ["Looking for objects …", "The objects, the most certain first", "Object", "Score"],
+  segment: ["Segmenting …", "The classes of the pixels, the largest first", "Class", "Share"],
+};
+// number of classes of a mask that are said; all of them are in the table
+const MOST_SAID = 3;
 
 const element = (id) => document.getElementById(id);
 const [input, drop, status, error, found] = ["file", "drop", "status", "error", "found"].map(element);
 
 let model;
 let classifier;
+let detector;
+let segmenter;
+// a key of TEXTS
+let task;
 let shownPicture;
 // number of the latest image, whose result is shown
 let newest = 0;
@@ -22,7 +34,8 @@ function setState(state, message, failure = "") {
 async function start() {
   try {
     try {
-      classifier = await import("./classifier.js");
+      const modules = ["./classifier.js", "./detector.js", "./segmenter.js"];
+      [classifier, detector, segmenter] = await Promise.all(modules.map((path) => import(path)));
     } catch (cause) {
       throw new Error("onnxruntime-web could not be loaded: run npm install in the folder of this page.", { cause });
     }
@@ -30,6 +43,12 @@ async function start() {
     const { notes, size } = model;
     const sides = `${notes.input_size[2]} x ${notes.input_size[1]} pixels`;
     element("model").textContent = `${notes.model ?? MODEL}: ${(size / 1e6).toFixed(1)} MB, ${sides}${notes.labels ? `, ${notes.labels.length} classes` : ""}.`;
+    // a file with --task mask has the classes of pixels, one with segment their logits
+    task = notes.task === "mask" ? "segment" : notes.task;
+    const [, caption, ...columns] = TEXTS[task];
+    found.querySelector("caption").textContent = caption;
+    [...found.querySelectorAll("thead th")].forEach((cell, i) => (cell.textContent = columns[i]));
+    found.classList.toggle("colored", task !== "classify");
     input.disabled = false;
     setState("ready", "Ready.");
   } catch (failure) {
@@ -44,21 +63,44 @@ async function show(file) {
     return;
   }
   const number = ++newest;
-  setState("working", "Classifying …");
+  setState("working", TEXTS[task][0]);
   found.hidden = true;
   try {
     const picture = await classifier.readPicture(file);
     const begin = performance.now();
-    const classes = await classifier.classify(model, picture);
+    const { rows, said, objects = [], mask } = await predict(picture);
     const took = performance.now() - begin;
     if (number !== newest) return;
     showPicture(file);
-    found.querySelector("tbody").replaceChildren(...classes.map(([label, score]) => row(label, score)));
+    showBoxes(picture, objects);
+    showMask(picture, mask);
+    found.querySelector("tbody").replaceChildren(...rows.map(row));
     found.hidden = false;
-    setState("done", `${classes[0][0]}, ${percent(classes[0][1])}. It took ${took.toFixed(0)} ms.`);
+    setState("done", `${said}. It took ${took.toFixed(0)} ms.`);
   } catch (failure) {
     if (number === newest) fail(failure);
   }
+}
+
+/** The rows of the table, the sentence that is read out, and the objects or the mask of a picture. */
+async function predict(picture) {
+  if (task === "detect") {
+    const objects = await detector.detect(model, picture);
+    return { objects, rows: objects.map(({ label, score }) => ({ label, score, color: objectColor(label) })), said: counted(objects) };
+  }
+  if (task === "segment") {
+    const { mask, regions } = await segmenter.segment(model, picture);
+    const rows = regions.map(({ index, label, share }) => ({ label, score: share, color: `rgb(${segmenter.colorOf(index)})` }));
+    const more = rows.length > MOST_SAID ? `, and ${rows.length - MOST_SAID} more` : "";
+    return { mask, rows, said: rows.slice(0, MOST_SAID).map(spoken).join("; ") + more };
+  }
+  const classes = await classifier.classify(model, picture);
+  const rows = classes.map(([label, score]) => ({ label, score }));
+  return { rows, said: spoken(rows[0]) };
+}
+
+function spoken({ label, score }) {
+  return `${label}, ${percent(score)}`;
 }
 
 function fail(failure) {
@@ -74,8 +116,50 @@ function showPicture(file) {
   element("picture").alt = `The picture ${file.name}`;
 }
 
-function row(label, score) {
+/** Draws boxes over the picture; each class has its color, also in the table. */
+function showBoxes({ width, height }, objects) {
+  const boxes = element("boxes");
+  boxes.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  // the best on top
+  boxes.replaceChildren(
+    ...[...objects].reverse().map(({ label, box: [left, top, right, bottom] }) => {
+      const shape = document.createElementNS(boxes.namespaceURI, "rect");
+      const sides = { x: left, y: top, width: right - left, height: bottom - top };
+      for (const [name, value] of Object.entries(sides)) shape.setAttribute(name, value);
+      shape.style.setProperty("--color", objectColor(label));
+      return shape;
+    }),
+  );
+}
+
+/** Draws the classes of pixels over the picture, in the colors of the table; without a mask nothing. */
+function showMask({ width, height }, mask) {
+  const canvas = element("mask");
+  canvas.hidden = !mask;
+  if (!mask) return;
+  Object.assign(canvas, { width, height });
+  const pixels = new ImageData(width, height);
+  // black, the color of class 0, is lighter, so that the picture stays visible
+  const colors = model.notes.labels.map((_, index) => [...segmenter.colorOf(index), index ? 255 : 70]);
+  mask.forEach((index, i) => pixels.data.set(colors[index], 4 * i));
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+}
+
+function counted(objects) {
+  if (!objects.length) return "No object was found";
+  const counts = new Map();
+  for (const { label } of objects) counts.set(label, (counts.get(label) ?? 0) + 1);
+  return [...counts].map(([label, count]) => `${count} ${label}`).join(", ");
+}
+
+/** A color of its own for each class of objects. */
+function objectColor(label) {
+  return `hsl(${[...label].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 360, 7)} 80% 45%)`;
+}
+
+function row({ label, score, color }) {
   const line = document.createElement("tr");
+  if (color) line.style.setProperty("--color", color);
   line.dataset.score = score;
   const name = Object.assign(document.createElement("th"), { scope: "row", textContent: label });
   const value = Object.assign(document.createElement("td"), { textContent: percent(score) });

@@ -27,7 +27,8 @@ export function normalise({ width, height, channels, data }, { mean, std }) {
   const area = width * height;
   const values = new Float32Array(channels * area);
   for (let channel = 0; channel < channels; channel++) {
-    const [middle, spread] = [Math.fround(mean[channel]), Math.fround(std[channel])];
+    // a single number is for all channels
+    const [middle, spread] = [mean, std].map((list) => Math.fround(list[channel % list.length]));
     for (let i = 0; i < area; i++) {
       // rounded to float32 after each step, as in timm
       const share = Math.fround(data[i * channels + channel] / 255);
@@ -50,7 +51,8 @@ function resizedSize(picture, notes) {
   return [round(picture.width / ratio), round(picture.height / ratio)];
 }
 
-function resize(picture, width, height, interpolation) {
+/** Resizes an image with an interpolation of Pillow. */
+export function resize(picture, width, height, interpolation) {
   if (interpolation === "nearest") return resizeNearest(picture, width, height);
   if (!(interpolation in FILTERS)) throw new Error(`The interpolation ${interpolation} of the file is not supported.`);
   // rows before columns; recent versions of Pillow use the other order for some shapes, which changes pixels slightly
@@ -144,7 +146,7 @@ function offset(wanted, given) {
 }
 
 /** Rounds to the nearest integer, and halves to the even one, as Python does. */
-function round(value) {
+export function round(value) {
   const below = Math.floor(value);
   const isHalf = value - below === 0.5;
   return isHalf ? below + (below % 2) : Math.round(value);
@@ -156,10 +158,19 @@ function cubic(x) {
 }
 
 /** Converts to greyscale with Pillow's weights of the colours. */
-function grey({ width, height, data }) {
+export function grey({ width, height, data }) {
   const values = new Uint8ClampedArray(width * height);
   for (let i = 0; i < values.length; i++) {
     values[i] = (data[3 * i] * 19595 + data[3 * i + 1] * 38470 + data[3 * i + 2] * 7471 + 32768) >> 16;
   }
   return { width, height, channels: 1, data: values };
+}
+
+/** For each new pixel, the two pixels between whose centers it is, and the share of the second. */
+export function taps(side, newSide) {
+  return Array.from({ length: newSide }, (_, i) => {
+    const place = Math.max(0, (i + 0.5) * (side / newSide) - 0.5);
+    const first = Math.floor(place);
+    return [Math.min(first, side - 1), Math.min(first + 1, side - 1), place - first];
+  });
 }

@@ -53,6 +53,7 @@ def test_openvino_agrees_or_is_said_to_be_missing() -> None:
         assert row["differences"]["openvino"] <= export.TOLERANCE
 
 
+@pytest.mark.full
 def test_a_row_for_each_batch_from_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     to_graph = onnx_file.to_graph

@@ -16,7 +16,13 @@ PICOS = [
     "agent_cswin_pico",
     "agent_deit_pico",
     "biformer_pico",
+    "fftnet_vit_pico",
+    "gfnet_pico",
+    "gfnet_h_pico",
+    "ninformer_pico",
     "overlock_pico",
+    "spectformer_pico",
+    "spectformer_h_pico",
     "shvit_pico",
 ]
 OFFICIAL, TIMM = (against.OPPONENTS[name] for name in ("official", "timm"))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,7 @@ def run(monkeypatch, *arguments: str):
     return CliRunner().invoke(main, ["static", "--jobs", "1", *arguments])
 
 
+@pytest.mark.full
 def test_a_kernel_is_compiled_for_each_architecture(monkeypatch, tmp_path: Path) -> None:
     architectures = [x for name in ("sm90", "gfx942") for x in ("--architecture", name)]
     done = run(monkeypatch, "--only", "product", *architectures, "--out", str(tmp_path))
@@ -97,37 +99,60 @@ def test_every_launch_is_a_task_on_each_architecture() -> None:
     assert [(task.architecture, task.launch) for task in found] == [("sm80", 0), ("sm80", 1), ("sm90", 0), ("sm90", 1)]
 
 
-def compile_all(only: str) -> list[dict]:
+# in CI the kernels are compiled for the commonest devices
+on_each = pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=pytest.mark.full if name == "sm90" else pytest.mark.slow) for name in ARCHITECTURES],
+)
+
+
+def compile_all(only: str, architectures: Sequence[str] = ARCHITECTURES) -> list[dict]:
     """Compiles the launches, in processes without the interpreter."""
-    return list(static.rows(static.tasks(operators(), ARCHITECTURES, only), 2))
+    return list(static.rows(static.tasks(operators(), architectures, only), 2))
 
 
 # not yet without spills: some 140 bytes, in the sums of the bias gradient
 KNOWN = "interval_dq_kernel window 64x64 window 16 shift 8 D32 dq, dbias"
 
 
-@pytest.mark.full
+@on_each
+@pytest.mark.parametrize(
+    "shape", ["kernel 7 D32", "7 shift 3 D32", "16 shift 8 D32", "topk 1 D32", "halo 32x32 h8 B128 D32"]
+)
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(INSTALLED not in COMPILERS, reason=f"the tables are for Triton {', '.join(sorted(COMPILERS))}")
-def test_the_commonest_kernels_compile_without_spilling() -> None:
-    commonest = "kernel 7 D32", "7 shift 3 D32", "16 shift 8 D32", "topk 1 D32", "halo 32x32 h8 B128 D32"
-    found = [row for only in commonest for row in compile_all(only)]
+def test_the_commonest_kernels_compile_without_spilling(shape: str, architecture: str) -> None:
+    found = compile_all(shape, [architecture])
     faults = [fault for fault in static.faults(found) if not (KNOWN in fault and "gfx942" in fault)]
     assert faults == []
-    assert {row["architecture"] for row in found} == set(ARCHITECTURES)
+    assert {row["architecture"] for row in found} == {architecture}
     found = [row for row in found if row["kernel"] != "interval_masks_kernel"]
     # float32 is multiplied in IEEE precision, which NVIDIA's matrix units do not support
     assert all(row["matrix_unit"] for row in found if row["dtype"] == "bfloat16")
 
 
+@pytest.mark.full
 def test_a_kernel_of_every_operator_compiles() -> None:
     found = list(static.rows([static.tasks([operator], ["sm90"], "")[0] for operator in operators()], 2))
     assert len(found) == len(operators())
     assert static.faults(found) == []
-    assert all(row["matrix_unit"] for row in found if row["dtype"] == "bfloat16")
+    # a scan has no products of matrices
+    products = [row for row in found if row["dtype"] == "bfloat16" and row["kernel"] != "scan_forward_kernel"]
+    assert all(row["matrix_unit"] for row in products)
 
 
-@pytest.mark.full
+@on_each
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(INSTALLED not in COMPILERS, reason=f"the tables are for Triton {', '.join(sorted(COMPILERS))}")
+def test_the_scan_compiles_without_spilling(architecture: str) -> None:
+    found = compile_all("selective_scan", [architecture])
+    assert {(row["kernel"], row["architecture"]) for row in found} == {
+        (f"scan_{direction}_kernel", architecture) for direction in ("forward", "backward")
+    }
+    assert static.faults(found) == []
+
+
+@pytest.mark.slow
 def test_problems_of_ones_compile() -> None:
     ones = SimpleNamespace(name="ones", launches=tiny_launches.of_ones)
     found = list(static.rows(static.tasks([ones], ["sm90"], ""), 2))

@@ -29,6 +29,7 @@ def results(folder: Path, what: str) -> dict:
     return found
 
 
+@pytest.mark.full
 def test_the_loop_and_bare_steps_take_turns(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(training, "WORKERS", (0, 1))
     said = bench("training", "test_resnet", "--quick", "--out", str(tmp_path))

@@ -13,8 +13,11 @@ import torch
 from ..tiers import quick
 from ..zoo.models import ARGUMENTS, SMALL
 
+# OpenVINO finds no shapes for the trace of a selective scan
+UNTRACEABLE = ("plainmamba_pico",)
 
-@pytest.mark.parametrize("name", quick(SMALL, ["agent_deit_pico"]))
+
+@pytest.mark.parametrize("name", quick([name for name in SMALL if name not in UNTRACEABLE], []))
 @pytest.mark.filterwarnings("ignore")
 def test_openvino_converts_modules(name: str) -> None:
     openvino = pytest.importorskip("openvino", reason="needs attnzoo[openvino]")

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from trained_files import EXAMPLES, export_trained, save_trained
+from trained_files import EXAMPLES, export_trained, export_unchecked, save_detecting, save_segmenting, save_trained
+
+from attnzoo.tools.detection.options import RESIZES
 
 sys.path.insert(0, str(EXAMPLES))
 
@@ -31,6 +33,21 @@ def any_size(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     torch.manual_seed(0)
     folder = save_trained(tmp_path_factory.mktemp("any_size") / "model", "shvit_pico", (96, 64), crop_pct=1.0)
     return folder, export_trained(folder, folder.parent / "model.onnx", dynamic=("batch", "height", "width"))
+
+
+@pytest.fixture(scope="session", params=[pytest.param(how, marks=pytest.mark.full) for how in RESIZES])
+def detecting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The directory of a detector that finds objects in any image, and its file."""
+    folder = save_detecting(tmp_path_factory.mktemp(request.param) / "model", request.param)
+    return folder, export_unchecked(folder, folder.parent / "model.onnx")
+
+
+@pytest.fixture(scope="session", params=[pytest.param(how, marks=pytest.mark.full) for how in ("fit", "none")])
+def segmenting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The directory of a segmenter that finds every class, and its file."""
+    pytest.importorskip("segmentation_models_pytorch", reason="needs attnzoo[segmentation]")
+    folder = save_segmenting(tmp_path_factory.mktemp(request.param) / "model", request.param)
+    return folder, export_unchecked(folder, folder.parent / "model.onnx")
 
 
 @pytest.fixture(scope="session")

@@ -2,49 +2,24 @@
 //
 // node drive_browser.mjs '{"modules", "browser", "address", "steps": [{"give": "choose" | "drop" | "paste", "file"}], "width", "dark", "screenshot"}'
 
-import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename } from "node:path";
+import { withPage } from "./open_page.mjs";
 
-const { modules, browser: path, address, steps, width, dark, screenshot } = JSON.parse(process.argv[2]);
-const require = createRequire(join(modules, "package.json"));
-const { default: puppeteer } = await import(require.resolve("puppeteer-core"));
-// an installed browser, or the one installed by npm
-const executablePath = path ?? (await require("@sparticuz/chromium").executablePath());
+const order = JSON.parse(process.argv[2]);
 
-const browser = await puppeteer.launch({
-  executablePath,
-  headless: path ? true : "shell",
-  args: [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-  ],
-});
-try {
-  const page = await browser.newPage();
-  const complaints = [];
-  const asked = [];
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
-  page.on("request", (request) => asked.push(request.url()));
-  await page.setViewport({ width, height: 800 });
-  await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }]);
-  await page.goto(address);
-  await page.waitForFunction(() => document.body.dataset.state !== "loading", { timeout: 60000 });
-
+await withPage(order, async ({ page, complaints, asked, browser }) => {
   await page.keyboard.press("Tab");
   const shown = [await describe(page)];
-  for (const { give, file } of steps) {
+  for (const { give, file } of order.steps) {
     await page.evaluate(() => (document.body.dataset.state = "waiting"));
     await giveTo(page, give, file);
     await page.waitForFunction(() => ["done", "failed"].includes(document.body.dataset.state), { timeout: 60000 });
     shown.push(await describe(page));
   }
-  if (screenshot) await page.screenshot({ path: screenshot });
+  if (order.screenshot) await page.screenshot({ path: order.screenshot });
   console.log(JSON.stringify({ shown, complaints, asked, version: await browser.version() }));
-} finally {
-  await browser.close();
-}
+});
 
 async function giveTo(page, give, file) {
   if (give === "choose") {
@@ -77,6 +52,10 @@ function describe(page) {
     status: document.getElementById("status").textContent,
     error: document.getElementById("error").hidden ? "" : document.getElementById("error").textContent,
     classes: [...document.querySelectorAll("tbody tr")].map((row) => [row.cells[0].textContent, Number(row.dataset.score)]),
+    boxes: [...document.querySelectorAll("#boxes rect")].map((box) => ["x", "y", "width", "height"].map((side) => Number(box.getAttribute(side)))),
+    colors: [...document.querySelectorAll("tbody tr")].map((row) => row.style.getPropertyValue("--color")),
+    mask: document.getElementById("mask").hidden ? "" : document.getElementById("mask").toDataURL(),
+    headings: [...document.querySelectorAll("caption, thead th")].map((heading) => heading.textContent),
     picture: document.getElementById("picture").alt,
     focused: document.activeElement.id,
     paper: getComputedStyle(document.body).backgroundColor,

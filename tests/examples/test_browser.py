@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 import json
-import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import BROWSER, need_browser
 from PIL import Image
 from trained_files import EXAMPLES, LABELS, taking_pixels
 
@@ -20,19 +22,13 @@ pytest.importorskip("onnx", reason="needs attnzoo[export]")
 pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
 
 import classify
+import detect
 import onnx
+import segment
 
 PAGE = EXAMPLES / "browser"
-MODULES = PAGE / "node_modules"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
-BROWSER = next((path for path in map(shutil.which, BROWSERS) if path), None)
 
-if shutil.which("node") is None:
-    pytest.skip("needs Node.js, which drives the browser", allow_module_level=True)
-if not (MODULES / "onnxruntime-web").is_dir() or not (MODULES / "puppeteer-core").is_dir():
-    pytest.skip("needs `make browser`, which fetches onnxruntime-web and a browser", allow_module_level=True)
-if BROWSER is None and not (MODULES / "@sparticuz" / "chromium").is_dir():
-    pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed", allow_module_level=True)
+need_browser()
 
 Open = Callable[..., dict]
 
@@ -125,6 +121,36 @@ def test_picture_is_turned_and_laid_on_white_as_in_python(tmp_path, open_page, f
     session = classify.open_session(file)
     for shown, name in zip(told["shown"][1:], ("turned.png", "cut.png"), strict=True):
         assert_same_classes(shown, session, Image.open(tmp_path / name))
+
+
+@pytest.mark.full
+def test_boxes_are_drawn_over_the_picture(tmp_path, open_page, detecting, photograph):
+    photograph.save(tmp_path / "a.png")
+    told = open_page(detecting[1], [("choose", tmp_path / "a.png")])
+    assert told["complaints"] == []
+    shown = told["shown"][1]
+    found = detect.detect(classify.open_session(detecting[1]), photograph)
+    assert [label for label, _ in shown["classes"]] == [one.label for one in found]
+    boxes = [(x, y, x + width, y + height) for x, y, width, height in reversed(shown["boxes"])]
+    np.testing.assert_allclose(boxes, [one.box for one in found], atol=0.05)
+
+
+@pytest.mark.full
+def test_mask_is_laid_over_the_picture_in_the_colors_of_its_legend(tmp_path, open_page, segmenting, photograph):
+    photograph.save(tmp_path / "a.png")
+    (tmp_path / "text.png").write_text("no picture")
+    told = open_page(segmenting[1], [("choose", tmp_path / "text.png"), ("choose", tmp_path / "a.png")])
+    shown = told["shown"][2]
+    mask, regions = segment.segment(classify.open_session(segmenting[1]), photograph)
+    colors = segment.palette(len(LABELS))
+    drawn = Image.open(io.BytesIO(base64.b64decode(shown["mask"].partition(",")[2]))).convert("RGB")
+    assert (np.asarray(drawn) != colors[mask]).any(-1).mean() < 1e-4
+    assert [label for label, _ in shown["classes"]] == [label for _, label, _ in regions]
+    np.testing.assert_allclose([share for _, share in shown["classes"]], [share for *_, share in regions], atol=1e-4)
+    assert shown["colors"] == [f"rgb({','.join(map(str, colors[index]))})" for index, *_ in regions]
+    assert shown["headings"] == ["The classes of the pixels, the largest first", "Class", "Share"]
+    assert shown["status"].startswith(f"{regions[0].label}, {regions[0].share:.1%}; ")
+    assert ", and 2 more. It took" in shown["status"]
 
 
 def saying(file: Path, **notes: str) -> Path:

@@ -20,6 +20,7 @@ pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
 PAGE = (EXAMPLES.parent / "docs" / "deployment.md").read_text()
 
 
+@pytest.mark.full
 def test_three_commands_lead_from_a_trained_directory_to_a_service(tmp_path, photograph):
     export, install, serve = re.search(r"```\n(.*?)\n```", PAGE, re.DOTALL)[1].splitlines()
     save_trained(tmp_path / "runs" / "imagefolder" / "model", "test_resnet")

@@ -65,14 +65,23 @@ def test_many_at_a_time_get_the_same_answer(service, noise):
 
 def test_model_is_told(service):
     status, answer = ask(service, "GET")
-    assert (status, answer) == (200, {"model": "nat_pico", "labels": LABELS, "input_size": [3, 64, 64]})
+    described = {"model": "nat_pico", "task": "classify", "labels": LABELS, "input_size": [3, 64, 64]}
+    assert (status, answer) == (200, described)
 
 
 @pytest.mark.parametrize(
     ("body", "headers", "status", "message"),
     [
         pytest.param(b"no picture", {}, 400, "it is not in one of the formats", id="text"),
-        pytest.param(b"", {}, 400, "it is not in one of the formats", id="nothing"),
+        pytest.param(b"", {}, 400, "the body is empty: send the file as it is, as with curl --data-b", id="nothing"),
+        pytest.param(
+            b"--x",
+            {"Content-Type": "multipart/form-data; boundary=x"},
+            415,
+            "got multipart/form-data: send the file as it is, as with curl --data-binary @picture.jpg URL",
+            id="form",
+        ),
+        pytest.param(b"{}", {"Content-Type": "application/json"}, 415, "got application/json: send the", id="json"),
         pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", {}, 400, "it is not in one of the formats", id="postscript"),
         pytest.param("thin", {}, 400, "after resizing, at most 100000000 are allowed", id="thin"),
         pytest.param("damaged", {}, 400, "the request body cannot be read as an image: ", id="damaged"),
@@ -82,13 +91,16 @@ def test_model_is_told(service):
         pytest.param([b"abc"], {"Transfer-Encoding": "chunked"}, 411, "Content-Length is missing", id="in-chunks"),
     ],
 )
-def test_requests_that_cannot_be_answered_are_told_why(service, noise, body, headers, status, message):
+def test_requests_that_cannot_be_answered_are_told_why(service, noise, capsys, body, headers, status, message):
     made = {"damaged": lambda: encoded(noise)[:5000], "thin": lambda: encoded(Image.new("1", (1, 100_000)))}
     if isinstance(body, str):
         body = made[body]()
     given, answer = ask(service, body=body, headers=headers)
     assert given == status
     assert message in answer["error"]
+    # which does nothing in the service
+    assert "ATTNZOO_MAX_PIXELS" not in answer["error"]
+    assert f'"POST / HTTP/1.1" {status} - {answer["error"]}' in capsys.readouterr().err
     assert ask(service, body=encoded(noise))[0] == 200
 
 
@@ -163,7 +175,7 @@ def test_every_request_gets_its_answer(stand, length, body, status, message):
 @pytest.mark.parametrize(
     ("head", "status"),
     [
-        pytest.param(b"PUT / HTTP/1.1\r\n\r\n", 501, id="method"),
+        pytest.param(b"PUT / HTTP/1.1\r\n\r\n", 405, id="method"),
         pytest.param(b"POST / HTTP/1.1\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 431, id="line"),
         pytest.param(b"POST / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431, id="headers"),
     ],
@@ -179,7 +191,7 @@ def test_picture_of_too_many_pixels_is_refused_before_it_is_decoded(service):
     assert len(body) < service.most_bytes
     status, answer = ask(service, body=body)
     assert status == 400
-    assert "it has 8000 x 7000 pixels, at most 50000000 are allowed" in answer["error"]
+    assert answer["error"].endswith("it has 8000 x 7000 pixels, at most 50000000 are allowed")
 
 
 def test_model_that_fails_is_told_and_outlived(service, noise, monkeypatch):
@@ -192,10 +204,38 @@ def test_model_that_fails_is_told_and_outlived(service, noise, monkeypatch):
     assert ask(service, body=encoded(noise))[0] == 200
 
 
-def test_other_methods_are_refused(service):
-    connection = http.client.HTTPConnection("127.0.0.1", service.server_port, timeout=30)
-    connection.request("DELETE", "/")
-    assert connection.getresponse().status == 501
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS"])
+def test_other_methods_are_refused(stand, method):
+    connection = http.client.HTTPConnection("127.0.0.1", stand.server_port, timeout=30)
+    connection.request(method, "/")
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, POST")
+    assert json.loads(answer.read()) == {"error": f"the method must be one of GET, HEAD, POST, got {method}"}
+
+
+def test_head_is_answered_without_a_body(stand):
+    answers = []
+    for method in ("GET", "HEAD"):
+        connection = http.client.HTTPConnection("127.0.0.1", stand.server_port, timeout=30)
+        connection.request(method, "/")
+        answers.append(connection.getresponse())
+    (got, body), (headed, nothing) = ((answer, answer.read()) for answer in answers)
+    assert (headed.status, headed.headers["Content-Length"], nothing) == (200, str(len(body)), b"")
+    assert got.status == 200
+
+
+@pytest.mark.parametrize("port", ["used", "70000"])
+def test_port_that_cannot_be_used_is_told(stand, monkeypatch, capsys, port):
+    port = str(stand.server_port) if port == "used" else port
+    monkeypatch.setattr(serve, "open_session", lambda *_: Stand())
+    monkeypatch.setattr(sys, "argv", ["serve.py", "model.onnx", "--port", port])
+    with pytest.raises(SystemExit) as ended:
+        serve.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"serve.py: cannot listen on port {port} of 127.0.0.1: ")
+    assert "--port" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_sender_that_falls_silent_loses_its_turn(service, noise, monkeypatch):

@@ -19,8 +19,8 @@ from attnzoo.swin import SwinTransformer
 from attnzoo.tools import cli
 from attnzoo.tools.official import official_shapes, official_weights
 from attnzoo.tools.official_names import LISTINGS
-from tests.parity.recipe import PATHS, load_case
-from tests.parity.test_parity import name_of
+from tests.parity.recipe import load_case
+from tests.parity.test_parity import NETWORKS, name_of
 from tests.zoo.models import SMALL, ours
 
 
@@ -29,11 +29,7 @@ def call(*arguments: object) -> Result:
 
 
 # their network is timm's, see test_convert_exchange.py
-NETWORKS = {
-    path.stem: path
-    for path in PATHS
-    if path.parent.name == "cases" and not path.stem.startswith(("module_", "halonet"))
-}
+CASES = {path.stem: path for path in NETWORKS if path.parent.name == "cases" and not path.stem.startswith("halonet")}
 # joined and split layers, tables, several architectures of one family, and convolutions that are linear here
 QUICK = ("agent_pvt_tiny", "agent_swin_tiny", "mambaout_femto", "van_b0")
 # buffers that the authors' code computes
@@ -41,10 +37,10 @@ COMPUTED = ("relative_position_index", "RoPE.angle", "dct_layer.weight")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in NETWORKS]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in CASES]
 )
 def test_an_official_checkpoint_comes_back(name: str) -> None:
-    case = load_case(NETWORKS[name])
+    case = load_case(CASES[name])
     model = name_of(case)
     network: Any = timm.create_model(model, **({"aux_head": True} if name.startswith("overlock") else {}))
     network.load_state_dict(checkpoint_filter(model)(dict(case.checkpoint), network))

@@ -53,6 +53,34 @@ def test_a_key_that_the_file_does_not_have(tmp_path: Path) -> None:
         assert f"a.pth has no dictionary under '{key}', its keys with one are: model" in result.stderr
 
 
+def test_a_network_of_timm_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": {}}')
+    for to in ("attnzoo", "timm", "official"):
+        result = call(tmp_path, "--output", tmp_path / "out", "--to", to)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+        assert "resnet18 is a model of timm, not of attnzoo: timm.create_model(" in result.stderr
+        assert f'"local-dir:{tmp_path / "model"}"' in result.stderr
+
+
+def test_a_checkpoint_of_a_run_is_told_from_its_directory(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"architecture": "nat_pico", "pretrained_cfg": {}}')
+    for file in ("last.pth", "model/model.safetensors"):
+        (tmp_path / file).write_bytes(b"")
+        result = call(tmp_path / file, "--output", tmp_path / "out")
+        assert f"but {(tmp_path / file).parent} does: pass this directory" in result.stderr
+
+
+@pytest.mark.parametrize("content", [b"ein Wort\n", b"", b"hello world", b"{}", b"\x80\x02h\x05."])
+def test_a_file_of_another_kind_is_told_in_words(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_bytes(content)
+    result = call(tmp_path / "note.txt", "--model", "nat_pico", "--output", tmp_path / "out")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    reason = result.stderr.strip().partition("is not a PyTorch checkpoint")[2]
+    assert " " in reason.removeprefix(": ")
+
+
 def in_shards(weights: dict[str, Tensor], folder: Path, suffix: str) -> Path:
     """Writes weights in three files and a list of them, as transformers does."""
     folder.mkdir(exist_ok=True)
@@ -202,7 +230,10 @@ def test_a_directory_that_is_damaged_or_of_a_detector(tmp_path: Path) -> None:
     config = tmp_path / "in" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "task": "detection"}))
     result = call(tmp_path / "in", "--output", tmp_path / "out")
-    assert (result.exit_code, "contains a detector: this command takes classifiers" in result.stderr) == (2, True)
+    assert (result.exit_code, "is a network for detection: this command takes classifiers" in result.stderr) == (
+        2,
+        True,
+    )
 
 
 class Small(nn.Module):

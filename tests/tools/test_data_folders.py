@@ -27,6 +27,11 @@ def folders(split="train", **data):
     return opened(split, name="imagefolder", **data)
 
 
+def whole(place):
+    """All images of a folder or a tar file, none of which is held out."""
+    return folders(train=str(place), val=str(place))
+
+
 def tar_of(root, split):
     """The folders of a split as the members of a tar file."""
     return {str(path.relative_to(root / split)): path.read_bytes() for path in sorted((root / split).rglob("*.png"))}
@@ -49,6 +54,45 @@ def test_folders_may_be_named_one_by_one(tmp_path):
     assert (len(folders(**options)), len(folders("val", **options))) == (24, 12)
 
 
+def labels_of(samples):
+    return {samples.source.name(i): int(label) for i, label in enumerate(samples.labels)}
+
+
+@pytest.mark.parametrize(
+    "layout", ["class folders", "train only", "a tar file of train", "train and Test", "data.train"]
+)
+def test_a_stated_part_of_each_class_is_held_out_where_there_is_no_split_for_validation(tmp_path, layout):
+    root = write_folders(tmp_path, train=10, val=1)
+    (root / "val").rename(root / "Test" if layout == "train and Test" else tmp_path.parent / f"{tmp_path.name}-away")
+    options = {"root": str(root)}
+    if layout == "class folders":
+        options = {"root": str(root / "train")}
+    elif layout == "a tar file of train":
+        options = {"root": str(write_tar(tmp_path / "packed" / "train.tar", tar_of(root, "train")).parent)}
+    elif layout == "data.train":
+        options = {"train": str(root / "train")}
+    parts = [folders(split, **options) for split in ("train", "val")]
+    both = [labels_of(part) for part in parts]
+    assert [sorted(part.values()) for part in both] == [[0] * 8 + [1] * 8 + [2] * 8, [0] * 2 + [1] * 2 + [2] * 2]
+    assert not both[0].keys() & both[1].keys()
+    assert "0.2 of the images of each class is held out, drawn with seed 0 (data.val_share" in parts[1].remarks
+    assert parts[0].remarks == ""
+    assert parts[1][Draw(3)]["labels"] == int(list(parts[1].labels)[3])
+    more = [labels_of(folders("val", **options, **change)) for change in ({}, {"val_seed": 1}, {"val_share": 0.4})]
+    assert (more[0], len(more[1]), len(more[2])) == (both[1], 6, 12)
+    assert more[1] != both[1]
+    if layout == "train and Test":
+        assert len(folders("test", **options)) == 3
+
+
+def test_a_class_of_one_image_is_learned_from(tmp_path):
+    root = write_folders(tmp_path, train=2, val=1)
+    (root / "train" / "red" / "1.png").unlink()
+    root = root / "train"
+    counts = [[list(folders(split, root=str(root)).labels).count(i) for i in range(3)] for split in ("train", "val")]
+    assert counts == [[1, 1, 1], [1, 1, 0]]
+
+
 @pytest.mark.parametrize("layout", ["a file per split", "a file per class", "files in a file"])
 def test_tar_files_hold_the_same_pictures_as_their_folders(tmp_path, layout):
     root = write_folders(tmp_path / "plain")
@@ -66,7 +110,7 @@ def test_tar_files_hold_the_same_pictures_as_their_folders(tmp_path, layout):
         inner = {path.name: path.read_bytes() for path in (packed / "train").iterdir()}
         write_tar(packed / "all" / "train.tar", inner)
         packed = packed / "all"
-    plain, tar = folders(root=str(root)), folders(root=str(packed))
+    plain, tar = folders(root=str(root)), whole(packed / ("train" if layout == "a file per class" else "train.tar"))
     assert tar.classes == plain.classes
     for colour in range(3):
         wanted, got = ([s[Draw(i)] for i in range(24) if s.source.open(i)[1] == colour] for s in (plain, tar))
@@ -94,7 +138,7 @@ def test_a_member_that_leads_out_of_a_tar_file_is_read_and_never_written(tmp_pat
         link = tarfile.TarInfo("green/link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    pictures = folders(root=str(tmp_path / "data"))
+    pictures = whole(tmp_path / "data" / "train.tar")
     assert pictures.classes == ["blue", "red"]
     assert pictures[Draw(0)]["images"].shape == (3, 32, 32)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "train.tar"]
@@ -120,7 +164,7 @@ def test_every_usual_form_of_picture_is_found(tmp_path):
             )
         (tmp_path / "train" / colour / "notes.txt").write_text("no picture")
     before = get_img_extensions()
-    pictures = folders(root=str(tmp_path))
+    pictures = whole(tmp_path / "train")
     assert len(pictures) == 30
     assert not any(pictures[Draw(i)]["unreadable"] for i in range(30))
     assert pictures_in([tmp_path / "train"], skipped := Skipped()) == sorted((tmp_path / "train").glob("*/x.*"))
@@ -161,7 +205,7 @@ def test_what_no_user_meant_is_skipped_in_tar_files(tmp_path, start):
     litter(root / "train")
     members = {start + name: content for name, content in tar_of(root, "train").items()}
     write_tar(tmp_path / "tar" / "train.tar", members)
-    packed = folders(root=str(tmp_path / "tar"))
+    packed = whole(tmp_path / "tar" / "train.tar")
     assert (packed.classes, len(packed)) == (CLASSES, 24)
     assert [packed[Draw(i)]["labels"] for i in range(24)] == [plain[Draw(i)]["labels"] for i in range(24)]
     assert "skipped 6 hidden files" in packed.remarks
@@ -198,19 +242,25 @@ def test_a_class_map_is_read_as_programs_write_it(tmp_path, content):
     (tmp_path / "classes.TXT").write_bytes(content)
     pictures = folders(root=str(tmp_path), class_map="classes.TXT")
     assert (pictures.classes, len(pictures)) == (["red", "blue"], 16)
-    assert pictures.remarks == "1 folders are not in data.class_map (green)"
+    assert pictures.remarks == "1 folder left out by data.class_map (green)"
 
 
 def test_a_class_without_images_is_told(tmp_path):
     write_folders(tmp_path)
     pictures = folders(root=str(tmp_path), class_map={"red": 0, "pink": 1, "blue": 2, "green": 3})
     assert len(pictures) == 24
-    assert pictures.remarks == "1 classes of data.class_map have no images (pink)"
+    assert pictures.remarks == "1 class of data.class_map without images (pink)"
 
 
 def remove(path):
     for file in path.iterdir():
         file.unlink()
+
+
+def move_into(folder):
+    folder.mkdir()
+    for split in ("train", "val"):
+        (folder.parent / split).rename(folder / split)
 
 
 MISTAKES = {
@@ -276,6 +326,19 @@ MISTAKES = {
         lambda root: (root / "x.txt").write_text("red\nblue\nred") and {"root": str(root), "class_map": "x.txt"},
         r"data\.class_map: .*x\.txt names a class twice: red",
     ),
+    "splits further below": (
+        lambda root: move_into(root / "pictures") or {"root": str(root)},
+        r"has class folders in pictures/train/blue: set it to the folder of train",
+    ),
+    "one image per class": (
+        lambda root: [(root / "train" / c / f"{i}.png").unlink() for c in COLOURS for i in range(1, 8)]
+        and {"root": str(root / "train")},
+        "has no validation images, and only one image of each class",
+    ),
+    "a share of all": (
+        lambda root: {"train": str(root / "train"), "val_share": 1},
+        r"data\.val_share must be a number greater than 0 and less than 1, got 1",
+    ),
     "an unknown key": (lambda root: {"root": str(root), "roof": 1}, "data: invalid keys for imagefolder.*roof"),
 }  # fmt: skip
 
@@ -301,7 +364,7 @@ def test_classes_that_differ_are_named_before_training(tmp_path):
 def test_one_class_is_not_trained_on(tmp_path):
     write_folders(tmp_path)
     config = tiny_config({"name": "imagefolder", "root": str(tmp_path), "class_map": {"red": 0}})
-    with pytest.raises(ValueError, match="the data must have at least 2 classes, got 1"):
+    with pytest.raises(ValueError, match=r"at least 2 classes, got only 'red': add images .* set data\.root"):
         train(config, tmp_path / "run")
 
 

@@ -258,7 +258,7 @@ def test_damage_stops_with_its_name_or_is_listed(shards, tmp_path, capsys, damag
     assert message in str(told.value)
     assert "Traceback" not in str(told.value)
     train(tiny_config(shards, workers=workers, batch_size=4, unreadable="skip"), tmp_path / "skip")
-    assert "1 files could not be read and were skipped" in capsys.readouterr().out
+    assert "skipped 1 file that could not be read:" in capsys.readouterr().out
 
 
 def test_a_shard_that_ends_early_is_told_by_its_name(shards, tmp_path):

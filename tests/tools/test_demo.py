@@ -17,11 +17,10 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 import attnzoo  # noqa: F401
-from attnzoo.blocks import NeighborhoodAttention
 from attnzoo.tools import train as training
 from attnzoo.tools.cli import main
 from attnzoo.tools.demo import DemoError, demo
-from attnzoo.tools.figure import attention_map, draw_digits
+from attnzoo.tools.figure import draw_digits
 from attnzoo.tools.training.loop import InterruptedTraining
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -36,6 +35,7 @@ def untrained(config: object, work_dir: Path, resume: bool = False) -> Path:
     return work_dir / "model"
 
 
+@pytest.mark.full
 def test_leaves_model_file_and_picture_and_fails_below_the_bar(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "train", untrained)
     stale = tmp_path / "digits-training" / "model"
@@ -94,26 +94,6 @@ def test_short_training_end_to_end(tmp_path):
     assert report.onnx_size == report.onnx.stat().st_size
     assert timm.create_model(f"local-dir:{report.model}", pretrained=True).num_classes == 10
     assert report.picture.read_bytes().startswith(PNG)
-
-
-@pytest.mark.parametrize(
-    ("size", "row", "column", "rows", "columns"),
-    [
-        pytest.param((7, 11), 3, 5, (2, 5), (3, 8), id="inside"),
-        pytest.param((7, 11), 0, 10, (0, 3), (6, 11), id="corner"),
-        pytest.param((2, 4), 1, 0, (0, 2), (0, 4), id="smaller-than-the-window"),
-    ],
-)
-def test_attention_map_is_the_window_of_the_query(size, row, column, rows, columns):
-    torch.manual_seed(0)
-    block = NeighborhoodAttention(8, 2, kernel_size=(3, 5)).eval()
-    with torch.no_grad():
-        weights = attention_map(block, torch.randn(1, *size, 8), row, column)
-    expected = torch.zeros(size, dtype=torch.bool)
-    expected[rows[0] : rows[1], columns[0] : columns[1]] = True
-    assert torch.equal(weights > 0, expected)
-    if min(size) > 2:
-        assert weights.sum().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_the_figure_has_titles_and_axis_labels(tmp_path, monkeypatch):

@@ -163,7 +163,7 @@ def test_a_file_name_cannot_leave_the_folder(write, content, case):
 
 
 def test_what_is_not_there_is_named(write, content, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"instances_train2017.json does not exist: set data.root"):
+    with pytest.raises(FileNotFoundError, match=r"has no COCO annotations .* for train, found nothing: set data.root"):
         open_detection({"name": "coco", "root": str(tmp_path)}, "train", [])
     content["images"] += [{"id": i, "file_name": f"{i}.png", "width": 4, "height": 4} for i in range(100, 108)]
     with pytest.raises(FileNotFoundError, match=r"8 of the 10 images .*: '100.png', '101.png', .*'104.png', \.\.\."):
@@ -180,8 +180,8 @@ def test_what_is_not_there_is_named(write, content, tmp_path):
 
 
 def test_unknown_names_and_keys_are_refused(write):
-    with pytest.raises(ValueError, match=r"data.name must be one of coco, digits_on_canvas, got 'voc'"):
-        open_detection({"name": "voc"}, "train", [])
+    with pytest.raises(ValueError, match=r"data.name must be one of coco, yolo, voc, digits_on_canvas, got 'x'"):
+        open_detection({"name": "x"}, "train", [])
     with pytest.raises(ValueError, match=r"invalid keys for coco.*folder"):
         open_detection({**write(), "folder": "x"}, "train", [])
     with pytest.raises(ValueError, match=r"type must be a transform of torchvision.transforms.v2, got 'functional'"):

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from attnzoo.tools.data.samples import collate
 from attnzoo.tools.detection.data import open_detection
-from attnzoo.tools.detection.drawing import MOST_DRAWN, draw_objects, draw_worst_cases, mistakes
+from attnzoo.tools.detection.drawing import MOST_DRAWN, colour_of, draw_found, draw_objects, draw_worst_cases, mistakes
 from attnzoo.tools.detection.metrics import DetectionJudge, JudgedPicture, class_table, judge_pictures
 from attnzoo.tools.training.processes import Processes
 
@@ -220,3 +220,43 @@ def test_the_best_detections_are_drawn_and_their_labels_do_not_cover_each_other(
     outlines.clear()
     draw_objects(Image.new("RGB", (400, 400)), found, [str(i) for i in range(10)], least_score=0.95)
     assert len(outlines) == 5
+
+
+def test_a_label_stands_outside_of_the_objects_where_there_is_room(monkeypatch):
+    places, rectangle = [], ImageDraw.ImageDraw.rectangle
+
+    def note(self, xy, fill=None, outline=None, width=1):
+        places.extend([(xy, fill)] if outline is None else [])
+        rectangle(self, xy, fill, outline, width)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "rectangle", note)
+    # at the top of the image, below another object, and over the whole height
+    boxes = [[150, 0, 250, 100], [20, 200, 120, 300], [20, 300, 120, 380], [300, 0, 340, 400]]
+    found = {"boxes": boxes, "labels": [0, 1, 2, 3], "scores": [0.9, 0.8, 0.7, 0.6]}
+    draw_objects(Image.new("RGB", (400, 400)), found, ["a", "b", "c", "d"])
+    assert len(places) == 4
+    for (left, top, right, bottom), _ in places:
+        assert all(left >= x2 or right <= x1 or top >= y2 or bottom <= y1 for x1, y1, x2, y2 in boxes)
+    assert len({fill for _, fill in places}) == 4
+
+    # an object that fills the image remains visible through its label
+    places.clear()
+    whole = {"boxes": [[0, 0, 400, 400]], "labels": [0], "scores": [0.9]}
+    draw_objects(Image.new("RGB", (400, 400)), whole, ["a"])
+    assert places[0][1][3] < 255
+
+
+def test_the_objects_of_each_class_are_counted_below_the_image(tmp_path):
+    Image.new("RGB", (400, 300), "grey").save(tmp_path / "street.png")
+    found = {
+        "file": str(tmp_path / "street.png"), "labels": ["car", "car", "dog"], "indices": [2, 2, 5],
+        "scores": [0.9, 0.8, 0.7], "boxes": [[10, 50, 60, 90], [100, 50, 160, 90], [200, 50, 260, 90]],
+    }  # fmt: skip
+    draw_found(tmp_path / "drawn.jpg", found)
+    with Image.open(tmp_path / "drawn.jpg") as drawn:
+        assert drawn.width == 400
+        below = drawn.crop((0, 302, 400, drawn.height))
+        assert drawn.height > 310
+        pixels = np.asarray(below).reshape(-1, 3).astype(int)
+    for label in (2, 5):
+        assert np.abs(pixels - colour_of(label)).sum(1).min() < 60

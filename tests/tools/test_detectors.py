@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -7,8 +8,9 @@ from timm.optim import create_optimizer_v2
 from torch.testing import assert_close
 
 from attnzoo.tools.detection.backbone import PyramidBackbone
-from attnzoo.tools.detection.detectors import HEADS, DetectorOptions, create_detector
+from attnzoo.tools.detection.detectors import create_detector
 from attnzoo.tools.detection.files import open_detector, save_detector
+from attnzoo.tools.detection.options import HEADS, DetectorOptions
 
 SMALL_NAT = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
 SMALL_SWIN = {**SMALL_NAT, "img_size": 64, "window_size": 2}
@@ -169,11 +171,18 @@ def test_layers_of_the_backbone_are_known_to_the_optimizer():
 
 
 BAD_OPTIONS = {
-    "an unknown key": ({"head": "fcos", "levels": 3}, "unknown key 'levels': use head, min_size"),
+    "an unknown key": (
+        {"head": "fcos", "levels": 3},
+        r"key detector.levels: did you mean detector.\w*_levels=3",
+    ),
     "no head": ({}, "detector.head must be one of fcos, .*, got None"),
     "another head": ({"head": "yolo"}, "detector.head must be one of .*'yolo'"),
     "a width that cannot be normalised": ({"head": "fcos", "width": 80}, "multiple of 32"),
     "no size": ({"head": "fcos", "min_size": []}, "detector.min_size must be"),
+    "a size of 100": ({"head": "fcos", "size": 100}, "detector.size must be a multiple of 32"),
+    "two kinds of size": ({"head": "fcos", "size": 64, "max_size": 96}, "takes the place of min_size and max_size"),
+    "another way to resize": ({"head": "fcos", "size": 64, "resize": "crop"}, "must be one of letterbox, stretch"),
+    "stretched to nothing": ({"head": "fcos", "resize": "stretch"}, "needs detector.size"),
     "a negative threshold": ({"head": "fcos", "score_threshold": -1}, "score_threshold must be a number in 0 .. 1"),
     "a size of text": ({"head": "fcos", "max_size": "800"}, "max_size must be an integer"),
     "a switch that is a number": ({"head": "fcos", "frozen_batchnorm": 1}, "must be True or False"),
@@ -185,6 +194,28 @@ def test_wrong_options_are_refused(case):
     options, message = BAD_OPTIONS[case]
     with pytest.raises(ValueError, match=message):
         DetectorOptions.from_dict(options)
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_a_size_gives_squares_of_which_boxes_are_mapped_back(resize):
+    options = DetectorOptions.from_dict({"head": "fcos", "size": 64, "resize": resize, "width": 64})
+    detector = create_detector("shvit_pico", {}, options, 3, [0.5] * 3, [0.25] * 3).eval()
+    images = [torch.rand(3, 20, 40), torch.rand(3, 90, 30), torch.rand(3, 64, 64)]
+    boxes = [torch.tensor([[4.0, 5.0, 10.0, 15.0]])] * 3
+    framed, targets = detector.model.transform(images, [{"boxes": box} for box in boxes])
+    assert framed.tensors.shape == (3, 3, 64, 64)
+    sizes = [(64, 64)] * 3 if resize == "stretch" else [(32, 64), (64, 21), (64, 64)]
+    assert [tuple(size) for size in framed.image_sizes] == sizes
+    if resize == "letterbox":
+        # padded with the mean, which is zero after normalisation
+        assert not framed.tensors[0, :, 32:].any()
+        assert not framed.tensors[1, :, :, 21:].any()
+    found = [{"boxes": one["boxes"]} for one in targets]
+    back = detector.model.transform.postprocess(found, framed.image_sizes, [tuple(x.shape[1:]) for x in images])
+    for one in back:
+        torch.testing.assert_close(one["boxes"], boxes[0])
+    assert resize in options.describe_resizing()
+    assert DetectorOptions.from_dict(json.loads(json.dumps(dataclasses.asdict(options)))) == options
 
 
 def test_a_backbone_without_features_is_refused():

@@ -15,25 +15,28 @@ from io import StringIO
 import pytest
 import timm
 import torch
+from tiny_segmenter import MARKS, SEGMENTER
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from attnzoo.tools.data import ValBatches, open_classification
 from attnzoo.tools.files import StorageError
 from attnzoo.tools.metrics import ClassificationJudge
+from attnzoo.tools.segmentation.files import open_segmenter
 from attnzoo.tools.train import train
 from attnzoo.tools.training import checkpoints, learners, optimization
 from attnzoo.tools.training.config import load_config
 from attnzoo.tools.training.processes import processes
+from tests.tiers import quick
 
 # neither batch norm nor drop path: the output of an image does not depend on the other images of its process
-VIT = ("model.name=test_vit", "model.img_size=32", "epochs=2", "log_interval=1", "augment=[]")
+VIT = ("classification/digits", "model.name=test_vit", "model.img_size=32", "epochs=2", "log_interval=1", "augment=[]")
 # with batch norm, drop path and an average of the weights
-RESNET = ("model.name=test_resnet", "model.drop_path_rate=0.2", "ema.decay=0.9", "epochs=2")
+RESNET = ("classification/digits", "model.name=test_resnet", "model.drop_path_rate=0.2", "ema.decay=0.9", "epochs=2")
 
 
-def config(*overrides):
-    return load_config("classification/digits", overrides)
+def config(name, *overrides):
+    return load_config(name, overrides)
 
 
 def free_port():
@@ -85,6 +88,11 @@ def train_on(count, overrides, work_dir, resume=False):
     return on_processes(count, go) if count > 1 else [go()]
 
 
+def name_of(run):
+    """The name of a run in those of the tests: its task, and what it sets beside that."""
+    return " ".join((run[0].split("/")[0], *(x for x in run[1:] if x not in (*VIT, *SEGMENTER))))
+
+
 def checkpoint(work_dir):
     return torch.load(work_dir / "last.pth", weights_only=True)
 
@@ -124,43 +132,54 @@ def signals_after(monkeypatch, step, on_rank):
 
 @pytest.mark.forks
 @pytest.mark.parametrize(
-    "overrides",
+    "run",
     [
-        (),
-        pytest.param(("accumulate=2",), marks=pytest.mark.full),
-        pytest.param(("parallel=fsdp", "clip_grad=0.5"), marks=pytest.mark.full),
-        pytest.param(("parallel=fsdp", "accumulate=2", "precision=bfloat16", "clip_grad=0.5"), marks=pytest.mark.full),
-        pytest.param(("parallel=fsdp", "freeze=backbone"), marks=pytest.mark.slow),
-        pytest.param(("parallel=fsdp", "grad_checkpointing=True"), marks=pytest.mark.slow),
+        VIT,
+        pytest.param((*VIT, "accumulate=2"), marks=pytest.mark.full),
+        pytest.param((*VIT, "parallel=fsdp", "clip_grad=0.5"), marks=pytest.mark.full),
+        pytest.param(
+            (*VIT, "parallel=fsdp", "accumulate=2", "precision=bfloat16", "clip_grad=0.5"), marks=pytest.mark.full
+        ),
+        pytest.param((*VIT, "parallel=fsdp", "freeze=backbone"), marks=pytest.mark.slow),
+        pytest.param((*VIT, "parallel=fsdp", "grad_checkpointing=True"), marks=pytest.mark.slow),
+        pytest.param(SEGMENTER, marks=MARKS),
+        pytest.param((*SEGMENTER, "parallel=fsdp"), marks=(*MARKS, pytest.mark.slow)),
     ],
-    ids=" ".join,
+    ids=name_of,
 )
-def test_two_processes_have_the_loss_curve_of_one(overrides, runs):
-    train_on(1, (*VIT, *overrides, "epochs=1"), runs / "one")
-    train_on(2, (*VIT, *overrides, "epochs=1"), runs / "two")
+def test_two_processes_have_the_loss_curve_of_one(run, runs):
+    train_on(1, (*run, "epochs=1"), runs / "one")
+    train_on(2, (*run, "epochs=1"), runs / "two")
     one, two = losses(runs / "one"), losses(runs / "two")
     # the order of summation differs, and the optimizer amplifies that; bfloat16 rounds to 8 bits
-    tolerance = 2e-2 if "precision=bfloat16" in overrides else 2e-5
-    assert len(one) == 359 // 32
+    tolerance = 2e-2 if "precision=bfloat16" in run else 2e-5
+    assert len(one) == 11
     # the curve shows the loss of the last accumulated batch, which has other images
-    if "accumulate=2" not in overrides:
+    if "accumulate=2" not in run:
         assert_close(two, one, rtol=tolerance, atol=tolerance)
     epochs = [checkpoint(runs / name)["record"]["epochs"] for name in ("one", "two")]
     for first, second in zip(*epochs, strict=True):
         assert second["loss"] == pytest.approx(first["loss"], rel=tolerance)
         if tolerance < 1e-3:
             assert second["accuracy"] == first["accuracy"]
-    # full tensors, and a model that timm opens
+            assert second.get("mIoU") == first.get("mIoU")
+    # full tensors, and a model that opens
     assert_close(
         checkpoint(runs / "two")["state_dict"], checkpoint(runs / "one")["state_dict"], rtol=0, atol=100 * tolerance
     )
-    model = timm.create_model(f"local-dir:{runs / 'two' / 'model'}", pretrained=True)
+    stored = runs / "two" / "model"
+    is_segmenter = run[0].startswith("segmentation")
+    model = open_segmenter(stored)[0] if is_segmenter else timm.create_model(f"local-dir:{stored}", pretrained=True)
     assert_close(dict(model.state_dict()), checkpoint(runs / "two")["state_dict"], rtol=0, atol=0)
 
 
 @pytest.mark.forks
 @pytest.mark.full
-@pytest.mark.parametrize("overrides", [RESNET, (*VIT, "parallel=fsdp")], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "overrides",
+    [RESNET, (*VIT, "parallel=fsdp"), pytest.param((*SEGMENTER, "ema.decay=0.9"), marks=MARKS)],
+    ids=["ddp", "fsdp", "segmentation"],
+)
 def test_a_signal_to_any_process_stops_all_and_the_run_continues_bit_by_bit(overrides, runs, monkeypatch):
     train_on(2, overrides, runs / "whole")
     with monkeypatch.context() as patch:
@@ -189,7 +208,7 @@ def test_a_run_continues_on_another_number_of_processes(before, runs, monkeypatc
 
 
 @pytest.mark.forks
-@pytest.mark.parametrize("images", [1, 7, 8])
+@pytest.mark.parametrize("images", quick([1, 7, 8], [7]))
 def test_metrics_of_a_shared_validation_are_those_of_one_process(images):
     data = {"name": "digits", "input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)}
     samples = open_classification(data, "val")
@@ -276,7 +295,7 @@ def test_what_sharding_cannot_do_is_refused(overrides, message, runs):
 def torchrun(*arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
     return subprocess.Popen(
-        [*command, "-m", "attnzoo.tools.train", "classification/digits", *arguments],
+        [*command, "-m", "attnzoo.tools.train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -297,9 +316,9 @@ def wait_for(path, seconds=90.0):
         time.sleep(0.1)
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_torchrun_tells_a_mistake_once(runs):
-    started = torchrun("model.name=nat_pica", "--work-dir", str(runs))
+    started = torchrun("classification/digits", "model.name=nat_pica", "--work-dir", str(runs))
     _, said = started.communicate(timeout=120)
     assert started.returncode == 1
     assert said.count("model.name must be a model known to timm, got 'nat_pica'") == 1, said
@@ -308,7 +327,7 @@ def test_torchrun_tells_a_mistake_once(runs):
 
 @pytest.mark.full
 def test_a_killed_process_ends_the_job_and_a_signal_to_torchrun_stores_it(runs):
-    arguments = (*VIT[:2], "epochs=1000", "save_interval=1", "val_interval=1000", "--work-dir", str(runs))
+    arguments = (*VIT[:3], "epochs=1000", "save_interval=1", "val_interval=1000", "--work-dir", str(runs))
     started = torchrun(*arguments)
     wait_for(runs / "last.pth")
     os.kill(children_of(started)[-1], signal.SIGKILL)

@@ -1,3 +1,4 @@
+import csv
 import json
 
 import pytest
@@ -41,9 +42,10 @@ def save_digits(folder, count=40):
         picture.save(path)
 
 
-def test_what_was_measured_in_training_is_measured_again(run, call, tmp_path):
+@pytest.mark.parametrize("config", [["classification/digits"], []], ids=["a config", "that of the run"])
+def test_what_was_measured_in_training_is_measured_again(run, call, tmp_path, config):
     # the work directory stands for the model in it
-    result = call("evaluate", run, "classification/digits", "--output", tmp_path / "metrics.json")
+    result = call("evaluate", run, *config, "--output", tmp_path / "metrics.json")
     assert result.exit_code == 0, result.output
     measured = json.loads((tmp_path / "metrics.json").read_text())
     best = torch.load(run / "best.pth", weights_only=True)["record"]["best"]
@@ -51,6 +53,9 @@ def test_what_was_measured_in_training_is_measured_again(run, call, tmp_path):
     expected = {key.removeprefix("val_"): x for key, x in best.items() if key != "epoch"}
     assert measured["metrics"] == pytest.approx(expected, abs=1e-6)
     assert set(measured["per_class"]) == {str(i) for i in range(10)}
+    rows = measured["per_class"].values()
+    assert sum(row["images"] for row in rows) == 360
+    assert sum(row["recall"] * row["images"] for row in rows) / 360 == pytest.approx(best["accuracy"], abs=1e-6)
     assert f"{best['accuracy']:.2%}" in result.output
 
 
@@ -94,7 +99,7 @@ def test_an_unreadable_picture_stops_or_is_listed(run, call, tmp_path):
     assert len(stopped.stderr.splitlines()) == 1
     skipped = call(*arguments, "--skip-unreadable")
     assert skipped.exit_code == 0, skipped.output
-    assert "1 files could not be read" in skipped.output
+    assert "skipped 1 file that could not be read" in skipped.output
     assert "broken.png" in skipped.output
 
 
@@ -102,19 +107,31 @@ def test_an_unreadable_picture_stops_or_is_listed(run, call, tmp_path):
     ("arguments", "says"),
     [
         pytest.param(["nat_pica", "classification/digits"], ["nat_pica", "nat_pico"], id="unknown model"),
-        pytest.param(["MODEL"], ["no data set is given"], id="no data"),
+        pytest.param(["test_resnet"], ["no data set is given"], id="no data"),
+        pytest.param(["runs/absent"], ["'runs/absent' is neither a model name nor a directory"], id="no directory"),
         pytest.param(["MODEL", "classification/nothing"], ["no config", "classification/digits"], id="unknown config"),
         pytest.param(["MODEL", "epochs=3"], ["data.key=value", "epochs=3"], id="not about data"),
         pytest.param(["MODEL", "data.name=digits", "--split", "test"], ["split", "test"], id="unknown split"),
         pytest.param(["MODEL", "data.name=photographs"], ["does not know", "brick"], id="other classes"),
         pytest.param(["test_resnet", "classification/digits"], ["1000", "10"], id="other number of classes"),
-        pytest.param(["MODEL", "classification/digits", "--worst", "x"], ["--worst", "detectors"], id="no detector"),
     ],
 )
 def test_a_mistake_ends_in_one_line(run, call, arguments, says):
     result = call("evaluate", *(str(run / "model") if word == "MODEL" else word for word in arguments))
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
     assert all(word in result.stderr for word in says), result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["evaluate", "{}", "--worst"], ["predict", "{}", __file__, "--output"], ["see", "{}", __file__, "--output"]],
+)
+def test_no_folder_is_left_of_a_model_that_does_not_exist(call, tmp_path, command):
+    folder = tmp_path / "folder"
+    result = call(*(word.format(tmp_path / "absent") for word in command), str(folder))
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1), result.output
+    assert "is neither a model name nor a directory" in result.stderr
+    assert not folder.exists()
 
 
 def test_classes_may_stand_in_another_order_than_the_model_has_them():
@@ -129,12 +146,43 @@ def test_metrics_that_agree_on_the_first_batch_are_still_counted_apart():
     # all correct in the first batch; in the second batch the true class is in second place
     logits = torch.eye(6).repeat(2, 1)
     labels = torch.cat([torch.arange(6), (torch.arange(6) + 1) % 6])
-    batches = [{"images": logits[i : i + 6], "labels": labels[i : i + 6], "unreadable": []} for i in (0, 6)]
-    judge = ClassificationJudge(6, torch.device("cpu"))
+    names = [f"{i}.png" for i in range(12)]
+    parts = {"images": logits, "labels": labels, "name": names}
+    batches = [{**{key: x[i : i + 6] for key, x in parts.items()}, "unreadable": []} for i in (0, 6)]
+    judge = ClassificationJudge(6, torch.device("cpu"), is_detailed=True)
     metrics = judge(nn.Identity(), batches, lambda unreadable: None)
     assert metrics["accuracy"] == 0.5
     assert metrics["top5"] > 0.5
-    assert judge.per_class == [0.5] * 6
+    assert judge.per_class == [{"f1": 0.5, "precision": 0.5, "recall": 0.5, "images": 2}] * 6
+    assert judge.confusion.tolist() == (torch.eye(6).long() + torch.eye(6).long().roll(1, 0)).tolist()
+    assert [image.name for image in judge.images] == names
+    assert [image.classes[0] for image in judge.images] == [*range(6), *range(6)]
+
+
+def test_mistakes_of_a_classifier_are_drawn_and_tabled(run, call, tmp_path):
+    save_digits(tmp_path / "photos", 60)
+    # an image in the folder of another class is the most confident mistake
+    moved = next((tmp_path / "photos" / "val" / "0").iterdir())
+    moved.rename(tmp_path / "photos" / "val" / "1" / "moved.png")
+    data = ("data.name=imagefolder", f"data.root={tmp_path / 'photos'}")
+    result = call("evaluate", run, *data, "--worst", tmp_path / "worst", "--output", tmp_path / "metrics.json")
+    assert result.exit_code == 0, result.output
+    assert "most frequent mistakes" in result.output
+    names = sorted(path.name for path in (tmp_path / "worst").iterdir())
+    assert names[-1].startswith("worst-16-")
+    wrong = [name for name in names if name.startswith("confident-")]
+    assert any("moved" in name for name in wrong)
+    with (tmp_path / "worst" / "confusion.csv").open() as file:
+        table = list(csv.reader(file))
+    assert table[0][1:] == [str(i) for i in range(10)]
+    counts = [[int(cell) for cell in row[1:]] for row in table[1:]]
+    assert sum(map(sum, counts)) == 60
+    mistakes = 60 - sum(counts[i][i] for i in range(10))
+    assert len(wrong) == min(mistakes, 16)
+    measured = json.loads((tmp_path / "metrics.json").read_text())
+    assert all(counts[int(x["true"])][int(x["predicted"])] == x["images"] for x in measured["confused"])
+    with Image.open(tmp_path / "worst" / "confusion.png") as picture:
+        assert min(picture.size) > 300
 
 
 def test_predictions_are_those_of_the_model(run, call, tmp_path):

@@ -12,8 +12,9 @@ from torch.testing import assert_close
 
 from attnzoo.tools.cli import main
 from attnzoo.tools.detection.data import open_detection
-from attnzoo.tools.detection.detectors import HEADS, DetectorOptions, create_detector
+from attnzoo.tools.detection.detectors import create_detector
 from attnzoo.tools.detection.files import open_detector, save_detector
+from attnzoo.tools.detection.options import HEADS, RESIZES, DetectorOptions
 from attnzoo.tools.export import ExportError, checking, export_onnx, graphs, onnx_file, open_session
 from attnzoo.tools.export.detection import Detect, detect
 from attnzoo.tools.export.detection.operators import _float_below
@@ -80,6 +81,21 @@ def test_module_that_is_traced_finds_what_torchvision_finds(head, backbone):
     assert task.difference(given, expected) <= 1e-6
 
 
+@pytest.mark.parametrize("resize", RESIZES)
+def test_images_are_resized_to_squares_as_in_training(resize):
+    options = DetectorOptions.from_dict({"head": "fcos", "size": 64, "resize": resize, "width": 64})
+    detector = create_detector("shvit_pico", {}, options, len(CLASSES), MEAN, STD).eval()
+    reveal(detector, SIZE)
+    task, images = detect(detector, SIZE), pictures(2, SIZE)
+    with torch.inference_mode():
+        given = dict(zip(task.outputs, task.network(images), strict=True))
+    assert_finds_the_same(given, detector, images)
+    notes = task.notes()
+    assert (notes["resize"], json.loads(notes["pad"]), notes["interpolation"]) == (resize, MEAN, "bilinear")
+    assert json.loads(notes["resized_to"]) == ([64, 64] if resize == "stretch" else [45, 64])
+    assert detect(detector, None).input_size == (3, 64, 64)
+
+
 @pytest.mark.parametrize("head", ["fcos", "retinanet"])
 def test_classes_are_told_apart_as_torchvision_does_it_for_more_than_1000_candidates(head):
     detector, _ = make(head, "nat_pico", score_threshold=0.0, detections_per_image=300)
@@ -94,7 +110,7 @@ def test_classes_are_told_apart_as_torchvision_does_it_for_more_than_1000_candid
 @pytest.mark.parametrize(
     ("head", "backbone"),
     [
-        pytest.param("fcos", "nat_pico", id="fcos-nat"),
+        pytest.param("fcos", "nat_pico", id="fcos-nat", marks=pytest.mark.full),
         pytest.param("fcos", "shvit_pico", id="fcos-shvit", marks=pytest.mark.slow),
         pytest.param("retinanet", "nat_pico", id="retinanet-nat", marks=pytest.mark.slow),
         pytest.param("retinanet", "shvit_pico", id="retinanet-shvit", marks=pytest.mark.slow),
@@ -122,16 +138,16 @@ def test_file_finds_what_torchvision_finds_at_any_batch(head, backbone):
 
 @pytest.mark.full
 def test_run_directory_becomes_a_file_that_says_what_it_is(tmp_path):
-    detector, options = make("fcos", "nat_pico", detections_per_image=7)
+    detector, options = make("fcos", "shvit_pico", detections_per_image=7)
     run_directory, output = tmp_path / "run", tmp_path / "out" / "model.onnx"
     run_directory.mkdir()
-    arguments = "nat_pico", BACKBONES["nat_pico"], options, CLASSES, MEAN, STD
+    arguments = "shvit_pico", BACKBONES["shvit_pico"], options, CLASSES, MEAN, STD
     save_detector(detector, run_directory / "model", *arguments)
     done = CliRunner().invoke(main, ["export", str(run_directory), "--output", str(output)])
     assert done.exit_code == 0, done.output
     notes = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
     assert notes["task"] == "detect"
-    assert notes["model"] == "nat_pico"
+    assert notes["model"] == "shvit_pico"
     assert notes["head"] == "fcos"
     assert json.loads(notes["labels"]) == CLASSES
     assert json.loads(notes["input_size"]) == [3, 64, 64]
@@ -152,7 +168,7 @@ def test_file_that_suppresses_too_little_is_refused(tmp_path, monkeypatch):
     to_graph = onnx_file.to_graph
     monkeypatch.setattr(onnx_file, "to_graph", wrong)
     with pytest.raises(ExportError, match="is wrong and was not kept"):
-        export_onnx(make("fcos", "nat_pico")[0], tmp_path / "model.onnx")
+        export_onnx(make("fcos", "shvit_pico")[0], tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
 

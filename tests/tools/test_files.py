@@ -168,3 +168,9 @@ def test_files_are_readable_as_the_umask_says(tmp_path, umask, mode, is_director
     written = tmp_path / "model" / "model.safetensors" if is_directory else tmp_path / "model"
     assert stat.S_IMODE(written.stat().st_mode) == mode
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_one_thing_is_singular():
+    assert [files.plural(n, x) for n, x in ((1, "class"), (2, "class"), (1, "image"), (0, "image"))] == [
+        "1 class", "2 classes", "1 image", "0 images"
+    ]  # fmt: skip

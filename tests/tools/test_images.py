@@ -235,7 +235,9 @@ def test_no_other_program_is_started(tmp_path, monkeypatch):
     (tmp_path / "train" / "a").mkdir(parents=True)
     (tmp_path / "train" / "b").mkdir()
     (tmp_path / "train" / "a" / "x.jpg").write_bytes(DAMAGED["postscript.jpg"]())
-    Image.new("RGB", (8, 8)).save(tmp_path / "train" / "b" / "y.png")
+    (tmp_path / "val" / "b").mkdir(parents=True)
+    for split in ("train", "val"):
+        Image.new("RGB", (8, 8)).save(tmp_path / split / "b" / "y.png")
     data = {"name": "imagefolder", "root": str(tmp_path), "input_size": (3, 8, 8)}
     assert "is not in one of the formats" in open_classification(data, "train")[Draw(0)]["unreadable"][0]
     assert "is not in one of the formats" in predict("test_resnet", [tmp_path / "x.jpg"])[0]["error"]
@@ -357,7 +359,7 @@ def test_damaged_pictures_are_skipped_and_listed(odd_folders, tmp_path, capsys, 
     config = tiny_config({"name": "imagefolder", "root": str(odd_folders)}, workers=workers, unreadable="skip")
     train(config, tmp_path / "run")
     output = capsys.readouterr().out
-    assert "4 files could not be read and were skipped:" in output
+    assert "skipped 4 files that could not be read:" in output
     for name in ("red/empty.jpg", "red/text.jpg", "red/truncated.png", "blue/corrupt.png"):
         assert output.count(name) == 1
 
@@ -370,7 +372,8 @@ def test_validation_leaves_out_what_cannot_be_read(odd_folders, tmp_path):
         train(tiny_config(data, epochs=1, unreadable="skip"), tmp_path / name)
         best.append(torch.load(tmp_path / name / "last.pth", weights_only=True)["record"]["best"])
         (odd_folders / "val" / "blue" / "corrupt.png").write_bytes(DAMAGED["corrupt.png"]())
-    assert best[0] == best[1]
+    # batches begin at other images, and round differently
+    assert best[0] == pytest.approx(best[1], rel=1e-6)
 
 
 def test_a_set_without_a_readable_picture_says_so(odd_folders, tmp_path):

@@ -22,6 +22,11 @@ def test_a_row_says_what_timm_creates(pattern):
     assert not entry.weights
 
 
+def test_a_name_is_not_a_part_of_others():
+    assert [entry.name for entry in entries("nat_tiny")] == ["nat_tiny"]
+    assert {"nat_tiny", "dinat_tiny"} <= {entry.name for entry in entries("nat_tin")}
+
+
 def test_published_figures_are_the_registrys():
     for entry in entries("nat_[mt]*"):
         assert entry.published["top1"] == attnzoo.published(entry.name)["top1"]

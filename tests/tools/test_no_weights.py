@@ -28,7 +28,7 @@ def offline(monkeypatch):
     def fail(name, *_):
         raise WeightsError(name, REASONS, "https://c.org")
 
-    monkeypatch.setattr("attnzoo.base.registry.fetch", fail)
+    monkeypatch.setattr("attnzoo.base.pretrained.fetch", fail)
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate", "export", "train a classifier", "train a detector"])
@@ -66,7 +66,7 @@ def test_a_model_of_timm_does_not_wait_for_a_connection(pictures, monkeypatch):
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
 def test_random_weights_are_said(command, pictures, monkeypatch):
     # a thousand classes of pictures would be needed
-    result = Evaluation({"accuracy": 0.001}, {}, frozenset({"accuracy"}), [], "")
+    result = Evaluation({"accuracy": 0.001}, {}, frozenset({"accuracy"}), [], {}, "cpu")
     monkeypatch.setattr("attnzoo.tools.evaluate.evaluate", lambda *_, **__: result)
     for name, is_said in (("nat_pico", True), (str(pictures), False)):
         result = CliRunner().invoke(

@@ -9,11 +9,12 @@ from PIL import Image
 
 import attnzoo  # noqa: F401  registers the models
 from attnzoo.tools.data import DATASETS, preprocessing, train_transform
-from attnzoo.tools.training.config import load_config, packaged_configs
+from attnzoo.tools.training.config import load_config
 from attnzoo.tools.training.learners import create_loss, create_mixup
 from attnzoo.tools.training.optimization import create_optimization, create_schedule
 from attnzoo.tools.training.processes import Processes
 from attnzoo.tools.training.recipe import Recipe
+from attnzoo_command.configs import packaged_configs
 
 CONFIGS = [name for name in packaged_configs() if name.startswith("classification/")]
 IMAGENET = [name for name in CONFIGS if "imagenet" in name]

@@ -6,10 +6,12 @@ import shutil
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
+from tiny_segmenter import MARKS, SEGMENTER
 from torch.testing import assert_close
 
-from attnzoo.tools import files
+from attnzoo.tools import cli, files
 from attnzoo.tools.data import Draw, digits, open_classification
 from attnzoo.tools.train import train
 from attnzoo.tools.training import checkpoints, storage
@@ -18,6 +20,7 @@ from attnzoo.tools.training.learners import Classifier
 from attnzoo.tools.training.lock import locked
 from attnzoo.tools.training.loop import TrainingError
 from attnzoo.tools.training.recipe import FREE_TO_CHANGE, Recipe
+from attnzoo_command.configs import config_path
 
 
 def open_model(directory):
@@ -87,9 +90,11 @@ def test_a_short_run_learns_and_its_model_opens_through_timm(small_config, runs,
     wanted = {key: value for key, value in small_config().data.to_dict().items() if key != "name"}
     assert {key: tuple(x) if isinstance(x := config[key], list) else x for key in wanted} == wanted
 
-    # a summary, a line per epoch, a table, nothing else
+    # a summary, which remarks on the warmup, a line per epoch, a table, nothing else
     lines = output.out.splitlines()
-    assert len(lines) <= 6 + 3 + 8, output.out
+    assert len(lines) <= 7 + 3 + 9, output.out
+    sizes = {path.name: path.stat().st_size / 1e6 for path in runs.glob("*.pth")}
+    assert f"last.pth {sizes['last.pth']:.1f}, best.pth {sizes['best.pth']:.1f}" in lines[-1]
     assert "test_resnet" in lines[0]
     assert any(line.startswith("epoch 3/3") and "accuracy" in line and "left" in line for line in lines)
     assert output.err == ""
@@ -146,18 +151,26 @@ def test_a_model_with_an_auxiliary_head_trains(few_digits, small_config, runs):
         train(small_config(*tiny, "aux_loss_weight=-1"), runs / "c")
 
 
+CLASSIFIER = (
+    "classification/digits", "model.name=test_resnet", "model.drop_rate=0.1", "mixup.mixup_alpha=0.2", "log_interval=5"
+)  # fmt: skip
+# the angles of pictures and masks are random
+MOVED = "augment=[{'type':'RandomAffine','degrees':20}]"
+
+
 @pytest.mark.parametrize(
-    ("step", "stored"),
+    ("run", "step", "stored"),
     [
-        pytest.param(3, None, id="before the first save"),
-        pytest.param(5, 5, id="at a save"),
-        pytest.param(11, 10, id="before validation"),
-        pytest.param(12, 11, id="after the first epoch"),
+        pytest.param(CLASSIFIER, 3, None, id="before the first save"),
+        pytest.param(CLASSIFIER, 5, 5, id="at a save"),
+        pytest.param(CLASSIFIER, 11, 10, id="before validation"),
+        pytest.param(CLASSIFIER, 12, 11, id="after the first epoch"),
+        pytest.param((*SEGMENTER, MOVED), 6, 5, id="a segmenter", marks=MARKS),
     ],
 )
-def test_a_run_that_died_continues_to_the_same_weights(few_digits, small_config, runs, monkeypatch, step, stored):
-    everything = ("precision=bfloat16", "save_interval=5", "ema.decay=0.9", "mixup.mixup_alpha=0.2", "accumulate=2")
-    config = small_config("epochs=2", "model.drop_rate=0.1", *everything)
+def test_a_run_that_died_continues_to_the_same_weights(few_digits, runs, monkeypatch, run, step, stored):
+    everything = ("epochs=2", "precision=bfloat16", "save_interval=5", "ema.decay=0.9", "accumulate=2")
+    config = load_config(run[0], (*run[1:], *everything))
     whole = train(config, runs / "whole")
     with monkeypatch.context() as patch:
         stop_after(patch, step)
@@ -170,7 +183,7 @@ def test_a_run_that_died_continues_to_the_same_weights(few_digits, small_config,
     continued = train(config, runs / "died", resume=True)
 
     states = [torch.load(runs / name / "last.pth", weights_only=True) for name in ("whole", "died")]
-    assert states[0]["step"] == 2 * math.floor(360 / 32) == 22
+    assert states[0]["step"] == 22
     assert_same(states[1], states[0])
     assert_close(load_file(continued / "model.safetensors"), load_file(whole / "model.safetensors"), rtol=0, atol=0)
 
@@ -193,6 +206,19 @@ def test_resume_without_a_run_starts_one(few_digits, small_config, runs):
     assert (train(small_config("epochs=1"), runs, resume=True) / "config.json").exists()
 
 
+@pytest.mark.parametrize("options", [(), ("epochs=2",)])
+def test_the_config_of_a_run_means_its_directory(tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "k").mkdir(parents=True)
+    (tmp_path / "runs" / "k" / "last.pth").touch()
+    config = tmp_path / "runs" / "k" / "config.py"
+    config.write_text(config_path("classification/digits").read_text())
+    result = CliRunner().invoke(cli.main, ["train", "runs/k/config.py", *options])
+    assert result.exit_code == 2
+    assert "runs/k already contains a run: pass --resume to continue it, --overwrite to replace it" in result.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["k"]
+
+
 def test_a_work_directory_is_not_taken_over(few_digits, small_config, runs):
     train(small_config("epochs=1"), runs)
     with pytest.raises(ValueError, match=r"already contains a run.*--resume"):
@@ -206,6 +232,21 @@ def test_two_runs_do_not_share_a_work_directory(few_digits, small_config, runs):
     with locked(runs), pytest.raises(ValueError, match="in use by this process: wait"):
         train(small_config("epochs=1"), runs)
     train(small_config("epochs=1"), runs)
+
+
+def test_the_best_checkpoint_has_the_state_of_the_optimizer_only_if_asked(few_digits, small_config, runs):
+    train(small_config("epochs=1"), runs)
+    last, best = (torch.load(runs / name, weights_only=True) for name in ("last.pth", "best.pth"))
+    assert_same(best, {key: value for key, value in last.items() if key != "optimizer"})
+    shutil.copyfile(runs / "best.pth", runs / "last.pth")
+    with pytest.raises(ValueError, match=r"no state of the optimizer.*resumable_best=True"):
+        train(small_config("epochs=2"), runs, resume=True)
+
+    asked = small_config("epochs=1", "resumable_best=True")
+    train(asked, runs / "asked")
+    shutil.move(runs / "asked" / "best.pth", runs / "asked" / "last.pth")
+    asked.epochs = 2
+    train(asked, runs / "asked", resume=True)
 
 
 @pytest.mark.parametrize("half", ["model.safetensors", "config.json"])
@@ -251,7 +292,8 @@ def test_packaged_configs_are_read_by_name():
 
 def test_only_the_free_keys_may_differ_in_a_resumed_run():
     config = load_config("classification/digits")
-    values = {"tensorboard": True, "unreadable": "skip", "parallel": "fsdp"}
+    values = {"tensorboard": True, "unreadable": "skip", "parallel": "fsdp", "resumable_best": True, "device": "cpu"}
+    values["tracker"] = {"name": "wandb"}
     changed = load_config("classification/digits", [f"{key}={values.get(key, 7)}" for key in FREE_TO_CHANGE])
     assert Recipe.from_config(config).to_json() == Recipe.from_config(changed).to_json()
     assert (

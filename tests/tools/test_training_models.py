@@ -26,7 +26,7 @@ def published(tmp_path):
 
 def network_of(model, classes, size=(3, 160, 160), **changes):
     config = tiny_config({"name": "digits", "input_size": size}, model=model, **changes)
-    return create_network(Recipe.from_config(config), classes)
+    return create_network(Recipe.from_config(config), [str(i) for i in range(classes)])
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "agent_pico", "nat_pico", "shvit_pico"])

@@ -8,6 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
+from attnzoo_command.devices import DeviceCommand, device_option
+
+from ..devices import choose_device
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 RUNTIMES = ("eager", "fused", "compiled", "onnxruntime", "openvino")
@@ -32,9 +36,6 @@ def _writable(ctx: click.Context, parameter: click.Parameter, folder: Path) -> P
 
 
 _out = out_option(Path("runs/bench"))
-_device = click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Device to run on."
-)
 
 
 class ModelsByDefault(click.Group):
@@ -61,9 +62,9 @@ def bench_command() -> None:
     """
 
 
-@bench_command.command("models")
+@bench_command.command("models", cls=DeviceCommand)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@_device
+@device_option
 @click.option(
     "--batch",
     "batches",
@@ -107,19 +108,19 @@ def models_command(
       attnzoo bench nat_tiny --batch 1 --batch 32 --image-size 224 --image-size 384 --runtime onnxruntime
       attnzoo bench nat_tiny --device cuda --batch 128 --training
     """
-    require_device(device)
+    place = choose_device(device)
     from .models import Settings, run_models
 
     chosen = tuple(name for name in RUNTIMES if name == "eager" or not runtimes or name in runtimes)
-    wrong = run_models(Settings(models, device, batches, sizes, chosen, training, threads, seconds, out), click.echo)
+    wrong = run_models(Settings(models, place, batches, sizes, chosen, training, threads, seconds, out), click.echo)
     if wrong:
         raise click.ClickException(f"{len(wrong)} results are wrong, the first: {wrong[0]}")
 
 
-@bench_command.command("kernels")
-@_device
+@bench_command.command("kernels", cls=DeviceCommand)
+@device_option
 @click.option("--only", default="", metavar="TEXT", help="Only rows whose name contains TEXT, such as 56x56.")
-@click.option("--batch", type=click.IntRange(1), help="Batch size.  [default: 32 on CUDA, 1 on a CPU]")
+@click.option("--batch", type=click.IntRange(1), help="Batch size.  [default: 32 on a GPU, 1 on a CPU]")
 @click.option("--seconds", type=click.FloatRange(0), default=120, show_default=True, help="Time limit for all rows.")
 @_out
 def kernels_command(device: str, only: str, batch: int | None, seconds: float, out: Path) -> None:
@@ -134,21 +135,9 @@ def kernels_command(device: str, only: str, batch: int | None, seconds: float, o
       attnzoo bench kernels --device cuda
       attnzoo bench kernels --only window
     """
-    require_device(device)
+    place = choose_device(device)
     from .kernels import run_kernels
 
-    wrong = run_kernels(device, only, batch or (32 if device == "cuda" else 1), seconds, out, click.echo)
+    wrong = run_kernels(place, only, batch or (1 if place.type == "cpu" else 32), seconds, out, click.echo)
     if wrong:
         raise click.ClickException(f"{len(wrong)} results are wrong, the first: {wrong[0]}")
-
-
-def require_device(device: str) -> None:
-    """Checks that a device is there.
-
-    Raises:
-        ValueError: it is "cuda", and torch finds no CUDA or ROCm device.
-    """
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda needs a CUDA or ROCm device, and torch found none: use --device cpu")

@@ -20,7 +20,7 @@ from .environment import device_name, environment
 from .report import chosen, reason, slug, table, today, write
 
 HEAD = ("operator", "dtype", "execution", "direction", "ms", "(p10-p90)", "eager / chosen")
-DTYPES = {"cpu": (torch.float32,), "cuda": (torch.bfloat16, torch.float32)}
+DTYPES = {"cpu": (torch.float32,), "cuda": (torch.bfloat16, torch.float32), "mps": (torch.float32,)}
 # largest difference for the last image, relative to the norm of the reference
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 WIDTH = 32
@@ -91,12 +91,12 @@ def _maps(
 
 
 def run_kernels(
-    device_type: str, only: str, batch: int, seconds: float, out: Path, say: Callable[[str], None]
+    device: torch.device, only: str, batch: int, seconds: float, out: Path, say: Callable[[str], None]
 ) -> list[str]:
     """Measures the operators, prints a table, and writes `kernels-<device>-<date>.json`.
 
     Args:
-        device_type: "cpu" (one thread) or "cuda".
+        device: device to run on; on a CPU, one thread.
         only: measure only rows whose name contains this text.
         batch: batch size.
         seconds: time limit for all rows; the first row is always measured.
@@ -111,11 +111,10 @@ def run_kernels(
     """
     listed = list(rows())
     listed = [listed[i] for i in chosen([row.name for row in listed], only)]
-    device = torch.device(device_type)
     torch.manual_seed(0)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    meter: Meter = CudaMeter(device) if device.type == "cuda" else HostMeter(200)
+    meter: Meter = CudaMeter(device) if device.type == "cuda" else HostMeter(200, device)
     budget = Budget(seconds)
     path = out / f"kernels-{slug(device_name(device))}-{today()}.json"
     head = {"date": today(), **environment(device), "method": meter.method, "batch": batch}
@@ -167,11 +166,13 @@ def measure(row: Row, batch: int, dtype: torch.dtype, device: torch.device, mete
 def _difference(row: Row, inputs: dict[str, Tensor], backend: str) -> float:
     """Difference for the last image to the reference in float64, relative to its norm."""
     last = {name: x[-1:] if x.ndim == 5 or name == "routes" else x for name, x in inputs.items()}
-    exact = {name: x.detach().double() if x.is_floating_point() else x for name, x in last.items()}
+    # Apple's GPUs have no float64
+    place = "cpu" if inputs["q"].device.type == "mps" else inputs["q"].device
+    exact = {name: x.detach().to(place, torch.float64 if x.is_floating_point() else None) for name, x in last.items()}
     with torch.no_grad():
         true = row.operator(**exact, **row.arguments, backend="reference")
         ours = row.operator(**inputs, **row.arguments, backend=backend)[-1:]
-    return float((ours.double() - true).norm() / true.norm())
+    return float((ours.to(place, torch.float64) - true).norm() / true.norm())
 
 
 def _times(row: Row, inputs: dict[str, Tensor], backend: str, meter: Meter) -> dict[str, dict[str, float]]:

@@ -2,7 +2,7 @@
 
 from .classification import DATASETS, ClassifiedImages, open_classification
 from .embedded import digits, photographs
-from .loading import WorkerError, explaining_workers, open_loader, train_batches, val_batches
+from .loading import WorkerError, cores, explaining_workers, open_loader, train_batches, val_batches, worker_count
 from .samples import Draw, Samples, collate
 from .sampling import TrainBatches, ValBatches
 from .streams import StreamedImages, TrainStream, ValStream
@@ -21,6 +21,7 @@ __all__ = [
     "ValStream",
     "WorkerError",
     "collate",
+    "cores",
     "digits",
     "explaining_workers",
     "open_classification",
@@ -31,4 +32,5 @@ __all__ = [
     "train_transform",
     "val_batches",
     "val_transform",
+    "worker_count",
 ]

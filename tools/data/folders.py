@@ -13,10 +13,12 @@ import numpy as np
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from timm.utils.misc import natural_key
 
-from ..files import listed
+from ..files import listed, plural
 from ..finding import Skipped, find_images, is_hidden
 from ..images import EXTENSIONS, open_regular
-from .readers import ReadPictures, looking_for_pictures, names_of, ordered, read_class_map, to_set
+from .holding_out import Holdout, Part
+from .readers import ReadPictures, looking_for_pictures, ordered, read_class_map
+from .splits import check_no_splits, place_of
 
 
 class FolderReader:
@@ -79,13 +81,16 @@ def imagefolder(
     train: str | None = None,
     val: str | None = None,
     class_map: str | Mapping[str, int] | None = None,
+    val_share: float = 0.2,
+    val_seed: int = 0,
 ) -> ReadPictures:
     """Opens images in one folder per class; the class of an image is the name of its parent folder.
 
     The splits are `root/train` (or `training`) and `root/val` (or `valid`, `validation`, `eval`, `evaluation`), each a
     folder or a tar file, unless `train` and `val` are given. A folder may contain class folders or a tar file per
     class. Tar files are read without unpacking them. Hidden files and folders, such as `.ipynb_checkpoints`, are
-    skipped and counted.
+    skipped and counted. Without a split for validation, a part of each class is held out of the training images, which
+    are then also taken from class folders in `root` itself.
 
     Args:
         split: "train", "val", or the name of another split.
@@ -94,12 +99,14 @@ def imagefolder(
         val: folder or tar file of the validation images.
         class_map: the classes to read and their labels: a text file with one class name per line, or a dict of labels
             by class name. By default the classes are all folders in natural order.
+        val_share: share of each class that is held out where there is no split for validation.
+        val_seed: seed of that choice.
 
     Raises:
         FileNotFoundError: a folder or a split does not exist.
         ValueError: there are no images, a class has no images, or an image has no class.
     """
-    place = _find(split, root, {"train": train, "val": val}.get(split))
+    place, is_shared = place_of(split, root, {"train": train, "val": val})
     labels = read_class_map(class_map, Path(root) if root is not None else place.parent)
     reader = _read(place, labels)
     if "" in reader.labels:
@@ -112,28 +119,16 @@ def imagefolder(
         raise ValueError(
             f"class folders without images ({_extensions()}) in {place}: {listed(empty)}; add images or remove them"
         )
-    return ReadPictures(reader, ordered(reader.labels), str(place), _remarks(reader))
-
-
-def _find(split: str, root: str | None, given: str | None) -> Path:
-    if given is not None:
-        place = Path(given)
-        if not place.exists():
-            raise FileNotFoundError(f"data.{split}: folder or tar file {place} does not exist")
-        return place
-    if root is None:
-        raise ValueError(f"data needs the location of its images: set data.root, which contains {split}{to_set(split)}")
-    if not Path(root).is_dir():
-        raise FileNotFoundError(f"data.root: folder {root} does not exist")
-    for name in names_of(split):
-        for place in (Path(root, name), Path(root, f"{name}.tar")):
-            if place.exists():
-                return place
-    there = listed(sorted(path.name for path in Path(root).iterdir())) or "nothing"
-    raise FileNotFoundError(
-        f"data.root: {root} has no folder or tar file {' or '.join(names_of(split))}, found {there}: rename it"
-        f"{to_set(split)}"
-    )
+    classes, remarks = ordered(reader.labels), _remarks(reader)
+    if not is_shared:
+        return ReadPictures(reader, classes, str(place), remarks)
+    if place == Path(root or "."):
+        check_no_splits(map(reader.filename, range(len(reader))), place)
+    holdout = Holdout(val_share, val_seed)
+    part = Part(reader, holdout.rows(split, [int(label) for label in reader.targets], place))
+    if split == "val":
+        remarks = holdout.remark(place, "the images of each class")
+    return ReadPictures(part, classes, str(place), remarks)
 
 
 def _read(place: Path, labels: dict[str, int] | None) -> FolderReader | TarReader:
@@ -185,8 +180,8 @@ def _remarks(reader: FolderReader | TarReader) -> str:
     unread = [name for name in reader.found if name and name not in reader.labels]
     parts = (
         reader.skipped.remarks,
-        f"{len(without)} classes of data.class_map have no images ({listed(without, 4)})" if without else "",
-        f"{len(unread)} folders are not in data.class_map ({listed(unread, 4)})" if unread else "",
+        f"{plural(len(without), 'class')} of data.class_map without images ({listed(without, 4)})" if without else "",
+        f"{plural(len(unread), 'folder')} left out by data.class_map ({listed(unread, 4)})" if unread else "",
     )
     return ", ".join(part for part in parts if part)
 

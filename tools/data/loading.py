@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -14,6 +16,9 @@ from torch.utils.data import DataLoader
 from .samples import Samples
 from .sampling import TrainBatches, ValBatches
 from .streams import StreamedImages, TrainStream, ValStream
+
+# workers of a stream
+_STREAMED = 4
 
 
 def train_batches(
@@ -49,8 +54,32 @@ def val_batches(
     return ValStream(samples, batch_size, rank=rank, processes=processes)
 
 
+def worker_count(wanted: int | None, samples: Samples | StreamedImages, processes: int = 1) -> int:
+    """Returns the number of data loading processes of each training process on this machine.
+
+    Args:
+        wanted: the number; None for one less than the cores that each process has, and for a stream, whose order
+            depends on it, for 4.
+        samples: the data set.
+        processes: training processes on this machine.
+    """
+    if wanted is not None:
+        return wanted
+    return _STREAMED if isinstance(samples, StreamedImages) else max(0, cores() // processes - 1)
+
+
+def cores() -> int:
+    """Returns the number of cores that this process may use."""
+    # a container or a scheduler may limit them; not every system can tell
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
 def open_loader(
-    samples: Samples | StreamedImages, batches: TrainBatches | TrainStream | ValBatches | ValStream, workers: int
+    samples: Samples | StreamedImages,
+    batches: TrainBatches | TrainStream | ValBatches | ValStream,
+    workers: int,
+    device: torch.device,
 ) -> DataLoader[Any]:
     """Creates the data loader.
 
@@ -58,14 +87,17 @@ def open_loader(
         samples: the data set.
         batches: batches of the same data set.
         workers: number of data loading processes; 0 loads in this process.
+        device: where the batches are moved to.
     """
     options: dict[str, Any] = {
         "num_workers": workers,
-        "pin_memory": torch.cuda.is_available(),
+        "pin_memory": device.type == "cuda",
         "worker_init_fn": _start_worker,
         # by default a loader draws from torch's global generator, which would change the randomness of a resumed run
         "generator": torch.Generator(),
     }
+    # of more workers than cores, whenever a loader starts; the summary of a training says it once
+    warnings.filterwarnings("ignore", "This DataLoader will create")
     if isinstance(batches, (TrainStream, ValStream)):
         # the stream yields whole batches
         return DataLoader(batches, batch_size=None, **options)

@@ -16,19 +16,6 @@ from timm.data.readers import img_extensions
 from ..files import listed
 from ..images import EXTENSIONS, UnreadableImageError
 
-# accepted names of each split, as in timm
-_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "eval", "evaluation")}
-
-
-def names_of(split: str) -> tuple[str, ...]:
-    """Returns the names that a split may have in a data set: those of "train" and "val", or its own."""
-    return _NAMES.get(split, (split,))
-
-
-def to_set(split: str) -> str:
-    """Returns what an error says about the key that names a split; empty if there is no such key."""
-    return f", or set data.{split}" if split in _NAMES else ""
-
 
 class ReadPictures:
     """Images with one class each, from a reader of timm.

@@ -10,10 +10,11 @@ import random
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
 from ..images import UnreadableImageError
@@ -24,6 +25,26 @@ class Draw(NamedTuple):
 
     sample: int
     seed: int | None = None
+
+
+class Pictures(Protocol):
+    """Images with annotations, by index."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes, in the order of the labels."""
+
+    @property
+    def remarks(self) -> str:
+        """What was left out or changed; empty if nothing was."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """The name of an image in messages."""
+
+    def picture(self, index: int, channels: int) -> Image.Image:
+        """The image, with 1 or 3 channels."""
 
 
 class Samples(Dataset[dict[str, Any]]):

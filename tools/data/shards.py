@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 from ..files import listed, read_json
 from ..finding import is_hidden
 from ..images import EXTENSIONS, open_regular
-from .readers import names_of, ordered, read_class_map, to_set
+from .readers import ordered, read_class_map
+from .splits import names_of, to_set
 
 INFO = "_info.json"
 

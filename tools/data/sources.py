@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
+
+from attnzoo_command.keys import unknown_key
 
 _Source = TypeVar("_Source")
 
@@ -31,6 +34,12 @@ def open_source(
     if name not in known:
         raise ValueError(f"data.name must be one of {', '.join(known)}, got {name!r}")
     options = {key: value for key, value in data.items() if key not in (*prepared, "name")}
+    parameters = inspect.signature(known[name]).parameters
+    allowed = [key for key in parameters if key not in ("split", *more)]
+    is_open = any(x.kind is x.VAR_KEYWORD for x in parameters.values())
+    if unknown := [] if is_open else [key for key in options if key not in allowed]:
+        said = unknown_key(f"data.{unknown[0]}", options[unknown[0]], [*allowed, *prepared])
+        raise ValueError(f"data: invalid keys for {name}: {said}")
     try:
         return known[name](split, **more, **options)
     except TypeError as error:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import listed
-from .readers import ReadPictures, names_of, ordered, read_class_map
+from .readers import ReadPictures, ordered, read_class_map
+from .splits import names_of
 
 # values of a column that are classes without names
 _PLAIN = re.compile(r"u?int\d+|bool|(large_)?string")
@@ -61,14 +62,16 @@ def hfds(
     """
     given = read_class_map(class_map, Path(dataset))
     options = {"root": root, "input_key": input_key, "target_key": target_key}
-    reader = _open(dataset, split, {"train": train, "val": val}.get(split), options)
+    reader = open_table(dataset, split, {"train": train, "val": val}.get(split), options)
     known, present = list(reader.class_to_idx), _values(reader, dataset, target_key)
     # label of each value of the column
     labels: dict[Any, int]
     if known:
         labels = {i: given.get(name, -1) if given else i for i, name in enumerate(known)}
     elif given is None:
-        first = reader if split == "train" else _open(dataset, "train", train, options, is_required=False) or reader
+        first = (
+            reader if split == "train" else open_table(dataset, "train", train, options, is_required=False) or reader
+        )
         values = (value for value in _values(first, dataset, target_key) if value is not None)
         labels = {value: label for label, value in enumerate(sorted(values))}
     elif isinstance(present[0], str):
@@ -84,7 +87,20 @@ def hfds(
     return Rows(reader, classes, f"{dataset}[{reader.split}]")
 
 
-def _open(dataset: str, split: str, wanted: str | None, options: dict[str, Any], is_required: bool = True) -> Any:
+def open_table(dataset: str, split: str, wanted: str | None, options: dict[str, Any], is_required: bool = True) -> Any:
+    """Opens a split with timm's reader.
+
+    Args:
+        dataset: name on the Hugging Face Hub, or a folder.
+        split: "train", "val", or the name of another split.
+        wanted: the split's name in the data set; None for a usual one.
+        options: arguments of timm's reader.
+        is_required: raise an error if there is no such split; otherwise None is returned.
+
+    Raises:
+        FileNotFoundError: the data set does not exist.
+        ValueError: it cannot be opened, or has no such split.
+    """
     from datasets import (
         are_progress_bars_disabled,
         disable_progress_bars,

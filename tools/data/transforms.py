@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
@@ -14,6 +15,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.transforms import ResizeKeepRatio
 from torchvision.transforms import Compose, Resize
 
+from attnzoo_command.keys import guess, input_size
+
+from ..files import without_function
 from ..images import MODES, check_pixels
 
 Transform = Callable[[Image.Image], Any]
@@ -77,7 +81,11 @@ def preprocessing(data: Mapping[str, Any]) -> dict[str, Any]:
     given = {"input_size": (3, 224, 224), **{key: data[key] for key in PREPROCESSING if key in data}}
     size = given["input_size"]
     if not isinstance(size, (tuple, list)) or len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise ValueError(f"data.input_size must be three positive integers (channels, height, width), got {size!r}")
+        meant = input_size(str(size))
+        raise ValueError(
+            f"data.input_size must be three positive integers (channels, height, width), got {size!r}: write "
+            f"data.input_size={meant}"
+        )
     if size[0] not in MODES:
         raise ValueError(f"data.input_size must start with 1 channel (grayscale) or 3 channels (RGB), got {size[0]}")
     if size[0] == 1:
@@ -153,10 +161,13 @@ def augmentation(description: Mapping[str, Any]) -> Any:
     name = options.pop("type", None)
     transform = getattr(augmentations, str(name), None)
     if not isinstance(transform, type) or not issubclass(transform, augmentations.Transform):
-        raise ValueError(f"augment: type must be a transform of torchvision.transforms.v2, got {name!r}")
+        near = guess(str(name), dir(augmentations))
+        raise ValueError(f"augment: type must be a transform of torchvision.transforms.v2, got {name!r}{near}")
     if isinstance(options.get("transforms"), (list, tuple)):
         options["transforms"] = [augmentation(inner) for inner in options["transforms"]]
     try:
         return transform(**options)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"augment: {name}: {error}") from error
+        known = inspect.signature(transform).parameters
+        near = next((guess(key, list(known)) for key in options if key not in known), "")
+        raise ValueError(f"augment: {name}: {without_function(error)}{near}") from error

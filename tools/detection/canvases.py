@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.embedded import digits
-from .coco import Objects
+from .annotated import Objects
 
 # smallest pixel value that counts as ink, of 255
 _INK = 64
@@ -77,6 +77,10 @@ class DigitsOnCanvas:
     def objects(self, index: int) -> Objects:
         """The digits on a canvas."""
         return self._make(index)[1]
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Width and height of a canvas."""
+        return self.size, self.size
 
     def picture(self, index: int, channels: int) -> Image.Image:
         """A canvas."""

@@ -4,233 +4,141 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
+from ..data.holding_out import Holdout
 from ..files import read_json
-from ..images import UnreadableImageError, read_image
-from .outlines import check_outline
+from .annotated import AnnotatedImages, Picture
+from .places import coco_files, image_folder
 from .values import integer, number, shortened, switch, text
 
 # largest number of files named in a message
 _NAMED = 5
 
 
-@dataclass
-class Objects:
-    """The annotated objects of an image.
+def coco(
+    split: str,
+    root: str,
+    train_annotations: str | None = None,
+    train_images: str | None = None,
+    val_annotations: str | None = None,
+    val_images: str | None = None,
+    val_share: float = 0.2,
+    val_seed: int = 0,
+    with_masks: bool = False,
+) -> AnnotatedImages:
+    """Opens images with boxes in the COCO format. Numbers may also be floats and text, as some programs write them.
 
-    Attributes:
-        boxes: float32 (N, 4), x1 y1 x2 y2 in pixels.
-        labels: int64 (N), from 0.
-        areas: float32 (N), areas of the objects in pixels, or of their boxes if unknown.
-        crowds: bool (N), whether a box is around a crowd of objects (`iscrowd`).
-        outlines: N COCO segmentations, polygons or run lengths; None without masks.
-    """
-
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    areas: NDArray[np.float32]
-    crowds: NDArray[np.bool_]
-    outlines: list[Any] | None = None
-
-
-@dataclass
-class _Picture:
-    """An entry of `images` with the annotations read so far."""
-
-    identity: int
-    file: str
-    size: tuple[int, int]
-    rows: list[tuple[list[float], int, float, bool, Any]] = field(default_factory=list)
-
-
-class CocoImages:
-    """Images with boxes in the COCO format.
-
-    Boxes without width or height are left out, boxes that extend past the image are clipped, and areas that no
-    object in the image can have are replaced by those of the boxes; `remarks` has the counts. Images without boxes are
-    kept as examples of background. Numbers may also be floats and text, as some programs write them.
+    Files are found by their usual names: a JSON file with the name of the split in its name or in that of its folder,
+    and a folder that has its images. Without annotations for validation, a part of the others is held out.
 
     Args:
-        split: "train" or "val".
+        split: "train", "val", or the name of another split.
         root: folder of the data set.
         train_annotations: file of the training annotations, in `root`.
         train_images: folder of the training images, in `root`.
         val_annotations: file of the validation annotations, in `root`.
         val_images: folder of the validation images, in `root`.
+        val_share: share of the images of each class that is held out where there are no annotations for validation.
+        val_seed: seed of that choice.
         with_masks: read the outlines of the objects too.
 
     Raises:
         FileNotFoundError: a file or folder does not exist.
         ValueError: the annotations are inconsistent, or do not fit the images.
     """
+    annotations = {"train": train_annotations, "val": val_annotations}
+    path, is_shared = coco_files(Path(root), split, annotations)
+    content = _read_json(path)
+    given = {"train": train_images, "val": train_images if is_shared else val_images}.get(split)
+    folder = _folder(Path(root), path, content, split, given)
+    classes, labels = _read_categories(content, path)
+    images = AnnotatedImages(folder, classes, [path], with_masks)
+    pictures = _read_pictures(content, path, folder)
+    images.pictures = list(pictures.values())
+    for position, annotation in enumerate(_entries(content, "annotations", path)):
+        _add(images, pictures, labels, annotation, f"{path}: annotations[{position}]")
+    return images.finish(path, split, Holdout(val_share, val_seed) if is_shared else None)
 
-    def __init__(
-        self,
-        split: str,
-        root: str,
-        train_annotations: str = "annotations/instances_train2017.json",
-        train_images: str = "train2017",
-        val_annotations: str = "annotations/instances_val2017.json",
-        val_images: str = "val2017",
-        with_masks: bool = False,
-    ) -> None:
-        annotations, images = (train_annotations, train_images) if split == "train" else (val_annotations, val_images)
-        self.path, self.folder, self.with_masks = Path(root) / annotations, Path(root) / images, with_masks
-        for path, is_there, key in (
-            (self.path, self.path.is_file(), f"{split}_annotations"),
-            (self.folder, self.folder.is_dir(), f"{split}_images"),
-        ):
-            if not is_there:
-                raise FileNotFoundError(f"{path} does not exist: set data.root, and data.{key} if it has another name")
-        self._degenerate = self._clipped = self._areas = 0
-        content = _read_json(self.path)
-        self.classes, self._labels = self._read_categories(content)
-        pictures = self._read_pictures(content)
-        for position, annotation in enumerate(_entries(content, "annotations", self.path)):
-            self._add(pictures, annotation, f"{self.path}: annotations[{position}]")
-        self._pictures = [(p.identity, p.file, p.size) for p in pictures.values()]
-        self._objects = [self._pack(picture) for picture in pictures.values()]
-        if all(objects.crowds.all() for objects in self._objects):
-            left_out = f"; {self.remarks}" if self.remarks else ""
-            raise ValueError(f"{self.path} has no boxes, those of crowds (iscrowd) do not count{left_out}")
 
-    def __len__(self) -> int:
-        return len(self._pictures)
+def _folder(root: Path, path: Path, content: Mapping[str, Any], split: str, given: str | None) -> Path:
+    """Returns the folder of the images, which is looked for by the first of them."""
+    if given is not None:
+        if not (root / given).is_dir():
+            raise FileNotFoundError(f"{root / given} does not exist: set data.root, and data.{split}_images")
+        return root / given
+    files = [entry.get("file_name") for entry in _entries(content, "images", path)[:_NAMED]]
+    return image_folder(root, path, split, [file for file in files if isinstance(file, str)])
 
-    @property
-    def remarks(self) -> str:
-        """Counts of boxes that were left out or changed; empty if there are none."""
-        counts = {
-            "boxes without width or height left out": self._degenerate,
-            "boxes clipped to the image": self._clipped,
-            "areas replaced by those of the boxes": self._areas,
-        }
-        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
-    def name(self, index: int) -> str:
-        """The file of an image."""
-        return str(self.folder / self._pictures[index][1])
+def _read_categories(content: Mapping[str, Any], path: Path) -> tuple[list[str], dict[int, int]]:
+    names: dict[int, str] = {}
+    for position, category in enumerate(_entries(content, "categories", path)):
+        where = f"{path}: categories[{position}]"
+        identity, name = integer(category, "id", where), text(category, "name", where)
+        if identity in names:
+            raise ValueError(f"{where} has the id {identity} of another category: ids must be unique")
+        names[identity] = name
+    if not names:
+        raise ValueError(f"{path} has no categories: at least one is required")
+    ordered = sorted(names)
+    # ids may start anywhere and have gaps; labels are 0, 1, 2, ..
+    return [names[identity] for identity in ordered], {identity: i for i, identity in enumerate(ordered)}
 
-    def identity(self, index: int) -> int:
-        """The id of an image in the annotations."""
-        return self._pictures[index][0]
 
-    def objects(self, index: int) -> Objects:
-        """The annotated objects of an image."""
-        return self._objects[index]
-
-    def picture(self, index: int, channels: int) -> Image.Image:
-        """Reads an image, rotated by its EXIF orientation unless it was annotated as stored.
-
-        Raises:
-            UnreadableImageError: the image cannot be read, or its size differs from the annotated size.
-        """
-        name, annotated = self.name(index), self._pictures[index][2]
-        picture = read_image(name, channels)
-        if picture.size == annotated:
-            return picture
-        stored = read_image(name, channels, upright=False)
-        if stored.size != annotated:
-            sizes = [" x ".join(map(str, size)) for size in (picture.size, annotated)]
-            raise UnreadableImageError(f"{name} has {sizes[0]} pixels, but its annotated size is {sizes[1]}")
-        return stored
-
-    def _read_categories(self, content: Mapping[str, Any]) -> tuple[list[str], dict[int, int]]:
-        names: dict[int, str] = {}
-        for position, category in enumerate(_entries(content, "categories", self.path)):
-            where = f"{self.path}: categories[{position}]"
-            identity, name = integer(category, "id", where), text(category, "name", where)
-            if identity in names:
-                raise ValueError(f"{where} has the id {identity} of another category: ids must be unique")
-            names[identity] = name
-        if not names:
-            raise ValueError(f"{self.path} has no categories: at least one is required")
-        ordered = sorted(names)
-        # ids may start anywhere and have gaps; labels are 0, 1, 2, ..
-        return [names[identity] for identity in ordered], {identity: i for i, identity in enumerate(ordered)}
-
-    def _read_pictures(self, content: Mapping[str, Any]) -> dict[int, _Picture]:
-        pictures: dict[int, _Picture] = {}
-        for position, entry in enumerate(_entries(content, "images", self.path)):
-            where = f"{self.path}: images[{position}]"
-            identity, file = integer(entry, "id", where), text(entry, "file_name", where)
-            size = integer(entry, "width", where), integer(entry, "height", where)
-            if identity in pictures:
-                raise ValueError(f"{where} has the id {identity} of another image: ids must be unique")
-            if min(size) < 1:
-                raise ValueError(f"{where} must have a width and height of at least 1, got {size[0]} x {size[1]}")
-            _check_inside(file, where)
-            if "\\" in file and not os.path.isfile(self.folder / file):
-                # written on Windows
-                file = file.replace("\\", "/")
-            pictures[identity] = _Picture(identity, file, size)
-        if not pictures:
-            raise ValueError(f"{self.path} has no images: at least one is required")
-        # unlike Path.is_file, it takes any text
-        missing = [p.file for p in pictures.values() if not os.path.isfile(self.folder / p.file)]
-        if missing:
-            raise FileNotFoundError(
-                f"{len(missing)} of the {len(pictures)} images of {self.path} are not in {self.folder}: "
-                f"{', '.join(map(shortened, missing[:_NAMED]))}{', ...' if len(missing) > _NAMED else ''}"
-            )
-        return pictures
-
-    def _add(self, pictures: Mapping[int, _Picture], annotation: Mapping[str, Any], where: str) -> None:
-        picture = pictures.get(integer(annotation, "image_id", where))
-        category = integer(annotation, "category_id", where)
-        if picture is None:
-            raise ValueError(f"{where} has the image id {annotation['image_id']}, which is not among the images")
-        if category not in self._labels:
-            known = ", ".join(map(str, sorted(self._labels)[:20]))
-            raise ValueError(f"{where} has the category id {category}, which is not among the categories: {known}")
-        box = self._clip(_box(annotation, where), picture, where)
-        if box is None:
-            return
-        outline = annotation.get("segmentation")
-        if self.with_masks and not outline:
-            raise ValueError(f"{where} has no segmentation: mask_rcnn needs outlines, use faster_rcnn for boxes only")
-        if self.with_masks:
-            check_outline(outline, picture.size, where)
-        area = number(annotation.get("area"))
-        if area is None or not 0 < area <= picture.size[0] * picture.size[1]:
-            self._areas += "area" in annotation
-            area = (box[2] - box[0]) * (box[3] - box[1])
-        is_crowd = switch(annotation, "iscrowd", where)
-        picture.rows.append((box, self._labels[category], area, is_crowd, outline if self.with_masks else None))
-
-    def _clip(self, box: list[float], picture: _Picture, where: str) -> list[float] | None:
-        """Converts x y width height to x1 y1 x2 y2, clipped to the image; None for a box without width or height."""
-        left, top, width, height = box
-        if width <= 0 or height <= 0:
-            self._degenerate += 1
-            return None
-        right, bottom = left + width, top + height
-        limits = picture.size
-        if left >= limits[0] or top >= limits[1] or right <= 0 or bottom <= 0:
-            raise ValueError(
-                f"{where}: the box x={left:g} y={top:g} width={width:g} height={height:g} is outside of "
-                f"{picture.file}, which is {limits[0]} x {limits[1]}; boxes are x, y, width, height in pixels"
-            )
-        inside = [max(left, 0.0), max(top, 0.0), min(right, float(limits[0])), min(bottom, float(limits[1]))]
-        self._clipped += inside != [left, top, right, bottom]
-        return inside
-
-    def _pack(self, picture: _Picture) -> Objects:
-        boxes, labels, areas, crowds, outlines = zip(*picture.rows, strict=True) if picture.rows else ((),) * 5
-        return Objects(
-            np.asarray(boxes, dtype=np.float32).reshape(-1, 4),
-            np.asarray(labels, dtype=np.int64),
-            np.asarray(areas, dtype=np.float32),
-            np.asarray(crowds, dtype=np.bool_),
-            list(outlines) if self.with_masks else None,
+def _read_pictures(content: Mapping[str, Any], path: Path, folder: Path) -> dict[int, Picture]:
+    pictures: dict[int, Picture] = {}
+    for position, entry in enumerate(_entries(content, "images", path)):
+        where = f"{path}: images[{position}]"
+        identity, file = integer(entry, "id", where), text(entry, "file_name", where)
+        size = integer(entry, "width", where), integer(entry, "height", where)
+        if identity in pictures:
+            raise ValueError(f"{where} has the id {identity} of another image: ids must be unique")
+        if min(size) < 1:
+            raise ValueError(f"{where} must have a width and height of at least 1, got {size[0]} x {size[1]}")
+        _check_inside(file, where)
+        if "\\" in file and not os.path.isfile(folder / file):
+            # written on Windows
+            file = file.replace("\\", "/")
+        pictures[identity] = Picture(identity, file, size)
+    if not pictures:
+        raise ValueError(f"{path} has no images: at least one is required")
+    # unlike Path.is_file, it takes any text
+    missing = [p.file for p in pictures.values() if not os.path.isfile(folder / p.file)]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(pictures)} images of {path} are not in {folder}: "
+            f"{', '.join(map(shortened, missing[:_NAMED]))}{', ...' if len(missing) > _NAMED else ''}"
         )
+    return pictures
+
+
+def _add(
+    images: AnnotatedImages,
+    pictures: Mapping[int, Picture],
+    labels: Mapping[int, int],
+    annotation: Mapping[str, Any],
+    where: str,
+) -> None:
+    picture = pictures.get(integer(annotation, "image_id", where))
+    category = integer(annotation, "category_id", where)
+    if picture is None:
+        raise ValueError(f"{where} has the image id {annotation['image_id']}, which is not among the images")
+    if category not in labels:
+        known = ", ".join(map(str, sorted(labels)[:20]))
+        raise ValueError(f"{where} has the category id {category}, which is not among the categories: {known}")
+    left, top, width, height = _box(annotation, where)
+    images.add(
+        picture,
+        (left, top, left + width, top + height),
+        labels[category],
+        where,
+        area=number(annotation.get("area")),
+        has_area="area" in annotation,
+        is_crowd=switch(annotation, "iscrowd", where),
+        outline=annotation.get("segmentation"),
+    )
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

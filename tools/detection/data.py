@@ -2,7 +2,9 @@
 
 | `data.name`        | source                                                                                        |
 |--------------------|-----------------------------------------------------------------------------------------------|
-| `coco`             | `root/annotations/instances_train2017.json` and `root/train2017/*.jpg`, or paths set by keys  |
+| `coco`             | COCO's JSON files, such as `root/annotations/instances_train2017.json` and `root/train2017`   |
+| `yolo`             | YOLO's text files, such as `root/labels/train/*.txt` and `root/images/train`                  |
+| `voc`              | Pascal VOC's XML files, such as `root/Annotations/*.xml` and `root/JPEGImages`                |
 | `digits_on_canvas` | scikit-learn's handwritten digits at random positions, generated on the fly                   |
 """
 
@@ -17,13 +19,16 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..data.samples import Samples, collate
+from ..data.samples import Pictures, Samples, collate
 from ..data.sources import open_source
 from ..data.transforms import augmentation
 from ..images import apply_transform
+from .annotated import Objects
 from .canvases import DigitsOnCanvas
-from .coco import CocoImages, Objects
+from .coco import coco
 from .outlines import draw_masks
+from .voc import voc
+from .yolo import yolo
 
 # keys of `data` for the detector, which normalises and resizes
 NORMALISATION = ("mean", "std")
@@ -35,30 +40,14 @@ _SMALLEST_SIDE = 1.0
 _LARGEST_RATIO = 64
 
 
-class Source(Protocol):
+class Source(Pictures, Protocol):
     """Images with boxes, by index."""
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the classes, in the order of the labels."""
-
-    @property
-    def remarks(self) -> str:
-        """What was left out or changed; empty if nothing was."""
-
-    def __len__(self) -> int: ...
-
-    def name(self, index: int) -> str:
-        """The name of an image in messages."""
 
     def identity(self, index: int) -> int:
         """A unique id of an image."""
 
     def objects(self, index: int) -> Objects:
         """The annotated objects of an image."""
-
-    def picture(self, index: int, channels: int) -> Image.Image:
-        """The image, with 1 or 3 channels."""
 
 
 class BoxedImages(Samples):
@@ -115,7 +104,12 @@ class BoxedImages(Samples):
         return target
 
 
-DETECTION_DATASETS: dict[str, Callable[..., Source]] = {"coco": CocoImages, "digits_on_canvas": DigitsOnCanvas}
+DETECTION_DATASETS: dict[str, Callable[..., Source]] = {
+    "coco": coco,
+    "yolo": yolo,
+    "voc": voc,
+    "digits_on_canvas": DigitsOnCanvas,
+}
 
 
 def open_detection(

@@ -5,20 +5,17 @@ Outside of this file labels start at 0, and images are tensors (C, H, W) in the 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from timm.models import group_parameters
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
+from ..stages import OnStages
 from .backbone import PyramidBackbone, level_names
-
-HEADS = ("fcos", "retinanet", "faster_rcnn", "mask_rcnn")
+from .options import DetectorOptions
 
 # published defaults per head: coarser levels, and the side of an anchor in strides
 _COARSER = {"fcos": 2, "retinanet": 2, "faster_rcnn": 1, "mask_rcnn": 1}
@@ -26,90 +23,8 @@ _ANCHOR_SCALE = {"fcos": 1.0, "retinanet": 4.0, "faster_rcnn": 8.0, "mask_rcnn":
 # class 0 of R-CNN heads is the background
 _FIRST_LABEL = {"fcos": 0, "retinanet": 0, "faster_rcnn": 1, "mask_rcnn": 1}
 
-_INTEGERS = {"max_size": 1, "width": 64, "finer_levels": 0, "coarser_levels": 0, "detections_per_image": 1}
-_RANGES = {"anchor_scale": (0.1, 64.0), "score_threshold": (0.0, 1.0), "nms_threshold": (0.0, 1.0)}
-_SWITCHES = ("frozen_batchnorm", "normalize_features")
 
-
-@dataclass(frozen=True)
-class DetectorOptions:
-    """The options in `detector` of a recipe.
-
-    Args:
-        head: one of HEADS.
-        min_size: the shorter side of an image is resized to this many pixels. If it is a list, training draws one size
-            for each image, and evaluation uses the last. It overrides the size after an augmentation that resizes.
-        max_size: largest longer side in pixels; takes precedence over `min_size`.
-        width: channels of the pyramid and the head, a multiple of 32 and at least 64.
-        finer_levels: number of pyramid levels finer than the backbone's finest.
-        coarser_levels: number of pyramid levels coarser than the backbone's coarsest; the default is as published, 2
-            for fcos and retinanet and 1 for the others.
-        anchor_scale: side of an anchor in strides of its level; the default is as published: 1 for fcos (which
-            predicts from points), 4 for retinanet (and two more sizes in the octave), 8 for the others.
-        score_threshold: detections with a lower score are left out, 0 .. 1.
-        nms_threshold: if two boxes of a class overlap by more (intersection over union), the one with the lower score
-            is removed; the default is as in torchvision, 0.6 for fcos and 0.5 for the others.
-        detections_per_image: largest number of detections; the COCO metric uses 100.
-        frozen_batchnorm: keep the backbone's batch normalisation in evaluation mode and do not train it. The default is
-            True for pretrained weights, because a batch has too few images for statistics.
-        normalize_features: apply a LayerNorm over the channels of each of the backbone's features.
-    """
-
-    head: str
-    min_size: int | Sequence[int] = 800
-    max_size: int = 1333
-    width: int = 256
-    finer_levels: int = 0
-    coarser_levels: int | None = None
-    anchor_scale: float | None = None
-    score_threshold: float = 0.05
-    nms_threshold: float | None = None
-    detections_per_image: int = 100
-    frozen_batchnorm: bool | None = None
-    normalize_features: bool = False
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DetectorOptions:
-        """Reads and validates options.
-
-        Raises:
-            ValueError: an unknown or missing key, or an invalid value; the message names it and what is allowed.
-        """
-        allowed = [entry.name for entry in dataclasses.fields(cls)]
-        if unknown := [key for key in values if key not in allowed]:
-            raise ValueError(f"detector: unknown key {unknown[0]!r}: use {', '.join(allowed)}")
-        if values.get("head") not in HEADS:
-            raise ValueError(f"detector.head must be one of {', '.join(HEADS)}, got {values.get('head')!r}")
-        options = cls(**values)
-        options._check()
-        return options
-
-    def _check(self) -> None:
-        for key, least in _INTEGERS.items():
-            value = getattr(self, key)
-            if value is None and key == "coarser_levels":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"detector.{key} must be an integer of at least {least}, got {value!r}")
-        if self.width % 32:
-            raise ValueError(f"detector.width must be a multiple of 32 (for GroupNorm), got {self.width}")
-        for key, (lowest, largest) in _RANGES.items():
-            value, is_left_out = getattr(self, key), getattr(self, key) is None and key != "score_threshold"
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_left_out and not (is_number and lowest <= value <= largest):
-                raise ValueError(f"detector.{key} must be a number in {lowest:g} .. {largest:g}, got {value!r}")
-        for key in _SWITCHES:
-            value = getattr(self, key)
-            if not isinstance(value, bool) and not (value is None and key == "frozen_batchnorm"):
-                raise ValueError(f"detector.{key} must be True or False, got {value!r}")
-        sizes = self.min_size if isinstance(self.min_size, (list, tuple)) else [self.min_size]
-        if not sizes or not all(isinstance(x, int) and not isinstance(x, bool) and x >= 16 for x in sizes):
-            raise ValueError(
-                f"detector.min_size must be an integer of at least 16, or a list of them, got {self.min_size!r}"
-            )
-
-
-class Detector(nn.Module):
+class Detector(OnStages, nn.Module):
     """A detector whose labels start at 0.
 
     Args:
@@ -179,45 +94,6 @@ class Detector(nn.Module):
         """Compiles the backbone only: the rest depends on the objects found in each image."""
         self.backbone.compile(*arguments, **options)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recomputes the backbone's activations in the backward pass.
-
-        Raises:
-            ValueError: the backbone does not support it.
-        """
-        inner, _ = self._timm_model()
-        if not hasattr(inner, "set_grad_checkpointing"):
-            raise ValueError("this backbone does not support grad_checkpointing: remove it")
-        inner.set_grad_checkpointing(enable)
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameters of the backbone that must not have weight decay."""
-        inner, prefix = self._timm_model()
-        names = inner.no_weight_decay() if hasattr(inner, "no_weight_decay") else set()
-        return {f"{prefix}{name}" for name in names}
-
-    def group_matcher(self, coarse: bool = False) -> Any:
-        """The layer of each parameter, for layer-wise learning rates; pyramid and head follow as the last layer.
-
-        Raises:
-            ValueError: the backbone does not define its layers.
-        """
-        inner, prefix = self._timm_model()
-        if not hasattr(inner, "group_matcher"):
-            raise ValueError("layer_decay: this backbone does not define its layers (group_matcher): remove it")
-        layers = group_parameters(inner, inner.group_matcher(coarse=coarse), reverse=True)
-        last = max(layers.values()) + 1
-
-        def layer(name: str) -> int:
-            return layers.get(name.removeprefix(prefix), last) if name.startswith(prefix) else last
-
-        return layer
-
-    def _timm_model(self) -> tuple[Any, str]:
-        """The inner timm model, and the prefix of its parameter names."""
-        body, prefix = self.backbone.body, "model.backbone.body."
-        return (body.model, f"{prefix}model.") if hasattr(body, "model") else (body, prefix)
-
 
 def create_detector(
     architecture: str,
@@ -252,14 +128,7 @@ def create_detector(
         pooled=first_label == 1,
         normalized=options.normalize_features,
     )
-    common = {
-        "min_size": options.min_size,
-        "max_size": options.max_size,
-        "image_mean": list(mean),
-        "image_std": list(std),
-        # so that every level of the backbone has its exact stride
-        "size_divisible": max(32, backbone.body_strides[-1]),
-    }
+    common = {**_resizing(options, backbone.body_strides[-1]), "image_mean": list(mean), "image_std": list(std)}
     frozen = bool(arguments.get("pretrained")) if options.frozen_batchnorm is None else options.frozen_batchnorm
     anchors = _anchors(options, backbone.strides)
     nms_threshold = options.nms_threshold
@@ -288,6 +157,19 @@ def create_detector(
         **common,
     )
     return Detector(model, first_label, frozen)
+
+
+def _resizing(options: DetectorOptions, stride: int) -> dict[str, Any]:
+    """The options of torchvision's transform that resizes images."""
+    # so that every level of the backbone has its exact stride
+    multiple = max(32, stride)
+    if options.size is None:
+        return {"min_size": options.min_size, "max_size": options.max_size, "size_divisible": multiple}
+    if options.size % multiple:
+        raise ValueError(f"detector.size must be a multiple of {multiple} for this backbone, got {options.size}")
+    # padded to a multiple of its longest side, an image is a square
+    square: dict[str, Any] = {"min_size": options.size, "max_size": options.size, "size_divisible": options.size}
+    return {**square, "fixed_size": (options.size, options.size)} if options.resize == "stretch" else square
 
 
 def _anchors(options: DetectorOptions, strides: Sequence[int]) -> AnchorGenerator:

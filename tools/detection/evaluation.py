@@ -6,21 +6,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..evaluate import Evaluation, Reading, device
+import torch
+
+from ..devices import describe_device
+from ..evaluate import Evaluation, Reading
+from ..flips import FlippedDetector
 from ..training.processes import Processes
 from .data import open_detection
 from .drawing import draw_worst_cases
 from .files import open_detector
 from .metrics import DetectionJudge
+from .options import DetectorOptions
 
 
-def evaluate_detector(directory: Path, data: Mapping[str, Any], reading: Reading, worst: Path | None) -> Evaluation:
+def evaluate_detector(
+    directory: str,
+    data: Mapping[str, Any],
+    reading: Reading,
+    device: torch.device,
+    *,
+    pretrained: bool = False,
+    worst: Path | None = None,
+) -> Evaluation:
     """Evaluates a detector on a data set, see `attnzoo.tools.evaluate.evaluate`.
 
     Args:
         directory: directory of the detector.
         data: the `data` of a recipe.
         reading: how images are read.
+        device: device to run on.
+        pretrained: has no effect, a directory has its weights.
         worst: folder for the images with the most errors; None to write none.
 
     Raises:
@@ -34,11 +49,12 @@ def evaluate_detector(directory: Path, data: Mapping[str, Any], reading: Reading
     if list(samples.classes) != config["label_names"]:
         differing = sorted(set(samples.classes) ^ set(config["label_names"])) or ["their order"]
         raise ValueError(f"the classes of the detector and of the data differ: {', '.join(differing[:8])}")
-    judge = DetectionJudge(samples.classes, Processes(0, 1, device()), with_masks)
-    metrics, unreadable = reading.judge(judge, detector.to(device()), samples)
+    judge = DetectionJudge(samples.classes, Processes(0, 1, device), with_masks)
+    network = FlippedDetector(detector) if reading.flip else detector
+    metrics, unreadable = reading.judge(judge, network.to(device), samples)
     if worst is not None:
         draw_worst_cases(judge.report, samples, worst)
-    per_class = {row["class"]: row["AP"] for row in judge.report.per_class}
-    sizes = {key: config["detector"][key] for key in ("min_size", "max_size")}
-    prepared = {**sizes, **config["preprocessing"]}
-    return Evaluation(metrics, per_class, judge.shares, unreadable, prepared, samples.remarks)
+    per_class = {row["class"]: {key: row[key] for key in ("AP", "AP50", "objects")} for row in judge.report.per_class}
+    resizing = DetectorOptions.from_dict(config["detector"]).describe_resizing()
+    prepared, said = {"resized to": resizing, **config["preprocessing"]}, describe_device(device)
+    return Evaluation(metrics, per_class, judge.shares, unreadable, prepared, said, samples.remarks)

@@ -6,6 +6,7 @@ A recipe with `task="detection"` has the fields of `DetectorOptions` in `detecto
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from ..training.optimization import blaming
 from ..training.processes import Processes
 from ..training.recipe import Recipe
 from ..training.setup import Setup, describe_data
+from ..training.starting import read_start, start_detector
 from .data import open_detection
-from .detectors import Detector, DetectorOptions, create_detector
+from .detectors import Detector, create_detector
 from .files import save_detector
 from .metrics import DetectionJudge
+from .options import DetectorOptions
 
 
 class DetectionLearner(BaseModel):
@@ -66,7 +69,19 @@ def detection(recipe: Recipe, processes: Processes) -> Setup:
         raise ValueError(f"the classes of the training and the validation data differ: {', '.join(differing[:8])}")
     mean, std = _normalisation(recipe, channels)
     name, arguments = recipe.model["name"], recipe.model_arguments
+    start = read_start(recipe.model)
+    if start is not None and start.task == "detection":
+        arguments = {key: value for key, value in arguments.items() if key != "pretrained"}
+        # as for pretrained weights
+        frozen = True if options.frozen_batchnorm is None else options.frozen_batchnorm
+        options = dataclasses.replace(options, frozen_batchnorm=frozen)
+    elif start is not None:
+        arguments |= {"pretrained": True, "pretrained_cfg_overlay": start.overlay}
     network = create_detector(name, arguments, options, len(classes), mean, std)
+    origin = "pretrained backbone" if arguments.get("pretrained") else randomly_initialized(recipe.freeze)
+    if start is not None:
+        is_whole = start.task == "detection"
+        origin = start_detector(start, network, classes) if is_whole else f"backbone from {start.given}"
     _prepare(network, recipe)
     # an error in the augmentation or the data is raised here, not in a worker
     _try(network.to(processes.device), train_set[Draw(0, recipe.seed)]["images"], name)
@@ -75,7 +90,6 @@ def detection(recipe: Recipe, processes: Processes) -> Setup:
         assert isinstance(trained, Detector)
         save_detector(trained, directory, name, arguments, options, classes, mean, std)
 
-    origin = "pretrained backbone" if arguments.get("pretrained") else randomly_initialized(recipe.freeze)
     strides = ", ".join(map(str, network.backbone.strides))
     return Setup(
         learner=DetectionLearner(network),
@@ -86,6 +100,7 @@ def detection(recipe: Recipe, processes: Processes) -> Setup:
         save=save,
         facts={
             "model": f"{options.head} on {name}, strides {strides}, {origin}",
+            "images": options.describe_resizing(),
             "data": describe_data(train_set, val_set, recipe.data["name"]),
         },
     )
@@ -125,6 +140,6 @@ def _try(network: Detector, image: Tensor, name: str) -> None:
     except (ValueError, RuntimeError, AssertionError) as error:
         size = " x ".join(map(str, image.shape[:0:-1]))
         raise ValueError(
-            f"model: {name} does not take an image of {size} pixels after resizing to detector.min_size and "
-            f"max_size: {error}"
+            f"model: {name} does not take an image of {size} pixels after resizing "
+            f"(detector.size, min_size, max_size): {error}"
         ) from error

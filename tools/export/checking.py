@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attnzoo_command.steps import step
+
 from .graphs import ExportError
 from .sessions import open_session, run
 from .tasks import Task
@@ -46,6 +48,7 @@ def check(
     Raises:
         ExportError: the file cannot be run, or its outputs are wrong.
     """
+    step("opening the file in ONNX Runtime")
     return compare(functools.partial(run, open_session(content)), task, cases, tolerance, prepare)
 
 
@@ -71,6 +74,7 @@ def compare(
     Raises:
         ExportError: the outputs are wrong, or all images are inconclusive.
     """
+    step(f"comparing the file with the model on {len(cases)} batches")
     worst, told = 0.0, False
     for images in cases:
         prepared = prepare(images)

@@ -10,7 +10,11 @@ import click
 from click.core import ParameterSource
 from torch import Tensor, nn
 
-from ..models import RANDOM, is_detector, model_directory, open_model
+from attnzoo_command.devices import DeviceCommand
+from attnzoo_command.steps import step
+
+from ..models import RANDOM, model_directory, stored_task
+from ..tasks import function_of
 from .graphs import AXES, ExportError
 from .onnx_file import ExportReport, export_onnx
 from .options import FORMATS, OF_ONNX, PRECISIONS
@@ -26,7 +30,7 @@ def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[s
     return () if value == "none" else tuple(axis.strip() for axis in value.split(","))
 
 
-@click.command("export")
+@click.command("export", cls=DeviceCommand)
 @click.argument("model")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="File to write.")
 @click.option(
@@ -66,14 +70,22 @@ def _axes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[s
 @click.option(
     "--preprocess", is_flag=True, help="Take uint8 images (batch, height, width, channels), normalised inside the file."
 )
+@click.option(
+    "--device",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="auto or cpu: a file is written and checked on the CPU; what runs it chooses its device.",
+)
 def export_command(
-    model: str, output: Path, form: str, pretrained: bool, calibration: Path | None, **options: Any
+    model: str, output: Path, form: str, pretrained: bool, calibration: Path | None, device: str, **options: Any
 ) -> None:
     """Export MODEL to a verified ONNX file, or to a PyTorch file.
 
     MODEL is a model name (`attnzoo list`, or any other timm model) or a directory written by `attnzoo train`. The file
     takes float32 `images` (batch, channels, height, width) of any batch size and returns `logits`. The file of a
-    detector takes images in the range 0 .. 1 and returns `boxes`, `scores` and `labels`. The metadata holds labels and
+    detector takes images in the range 0 .. 1 and returns `boxes`, `scores` and `labels`; that of a segmenter returns
+    `logits` of each pixel, or its class as `mask` with --task mask. The metadata holds labels and
     preprocessing. The file is run in ONNX Runtime, and kept only if its outputs agree with the model.
 
     Lower precision makes the file smaller: fp16 halves it, int8 reduces it to about a quarter. Layers that lose too
@@ -85,10 +97,15 @@ def export_command(
       attnzoo export nat_pico --format pt2 --output nat_pico.pt2
       attnzoo export runs/digits/model --output digits.onnx --precision int8 --calibration images
     """
+    if device not in ("auto", "cpu"):
+        raise ValueError(
+            f"a file is written and checked on the CPU, whatever device will run it: omit --device, got {device}"
+        )
     _check_format(form, output)
     model, size = model_directory(model), options["image_size"]
+    step(f"opening {model}")
     try:
-        network, origin = _open(model, pretrained, size)
+        network, origin = function_of(stored_task(model), "export")(model, pretrained=pretrained, image_size=size)
         if form == "onnx":
             images = None if calibration is None else _pictures(calibration, network, size)
             report = export_onnx(network, output, metadata=origin, calibration=images, **options)
@@ -123,19 +140,12 @@ def _check_format(form: str, output: Path) -> None:
         raise ValueError(f"--{said[0].replace('_', '-')} applies to ONNX files only: remove it for --format {form}")
 
 
-def _open(model: str, pretrained: bool, image_size: tuple[int, int] | None) -> tuple[nn.Module, dict[str, str]]:
-    """The model, and the metadata entries on its origin."""
-    if is_detector(model):
-        from .detection import open_with_origin
-
-        return open_with_origin(model)
-    return open_model(model, pretrained=pretrained, image_size=image_size)
-
-
 def _line(report: ExportReport, form: str) -> str:
-    kind = form if report.opset is None else f"opset {report.opset}"
+    kind = form if report.opset is None else f"{report.precision}, opset {report.opset}"
+    # the file of lower precision is described in the next line
+    compared = "differs" if report.precision == "fp32" else f"before the conversion to {report.precision} it differs"
     return (
         f"{report.path}: {report.file_size / 1e6:.2f} MB, {kind}, images {'x'.join(map(str, report.input_size))}, "
-        f"dynamic: {', '.join(report.dynamic) or 'none'}; differs from eager by at most {report.max_difference:.1e} "
+        f"dynamic: {', '.join(report.dynamic) or 'none'}; {compared} from eager by at most {report.max_difference:.1e} "
         f"({len(report.checked)} input shape{'s' if len(report.checked) != 1 else ''})"
     )

@@ -15,6 +15,7 @@ from onnxscript import opset18 as op
 from attnzoo.blocks.context_mixing import CELLS
 
 from .dynamic_axis import DynamicAxis, Value, counted, divided_up, flat, ints, joined
+from .dynamic_scan import selective_scan
 
 _FLOAT = 1
 
@@ -27,6 +28,7 @@ def translations() -> dict[Any, Callable[..., Value]]:
         operators.dynamic_neighborhood_av.default: neighborhood_av,
         operators.dynamic_neighborhood_bias.default: neighborhood_bias,
         operators.dynamic_context_mixing.default: context_mixing,
+        operators.dynamic_selective_scan.default: selective_scan,
     }
 
 

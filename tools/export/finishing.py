@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from attnzoo_command.steps import step
+
 from ..timing import take_turns
 from . import checking, graphs
 from .precision import Fidelity, answers_of, compare, convert
@@ -77,12 +79,14 @@ class Finish:
         layout = "uint8 NHWC 0..255" if self.colours else "float32 NCHW normalised"
         notes = {**notes, "precision": self.precision, "input": layout}
         if self.precision != "fp32":
+            step(f"converting the file to {self.precision}")
             proto, kept = convert(proto, self.precision, cases, self.images, self.least_agreement)
             notes["kept_float32"] = json.dumps(kept)
         if self.colours:
             take_pictures(proto, self.colours)
         content = graphs.serialise(proto, notes)
         if self.precision != "fp32":
+            step(f"comparing {self.precision} with float32")
             fidelity = self._judge(content, exact, cases)
             return Finished(content, notes, 0.0, kept, fidelity, self._time_ratio(content, exact, cases[0]))
         difference = 0.0

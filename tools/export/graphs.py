@@ -64,7 +64,7 @@ def trace(
     # onnxscript is only installed with attnzoo[export]
     from . import dynamic_sizes
 
-    name = type(network).__name__
+    name = title(network)
     program = capture(network, images, dynamic, "ONNX")
     # laying out tiles or decoding boxes takes thousands of nodes
     is_long = bool(translations) or not {"batch"}.issuperset(dynamic) or len(program.graph.nodes) > LONG
@@ -126,7 +126,7 @@ def capture(network: nn.Module, images: Tensor, dynamic: Sequence[str], form: st
             # torch's message for a forward pass that depends on the size
             if "Constraints violated" in str(error):
                 raise ExportError(
-                    f"{type(network).__name__} cannot be traced with dynamic {_joined(dynamic)}: its forward pass "
+                    f"{title(network)} cannot be traced with dynamic {_joined(dynamic)}: its forward pass "
                     "depends on the size. Choose other dynamic axes with --dynamic"
                 ) from error
             raise _cannot_write(network, dynamic, form, error) from error
@@ -136,9 +136,14 @@ def capture(network: nn.Module, images: Tensor, dynamic: Sequence[str], form: st
     return program
 
 
+def title(network: nn.Module) -> str:
+    """The name of a network in messages: of a segmenter its decoder and backbone, else its class."""
+    return str(getattr(network, "title", type(network).__name__))
+
+
 def _cannot_write(network: nn.Module, dynamic: Sequence[str], form: str, error: Exception) -> ExportError:
     reason = str(error).strip().split("\n")[0]
-    name, axes = type(network).__name__, _joined(dynamic)
+    name, axes = title(network), _joined(dynamic)
     return ExportError(f"torch cannot export {name} as {form} (dynamic axes: {axes}): {reason}")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from attnzoo_command.steps import step
+
 from ..files import replacing
 from . import checking, graphs
 from .finishing import Finish
@@ -89,9 +91,11 @@ def export_onnx(model: nn.Module, output: str | Path, **options: Any) -> ExportR
     difference = 0.0
     filled = made.revealing()
     if filled is not None:
+        step("checking a copy with noise in the place of zeros")
         content = graphs.serialise(to_graph(filled, chosen.dynamic, chosen.opset), {})
         difference = checking.check(content, filled, made.cases, chosen.tolerance)
 
+    step("tracing the model")
     proto = to_graph(made.task, chosen.dynamic, chosen.opset)
     exact = checking.check(graphs.serialise(proto, {}), made.task, made.cases, chosen.tolerance)
     finish = Finish(chosen.precision, colours, images, chosen.least_agreement)

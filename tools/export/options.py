@@ -28,7 +28,8 @@ class ExportOptions:
         form: "onnx"; "pt2" for a program of torch.export; "aoti" for a package of AOTInductor for the CPU of this
             machine.
         task: "classify" for `logits`; "features" for the maps of a backbone's stages, `features_0` and so on; "detect"
-            for `boxes`, `scores` and `labels`. None for the task of the model.
+            for `boxes`, `scores` and `labels`; "segment" for `logits` of each pixel, and "mask" for the class of each
+            pixel. None for the task of the model.
         image_size: height and width; None for the default size of a timm model, or the size a detector resizes to.
         dynamic: the dynamic axes, from "batch", "height" and "width"; only "batch" for a detector. Dynamic sides of a
             program or package must be more than half of the model's own.

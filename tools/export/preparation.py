@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attnzoo.blocks import fuse
+from attnzoo.blocks import fold_reparametrization, fuse
+from attnzoo_command.steps import step
 
 from ..files import check_writable
 from . import checking
@@ -53,11 +54,12 @@ def prepare(model: nn.Module, options: ExportOptions) -> Export:
     Raises:
         ValueError: an unknown task, a task that does not fit the model, or a missing or invalid image size.
     """
-    model = copy.deepcopy(model).cpu().float().eval()
+    step("running the model")
+    model = fold_reparametrization(copy.deepcopy(model).cpu().float().eval())
     task = task_of(model, options.task)
     made = make_task(model, task, options.image_size)
     answer = _answer(made)
-    classes = answer["logits"].shape[1] if task == "classify" else None
+    classes = answer["logits"].shape[1] if "logits" in answer else None
     notes = {**describe(model, made.input_size, classes), **made.notes(), "task": task, **(options.metadata or {})}
     return Export(made, options.dynamic, notes, checking.cases_of(made, options.dynamic))
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attnzoo_command.steps import step
+
 from ..files import replacing
 from . import checking, graphs
 from .graphs import ExportError
@@ -84,6 +86,7 @@ def _write_program(file: Path, made: Export, compare: _Compare) -> float:
     difference = 0.0
     # the file to keep is written last
     for task in filter(None, (made.revealing(), made.task)):
+        step("tracing the model")
         program = graphs.capture(*to_trace(task, made.dynamic), made.dynamic, "a program")
         with graphs.quiet():
             torch.export.save(program, file, extra_files={NOTES: json.dumps(made.notes, sort_keys=True)})
@@ -123,7 +126,9 @@ def compile_package(task: Task, dynamic: Sequence[str], file: Path, notes: Mappi
         ExportError: the network cannot be traced or compiled.
     """
     _require_compiler()
+    step("tracing the model")
     program = graphs.capture(*to_trace(task, dynamic), dynamic, "a package")
+    step("compiling the model, which can take minutes")
     try:
         with graphs.quiet(), torch.no_grad():
             torch._inductor.aoti_compile_and_package(

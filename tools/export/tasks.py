@@ -1,7 +1,7 @@
 """Tasks of a file: the network to trace, the names of its outputs, and their difference to eager.
 
 A task holds a network that maps images (B, C, H, W) to tensors. `Classify` and `Features` are the tasks of a backbone;
-`detection/` has the task of a detector.
+`detection/` has the task of a detector, and `segmentation` those of a segmenter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import attnzoo
 from ..models import check_size
 from .sessions import relative_difference
 
-TASKS = ("features", "classify", "detect")
+TASKS = ("features", "classify", "detect", "segment", "mask")
+# tasks of a segmenter: logits, or the class of each pixel
+_OF_SEGMENTERS = ("segment", "mask")
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,16 @@ def make_task(model: nn.Module, task: str, image_size: tuple[int, int] | None) -
             f"{type(model).__name__} is not a detector: task detect needs a directory that attnzoo train wrote for "
             "detection; use classify or features for this model"
         )
+    if (task in _OF_SEGMENTERS) != (task_of(model, None) == "segment"):
+        raise ValueError(
+            f"tasks {' and '.join(_OF_SEGMENTERS)} are those of a directory that attnzoo train wrote for segmentation, "
+            f"and its only ones: got task {task} for {type(model).__name__}"
+        )
     size = input_size_of(model, image_size)
+    if task in _OF_SEGMENTERS:
+        from .segmentation import segment
+
+        return segment(model, size, task == "mask")  # type: ignore[arg-type]
     if task == "classify":
         return Classify(model, size)
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):

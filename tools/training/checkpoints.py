@@ -16,7 +16,7 @@ from .optimization import NonFiniteError, check_finite
 from .randomness import random_state, set_random_state
 from .runner import TrainingRunner
 from .sharding import load_optimizer, load_weights, whole
-from .storage import BEST, LAST, link, save_checkpoint
+from .storage import BEST, LAST, OPTIMIZER, link, save_checkpoint
 
 # incremented when checkpoints of earlier versions cannot be resumed
 FORMAT = 2
@@ -70,7 +70,7 @@ class Checkpoints(Hook):
         load_weights(runner.network, state["state_dict"])
         if loop.ema is not None:
             loop.ema.module.load_state_dict(state["state_dict_ema"])
-        load_optimizer(runner.optim_wrapper.optimizer, state["optimizer"])
+        load_optimizer(runner.optim_wrapper.optimizer, state[OPTIMIZER])
         runner.optim_wrapper.scaler.load_state_dict(state["scaler"])
         # images may have been added or removed
         steps = state.get("steps_per_epoch", loop.steps_per_epoch)
@@ -109,10 +109,18 @@ class Checkpoints(Hook):
         with processes.stopping_together():
             if processes.rank == 0 and improved:
                 self.save_model(state["state_dict_ema" if "state_dict_ema" in state else "state_dict"])
-                save_checkpoint(state, self.work_dir / BEST)
-                link(self.work_dir / BEST, last)
+                self._save_best(state, runner.train_loop.recipe.resumable_best)
             elif processes.rank == 0:
                 save_checkpoint(state, last)
+
+    def _save_best(self, state: Mapping[str, Any], is_resumable: bool) -> None:
+        best, last = self.work_dir / BEST, self.work_dir / LAST
+        if is_resumable:
+            save_checkpoint(state, best)
+            link(best, last)
+        else:
+            save_checkpoint({key: value for key, value in state.items() if key != OPTIMIZER}, best)
+            save_checkpoint(state, last)
 
     def _save(self, runner: TrainingRunner) -> None:
         state, processes = self._state(runner), runner.train_loop.processes
@@ -142,7 +150,7 @@ class Checkpoints(Hook):
             "mean": [loop.mean.total, loop.mean.count],
             "state_dict": weights,
             **({} if loop.ema is None else {"state_dict_ema": loop.ema.module.state_dict()}),
-            "optimizer": whole(wrapper.optimizer.state_dict(), keep),
+            OPTIMIZER: whole(wrapper.optimizer.state_dict(), keep),
             "scaler": wrapper.scaler.state_dict(),
             "schedule": None if loop.scheduler is None else loop.scheduler.state_dict(),
             "record": loop.history.state(),
@@ -151,13 +159,18 @@ class Checkpoints(Hook):
 
 
 def check_format(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Checks the format of a checkpoint.
+    """Checks the format of a checkpoint from which a run is resumed.
 
     Raises:
-        ValueError: it was written by another version of attnzoo.
+        ValueError: it was written by another version of attnzoo, or has no state of the optimizer.
     """
     if checkpoint.get("format") != FORMAT:
         raise ValueError(
             f"{path} was written by another version of attnzoo (expected format {FORMAT}, got "
             f"{checkpoint.get('format')}): the run cannot be resumed, but the weights can be used"
+        )
+    if OPTIMIZER not in checkpoint:
+        raise ValueError(
+            f"{path} has no state of the optimizer, as the {BEST} of a run without resumable_best=True: the run cannot "
+            "be resumed, but the weights can be used"
         )

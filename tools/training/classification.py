@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from ..data import open_classification, preprocessing
@@ -13,7 +13,7 @@ from .learners import Classifier, class_weights, create_loss, create_mixup
 from .network import create_network, try_size
 from .processes import Processes
 from .recipe import Recipe
-from .setup import Setup, describe_data
+from .setup import Setup, check_classes, describe_data
 from .storage import save_model
 
 
@@ -30,14 +30,15 @@ def classification(recipe: Recipe, processes: Processes) -> Setup:
     """
     train_set = open_classification(recipe.data, "train", recipe.augment)
     val_set = open_classification(recipe.data, "val")
-    if list(train_set.classes) != list(val_set.classes):
-        raise ValueError(_differing(train_set.classes, val_set.classes))
+    check_classes(train_set.classes, val_set.classes)
     classes = list(train_set.classes)
-    network, origin = create_network(recipe, len(classes))
+    network, origin = create_network(recipe, classes)
     mixup = create_mixup(recipe.mixup, recipe.loss.get("label_smoothing", 0.0), len(classes))
     given = recipe.loss.get("weight")
     # the labels of a table take time to read
-    weight = class_weights(given, len(classes), train_set.labels if given == "balanced" else None)
+    labels = train_set.labels if given == "balanced" else None
+    counts = None if labels is None else np.bincount(np.asarray(labels), minlength=len(classes)).tolist()
+    weight = class_weights(given, len(classes), counts)
     learner = Classifier(
         network,
         create_loss(recipe.loss, mixup is not None, weight),
@@ -66,13 +67,4 @@ def classification(recipe: Recipe, processes: Processes) -> Setup:
             "model": f"{recipe.model['name']}, input {size}, {origin}",
             "data": describe_data(train_set, val_set, recipe.data["name"]),
         },
-    )
-
-
-def _differing(train: Sequence[str], val: Sequence[str]) -> str:
-    sides = [("training", set(train) - set(val)), ("validation", set(val) - set(train))]
-    only = [f"{', '.join(sorted(names)[:8])} only in {what}" for what, names in sides if names]
-    return (
-        f"the classes of training and validation data differ: {'; '.join(only) or 'their order'}. If this is intended, "
-        "list the classes with data.class_map"
     )

@@ -6,11 +6,12 @@ import os
 import textwrap
 import traceback
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from mmengine import Config
+
+from attnzoo_command.configs import config_path
 
 from ..data import PREPROCESSING
 from .overrides import override
@@ -27,17 +28,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
         FileNotFoundError: `name` is neither a file nor a packaged config.
         ValueError: the file or one of its bases cannot be read as a config, or an override is invalid.
     """
-    path = Path(name)
-    if not path.is_file():
-        packaged = packaged_configs()
-        if str(name) not in packaged:
-            raise FileNotFoundError(
-                f"no config {str(name)!r}: must be the path of a Python file, or one of {', '.join(packaged)}"
-            )
-        path = packaged[str(name)]
-    if path.suffix != ".py":
-        raise ValueError(f"a training config must be a Python file (.py), got {path}")
-    config = _read(path)
+    config = _read(config_path(name))
     override(config, overrides)
     return config
 
@@ -48,20 +39,18 @@ def data_of(name: str | None, options: Sequence[str]) -> dict[str, Any]:
     The preprocessing in the config is left out, because that of a model is in the model: only the options override it.
 
     Args:
-        name: a config, see `load_config`; None for options only. If it contains "=", it is an option too.
+        name: a config, see `load_config`; None for options only.
         options: "data.key=value".
 
     Raises:
         FileNotFoundError: the config does not exist.
         ValueError: no data set is given, or an option does not start with "data.".
     """
-    if name is not None and "=" in name:
-        options, name = [name, *options], None
     if wrong := [option for option in options if not option.startswith("data.")]:
         raise ValueError(f"options must have the form data.key=value, got {wrong[0]!r}")
     config = Config() if name is None else load_config(name)
     if isinstance(config.get("data"), dict):
-        config.data = {key: value for key, value in config.data.items() if key not in PREPROCESSING}
+        config.data = {key: value for key, value in config.data.items() if key not in (*PREPROCESSING, "resize")}
     override(config, options)
     data = config.get("data")
     if data is None or "name" not in data:
@@ -69,14 +58,6 @@ def data_of(name: str | None, options: Sequence[str]) -> dict[str, Any]:
             "no data set is given: pass a config, such as classification/digits, or data.name=... data.root=..."
         )
     return data.to_dict()
-
-
-def packaged_configs() -> dict[str, Path]:
-    """Returns the configs that are installed with attnzoo, by name."""
-    # packages are installed as files, so the resources have paths
-    root = Path(str(resources.files("attnzoo.configs")))
-    found = sorted(path for path in root.rglob("*.py") if path.name != "__init__.py")
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in found}
 
 
 def _read(path: Path) -> Config:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -103,14 +102,15 @@ def classifier_of(model: nn.Module) -> nn.Module:
     return nn.ModuleList(classifier) if isinstance(classifier, (tuple, list)) else classifier
 
 
-def class_weights(given: Any, classes: int, labels: Iterable[int] | None) -> Tensor | None:
+def class_weights(given: Any, classes: int, counts: Sequence[int] | None) -> Tensor | None:
     """Returns the weight of each class in the loss, float32 (classes,); None without weights.
 
     Args:
         given: `loss.weight` of a recipe: "balanced" for weights that are inversely proportional to the number of
-            training images of a class, with a mean of 1 over the images; or a list with a number for each class.
+            training images or pixels of a class, with a mean of 1 over all of them; or a list with a number for each
+            class.
         classes: number of classes.
-        labels: label of each training image; None if they are not known before the images are read.
+        counts: number of training images or pixels of each class; None if they are not known before images are read.
 
     Raises:
         ValueError: the weights are neither, or do not fit the data.
@@ -118,15 +118,14 @@ def class_weights(given: Any, classes: int, labels: Iterable[int] | None) -> Ten
     if given is None:
         return None
     if given == "balanced":
-        if labels is None:
+        if counts is None:
             raise ValueError(
                 'loss.weight="balanced" needs the labels of all images, which shards do not list: set loss.weight to a '
                 f"list of {classes} numbers"
             )
-        counts = Counter(map(int, labels))
+        total, present = sum(counts), sum(count > 0 for count in counts)
         # a class without images has no weight
-        weights = [counts.total() / (len(counts) * counts[i]) if counts[i] else 0.0 for i in range(classes)]
-        return torch.tensor(weights)
+        return torch.tensor([total / (present * count) if count else 0.0 for count in counts])
     is_list = isinstance(given, (list, tuple)) and all(
         isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and x >= 0 for x in given
     )

@@ -22,10 +22,12 @@ from torch.utils.data import DataLoader
 
 from ..data import TrainBatches, TrainStream, WorkerError, explaining_workers
 from ..files import listed
+from ..images import with_remedy
 from .history import History, Mean
 from .optimization import NonFiniteError
 from .processes import Processes
 from .recipe import Recipe
+from .speed import Speed
 
 
 class TrainingError(RuntimeError):
@@ -119,7 +121,7 @@ class TrainLoop(BaseLoop):
         self.batches_per_epoch = self.steps_per_epoch * recipe.accumulate
         self.max_epochs, self.max_iters = recipe.epochs, recipe.epochs * self.batches_per_epoch
         self.epoch = self.iter = 0
-        self.interruption, self.mean = Interruption(), Mean()
+        self.interruption, self.mean, self.speed = Interruption(), Mean(), Speed(processes.device)
         # set by the hook that stores the run: called before an interrupted run ends
         self.store: Callable[[], None] = lambda: None
 
@@ -174,6 +176,7 @@ class TrainLoop(BaseLoop):
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
         self.batches.start(self.epoch, first)
+        self.speed.start()
         for index, batch in enumerate(self.dataloader, first):
             self._run_batch(index, batch)
         is_validated = (self.epoch + 1) % self.recipe.val_interval == 0 or self.epoch + 1 == self.max_epochs
@@ -227,6 +230,7 @@ class TrainLoop(BaseLoop):
         # the mean over all processes, so that the history does not depend on their number
         outputs["loss"] = self.runner.optim_wrapper.loss
         self.mean.add(outputs["loss"].item())
+        self.speed.add(self.batches.batch_size // self.recipe.accumulate)
         self.iter += 1
         if self.iter % self.recipe.accumulate == 0:
             if self.ema is not None:
@@ -254,7 +258,8 @@ class TrainLoop(BaseLoop):
         self.history.add_unreadable(messages)
 
     def _why_unreadable(self, message: str) -> str:
-        return f"{message}; remove the file, or set unreadable=skip to skip such files. {self._kept()}"
+        said = with_remedy(message, "remove the file, or set unreadable=skip to skip such files")
+        return f"{said}. {self._kept()}"
 
     def _why_not_finite(self, what: str, names: Sequence[str]) -> str:
         return (

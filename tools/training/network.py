@@ -18,16 +18,17 @@ from ..models import FOR_TRAINING, create_pretrained, not_loaded
 from .learners import classifier_of
 from .optimization import blaming
 from .recipe import Recipe
+from .starting import read_start, start_classifier
 
 _NAMED = 6
 
 
-def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
+def create_network(recipe: Recipe, classes: Sequence[str]) -> tuple[nn.Module, str]:
     """Creates the classifier of a recipe.
 
     Args:
         recipe: the recipe, with the model name and its arguments.
-        num_classes: number of classes of the data.
+        classes: names of the classes of the data.
 
     Returns:
         The model, and a description of the origin of its weights.
@@ -35,27 +36,48 @@ def create_network(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str]:
     Raises:
         ValueError: the recipe does not match the data, or timm does not accept its arguments.
     """
-    options = recipe.model_arguments
+    options, num_classes = recipe.model_arguments, len(classes)
     if num_classes < 2:
-        raise ValueError(f"the data must have at least 2 classes, got {num_classes}")
+        found = f"only {classes[0]!r}" if classes else "none"
+        raise ValueError(
+            f"the data must have at least 2 classes, got {found}: add images of another class, such as of anything "
+            "else, or set data.root to the folder that has a folder of images for each class"
+        )
     # the number of classes is taken from the data
     if options.pop("num_classes", num_classes) != num_classes:
         raise ValueError(f"model.num_classes must be the number of classes of the data, {num_classes}: omit it")
     channels, expected = options.get("in_chans", 3), recipe.data.get("input_size", (3, 224, 224))[0]
     if channels != expected:
         raise ValueError(f"model.in_chans must be the channels of data.input_size, {expected}, got {channels}")
-    network, missing = _create(recipe.model["name"], num_classes, options)
+    start, name = read_start(recipe.model), recipe.model["name"]
+    if start is not None:
+        network, origin = start_classifier(start, name, options, classes)
+    else:
+        network, missing = _create(name, num_classes, options)
+        is_random = not options.get("pretrained")
+        origin = randomly_initialized(recipe.freeze) if is_random else _origin(network, name, missing)
+    prepare_network(network, recipe)
+    return network, origin
+
+
+def prepare_network(network: nn.Module, recipe: Recipe) -> None:
+    """Sets what a recipe says on recomputed activations, the memory format and frozen parameters.
+
+    Args:
+        network: a network with timm's `set_grad_checkpointing` and `get_classifier`.
+        recipe: the recipe.
+
+    Raises:
+        ValueError: the network does not support it.
+    """
     if recipe.grad_checkpointing:
         enable: Any = network.set_grad_checkpointing
         blaming("grad_checkpointing", enable)
     if recipe.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)
     if recipe.freeze == "backbone":
         network.requires_grad_(False)
         classifier_of(network).requires_grad_(True)
-    if not options.get("pretrained"):
-        return network, randomly_initialized(recipe.freeze)
-    return network, _origin(network, recipe.model["name"], missing)
 
 
 def try_size(network: nn.Module, name: str, input_size: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ from timm.utils.clip_grad import dispatch_clip_grad
 from torch import Tensor, nn
 
 from ..files import without_function
+from .keys import near_argument
 from .processes import Processes
 from .recipe import Recipe
 
@@ -141,8 +142,8 @@ def blaming(key: str, function: Callable[..., Any], *positional: Any, **options:
     """Calls a library function with the options of a recipe key; the key is prepended to its errors."""
     try:
         return function(*positional, **options)
-    except (TypeError, ValueError, AssertionError, KeyError) as error:
-        raise ValueError(f"{key}: {without_function(error)}") from error
+    except (TypeError, ValueError, AssertionError, KeyError, AttributeError) as error:
+        raise ValueError(f"{key}: {without_function(error)}{near_argument(error)}") from error
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import inspect
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import timm
 from mmengine import Config
 from timm.models import PretrainedCfg
+
+from attnzoo_command.keys import split_option
 
 from .recipe import Recipe
 
@@ -24,7 +26,8 @@ def override(config: Config, options: Sequence[str]) -> None:
     The value of a key that holds text stays text, whatever it looks like: `data.root=2024` is the folder "2024". A key
     holds text if its present value is text, or if it has none and the recipe, the data set or timm declares it as text.
     Other values are Python literals in which names need no quotes, such as `3`, `(3,224,224)` or `[cat,dog]`; what is
-    neither a literal nor in brackets is text. `None` is None for every key.
+    neither a literal nor in brackets is text. `None` is None for every key. Another `decoder.name` leaves out the
+    arguments of the config's decoder.
 
     Args:
         config: the config, modified in place.
@@ -33,9 +36,10 @@ def override(config: Config, options: Sequence[str]) -> None:
     Raises:
         ValueError: an option has no "=", an invalid key, or a value whose brackets contain no literal.
     """
-    pairs = [_split(option) for option in options]
+    pairs = [split_option(option) for option in options]
     present = config.get("data", {})
     data = dict(pairs).get("data.name") or (present.get("name", "") if isinstance(present, dict) else "")
+    _choose_decoder(config, dict(pairs))
     for key, text in pairs:
         keys = key.split(".")
         value = None if text == "None" else text if _is_text(config, keys, data) else _literal(key, text)
@@ -48,14 +52,12 @@ def override(config: Config, options: Sequence[str]) -> None:
             ) from error
 
 
-def _split(option: str) -> tuple[str, str]:
-    key, sign, text = option.partition("=")
-    if not sign:
-        raise ValueError(f"an override must have the form key=value, got {option!r}")
-    key = key.strip()
-    if not all(part.isidentifier() or part.isdigit() for part in key.split(".")):
-        raise ValueError(f"an override must have the form key=value or key.key=value, got {option!r}")
-    return key, text
+def _choose_decoder(config: Config, options: Mapping[str, str]) -> None:
+    """Leaves out the arguments of the config's decoder if the options choose another one, which takes others."""
+    present, given = config.get("decoder"), _literal("decoder", options.get("decoder", "None"))
+    name = options.get("decoder.name", given.get("name") if isinstance(given, dict) else None)
+    if isinstance(present, dict) and name is not None and name != present.get("name"):
+        config.decoder = {"name": name}
 
 
 def _is_text(config: Config, keys: Sequence[str], data: str) -> bool:
@@ -76,8 +78,9 @@ def _owner(keys: Sequence[str], data: str) -> Callable[..., Any] | None:
     if list(keys) == ["data"]:
         from ..data import DATASETS
         from ..detection.data import DETECTION_DATASETS
+        from ..segmentation.data import SEGMENTATION_DATASETS
 
-        return DATASETS.get(data) or DETECTION_DATASETS.get(data)
+        return DATASETS.get(data) or DETECTION_DATASETS.get(data) or SEGMENTATION_DATASETS.get(data)
     owners: dict[tuple[str, ...], Callable[..., Any]] = {
         (): Recipe,
         ("model",): timm.create_model,
@@ -87,7 +90,7 @@ def _owner(keys: Sequence[str], data: str) -> Callable[..., Any] | None:
 
 
 def _declares_text(owner: Callable[..., Any], key: str) -> bool:
-    if key == "name":
+    if key in ("name", "weights"):
         return True
     hints = get_type_hints(owner.__init__ if inspect.isclass(owner) else owner)
     hint = hints.get(key)

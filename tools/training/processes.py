@@ -12,13 +12,15 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+from ..devices import choose_device
 
 # time for rank 0 to report the error before torchrun notices that another process ended, and ends rank 0
 _SECONDS_TO_SPEAK = 3.0
@@ -35,12 +37,28 @@ class Processes:
     Attributes:
         rank: 0 .. count - 1; only rank 0 writes files and messages.
         count: number of processes on all machines.
-        device: device of this process.
+        device: device of this process; the CPU until `on` chooses another one.
     """
 
     rank: int
     count: int
-    device: torch.device
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def on(self, name: str) -> Processes:
+        """Returns the processes with the device that a name stands for, see `attnzoo.tools.devices.choose_device`.
+
+        Raises:
+            ValueError: the device is not there, or there are more processes on this machine than devices.
+        """
+        device = choose_device(name, int(os.environ.get("LOCAL_RANK", 0)), self.count)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        return replace(self, device=device)
+
+    @property
+    def on_this_machine(self) -> int:
+        """The number of processes on this machine, as torchrun says it."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.count)) if self.count > 1 else 1
 
     def gather(self, value: Any) -> list[Any]:
         """Returns the values of all processes, by rank."""
@@ -119,28 +137,15 @@ def processes() -> Iterator[Processes]:
     """Joins the process group of torchrun for the duration of a training; without torchrun there is one process.
 
     CUDA tensors are communicated with NCCL, others with gloo.
-
-    Raises:
-        ValueError: there are more processes on this machine than devices.
     """
-    local_rank, count = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    cuda = torch.cuda.is_available()
-    if cuda and local_rank >= torch.cuda.device_count():
-        raise ValueError(
-            f"process {local_rank} of this machine has no device: start one process per device with "
-            f"torchrun --nproc-per-node {torch.cuda.device_count()}"
-        )
-    if cuda:
-        torch.cuda.set_device(local_rank)
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    if count == 1:
-        yield Processes(0, 1, device)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield Processes(0, 1)
         return
     joined_before = dist.is_initialized()
     if not joined_before:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+        yield Processes(dist.get_rank(), dist.get_world_size())
     except LeftToRankZero:
         if not joined_before:
             time.sleep(_SECONDS_TO_SPEAK)

@@ -9,14 +9,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 from rich import progress
 from rich.console import Console
 from rich.table import Table
 
+from ..devices import describe_device
+from ..files import plural
 from .runner import TrainingRunner
-from .storage import MODEL
+from .storage import MODEL, sizes
 
 LOG = "train.log"
 
@@ -24,6 +25,8 @@ LOG = "train.log"
 SECONDS_BETWEEN_LINES = 30.0
 # maximum number of unreadable files listed at the end
 _LISTED = 20
+# files and folders whose size is listed at the end
+_SIZES = 3
 # more metrics do not fit into 80 columns
 _METRICS_IN_A_ROW = 6
 
@@ -46,7 +49,7 @@ class Progress(Hook):
         self.bar = progress.Progress(
             progress.TextColumn("epoch {task.fields[epoch]}"),
             progress.BarColumn(),
-            progress.TextColumn("loss {task.fields[loss]:.3f}  left"),
+            progress.TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]}  left"),
             progress.TimeRemainingColumn(),
             console=self.console,
             transient=True,
@@ -60,53 +63,63 @@ class Progress(Hook):
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         frozen = sum(p.numel() for p in network.parameters()) - trained
         schedule = recipe.schedule.get("sched", "cosine") if recipe.schedule else "constant"
-        device, count = loop.processes.device, loop.processes.count
-        threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+        device, count = describe_device(loop.processes.device), loop.processes.count
         lines = {
             **self.facts,
             "parameters": f"{trained / 1e6:.2f} M" + (f" trainable, {frozen / 1e6:.2f} M frozen" if frozen else ""),
-            "schedule": f"{loop.max_epochs} epochs of {loop.steps_per_epoch} steps, batch size "
+            "schedule": f"{plural(loop.max_epochs, 'epoch')} of {plural(loop.steps_per_epoch, 'step')}, batch size "
             f"{loop.batches.batch_size}, {recipe.optimizer.get('opt', 'sgd')}, learning rate "
             f"{recipe.optimizer.get('lr', 'default')}, {schedule}",
-            "device": (f"{count} x " if count > 1 else "") + f"{device}, {recipe.precision}{threads}",
+            "device": (f"{count} x " if count > 1 else "") + f"{device}, {recipe.precision}",
             "work dir": short(self.work_dir),
         }
         for key, value in lines.items():
             self._print(f"{key:<11}{value}")
+        warmup = recipe.schedule.get("warmup_epochs") or 0
+        if warmup >= loop.max_epochs:
+            self._print(
+                f"{'warmup':<11}{plural(warmup, 'epoch')}: the learning rate does not reach optimizer.lr in "
+                f"{loop.max_epochs}, set schedule.warmup_epochs=0"
+            )
         if loop.iter:
             epoch = min(loop.epoch + 1, loop.max_epochs)
             self._print(f"{'resumed':<11}after step {loop.step} of {loop.max_steps}, in epoch {epoch}")
         self._spoken = self._started = time.monotonic()
         self._first_iter = loop.iter
         self.bar.start()
-        self._task = self.bar.add_task("", total=loop.max_iters, completed=loop.iter, epoch=loop.epoch, loss=0.0)
+        self._task = self.bar.add_task(
+            "", total=loop.max_iters, completed=loop.iter, epoch=loop.epoch, loss=0.0, speed=""
+        )
 
     def after_train_iter(self, runner: TrainingRunner, batch_idx: int, **_: Any) -> None:
         """Updates the bar; without a bar, print a line every `SECONDS_BETWEEN_LINES`."""
         loop = runner.train_loop
-        self.bar.update(self._task, advance=1, epoch=loop.epoch + 1, loss=loop.mean.value)
+        self.bar.update(self._task, advance=1, epoch=loop.epoch + 1, loss=loop.mean.value, speed=loop.speed)
         if not self.console.is_terminal and time.monotonic() - self._spoken > SECONDS_BETWEEN_LINES:
             batch = f"batch {batch_idx + 1}/{loop.batches_per_epoch}"
-            self._say(runner, loop.epoch + 1, f"loss {loop.mean.value:.3f}  {batch}")
+            self._say(runner, loop.epoch + 1, f"loss {loop.mean.value:.3f}  {self._rate(runner)}  {batch}")
 
     def after_epoch(self, runner: TrainingRunner, metrics: Mapping[str, float], improved: bool) -> None:
         """Prints a line for the epoch."""
         loop = runner.train_loop
         shown = "".join(f"  {name} {self._format(name, value)}" for name, value in metrics.items())
-        self._say(runner, loop.epoch, f"loss {loop.mean.value:.3f}{shown}")
+        self._say(runner, loop.epoch, f"loss {loop.mean.value:.3f}{shown}  {self._rate(runner)}")
 
     def after_train(self, runner: TrainingRunner) -> None:
         """Prints the best and last metrics, the model directory, and the skipped files."""
         self.bar.stop()
         loop, history = runner.train_loop, runner.train_loop.history
         if loop.epoch < loop.max_epochs:
-            self._print(f"stopped early: no improvement in the last {history.waited()} epochs")
+            self._print(f"stopped early: no improvement in the last {plural(history.waited(), 'epoch')}")
         validated = [epoch for epoch in history.epochs if history.metric in epoch]
         if history.best is not None:
             self.console.print(self._table({"best": history.best, "last": validated[-1]}))
             self._print(f"model saved to {short(self.work_dir / MODEL)}")
+        space = sizes(self.work_dir)
+        largest = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in list(space.items())[:_SIZES])
+        self._print(f"the run takes {sum(space.values()) / 1e6:.1f} MB: {largest}")
         if history.unreadable:
-            self._print(f"{len(history.unreadable)} files could not be read and were skipped:")
+            self._print(f"skipped {plural(len(history.unreadable), 'file')} that could not be read:")
             for message in history.unreadable[:_LISTED]:
                 self._print(f"  {message}")
             if len(history.unreadable) > _LISTED:
@@ -133,6 +146,10 @@ class Progress(Hook):
 
     def _format(self, name: str, value: float) -> str:
         return f"{value:.2%}" if name in self.shares else f"{value:.4g}"
+
+    def _rate(self, runner: TrainingRunner) -> str:
+        rate = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
+        return f"lr {rate:.2g}  {runner.train_loop.speed}"
 
     def _say(self, runner: TrainingRunner, epoch: int, what: str) -> None:
         loop = runner.train_loop

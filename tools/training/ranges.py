@@ -55,7 +55,9 @@ RANGES: dict[str, dict[str, Check]] = {
         "weight_decay": _NOT_NEGATIVE,
         "layer_decay": _FACTOR,
         "momentum": _RATE,
+        "eps": _NOT_NEGATIVE,
     },
+    "loss": {"target_threshold": _SHARE},
     "schedule": {
         **dict.fromkeys(
             ("warmup_epochs", "warmup_prefix", "warmup_lr", "min_lr", "cooldown_epochs", "noise_pct"), _NOT_NEGATIVE

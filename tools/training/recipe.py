@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import pprint
 from dataclasses import dataclass, field
@@ -12,16 +11,23 @@ from typing import Any
 import timm
 from mmengine import Config
 
+from attnzoo_command.devices import check_name
+from attnzoo_command.keys import guess, unknown_key
+
+from ..tasks import TASKS
+from .keys import TRACKERS, check_keys
 from .ranges import LARGEST_SEED, check_ranges, is_number
 
-TASKS = ("classification", "detection")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PARALLEL = ("ddp", "fsdp")
 FREEZE = ("none", "backbone")
 UNREADABLE = ("stop", "skip")
 CLIP_MODES = ("norm", "value", "agc")
 # keys that do not affect the result: a resumed run may change them
-FREE_TO_CHANGE = ("workers", "log_interval", "save_interval", "tensorboard", "unreadable", "parallel")
+FREE_TO_CHANGE = (
+    "workers", "log_interval", "save_interval", "tensorboard", "tracker", "unreadable", "parallel", "resumable_best",
+    "device",
+)  # fmt: skip
 # elementwise optimizers, which can update a slice of a parameter
 SHARDED_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 # data sets whose order depends on the number of workers: a resumed run may not change `workers`
@@ -36,12 +42,14 @@ _CHOICES = {
     "task": TASKS, "precision": PRECISIONS, "parallel": PARALLEL, "freeze": FREEZE, "unreadable": UNREADABLE,
     "clip_mode": CLIP_MODES,
 }  # fmt: skip
+# keys that only one task has
+_OF_ONE_TASK = {"mixup": "classification", "detector": "detection", "decoder": "segmentation"}
 # the largest values, where there is one: of the seed numpy's, of the processes what no machine has
 _LIMITS = {"seed": LARGEST_SEED, "workers": 1024}
 # keys that None clears
-_CLEARED = ("detector", "schedule", "loss", "augment", "mixup", "ema")
-_SWITCHES = ("channels_last", "compile", "grad_checkpointing", "sync_batchnorm", "tensorboard")
-_DICTS = ("model", "data", "optimizer", "schedule", "loss", "mixup", "ema", "detector")
+_CLEARED = ("tracker", "detector", "decoder", "schedule", "loss", "augment", "mixup", "ema")
+_SWITCHES = ("channels_last", "compile", "grad_checkpointing", "sync_batchnorm", "tensorboard", "resumable_best")
+_DICTS = ("model", "data", "optimizer", "schedule", "loss", "mixup", "ema", "detector", "decoder", "tracker")
 
 
 @dataclass(frozen=True)
@@ -49,18 +57,22 @@ class Recipe:
     """The keys of a training config.
 
     Args:
-        model: `name` of a timm model, and arguments of `timm.create_model`.
+        model: `name` of a timm model, and arguments of `timm.create_model`. `weights` is a trained directory to start
+            from, instead of published weights; what its head has learned of classes of the same name is kept.
         data: `name` of a data set, its arguments, and the preprocessing of its images (`attnzoo.tools.data`).
         epochs: passes over the training data.
         batch_size: images per optimizer step, over all processes and accumulated batches, so that the same recipe is
-            the same training on one device and on many.
+            the same training on one device and on many. A config may say "auto" for the largest one that fits a GPU.
         optimizer: arguments of `timm.optim.create_optimizer_v2`, including `layer_decay`.
-        task: "classification" or "detection".
+        task: "classification", "detection" or "segmentation".
         detector: for detection, `head` and its arguments (`attnzoo.tools.detection.training`).
+        decoder: for segmentation, `name` and its arguments (`attnzoo.tools.segmentation.network`).
         schedule: arguments of `timm.scheduler.create_scheduler_v2`, stepped after every update unless
             `step_on_epochs=True`; a constant learning rate by default.
         loss: `name` "cross_entropy" or "bce", `label_smoothing` (0 .. 1), and `weight`, a list with the weight of each
-            class, or "balanced" for weights inversely proportional to the number of their images.
+            class, or "balanced" for weights inversely proportional to the number of their images. For segmentation
+            `name` is "cross_entropy", "dice" or "focal", or a list of them, and "balanced" counts pixels; each process
+            normalizes by its own weights, ignored pixels and areas, so that several are near one and not equal to it.
         aux_loss_weight: weight of the loss of an auxiliary head, for models that have one; OverLoCK was trained with
             0.4.
         augment: augmentation of training images (`attnzoo.tools.data.train_transform`): a dict of timm's options, or a
@@ -73,6 +85,8 @@ class Recipe:
             unit relative to the norm of the weights (Brock et al., arXiv:2102.06171).
         accumulate: number of batches that a process splits a step into, to save memory.
         repeats: draws of each image per epoch ("repeated augmentation"); an epoch then has 1 / repeats of the images.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps", see `attnzoo.tools.devices.choose_device`; with several
+            processes, "cuda" gives each its own GPU.
         precision: "float32", or "bfloat16" or "float16" for autocast; "float16" scales the loss. Weights and
             evaluation stay in float32.
         channels_last: use the channels-last memory format.
@@ -85,13 +99,18 @@ class Recipe:
         sync_batchnorm: synchronize batch norm over all processes; on GPUs only.
         save_interval: optimizer steps between two checkpoints, in addition to the one after each epoch; 0 for none. A
             run that is killed repeats at most this many steps.
+        resumable_best: also store the state of the optimizer in `best.pth`, so that a run can continue from its best
+            epoch; the file is then up to three times as large.
         val_interval: epochs between two validations; the last epoch is always validated.
         unreadable: how to handle a file that cannot be read: "stop" with an error, or "skip" it and list it at the end.
         seed: seed of weights, data order and augmentation.
-        workers: data loading processes per training process; 0 loads in the training process. Shards are distributed
-            over the workers, so with them a resumed run must have the same number.
+        workers: data loading processes per training process; 0 loads in the training process. None for one less than
+            the cores of the machine have for each training process, for data that is read by index. Shards are
+            distributed over the workers, so with them a resumed run must have the same number, which is 4 for None.
         log_interval: steps between two points of the curves.
         tensorboard: also write TensorBoard scalars.
+        tracker: `name` "wandb" or "mlflow", a package that must be installed, and arguments of mmengine's
+            WandbVisBackend (`init_kwargs`: project, name ...) or MLflowVisBackend (`tracking_uri`, `exp_name` ...).
     """
 
     model: dict[str, Any]
@@ -101,6 +120,7 @@ class Recipe:
     optimizer: dict[str, Any]
     task: str = "classification"
     detector: dict[str, Any] = field(default_factory=dict)
+    decoder: dict[str, Any] = field(default_factory=dict)
     schedule: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
     aux_loss_weight: float = 0.4
@@ -111,6 +131,7 @@ class Recipe:
     clip_mode: str = "norm"
     accumulate: int = 1
     repeats: int = 1
+    device: str = "auto"
     precision: str = "float32"
     channels_last: bool = False
     compile: bool = False
@@ -120,12 +141,14 @@ class Recipe:
     parallel: str = "ddp"
     sync_batchnorm: bool = False
     save_interval: int = 1000
+    resumable_best: bool = False
     val_interval: int = 1
     unreadable: str = "stop"
     seed: int = 0
-    workers: int = 0
+    workers: int | None = 0
     log_interval: int = 10
     tensorboard: bool = False
+    tracker: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config: Config) -> Recipe:
@@ -138,12 +161,13 @@ class Recipe:
         allowed = {entry.name: entry for entry in dataclasses.fields(cls)}
         for key in values:
             if key not in allowed:
-                raise ValueError(f"unknown config key {key}{_guess(key, allowed)}: must be one of {', '.join(allowed)}")
+                raise ValueError(unknown_key(key, values[key], allowed, str(values.get("task"))))
         required = [name for name, entry in allowed.items() if _is_required(entry)]
         if missing := [key for key in required if key not in values]:
             raise ValueError(f"the config must set {', '.join(missing)}")
         if odd := _not_plain(values):
             raise ValueError(f"a config contains only None, booleans, numbers, text, lists, tuples and dicts: {odd}")
+        check_keys(values)
         # None clears what a config has set
         recipe = cls(**{key: x for key, x in values.items() if x is not None or key not in _CLEARED})
         recipe._check()
@@ -153,10 +177,12 @@ class Recipe:
     def _check(self) -> None:
         for key, least in _NUMBERS.items():
             value = getattr(self, key)
+            if value is None and key == "workers":
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{key} must be an integer of at least {least}, got {value!r}")
         for key, most in _LIMITS.items():
-            if getattr(self, key) > most:
+            if (getattr(self, key) or 0) > most:
                 raise ValueError(f"{key} must be at most {most}, got {getattr(self, key)}")
         for key, choices in _CHOICES.items():
             if getattr(self, key) not in choices:
@@ -167,6 +193,7 @@ class Recipe:
         for key in _DICTS:
             if not isinstance(getattr(self, key), dict):
                 raise ValueError(f"{key} must be a dict, got {getattr(self, key)!r}")
+        check_name(self.device)
         if not is_number(self.aux_loss_weight) or not self.aux_loss_weight >= 0:
             raise ValueError(f"aux_loss_weight must be a number of at least 0, got {self.aux_loss_weight!r}")
         if self.clip_grad is not None and (not is_number(self.clip_grad) or not self.clip_grad > 0):
@@ -183,11 +210,14 @@ class Recipe:
         name = self.model.get("name")
         if not isinstance(name, str) or not timm.is_model(name):
             names = timm.list_models()
-            raise ValueError(f"model.name must be a model known to timm, got {name!r}{_guess(str(name), names)}")
-        if self.task == "detection" and (wrong := [key for key in ("mixup", "loss") if getattr(self, key)]):
-            raise ValueError(f'{wrong[0]} is for classification only, got task="detection": omit it')
-        if self.task == "classification" and self.detector:
-            raise ValueError('detector is for detection only: set task="detection", or omit it')
+            raise ValueError(f"model.name must be a model known to timm, got {name!r}{guess(str(name), names)}")
+        if self.task == "detection" and self.loss:
+            raise ValueError('loss is for classification and segmentation, got task="detection": omit it')
+        for key, task in _OF_ONE_TASK.items():
+            if getattr(self, key) and self.task != task:
+                raise ValueError(f"{key} is for {task} only, got task={json.dumps(self.task)}: omit it")
+        if self.tracker and self.tracker.get("name") not in TRACKERS:
+            raise ValueError(f"tracker.name must be one of {', '.join(TRACKERS)}, got {self.tracker.get('name')!r}")
         if self.schedule.get("sched") == "plateau":
             raise ValueError("schedule.sched=plateau is not supported (deprecated in timm): use cosine or step")
         if self.parallel == "fsdp":
@@ -210,8 +240,8 @@ class Recipe:
 
     @property
     def model_arguments(self) -> dict[str, Any]:
-        """The arguments of `timm.create_model` other than the name."""
-        return {key: value for key, value in self.model.items() if key != "name"}
+        """The arguments of `timm.create_model` other than the name, without `weights`."""
+        return {key: value for key, value in self.model.items() if key not in ("name", "weights")}
 
     def to_python(self) -> str:
         """Returns the recipe as a config file, without the keys that have their default."""
@@ -250,8 +280,3 @@ def _default(entry: dataclasses.Field[Any]) -> Any:
 
 def _is_required(entry: dataclasses.Field[Any]) -> bool:
     return entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-
-
-def _guess(word: str, words: Any) -> str:
-    close = difflib.get_close_matches(word, list(words), 3)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""

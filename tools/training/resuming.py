@@ -42,6 +42,11 @@ def check_recipe(checkpoint: Mapping[str, Any], recipe: Recipe, work_dir: Path) 
         raise ValueError(f"epochs must be at least {done}, which the run in {work_dir} has done, got {recipe.epochs}")
 
 
+def stored_batch_size(checkpoint: Mapping[str, Any]) -> int:
+    """Returns the batch size of the run that a checkpoint continues."""
+    return int(_recipe_of(checkpoint)["batch_size"])
+
+
 def describe(train_set: Samples | StreamedImages, val_set: Samples | StreamedImages) -> dict[str, Any]:
     """Describes the data of a run, for its checkpoints: classes, and per split the number and digests of its files."""
     splits = {"train": train_set, "val": val_set}
@@ -111,16 +116,20 @@ def _places(recipe: Recipe) -> list[str]:
 
 def _changed(checkpoint: Mapping[str, Any], recipe: Recipe) -> list[tuple[str, str, str]]:
     """Returns the keys of a recipe that differ from those of a run, with both values as JSON."""
-    try:
-        before = _leaves(json.loads(checkpoint["recipe"]))
-    except (AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"the checkpoint does not contain the recipe of its run: {error}") from error
+    before = _leaves(_recipe_of(checkpoint))
     now = _leaves(json.loads(recipe.to_json()))
     return [
         (key, before.get(key, "not set"), now.get(key, "not set"))
         for key in dict.fromkeys((*before, *now))
         if before.get(key) != now.get(key)
     ]
+
+
+def _recipe_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(json.loads(checkpoint["recipe"]))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the checkpoint does not contain the recipe of its run: {error}") from error
 
 
 def _leaves(recipe: Mapping[str, Any]) -> dict[str, str]:
@@ -179,10 +188,10 @@ def _digests(samples: Any) -> dict[str, Any]:
         # images in archives have no files of their own
         place = Path(root)
         paths += [place] if place.is_file() else sorted(place.glob("*.tar")) if root else []
-    annotations = getattr(source, "path", None)
+    annotations = [sha256(path) for path in getattr(source, "annotation_files", [])]
     sizes = [path.stat().st_size for path in paths if path.is_file()]
     rows = getattr(getattr(getattr(source, "reader", None), "dataset", None), "info", None)
-    contents = (*sizes, annotations and sha256(annotations), getattr(rows, "dataset_size", None))
+    contents = (*sizes, *annotations, getattr(rows, "dataset_size", None))
     return {"images": len(samples), "names": _digest(names), "contents": _digest(map(str, contents))}
 
 

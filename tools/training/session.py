@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ..data import TrainStream, open_loader, train_batches, val_batches
+from attnzoo_command.steps import step
+
+from ..data import TrainStream, cores, open_loader, train_batches, val_batches, worker_count
 from ..files import storing
+from ..tasks import function_of
 from .checkpoints import Checkpoints
 from .curves import Curves
 from .history import History
@@ -27,17 +30,13 @@ from .optimization import blaming, create_optimization, create_schedule
 from .processes import Processes
 from .progress import Progress
 from .recipe import Recipe
+from .replacing import set_aside
 from .resuming import check_resumed, describe
 from .runner import TrainingRunner
 from .setup import Setup
 from .sharding import gathered, shard
-from .storage import CONFIG, MODEL
-
-# functions that create the setup of a task, imported when they are needed
-SETUPS = {
-    "classification": "attnzoo.tools.training.classification:classification",
-    "detection": "attnzoo.tools.detection.training:detection",
-}
+from .storage import CONFIG, LAST, MODEL
+from .tracking import Tracker
 
 
 def run(
@@ -52,7 +51,7 @@ def run(
     Args:
         recipe: the recipe.
         work_dir: directory of the run, which exists.
-        resume_from: a checkpoint of the same recipe; None starts from scratch.
+        resume_from: a checkpoint of the same recipe; None starts from scratch, and replaces a run in `work_dir`.
         processes: the processes of the training.
         more_hooks: additional hooks, which run after those of the training.
 
@@ -65,14 +64,16 @@ def run(
     with processes.stopping_together():
         _check_devices(recipe, processes)
         # the same initial weights on every process
-        _seed(recipe.seed)
-        task = _setup_of(recipe.task)(recipe, processes)
+        seed_everything(recipe.seed)
+        step("reading the data and creating the model")
+        task: Setup = function_of(recipe.task, "train")(recipe, processes)
+        workers = worker_count(recipe.workers, task.train_set, processes.on_this_machine)
         batches = train_batches(
             task.train_set,
             recipe.batch_size,
             parts=recipe.accumulate,
             repeats=recipe.repeats,
-            workers=recipe.workers,
+            workers=workers,
             seed=recipe.seed,
             **where,
         )
@@ -80,6 +81,7 @@ def run(
         if processes.rank == 0:
             data = describe(task.train_set, task.val_set)
             changed = check_resumed(resume_from, recipe, data, isinstance(batches, TrainStream), processes)
+    step("")
     save_whole = _place(task, recipe, processes)
     with processes.stopping_together():
         optimization = create_optimization(recipe, task.network, processes)
@@ -89,8 +91,8 @@ def run(
     history = History(task.judge.metric)
     part = max(1, recipe.batch_size // (processes.count * recipe.accumulate))
     judged_by = val_batches(task.val_set, part, **where)
-    loader = open_loader(task.train_set, batches, recipe.workers)
-    val_loader = open_loader(task.val_set, judged_by, recipe.workers)
+    loader = open_loader(task.train_set, batches, workers, processes.device)
+    val_loader = open_loader(task.val_set, judged_by, workers, processes.device)
 
     def validate(after_batch: Callable[[list[str]], None]) -> dict[str, float]:
         # all processes validate the buffers of rank 0, which are stored
@@ -112,25 +114,30 @@ def run(
     if recipe.compile:
         task.network.compile()
     hooks: list[Any] = [Checkpoints(work_dir, save_model, resume_from, data)]
-    progress = Progress({**task.facts, **changed}, work_dir, task.judge.shares)
-    if processes.rank == 0:
-        with storing(work_dir / CONFIG) as fresh:
-            fresh.write_text(recipe.to_python(), encoding="utf-8")
-        hooks += [progress, Curves(work_dir, recipe.tensorboard)]
-    hooks += more_hooks
-    try:
-        with tempfile.TemporaryDirectory(prefix="attnzoo-") as logs:
-            TrainingRunner(
-                task.learner, task.network, loader, optimization, recipe, processes, hooks, make_loop, Path(logs)
-            ).train()
-    finally:
-        progress.stop()
+    progress = Progress({**task.facts, "workers": _loading(workers, processes), **changed}, work_dir, task.judge.shares)
+    with ExitStack() as stack:
+        if processes.rank == 0:
+            if resume_from is None and (work_dir / LAST).exists():
+                stack.enter_context(set_aside(work_dir))
+            with storing(work_dir / CONFIG) as fresh:
+                fresh.write_text(recipe.to_python(), encoding="utf-8")
+            hooks += [progress, Curves(work_dir, Tracker(recipe, work_dir))]
+        hooks += more_hooks
+        stack.callback(progress.stop)
+        logs = stack.enter_context(tempfile.TemporaryDirectory(prefix="attnzoo-"))
+        TrainingRunner(
+            task.learner, task.network, loader, optimization, recipe, processes, hooks, make_loop, Path(logs)
+        ).train()
 
 
-def _setup_of(task: str) -> Callable[[Recipe, Processes], Setup]:
-    module, _, name = SETUPS[task].partition(":")
-    make: Callable[[Recipe, Processes], Setup] = getattr(importlib.import_module(module), name)
-    return make
+def _loading(workers: int, processes: Processes) -> str:
+    """Describes how images are loaded."""
+    if not workers:
+        return "none, images are loaded by the training process"
+    said = f"{workers} data loading process{'es' if workers > 1 else ''}"
+    said += " for each training process" if processes.count > 1 else ""
+    have, wanted = cores(), workers * processes.on_this_machine
+    return said if wanted <= have else f"{said}, but {have} cores: if training is slow, set workers={max(0, have - 1)}"
 
 
 def _check_devices(recipe: Recipe, processes: Processes) -> None:
@@ -161,7 +168,8 @@ def _place(
     return save
 
 
-def _seed(seed: int) -> None:
+def seed_everything(seed: int) -> None:
+    """Seeds the generators of Python, NumPy and torch."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

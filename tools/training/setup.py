@@ -1,4 +1,4 @@
-"""The interface between a task (classification or detection) and the training."""
+"""The interface between a task, such as classification, and the training."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..data import Samples, StreamedImages
+from ..files import plural
 from ..metrics import AfterBatch
 
 
@@ -53,8 +54,24 @@ class Setup:
     facts: Mapping[str, str]
 
 
+def check_classes(train: Sequence[str], val: Sequence[str]) -> None:
+    """Checks that training and validation data have the same classes.
+
+    Raises:
+        ValueError: they differ, or their order.
+    """
+    if list(train) == list(val):
+        return
+    sides = [("training", set(train) - set(val)), ("validation", set(val) - set(train))]
+    only = [f"{', '.join(sorted(names)[:8])} only in {what}" for what, names in sides if names]
+    raise ValueError(
+        f"the classes of training and validation data differ: {'; '.join(only) or 'their order'}. If this is intended, "
+        "list the classes with data.class_map"
+    )
+
+
 def describe_data(train_set: Samples | StreamedImages, val_set: Samples | StreamedImages, name: str) -> str:
     """Describes the data in one line, with what was skipped."""
-    sizes = f"{len(train_set)} training and {len(val_set)} validation images, {len(train_set.classes)} classes"
+    sizes = f"{len(train_set)} training and {len(val_set)} validation images, {plural(len(train_set.classes), 'class')}"
     remarks = (f"; {split}: {x.remarks}" for split, x in (("train", train_set), ("val", val_set)) if x.remarks)
     return f"{name}, {sizes}{''.join(remarks)}"

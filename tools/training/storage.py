@@ -24,6 +24,10 @@ from ..files import storing, write_sums
 from ..weights import read_file, state_classes_once
 
 MODEL, BEST, LAST, CONFIG = "model", "best.pth", "last.pth", "config.py"
+# where the run is that another one replaces, until that has stored a checkpoint
+ASIDE = ".replaced"
+# key of a checkpoint: the state of the optimizer, which is up to twice as large as the weights
+OPTIMIZER = "optimizer"
 
 # arguments of timm.create_model about initial weights, and those that are in config.json anyway
 _NOT_STORED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "num_classes")
@@ -115,6 +119,24 @@ def _lay_out(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
     state.update({name: tensor.contiguous() for name, tensor in state.items()})
 
 
+def sizes(work_dir: Path) -> dict[str, int]:
+    """Returns the size of each file and folder of a work directory in bytes, the largest first.
+
+    The space that names of the same file share is counted once.
+    """
+    seen: set[tuple[int, int]] = set()
+    found: dict[str, int] = {}
+    for entry in sorted(work_dir.iterdir()):
+        if entry.name == ASIDE:
+            continue
+        for path in sorted(entry.rglob("*")) if entry.is_dir() else (entry,):
+            status = path.stat()
+            if path.is_file() and (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                found[entry.name] = found.get(entry.name, 0) + status.st_size
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
 def _seal(file: Any) -> None:
     size = file.seek(0, os.SEEK_END)
     file.seek(size - _END_SIZE)
@@ -136,8 +158,8 @@ def _check_seal(path: Path) -> None:
             raise ValueError(f"{path} is not a checkpoint of `attnzoo train`, or truncated")
         if seal[len(_SEAL) :] != _digest(file, size - _SEAL_SIZE):
             raise ValueError(
-                f"{path} is damaged: it does not match its checksum. To continue from the best epoch, replace it with "
-                f"{BEST}"
+                f"{path} is damaged: it does not match its checksum. The weights of the best epoch are in {BEST}, "
+                "which can replace it if the run has resumable_best=True"
             )
 
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS
 
 from ...detection.detectors import Detector
-from ...detection.files import WEIGHTS, open_detector
+from ...detection.files import open_detector
 from ...files import sha256
 from ...models import check_size
+from ...stored import WEIGHTS
 from ..checking import picture_like
 from ..tasks import Task
 from .dense import TracedDenseDetector, TracedDetector
@@ -55,7 +56,7 @@ class Detect(Task):
         return translations()
 
     def notes(self) -> dict[str, str]:
-        """Metadata on the range, normalisation and internal size of the images."""
+        """Metadata on the range, normalisation and size of the images."""
         transform: Any = self.network.detector.model.transform
         channels = len(transform.image_mean)
         return {
@@ -64,6 +65,9 @@ class Detect(Task):
             "mean": json.dumps([0.0] * channels),
             "std": json.dumps([1.0] * channels),
             "resized_to": json.dumps(self.network.sides),
+            "resize": "stretch" if transform.fixed_size is not None else "letterbox",
+            "pad": json.dumps(transform.image_mean),
+            "interpolation": "bilinear",
         }
 
     def to_range(self, images: Tensor) -> Tensor:
@@ -190,7 +194,7 @@ def detect(detector: Detector, image_size: tuple[int, int] | None) -> Detect:
     return Detect(network, (len(transform.image_mean), *size))
 
 
-def open_with_origin(directory: str | Path) -> tuple[Detector, dict[str, str]]:
+def open_with_origin(directory: str | Path, **_: Any) -> tuple[Detector, dict[str, str]]:
     """Opens the detector of a directory; returns it with the metadata entries on its origin.
 
     Raises:

@@ -25,7 +25,8 @@ class Fidelity:
     Attributes:
         difference: largest difference, relative to the largest value of an output; infinite if a value is not finite.
         error: root mean square of the difference, relative to the root mean square of the output.
-        agreement: share of the images whose largest logit is the same, 0 .. 1; None without logits.
+        agreement: share of the images, or of their pixels, whose largest logit is the same, 0 .. 1; None without
+            logits.
         images: number of images compared.
     """
 
@@ -81,22 +82,28 @@ def compare(given: Answers, expected: Answers) -> Fidelity:
         given: outputs of the file of lower precision.
         expected: outputs of the file in float32.
     """
-    names = list(expected[0])
+    names = [name for name, values in expected[0].items() if values.is_floating_point()]
     difference = error = 0.0
     agreement = None
     for name in names:
         # batches may have different image sizes: each is compared separately
-        pairs = [(a[name].double(), b[name].double()) for a, b in zip(given, expected, strict=True)]
-        largest = max(b.abs().max().item() for _, b in pairs) or 1.0
-        apart = max(_largest_difference(a, b) for a, b in pairs)
+        values = [(a[name].double(), b[name].double()) for a, b in zip(given, expected, strict=True)]
+        largest = max(b.abs().max().item() for _, b in values) or 1.0
+        apart = max(_largest_difference(a, b) for a, b in values)
         difference = max(difference, apart / largest)
-        squares = sum((a - b).square().sum().item() for a, b in pairs)
-        signal = sum(b.square().sum().item() for _, b in pairs)
+        squares = sum((a - b).square().sum().item() for a, b in values)
+        signal = sum(b.square().sum().item() for _, b in values)
         error = max(error, (squares / signal) ** 0.5 if signal and squares == squares else float("inf"))
-    if "logits" in names:
-        same = torch.cat([a["logits"].argmax(1) == b["logits"].argmax(1) for a, b in zip(given, expected, strict=True)])
-        agreement = same.double().mean().item()
-    return Fidelity(difference, error, agreement, sum(len(answer[names[0]]) for answer in expected))
+    pairs = [(_classes(a), _classes(b)) for a, b in zip(given, expected, strict=True)]
+    same = [a.eq(b).flatten() for a, b in pairs if a is not None and b is not None]
+    if same:
+        agreement = torch.cat(same).double().mean().item()
+    return Fidelity(difference, error, agreement, sum(len(next(iter(answer.values()))) for answer in expected))
+
+
+def _classes(answer: Mapping[str, Tensor]) -> Tensor | None:
+    """The class of each image or pixel; None for outputs that are no classes."""
+    return answer["logits"].argmax(1) if "logits" in answer else answer.get("mask")
 
 
 def _largest_difference(given: Tensor, expected: Tensor) -> float:

@@ -1,0 +1,133 @@
+"""The example for segmenters finds the same class for each pixel as `attnzoo predict`, without torch."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from trained_files import EXAMPLES, LABELS, export_unchecked, taking_pixels
+
+from attnzoo.tools.cli import main
+from attnzoo.tools.segmentation import drawing
+
+pytest.importorskip("onnx", reason="needs attnzoo[export]")
+pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
+
+import classify
+import segment
+import serve
+import shared
+
+
+def run(program, *arguments):
+    command = [sys.executable, str(EXAMPLES / program), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def test_masks_are_those_of_attnzoo_predict(segmenting, photograph, tmp_path):
+    folder, file = segmenting
+    sizes = {"wide.png": photograph.size, "high.png": (90, 140), "small.png": (50, 40)}
+    for name, size in sizes.items():
+        photograph.resize(size).save(tmp_path / name)
+    names = [str(tmp_path / name) for name in sizes]
+    called = CliRunner().invoke(main, ["predict", str(folder), *names, "--output", str(tmp_path / "expected")])
+    assert called.exit_code == 0, called.output
+    done = run("segment.py", file, *names, "--output", tmp_path / "found")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "expected" / "predictions.json").read_text())
+    for number, (name, size) in enumerate(sizes.items()):
+        stem = f"{number:05d}-{name[:-4]}"
+        expected, found = (Image.open(tmp_path / kind / f"{stem}.png") for kind in ("expected", "found"))
+        masks = np.asarray(expected), np.asarray(found)
+        assert masks[1].shape == size[::-1]
+        assert len(np.unique(masks[0])) == len(LABELS), "too few classes: the test could hardly fail"
+        # Pillow and torch round a few pixels of a resized image differently
+        assert (masks[0] != masks[1]).mean() < (1e-3 if name == "wide.png" else 5e-3)
+        assert found.getpalette() == expected.getpalette()
+        assert done.stdout.splitlines()[number].startswith(f"{names[number]}: {told[number]['labels'][0]} ")
+        overlay = np.asarray(Image.open(tmp_path / "found" / f"{stem}.jpg"), dtype=int)
+        plain = np.asarray(photograph.resize(size), dtype=int)
+        blended = drawing.overlaid(Image.open(names[number]), masks[1], drawing.palette(len(LABELS)))
+        error = np.abs(overlay[: size[1]] - np.asarray(blended, dtype=int)).mean()
+        assert error < 0.2 * np.abs(overlay[: size[1]] - plain).mean()
+
+
+def test_files_of_pixels_and_of_masks_give_the_same(segmenting, photograph, tmp_path):
+    folder, file = segmenting
+    session = classify.open_session(file)
+    expected, regions = segment.segment(session, photograph)
+    assert sum(share for *_, share in regions) == pytest.approx(1)
+    pixels = classify.open_session(taking_pixels(file, tmp_path / "pixels.onnx"))
+    assert (segment.segment(pixels, photograph)[0] != expected).mean() < 1e-3
+    # of the size of the input: the mask is not enlarged
+    picture = photograph.resize((96, 64))
+    masks = classify.open_session(export_unchecked(folder, tmp_path / "mask.onnx", task="mask"))
+    assert np.array_equal(segment.segment(masks, picture)[0], segment.segment(session, picture)[0])
+
+
+@pytest.mark.parametrize("program", ["classify.py", "detect.py"])
+def test_other_scripts_send_a_segmenter_to_this_one(segmenting, photograph, tmp_path, program):
+    photograph.save(tmp_path / "a.png")
+    done = run(program, segmenting[1], tmp_path / "a.png")
+    message = f"the task of the file must be {program[:-3]}, got segment: use segment.py"
+    assert (done.returncode, done.stderr.strip()) == (1, message)
+
+
+def test_files_of_other_tasks_are_sent_to_their_script():
+    for task in ("classify", "detect"):
+        with pytest.raises(ValueError, match=f"must be segment or mask, got {task}: use {task}.py"):
+            shared.read_notes({"task": task}, *shared.SEGMENTS)
+
+
+def test_colors_and_masks_of_many_classes_are_those_of_attnzoo():
+    assert np.array_equal(segment.palette(5000), drawing.palette(5000))
+    mask = np.arange(600).reshape(20, 30)
+    assert np.array_equal(np.asarray(segment.index_image(mask)), mask)
+
+
+@pytest.mark.parametrize("how", ["fit", "cover", "none"])
+def test_images_are_resized_as_in_training(photograph, how):
+    from attnzoo.tools.segmentation.data import Preparation
+
+    notes = {"input_size": [3, 64, 96], "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    notes |= {"interpolation": "bicubic", "resize": how}
+    expected = Preparation(notes)(photograph).numpy()
+    found = shared.normalise(segment._prepare(photograph, notes), notes)
+    # a level of 255 in the smallest deviation
+    np.testing.assert_allclose(found, expected, atol=1.01 / 255 / 0.2)
+
+
+def test_the_service_answers_with_shares_the_mask_or_an_overlay(segmenting, photograph):
+    session = classify.open_session(segmenting[1], 1)
+    body = io.BytesIO()
+    photograph.save(body, "png")
+    answers = {}
+    with serve.Service(("127.0.0.1", 0), session) as service:
+        thread = threading.Thread(target=service.serve_forever)
+        thread.start()
+        for accepted in ("application/json", "image/png", "image/jpeg"):
+            address = f"http://127.0.0.1:{service.server_port}"
+            request = urllib.request.Request(address, body.getvalue(), {"Accept": accepted})
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert answer.headers["Content-Type"] == accepted
+                answers[accepted] = answer.read()
+        service.shutdown()
+        thread.join()
+    mask, regions = segment.segment(session, photograph)
+    told = json.loads(answers["application/json"])
+    assert told == {
+        "labels": [one.label for one in regions],
+        "scores": pytest.approx([one.share for one in regions]),
+        "indices": [one.index for one in regions],
+    }
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(answers["image/png"]))), mask)
+    drawn = np.asarray(Image.open(io.BytesIO(answers["image/jpeg"])), dtype=int)
+    assert np.abs(drawn - np.asarray(segment.draw(photograph, mask, regions), dtype=int)).mean() < 5

@@ -1,0 +1,433 @@
+"""Training, evaluation and prediction of segmenters."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+from mmengine import Config
+from PIL import Image
+from torch import nn
+from torch.testing import assert_close
+
+from attnzoo.tools.cli import main
+from attnzoo.tools.evaluate import Reading, evaluate
+from attnzoo.tools.files import write_sums
+from attnzoo.tools.images import UnreadableImageError
+from attnzoo.tools.predict import predict
+from attnzoo.tools.segmentation import drawing
+from attnzoo.tools.segmentation.data import Preparation, open_segmentation
+from attnzoo.tools.segmentation.drawing import overlaid, palette
+from attnzoo.tools.segmentation.files import open_segmenter
+from attnzoo.tools.segmentation.network import DECODERS, create_segmenter
+from attnzoo.tools.segmentation.sources import IGNORED, read_mask
+from attnzoo.tools.segmentation.training import create_loss, segmentation
+from attnzoo.tools.segmentation.windows import segment
+from attnzoo.tools.train import train
+from attnzoo.tools.training.config import load_config
+from attnzoo.tools.training.learners import class_weights
+from attnzoo.tools.training.loop import TrainingError
+from attnzoo.tools.training.optimization import create_optimization, create_schedule
+from attnzoo.tools.training.processes import Processes
+from attnzoo.tools.training.recipe import Recipe
+from attnzoo_command.configs import packaged_configs
+
+pytest.importorskip("segmentation_models_pytorch", reason="needs attnzoo[segmentation]")
+
+SMALL: dict[str, Any] = {
+    "task": "segmentation",
+    "epochs": 2,
+    "batch_size": 4,
+    "model": {"name": "nat_pico"},
+    "decoder": {"name": "fpn", "pyramid_channels": 32, "segmentation_channels": 32},
+    "data": {
+        "name": "digits_on_canvas", "size": 64, "largest": 32, "train_images": 8, "val_images": 3,
+        "input_size": (3, 64, 64),
+    },
+    "optimizer": {"opt": "adamw", "lr": 1e-3},
+}  # fmt: skip
+PREPROCESSING = {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear"}
+
+
+def small(**changes: Any) -> Config:
+    """The small config; a dict of changes changes that dict's keys."""
+    merged = {key: {**SMALL[key], **x} if isinstance(SMALL.get(key), dict) else x for key, x in changes.items()}
+    return Config({**SMALL, **merged})
+
+
+def write_stripes(root: Path, count: int = 3, size: tuple[int, int] = (40, 30)) -> Path:
+    """Images whose left part is dark, class 1, and whose right part is bright, class 2; a row is of no class."""
+    for split in ("training", "val"):
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            mask = np.full(size[::-1], 2, dtype=np.uint8)
+            mask[:, : 10 + i] = 1
+            mask[0] = 0
+            Image.fromarray(mask * 100).convert("RGB").save(root / "images" / split / f"{i}.jpg")
+            stored = Image.fromarray(mask)
+            stored.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+            stored.save(root / "annotations" / split / f"{i}.png")
+    return root
+
+
+def test_a_run_is_trained_stored_evaluated_and_drawn(runs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # larger than the input: cut in training, read in windows in evaluation
+    data = {"resize": "none", "size": 80}
+    directory = train(small(data=data, augment=[{"type": "RandomHorizontalFlip"}], freeze="backbone"), runs)
+    output = capfd.readouterr()
+    assert "fpn on nat_pico, input 3 x 64 x 64, randomly initialized" in output.out
+    assert "digits_on_canvas, 8 training and 3 validation images, 11 classes" in output.out
+    assert output.err == ""
+    opened, config = open_segmenter(directory)
+    assert config["label_names"] == ["background", *map(str, range(10))]
+    stored = torch.load(runs / "best.pth", weights_only=True)
+    assert_close(dict(opened.state_dict()), stored["state_dict"], rtol=0, atol=0)
+    result = evaluate(str(runs), {**SMALL["data"], **data}, worst=runs / "worst")
+    known = max(stored["record"]["epochs"], key=lambda epoch: epoch["mIoU"])
+    assert_close({key: result.metrics[key] for key in result.shares}, {key: known[key] for key in result.shares})
+    assert set(result.per_class["background"]) == {"IoU", "accuracy"}
+    assert len(result.per_class) == 11
+    assert len(list((runs / "worst").iterdir())) == 3
+
+
+def test_masks_in_folders_are_learned_and_predicted_in_the_pixels_of_the_file(tmp_path: Path, runs: Path) -> None:
+    root = write_stripes(tmp_path / "stripes")
+    folders = {"name": "maskfolder", "root": str(root), "first_label": 1, "input_size": (3, 64, 64)}
+    config = Config({**SMALL, "data": folders, "epochs": 16, "val_interval": 16, "batch_size": 3})
+    config.merge_from_dict({"loss": {"weight": "balanced"}, "optimizer": {"lr": 3e-3}})
+    train(config, runs)
+    result = evaluate(str(runs), folders)
+    assert result.metrics["mIoU"] > 0.8
+    assert list(result.per_class) == ["1", "2"]
+    file = root / "images" / "val" / "0.jpg"
+    called = CliRunner().invoke(main, ["predict", str(runs), str(file), "--output", str(tmp_path / "out")])
+    assert called.exit_code == 0, called.output
+    written = np.asarray(Image.open(tmp_path / "out" / "00000-0.png"))
+    found = predict(str(runs), [file])[0]
+    assert np.array_equal(written, found["mask"])
+    assert written.shape == (30, 40)
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())[0]["labels"] == found["labels"]
+    assert sum(found["scores"]) == pytest.approx(1)
+
+
+def test_values_of_masks_are_checked_by_name(tmp_path: Path, runs: Path) -> None:
+    root = write_stripes(tmp_path)
+    folders = {"name": "maskfolder", "root": str(root), "class_map": {"a": 0, "b": 1}, "input_size": (3, 64, 64)}
+    with pytest.raises(ValueError, match=r"0\.png has the value 2, but there are 2 classes, from 0"):
+        train(Config({**SMALL, "data": folders}), runs)
+    Image.new("L", (7, 30)).save(root / "annotations" / "training" / "0.png")
+    with pytest.raises(TrainingError, match=r"0\.jpg has 40 x 30 pixels, but its mask has 7 x 30"):
+        train(Config({**SMALL, "data": {**folders, "first_label": 1}}), runs)
+    (root / "annotations" / "training" / "1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no mask of the same name for 1 image: .*1\.jpg"):
+        train(Config({**SMALL, "data": folders}), runs)
+
+
+def test_columns_of_a_table_and_objects_of_coco_are_masks(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    images = [Image.new("RGB", (8, 6), (i, 0, 0)) for i in range(2)]
+    masks = [Image.fromarray(np.full((6, 8), i + 1, dtype=np.uint8)) for i in range(2)]
+    table = datasets.Dataset.from_dict(
+        {"image": images, "annotation": masks},
+        features=datasets.Features({"image": datasets.Image(), "annotation": datasets.Image()}),
+    )
+    table.to_parquet(str(tmp_path / "train.parquet"))
+    data = {"input_size": (3, 32, 32), "class_map": {"a": 0, "b": 1}, "first_label": 1, "root": str(tmp_path / "cache")}
+    samples = open_segmentation({"name": "hfds", "dataset": str(tmp_path), **data}, "train")
+    assert [samples.load(i)["labels"].unique().tolist() for i in range(2)] == [[0], [1]]
+    assert samples.load(0)["images"].shape == (3, 24, 32)
+
+    (tmp_path / "pictures").mkdir()
+    images[0].save(tmp_path / "pictures" / "a.png")
+    runs = {"size": [6, 8], "counts": [0, 6, 42]}
+    common = {"image_id": 1, "category_id": 7}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 6}],
+        "categories": [{"id": 7, "name": "thing"}],
+        "annotations": [
+            {**common, "id": 1, "bbox": [0, 0, 1, 6], "segmentation": runs, "iscrowd": 1},
+            {**common, "id": 2, "bbox": [4, 0, 4, 3], "segmentation": [[4, 0, 8, 0, 8, 3, 4, 3]]},
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    data = {
+        f"{split}_{key}": x
+        for split in ("train", "val")
+        for key, x in (("annotations", "a.json"), ("images", "pictures"))
+    }
+    data["root"] = str(tmp_path)
+    samples = open_segmentation({"name": "coco", "input_size": (3, 32, 32), **data}, "train")
+    mask = samples.load(0)["labels"]
+    assert samples.classes == ["background", "thing"]
+    assert (mask[:, 0] == IGNORED).all()
+    assert mask.unique(return_counts=True)[1].tolist() == [6, 30, 12]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(("name", "size"), [("nat_pico", 64), ("shvit_pico", 128), ("agent_deit_pico", 224)])
+def test_every_decoder_stands_on_networks_of_any_first_stride(name: str, size: int, decoder: str) -> None:
+    network = create_segmenter(name, {}, {"name": decoder}, ["a", "b", "c"], PREPROCESSING)
+    logits = network(torch.randn(2, 3, size, size))
+    assert logits.shape == (2, 3, size, size)
+    logits.square().mean().backward()
+    assert [key for key, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_windows_cover_an_image_and_agree_with_a_network_that_sees_pixels() -> None:
+    images = [torch.rand(3, 20, 50), torch.rand(3, 70, 9), torch.rand(3, 32, 24)]
+    seen = []
+
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(batch.shape))
+        return batch.cumsum(1)
+
+    answers = segment(network, images, (32, 24))
+    assert {shape[1:] for shape in seen} == {(3, 32, 24)}
+    assert max(shape[0] for shape in seen) == 3
+    for image, answer in zip(images, answers, strict=True):
+        assert_close(answer, image.cumsum(0))
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "dice", "focal", ["cross_entropy", "dice"]])
+def test_ignored_pixels_have_no_gradient(name: Any) -> None:
+    logits, labels = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randint(3, (2, 4, 4))
+    labels[0, :2] = IGNORED
+    loss = create_loss({"name": name})
+    loss(logits, labels).backward()
+    assert logits.grad is not None
+    assert not logits.grad[0, :, :2].any()
+    assert logits.grad[0, :, 2:].any()
+    assert torch.isfinite(loss(logits, torch.full_like(labels, IGNORED)))
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no decoder": ({"decoder": {"name": None}}, "decoder.name must be one of upernet"),
+    "an option of another decoder": (
+        {"decoder": {"dropout": 0.1, "width": 3}},
+        "fpn: unknown config key decoder.width",
+    ),
+    "a value that a decoder cannot take": ({"decoder": {"name": "unet", "use_norm": "instancenorm"}}, "^decoder: "),
+    "a number where a decoder takes a list": (
+        {"decoder": {"name": "unet", "pyramid_channels": None, "segmentation_channels": None, "channels": 256}},
+        "^decoder.channels must be a list in which each entry is an integer of at least 1 for unet, got 256",
+    ),
+    "text where a decoder takes a number": ({"decoder": {"dropout": "a"}}, "^decoder.dropout must be a number for fpn"),
+    "None for a key of no decoder": ({"decoder": {"width": None}}, "fpn: unknown config key decoder.width"),
+    "another resize": ({"data": {"resize": "stretch"}}, "data.resize must be one of fit, cover, none"),
+    "a size that is no multiple of the stride": ({"data": {"input_size": (3, 40, 64)}}, "divisible by 32"),
+    "timm's augmentation": ({"augment": {"hflip": 0.5}}, "augment must be a list of torchvision transforms"),
+    "another loss": ({"loss": {"name": "bce"}}, "loss.name must be one of cross_entropy, dice, focal"),
+    "an option of another loss": ({"loss": {"name": "dice", "gamma": 2}}, "loss: gamma is no option of dice"),
+    "mixup": ({"mixup": {"mixup_alpha": 0.2}}, "mixup is for classification only"),
+    "another task's key": ({"detector": {"head": "fcos"}}, "detector is for detection only"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_ends_in_one_line(case: str, runs: Path) -> None:
+    changes, message = BAD[case]
+    with pytest.raises(ValueError, match=message) as raised:
+        train(small(**changes), runs)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_directory_that_does_not_match_is_refused(runs: Path) -> None:
+    directory = train(small(epochs=1), runs)
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "label_names": ["a", "b"]}))
+    write_sums(directory)
+    with pytest.raises(ValueError, match=r"do not match: net\.segmentation_head"):
+        open_segmenter(directory)
+
+
+def test_balanced_weights_of_pixels() -> None:
+    assert_close(class_weights("balanced", 3, [30, 0, 10]), torch.tensor([40 / 60, 0.0, 2.0]))
+
+
+def test_mosaics_show_the_photograph_that_their_mask_says() -> None:
+    pytest.importorskip("skimage")
+    data = {"name": "mosaics", "size": 32, "input_size": (1, 32, 32), "train_images": 3}
+    samples = open_segmentation(data, "train")
+    loaded = [samples.load(i) for i in range(3)]
+    assert {tuple(sample["images"].shape) for sample in loaded} == {(1, 32, 32)}
+    assert all(2 <= len(sample["labels"].unique()) <= 5 for sample in loaded)
+    assert torch.equal(samples.load(1)["images"], loaded[1]["images"])
+
+
+def filled(segmenter: nn.Module) -> nn.Module:
+    """Fills zeros, such as biases that are not trained: a network that has some is exported twice."""
+    from attnzoo.tools.export.checking import without_zeros
+
+    return without_zeros(segmenter) or segmenter
+
+
+@pytest.mark.full
+def test_a_file_returns_the_class_of_each_pixel(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
+    from attnzoo.tools.export import export_onnx
+
+    decoder = {"name": "fpn", "pyramid_channels": 32, "segmentation_channels": 32}
+    prepared = {**PREPROCESSING, "resize": "fit"}
+    segmenter = filled(create_segmenter("test_resnet", {}, decoder, ["a", "b", "c"], prepared).eval())
+    report = export_onnx(segmenter, tmp_path / "mask.onnx", task="mask")
+    assert report.max_difference <= 1e-4
+    assert (report.metadata["task"], report.metadata["labels"]) == ("mask", '["a", "b", "c"]')
+    report = export_onnx(segmenter, tmp_path / "logits.onnx")
+    assert report.metadata["task"] == "segment"
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    # the pyramid of UPerNet needs a form of its own
+    [pytest.param(name, marks=pytest.mark.full if name == "upernet" else pytest.mark.slow) for name in DECODERS],
+)
+def test_a_file_takes_images_of_any_size(tmp_path: Path, decoder: str) -> None:
+    pytest.importorskip("onnxruntime", reason="needs attnzoo[export]")
+    from attnzoo.tools.export import export_onnx
+
+    prepared = {**PREPROCESSING, "resize": "none"}
+    segmenter = filled(create_segmenter("test_resnet", {}, {"name": decoder}, ["a", "b", "c"], prepared).eval())
+    report = export_onnx(segmenter, tmp_path / "any.onnx", dynamic="batch,height,width")
+    # odd sides where the decoder takes them
+    others = {(45, 77), (86, 45)} if decoder == "unet" else {(32, 96), (96, 32)}
+    assert {shape[2:] for shape in report.checked} == {(64, 64), *others}
+
+
+def test_the_palette_is_that_of_pascal_voc() -> None:
+    assert palette(256)[[0, 1, 2, 15, 255]].tolist() == [
+        [0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [224, 224, 192]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in packaged_configs() if name.startswith("segmentation/")])
+def test_packaged_configs_are_valid(name: str) -> None:
+    recipe = Recipe.from_config(load_config(name))
+    assert recipe.task == "segmentation"
+    assert recipe.decoder["name"] in DECODERS
+    Preparation(recipe.data, recipe.augment)
+    create_loss(recipe.loss)
+    optimizer = create_optimization(recipe, timm.create_model("test_vit"), Processes(0, 1, torch.device("cpu")))
+    assert create_schedule(recipe, optimizer.optimizer, 3) is not None
+    for decoder in DECODERS:
+        chosen = load_config(name, [f"decoder.name={decoder}", "decoder.use_norm=False"]).decoder
+        kept = {"use_norm": False} if decoder != recipe.decoder["name"] else {**recipe.decoder, "use_norm": False}
+        assert chosen == {**kept, "name": decoder}
+
+
+def test_none_leaves_out_an_argument_of_any_decoder() -> None:
+    given = {"name": "fpn", "channels": None, "pyramid_channels": 32, "segmentation_channels": None}
+    network: Any = create_segmenter("test_resnet", {}, given, ["a", "b"], PREPROCESSING)
+    assert network.net.decoder.p5.out_channels == 32
+
+
+def write_masks(root: Path, *rows: list[int]) -> dict[str, Any]:
+    """Images with masks of the given rows of values, in training and validation; returns the data of a recipe."""
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for i, row in enumerate(rows):
+            Image.new("RGB", (len(row), 1)).save(root / "images" / split / f"{i}.png")
+            Image.fromarray(np.array([row], dtype=np.uint8)).save(root / "masks" / split / f"{i}.png")
+    return {"name": "maskfolder", "root": str(root), "input_size": (3, 64, 64)}
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([0, 255], {}, r"got 0 \(pixels with a value of 255 \(data.ignore_index\) are ignored\): a mask has the index"),
+        ([255], {}, "at least two classes, got none"),
+        ([0, 1], {"first_label": 1}, r"got 1 \(.* 255 .* and less than 1 \(data.first_label\) are ignored\): a mask"),
+        ([0, 0], {"class_map": {"road": 0}}, "^the data must have at least two classes, got road$"),
+    ],
+)
+def test_masks_of_one_class_are_refused_before_training(
+    values: list[int], options: dict[str, Any], message: str, tmp_path: Path, runs: Path
+) -> None:
+    data = write_masks(tmp_path / "data", values)
+    with pytest.raises(ValueError, match=message):
+        train(Config({**SMALL, "data": {**data, **options}}), runs)
+    assert not (runs / "last.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "weight", "said"),
+    [
+        (
+            {},
+            None,
+            "237 of 241 classes have no pixel in the training masks, whose values are 0, 80, 160, 240: write 0 .. 3 ",
+        ),
+        (
+            {"ignore_index": 0, "first_label": 80},
+            None,
+            "158 of 161 classes have .* 80, 160, 240 .*: write 80 .. 82 if each",
+        ),
+        (
+            {"class_map": {str(i): i for i in range(241)}},
+            None,
+            "237 of 241 classes have .* masks: 1, 2, 3.* and 229 more$",
+        ),
+        ({"class_map": {str(i): i for i in range(241)}}, "balanced", "237 of 241 .* and 229 more$"),
+    ],
+)
+def test_classes_without_a_pixel_are_said(options: dict[str, Any], weight: Any, said: str, tmp_path: Path) -> None:
+    data = {**write_masks(tmp_path, [0, 80], [160, 240]), **options}
+    config = Config({**SMALL, "model": {"name": "test_resnet"}, "data": data, "loss": {"weight": weight}})
+    setup = segmentation(Recipe.from_config(config), Processes(0, 1, torch.device("cpu")))
+    assert re.search(said, setup.facts["masks"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "message"),
+    [
+        (
+            "L",
+            "a.jpg",
+            r"a\.jpg cannot be read as a mask: it is not in one of the lossless formats PNG, .*: write it as PNG",
+        ),
+        ("RGB", "a.png", "it is a RGB image, .*: convert it, with the index of the class in place of each colour"),
+    ],
+)
+def test_masks_in_other_formats_are_refused_with_what_to_do(mode: str, name: str, message: str, tmp_path: Path) -> None:
+    Image.new(mode, (8, 6)).save(tmp_path / name)
+    with pytest.raises(UnreadableImageError, match=message) as raised:
+        read_mask(tmp_path / name, name)
+    assert "\n" not in str(raised.value)
+    assert "0x" not in str(raised.value)
+
+
+def test_no_file_is_to_be_removed_for_a_value_that_is_no_class(tmp_path: Path, runs: Path) -> None:
+    data = {**write_masks(tmp_path / "data", [0, 1], [0, 9]), "class_map": {"a": 0, "b": 1}}
+    config = Config({**SMALL, "model": {"name": "test_resnet"}, "data": data})
+    with pytest.raises(TrainingError, match=r"value 9, .*: set data.ignore_index or data.class_map\. No step has been"):
+        train(config, runs)
+    samples = open_segmentation(data, "val")
+    with pytest.raises(ValueError, match=r"value 9, .*: set data.ignore_index or data.class_map$"):
+        Reading().judge(lambda model, loader, note: note(next(iter(loader))["unreadable"]), nn.Linear(1, 1), samples)
+
+
+def test_no_more_masks_are_read_than_are_needed(tmp_path: Path) -> None:
+    data = write_masks(tmp_path, [0, 255], [1, 0], [1, 1])
+    samples = open_segmentation({**data, "class_map": {"a": 0, "b": 1}}, "train")
+    assert samples.labels_present() == ({0, 1, IGNORED}, 2)
+    assert samples.labels_present(most=1) == ({0, IGNORED}, 1)
+
+
+def test_the_image_stays_visible_under_the_background_and_panels_have_names() -> None:
+    picture, mask = Image.new("RGB", (3, 1), (200, 200, 200)), np.array([[0, 1, IGNORED]])
+    blended = np.asarray(overlaid(picture, mask, palette(2)))[0].tolist()
+    assert blended == [[170, 170, 170], [160, 90, 90], [200, 200, 200]]
+    row = drawing._beside([picture.resize((30, 20))] * 3)
+    assert row.size == (384, 85 + 22)
+    below = np.asarray(row.convert("L"))[85:]
+    assert [below[:, i * 128 : (i + 1) * 128].min() < 50 for i in range(3)] == [True] * 3

@@ -1,0 +1,1 @@
+"""Semantic segmentation: decoders of segmentation-models-pytorch on any timm backbone."""

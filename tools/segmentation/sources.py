@@ -1,0 +1,159 @@
+"""Images with a mask each: from folders, from tables, and from sources of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from ..data.readers import ordered
+from ..data.samples import Pictures
+from ..detection.outlines import draw_masks
+from ..images import UnreadableImageError, check_pixels, open_regular
+
+# label of the pixels that are neither learned nor judged; torch's own default
+IGNORED = -100
+# largest number of classes, those of a mask of 16 bits
+LARGEST_COUNT = 2**16
+
+# modes of Pillow whose values are indices of classes
+_INDEXED = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_FORMATS = ("PNG", "BMP", "GIF", "TIFF", "PPM")
+
+
+class Source(Pictures, Protocol):
+    """Images with a mask each, by index."""
+
+    def mask(self, index: int) -> NDArray[np.int64]:
+        """The label of each pixel (H, W), IGNORED for none."""
+
+
+class IndexMasks:
+    """Masks in grey or palette images, whose values are classes.
+
+    Args:
+        labels: the classes and their labels.
+        first_label: value of the first class in a mask; smaller values are ignored. ADE20K has 1.
+        ignore_index: value of the pixels that are neither learned nor judged; None for none.
+
+    Attributes:
+        present: the labels in the training masks if all were read for the classes, with IGNORED; None if they were not.
+    """
+
+    present: set[int] | None = None
+
+    def __init__(self, labels: Mapping[str, int], first_label: int, ignore_index: int | None) -> None:
+        self.classes = ordered(labels)
+        self.first_label, self.ignore_index = first_label, ignore_index
+
+    @property
+    def ignored(self) -> str:
+        """Which values are ignored, in words; empty if none are."""
+        said = [] if self.ignore_index is None else [f"{self.ignore_index} (data.ignore_index)"]
+        said += [f"less than {self.first_label} (data.first_label)"] if self.first_label > 0 else []
+        return " and ".join(said)
+
+    def file(self, index: int) -> tuple[str | Path | BinaryIO, str]:
+        """The mask of an image, and its name in messages."""
+        raise NotImplementedError
+
+    def mask(self, index: int) -> NDArray[np.int64]:
+        """Reads the mask of an image (H, W).
+
+        Raises:
+            UnreadableImageError: it cannot be read, or has a value that is not a class.
+        """
+        file, name = self.file(index)
+        mask = read_mask(file, name, self.first_label, self.ignore_index)
+        if (largest := mask.max(initial=0)) >= len(self.classes):
+            raise UnreadableImageError(
+                f"{name} has the value {largest + self.first_label}, but there are {len(self.classes)} classes, from "
+                f"{self.first_label}: set data.ignore_index or data.class_map"
+            )
+        return mask
+
+
+def read_mask(
+    file: str | Path | BinaryIO, name: str, first_label: int = 0, ignore_index: int | None = None
+) -> NDArray[np.int64]:
+    """Reads the labels of a grey or palette image, (H, W).
+
+    Args:
+        file: a path, or an open binary file.
+        name: its name in messages.
+        first_label: value of the first class; smaller values are ignored.
+        ignore_index: value that is ignored.
+
+    Raises:
+        UnreadableImageError: it is damaged, or has colours instead of indices.
+    """
+    try:
+        opened = open_regular(file) if isinstance(file, (str, Path)) else file
+        with opened, Image.open(opened, formats=_FORMATS) as image:
+            check_pixels(image.size)
+            if image.mode not in _INDEXED:
+                raise ValueError(
+                    f"it is a {image.mode} image, but a mask has one value per pixel, the index of its class: convert "
+                    "it, with the index of the class in place of each colour, and save it as PNG"
+                )
+            values = np.asarray(image).astype(np.int64)
+    # decoders may raise any exception on damaged files
+    except UnidentifiedImageError as error:
+        # Pillow's message has the address of the file object
+        raise UnreadableImageError(
+            f"{name} cannot be read as a mask: it is not in one of the lossless formats {', '.join(_FORMATS)}: write "
+            "it as PNG from where it was drawn, because other formats (JPEG) change the values"
+        ) from error
+    except Exception as error:
+        raise UnreadableImageError(f"{name} cannot be read as a mask: {error}") from error
+    labels = values - first_label
+    labels[(values == ignore_index) | (labels < 0)] = IGNORED
+    return labels
+
+
+def labels_in(mask: NDArray[np.int64]) -> set[int]:
+    """The labels of a mask, with IGNORED."""
+    if mask.max(initial=0) >= LARGEST_COUNT:
+        return set(np.unique(mask).tolist())
+    # much faster than sorting
+    return set((np.flatnonzero(np.bincount(mask.ravel() - IGNORED)) + IGNORED).tolist())
+
+
+class ObjectMasks:
+    """Masks of the objects of a detection source: class 0 is the background, and small objects lie on large ones.
+
+    Args:
+        objects: the source, opened with masks.
+        background: learn the pixels without an object as the class "background"; otherwise they are ignored.
+    """
+
+    def __init__(self, objects: Any, background: bool = True) -> None:
+        self.objects, self.background = objects, background
+        self.classes = [*(["background"] if background else []), *objects.classes]
+        self.remarks: str = objects.remarks
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def name(self, index: int) -> str:
+        """The name of an image."""
+        return str(self.objects.name(index))
+
+    def picture(self, index: int, channels: int) -> Image.Image:
+        """Reads an image."""
+        image: Image.Image = self.objects.picture(index, channels)
+        return image
+
+    def mask(self, index: int) -> NDArray[np.int64]:
+        """The mask of an image (H, W); crowds are ignored."""
+        found, (width, height) = self.objects.objects(index), self.objects.shape(index)
+        labels = np.full((height, width), 0 if self.background else IGNORED, dtype=np.int64)
+        drawn = draw_masks(found.outlines, width, height)
+        # crowds first, then from large to small
+        for row in sorted(range(len(drawn)), key=lambda i: (not found.crowds[i], -int(drawn[i].sum()))):
+            labels[drawn[row] > 0] = IGNORED if found.crowds[row] else found.labels[row] + self.background
+        return labels

@@ -1,0 +1,187 @@
+"""Training of segmenters: data, model and loss of a recipe.
+
+A recipe with `task="segmentation"` has `decoder` (`attnzoo.tools.segmentation.network.create_segmenter`), the keys of
+`attnzoo.tools.segmentation.data` in `data`, and a list of torchvision transforms in `augment`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..files import listed
+from ..stored import save_network
+from ..training.learners import Classifier, class_weights
+from ..training.network import prepare_network, randomly_initialized, try_size
+from ..training.optimization import blaming
+from ..training.processes import Processes
+from ..training.recipe import Recipe
+from ..training.setup import Setup, check_classes, describe_data
+from ..training.starting import read_start
+from .data import SegmentedImages, open_segmentation
+from .metrics import SegmentationJudge
+from .network import create_segmenter
+from .sources import IGNORED, IndexMasks, Source
+
+LOSSES = ("cross_entropy", "dice", "focal")
+
+
+def segmentation(recipe: Recipe, processes: Processes) -> Setup:
+    """Opens the data of a recipe and creates its segmenter.
+
+    Args:
+        recipe: a recipe of the task "segmentation".
+        processes: the processes of the training.
+
+    Raises:
+        ValueError: the recipe is invalid or does not match the data.
+        FileNotFoundError: a file or folder does not exist.
+        ImportError: segmentation-models-pytorch is not installed.
+    """
+    train_set = open_segmentation(recipe.data, "train", recipe.augment)
+    val_set = open_segmentation(recipe.data, "val")
+    check_classes(train_set.classes, val_set.classes)
+    classes, prepared = list(train_set.classes), train_set.prepare.stored
+    _check_count(train_set)
+    name, arguments = recipe.model["name"], recipe.model_arguments
+    channels = prepared["input_size"][0]
+    if arguments.setdefault("in_chans", channels) != channels:
+        raise ValueError(f"model.in_chans must be the channels of data.input_size, {channels}: omit it")
+    start = read_start(recipe.model)
+    if start is not None and start.task != "classification":
+        raise ValueError(f"model.weights: a segmenter starts from a classifier, {start.given} is for {start.task}")
+    if start is not None:
+        arguments |= {"pretrained": True, "pretrained_cfg_overlay": start.overlay}
+    network = create_segmenter(name, arguments, recipe.decoder, classes, prepared)
+    prepare_network(network, recipe)
+    given = recipe.loss.get("weight")
+    # all masks are read for it
+    counts = train_set.pixels_per_class() if given == "balanced" else None
+    loss = create_loss(recipe.loss, class_weights(given, len(classes), counts))
+    learner = Classifier(network, loss, channels_last=recipe.channels_last, frozen=recipe.freeze == "backbone")
+    # report errors of the augmentation or the data here, not from a worker
+    train_set.try_out(recipe.seed)
+    try_size(network, name, prepared["input_size"])
+
+    def save(trained: nn.Module, directory: Path) -> None:
+        save_network(
+            trained, directory, "segmentation", name, arguments, classes, prepared, decoder=dict(recipe.decoder)
+        )
+
+    size = " x ".join(map(str, prepared["input_size"]))
+    origin = "pretrained backbone" if arguments.get("pretrained") else randomly_initialized(recipe.freeze)
+    origin = origin if start is None else f"backbone from {start.given}"
+    return Setup(
+        learner=learner,
+        network=network,
+        train_set=train_set,
+        val_set=val_set,
+        judge=SegmentationJudge(len(classes), prepared["input_size"][1:], processes.device),
+        save=save,
+        facts={
+            "model": f"{recipe.decoder['name']} on {name}, input {size}, {origin}",
+            "data": describe_data(train_set, val_set, recipe.data["name"]),
+            **({"masks": absent} if (absent := _absent(train_set, counts)) else {}),
+        },
+    )
+
+
+def _check_count(samples: SegmentedImages) -> None:
+    """Checks that there are two classes at least, which masks of 0 and 255 do not have."""
+    if len(samples.classes) > 1:
+        return
+    source = samples.source
+    hint = "a mask has the index of the class of each pixel, such as 0 and 1 for two classes"
+    values = source.present if isinstance(source, IndexMasks) else None
+    told = "" if values is None else f"{_ignored(source, values)}: {hint}"
+    raise ValueError(f"the data must have at least two classes, got {listed(samples.classes) or 'none'}{told}")
+
+
+def _ignored(source: Source, present: Collection[int]) -> str:
+    """Describes what is ignored in masks; empty if nothing is."""
+    if isinstance(source, IndexMasks) and IGNORED in present:
+        return f" (pixels with a value of {source.ignored} are ignored)"
+    return ""
+
+
+def _absent(samples: SegmentedImages, counts: Sequence[int] | None) -> str:
+    """Describes the classes that have no pixel in the training masks; empty if each has some.
+
+    Args:
+        samples: training data.
+        counts: number of pixels of each class; None if they were not counted.
+    """
+    source, classes, total = samples.source, samples.classes, len(samples)
+    values = source.present if isinstance(source, IndexMasks) else None
+    present, read = values or {label for label, count in enumerate(counts or ()) if count}, total
+    if not present:
+        present, read = samples.labels_present()
+    absent = [name for label, name in enumerate(classes) if label not in present]
+    if not absent:
+        return ""
+    where = "the training masks" if read == total else f"{read} of the {total} training masks"
+    said = f"{len(absent)} of {len(classes)} classes {'has' if len(absent) == 1 else 'have'} no pixel in {where}"
+    if values is None:
+        return f"{said}: {listed(absent)}{_ignored(source, present)}"
+    found = [classes[label] for label in sorted(values - {IGNORED})]
+    first = int(classes[0])
+    return (
+        f"{said}, whose values are {listed(found)}{_ignored(source, present)}: write {first} .. "
+        f"{first + len(found) - 1} if each is a class, or name the classes with data.class_map"
+    )
+
+
+class PixelLoss(nn.Module):
+    """The sum of losses over the pixels that are not ignored; 0 if all are.
+
+    Args:
+        losses: each maps logits (B, K, H, W) and labels (B, H, W) to a scalar.
+    """
+
+    def __init__(self, losses: list[nn.Module]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """(B, K, H, W), (B, H, W) -> scalar."""
+        # the mean over no pixel is not a number
+        if not (labels != IGNORED).any():
+            return logits.sum() * 0
+        total: Tensor = sum(loss(logits, labels) for loss in self.losses)
+        return total
+
+
+def create_loss(options: Mapping[str, Any], weight: Tensor | None = None) -> nn.Module:
+    """Creates the loss of a recipe.
+
+    Args:
+        options: `name`, one of LOSSES or a list of them, which are added; `label_smoothing` and `weight` of the cross
+            entropy (see `class_weights`); `gamma` of the focal loss.
+        weight: weight of each class (classes,).
+
+    Raises:
+        ValueError: an unknown loss or option.
+    """
+    from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
+
+    settings = {key: value for key, value in options.items() if key != "weight"}
+    names = settings.pop("name", "cross_entropy")
+    names = [names] if isinstance(names, str) else list(names)
+    if not names or (unknown := [name for name in names if name not in LOSSES]):
+        raise ValueError(f"loss.name must be one of {', '.join(LOSSES)}, or a list of them, got {unknown or names}")
+    of_each: dict[str, tuple[Any, dict[str, Any], str]] = {
+        "cross_entropy": (nn.CrossEntropyLoss, {"weight": weight}, "label_smoothing"),
+        "dice": (DiceLoss, {"mode": "multiclass"}, ""),
+        "focal": (FocalLoss, {"mode": "multiclass"}, "gamma"),
+    }
+    losses = []
+    for name in names:
+        make, common, own = of_each[name]
+        chosen = {own: settings.pop(own)} if own in settings else {}
+        losses.append(blaming("loss", make, ignore_index=IGNORED, **common, **chosen))
+    if settings or (weight is not None and "cross_entropy" not in names):
+        raise ValueError(f"loss: {next(iter(settings), 'weight')} is no option of {', '.join(names)}")
+    return PixelLoss(losses)
