@@ -5,12 +5,11 @@ Example: python examples/classify.py model.onnx picture.jpg
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import onnxruntime
 from PIL import Image
-from shared import likeliest, normalise, open_picture, prepare, read_notes
+from shared import likeliest, normalise, parser_of, percentages, prepare, read_notes, run
 
 
 def open_session(file: str | Path, threads: int = 0) -> onnxruntime.InferenceSession:
@@ -40,14 +39,5 @@ def classify(session: onnxruntime.InferenceSession, picture: Image.Image, top: i
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit("usage: python classify.py MODEL.onnx IMAGE...")
-    # where the output is ASCII, other characters of names are escaped
-    sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        opened = open_session(sys.argv[1])
-        for path in sys.argv[2:]:
-            found = classify(opened, open_picture(path))
-            print(f"{path}: {', '.join(f'{label} {score:.1%}' for label, score in found)}")
-    except ValueError as error:
-        sys.exit(str(error))
+    parser = parser_of("Print the most likely classes of images and their probabilities.")
+    run(parser, open_session, lambda session, image, *_: percentages(classify(session, image)))

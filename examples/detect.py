@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import onnxruntime
 from classify import open_session
 from PIL import Image, ImageColor, ImageDraw, ImageFont
-from shared import interpolate, open_picture, read_notes, upright
+from shared import interpolate, parser_of, read_notes, run, upright
 
 
 class Found(NamedTuple):
@@ -87,30 +86,18 @@ def draw(picture: Image.Image, found: Sequence[Found]) -> Image.Image:
     return drawn
 
 
-def main() -> None:
-    """Prints the objects in images, and writes copies with boxes."""
-    parser = argparse.ArgumentParser(description="Detect objects with a file of `attnzoo export`.")
-    parser.add_argument("model", help="File of `attnzoo export`.")
-    parser.add_argument("images", nargs="+", help="Image files.")
-    parser.add_argument("--output", type=Path, help="Folder for the images with boxes.")
-    parser.add_argument("--least-score", type=float, default=0.3, help="Lowest score of an object, 0 .. 1.")
-    options = parser.parse_args()
-    # where the output is ASCII, other characters of names are escaped
-    sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        session = open_session(options.model)
-        for number, path in enumerate(options.images):
-            picture = open_picture(path)
-            found = detect(session, picture, options.least_score)
-            said = (f"{label} {score:.1%} at {', '.join(f'{x:.0f}' for x in box)}" for label, score, box in found)
-            print(f"{path}: {'; '.join(said) or 'nothing found'}")
-            if options.output is not None:
-                options.output.mkdir(parents=True, exist_ok=True)
-                # numbered, because images in two folders may have the same name
-                draw(picture, found).save(options.output / f"{number:05d}-{Path(path).stem}.jpg", quality=90)
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+def answer(session: onnxruntime.InferenceSession, picture: Image.Image, name: str, options: argparse.Namespace) -> str:
+    """The objects in an image, as text; writes a copy with boxes if there is a folder for it."""
+    found = detect(session, picture, options.least_score)
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        draw(picture, found).save(options.output / f"{name}.jpg", quality=90)
+    said = (f"{label} {score:.1%} at {', '.join(f'{x:.0f}' for x in box)}" for label, score, box in found)
+    return "; ".join(said) or "nothing found"
 
 
 if __name__ == "__main__":
-    main()
+    parser = parser_of("Print the objects in images.")
+    parser.add_argument("--output", type=Path, help="Folder for the images with boxes.")
+    parser.add_argument("--least-score", type=float, default=0.3, help="Lowest score of an object, 0 .. 1.")
+    run(parser, open_session, answer)

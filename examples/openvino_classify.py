@@ -5,13 +5,12 @@ Example: python examples/openvino_classify.py model.onnx picture.jpg
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import openvino
 from PIL import Image
-from shared import likeliest, normalise, open_picture, prepare, read_notes
+from shared import likeliest, normalise, parser_of, percentages, prepare, read_notes, run
 
 
 def open_model(file: str | Path, precision: str = "f32") -> tuple[openvino.CompiledModel, dict[str, Any]]:
@@ -42,14 +41,5 @@ def classify(
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit("usage: python openvino_classify.py MODEL.onnx IMAGE...")
-    # where the output is ASCII, other characters of names are escaped
-    sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        opened = open_model(sys.argv[1])
-        for path in sys.argv[2:]:
-            found = classify(*opened, open_picture(path))
-            print(f"{path}: {', '.join(f'{label} {score:.1%}' for label, score in found)}")
-    except ValueError as error:
-        sys.exit(str(error))
+    parser = parser_of("Print the most likely classes of images and their probabilities.")
+    run(parser, open_model, lambda opened, image, *_: percentages(classify(*opened, image)))

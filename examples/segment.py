@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,17 @@ import numpy as np
 import onnxruntime
 from classify import open_session
 from PIL import Image, ImageDraw, ImageFont
-from shared import SEGMENTS, check_pixels, interpolate, normalise, open_picture, read_notes, upright
+from shared import (
+    SEGMENTS,
+    check_pixels,
+    interpolate,
+    normalise,
+    parser_of,
+    percentages,
+    read_notes,
+    run,
+    upright,
+)
 
 # largest distance of two windows, as a share of their size
 _STEP = 2 / 3
@@ -144,30 +153,17 @@ def draw(picture: Image.Image, mask: np.ndarray, regions: Sequence[Region]) -> I
     return drawn
 
 
-def main() -> None:
-    """Prints the shares of the classes in images, and writes overlays and masks."""
-    parser = argparse.ArgumentParser(description="Segment images with a file of `attnzoo export`.")
-    parser.add_argument("model", help="File of `attnzoo export`.")
-    parser.add_argument("images", nargs="+", help="Image files.")
-    parser.add_argument("--output", type=Path, help="Folder for an overlay (JPEG) and a mask (PNG) of each image.")
-    options = parser.parse_args()
-    # where the output is ASCII, other characters of names are escaped
-    sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        session = open_session(options.model)
-        for number, path in enumerate(options.images):
-            picture = open_picture(path)
-            mask, regions = segment(session, picture)
-            print(f"{path}: {', '.join(f'{label} {share:.1%}' for _, label, share in regions)}")
-            if options.output is not None:
-                options.output.mkdir(parents=True, exist_ok=True)
-                # numbered, because images in two folders may have the same name
-                name = f"{number:05d}-{Path(path).stem}"
-                draw(picture, mask, regions).save(options.output / f"{name}.jpg", quality=90)
-                index_image(mask).save(options.output / f"{name}.png")
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+def answer(session: onnxruntime.InferenceSession, picture: Image.Image, name: str, options: argparse.Namespace) -> str:
+    """The shares of the classes in an image, as text; writes an overlay and the mask if there is a folder for them."""
+    mask, regions = segment(session, picture)
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        draw(picture, mask, regions).save(options.output / f"{name}.jpg", quality=90)
+        index_image(mask).save(options.output / f"{name}.png")
+    return percentages([(label, share) for _, label, share in regions])
 
 
 if __name__ == "__main__":
-    main()
+    parser = parser_of("Print the shares of the classes in images.")
+    parser.add_argument("--output", type=Path, help="Folder for an overlay (JPEG) and a mask (PNG) of each image.")
+    run(parser, open_session, answer)

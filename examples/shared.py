@@ -1,4 +1,4 @@
-"""Preprocessing and postprocessing for the examples of this folder, with NumPy and Pillow only.
+"""Command line, preprocessing and postprocessing for the examples of this folder, with NumPy and Pillow only.
 
 The result is the same, pixel by pixel, as that of timm's evaluation transform. The settings are read from the metadata
 of an exported file; `detect.py` and `segment.py` have what their tasks need instead. H W C are height, width and
@@ -7,12 +7,13 @@ channels.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,6 +53,40 @@ def _most_pixels() -> int:
 MOST_PIXELS = _most_pixels()
 # the end of a message, which the service, with a limit of its own, leaves out
 PIXELS_HINT = "; the environment variable ATTNZOO_MAX_PIXELS changes this limit"
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """A parser of the arguments that every program takes: a file and images."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("model", help="File of `attnzoo export`.")
+    parser.add_argument("images", nargs="+", help="Image files.")
+    return parser
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    open_model: Callable[[str], Any],
+    answer: Callable[[Any, Image.Image, str, argparse.Namespace], str],
+) -> None:
+    """Prints an answer for each image; ends the program with one line if something cannot be read or written.
+
+    Args:
+        parser: see `parser_of`.
+        open_model: function that opens the file.
+        answer: function of the opened file, an image, a name without extension that no other image has, and the
+            arguments.
+    """
+    options = parser.parse_args()
+    # where the output is ASCII, other characters of names are escaped
+    sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        model = open_model(options.model)
+        for number, path in enumerate(options.images):
+            # numbered, because images in two folders may have the same name
+            name = f"{number:05d}-{Path(path).stem}"
+            print(f"{path}: {answer(model, open_picture(path), name, options)}")
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
 
 
 def read_notes(metadata: Mapping[str, str], *tasks: str) -> dict[str, Any]:
@@ -138,6 +173,11 @@ def normalise(pixels: np.ndarray, notes: Mapping[str, Any]) -> np.ndarray:
     """Normalises with mean and standard deviation: (H, W, C), 0 .. 255 -> (C, H, W) float32."""
     mean, std = (np.asarray(notes[key], np.float32) for key in ("mean", "std"))
     return ((pixels / np.float32(255) - mean) / std).transpose(2, 0, 1)
+
+
+def percentages(found: Sequence[tuple[str, float]]) -> str:
+    """Labels and shares as text."""
+    return ", ".join(f"{label} {share:.1%}" for label, share in found)
 
 
 def likeliest(logits: np.ndarray, labels: Sequence[str] | None, top: int) -> list[tuple[str, float]]:

@@ -131,8 +131,21 @@ runpy.run_path({str(EXAMPLES / "classify.py")!r}, run_name="__main__")
     assert all(label in done.stdout for label in LABELS)
 
 
+@pytest.mark.parametrize("script", ["classify.py", "detect.py", "openvino_classify.py", "segment.py"])
+def test_arguments_are_explained(script):
+    if script == "openvino_classify.py":
+        pytest.importorskip("openvino")
+    command = [sys.executable, str(EXAMPLES / script)]
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "File of `attnzoo export`." in done.stdout
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert "the following arguments are required: model, images" in done.stderr
+
+
 @pytest.mark.parametrize(
-    "arguments", [["model.onnx", "text.jpg"], ["model.onnx", "missing.jpg"], ["missing.onnx", "text.jpg"], []]
+    "arguments", [["model.onnx", "text.jpg"], ["model.onnx", "missing.jpg"], ["missing.onnx", "text.jpg"]]
 )
 def test_mistakes_are_one_line(tmp_path, file, arguments):
     (tmp_path / "model.onnx").write_bytes(file.read_bytes())

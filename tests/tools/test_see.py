@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -64,6 +65,16 @@ def test_channels_and_networks_without_attention(tmp_path: Path, picture: Path, 
     panels = scene_in(page)["panels"]
     assert panels[-1]["title"] == "Grad-CAM"
     assert len(panels) == (1 if name == "resnet18" else 5)
+
+
+def test_a_map_of_one_position_is_said(tmp_path: Path, picture: Path) -> None:
+    folder = tmp_path / "small"
+    small = timm.create_model("nat_pico", pretrained_cfg_overlay={"input_size": (3, 32, 32)})
+    timm.models.save_for_hf(small, str(folder), safe_serialization=True)
+    done = CliRunner().invoke(see_command, [str(folder), str(picture), "--output", str(tmp_path / "seen")])
+    assert done.exit_code == 0, done.output
+    assert "Grad-CAM is the same everywhere, because the last map of" in done.output
+    assert "has one position at 32 x 32 pixels" in done.output
 
 
 def test_channels_are_bars(tmp_path: Path, picture: Path) -> None:

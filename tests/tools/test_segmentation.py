@@ -346,7 +346,11 @@ def write_masks(root: Path, *rows: list[int]) -> dict[str, Any]:
     [
         ([0, 255], {}, r"got 0 \(pixels with a value of 255 \(data.ignore_index\) are ignored\): a mask has the index"),
         ([255], {}, "at least two classes, got none"),
-        ([0, 1], {"first_label": 1}, r"got 1 \(.* 255 .* and less than 1 \(data.first_label\) are ignored\): a mask"),
+        (
+            [0, 1],
+            {"first_label": 1},
+            r"got 1 \(.* 255 .* or a value less than 1 .* are ignored\): a mask",
+        ),
         ([0, 0], {"class_map": {"road": 0}}, "^the data must have at least two classes, got road$"),
     ],
 )
@@ -359,18 +363,44 @@ def test_masks_of_one_class_are_refused_before_training(
     assert not (runs / "last.pth").exists()
 
 
+def test_masks_whose_values_are_listed(tmp_path: Path) -> None:
+    data = {**write_masks(tmp_path, [0, 80, 7], [160, 255, 0]), "values": [255, 0, 160]}
+    train_set = open_segmentation(data, "train")
+    assert train_set.classes == ["255", "0", "160"]
+    assert [train_set.source.mask(i).tolist() for i in range(2)] == [[[1, IGNORED, IGNORED]], [[2, 0, 1]]]
+    config = Config({**SMALL, "model": {"name": "test_resnet"}, "data": data})
+    assert "masks" not in segmentation(Recipe.from_config(config), Processes(0, 1, torch.device("cpu"))).facts
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"values": [0, 0]}, r"data.values must list the value of each class, .* each once, such as .*, got \[0, 0\]$"),
+        ({"values": [0, 65536]}, "from 0 to 65535"),
+        ({"values": [True, 2]}, "must list the value of each class"),
+        ({"values": 255}, "must list the value of each class, .* got 255"),
+        ({"values": [1, 2], "first_label": 1}, "omit data.first_label"),
+        ({"values": [1, 2, 3], "class_map": {"a": 0, "b": 1}}, "a value for each of the 2 classes of .*, got 3"),
+    ],
+)
+def test_values_that_cannot_be_those_of_masks(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    data = {**write_masks(tmp_path, [0, 1]), **options}
+    with pytest.raises(ValueError, match=message):
+        open_segmentation(data, "train")
+
+
 @pytest.mark.parametrize(
     ("options", "weight", "said"),
     [
         (
             {},
             None,
-            "237 of 241 classes have no pixel in the training masks, whose values are 0, 80, 160, 240: write 0 .. 3 ",
+            r"237 of 241 classes have no .*, whose values are 0, 80, 160, 240: set data.values=\[0,80,160,240\] ",
         ),
         (
             {"ignore_index": 0, "first_label": 80},
             None,
-            "158 of 161 classes have .* 80, 160, 240 .*: write 80 .. 82 if each",
+            r"158 of 161 classes have .* 80, 160, 240 .*: set data.values=\[80,160,240\] if each",
         ),
         (
             {"class_map": {str(i): i for i in range(241)}},
@@ -409,10 +439,12 @@ def test_masks_in_other_formats_are_refused_with_what_to_do(mode: str, name: str
 def test_no_file_is_to_be_removed_for_a_value_that_is_no_class(tmp_path: Path, runs: Path) -> None:
     data = {**write_masks(tmp_path / "data", [0, 1], [0, 9]), "class_map": {"a": 0, "b": 1}}
     config = Config({**SMALL, "model": {"name": "test_resnet"}, "data": data})
-    with pytest.raises(TrainingError, match=r"value 9, .*: set data.ignore_index or data.class_map\. No step has been"):
+    with pytest.raises(
+        TrainingError, match=r"value 9, .*: set data.ignore_index, .* with the value of each class\. No step has been"
+    ):
         train(config, runs)
     samples = open_segmentation(data, "val")
-    with pytest.raises(ValueError, match=r"value 9, .*: set data.ignore_index or data.class_map$"):
+    with pytest.raises(ValueError, match=r"value 9, .*: set data.ignore_index, .* with the value of each class$"):
         Reading().judge(lambda model, loader, note: note(next(iter(loader))["unreadable"]), nn.Linear(1, 1), samples)
 
 

@@ -78,4 +78,5 @@ def test_speed_is_that_of_the_steps():
         speed.add(8)
     assert speed.images_per_second == 4
     assert str(speed).startswith("4 images/s")
+    assert "images/s" not in str(Speed(torch.device("cpu")))
     assert speed.memory is None or speed.memory > 1e7

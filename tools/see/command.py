@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -16,7 +16,7 @@ from ..images import UnreadableImageError
 from ..models import RANDOM, check_model, is_random
 from ..predict import pictures_in
 from . import figure, page
-from .scenes import open_viewer
+from .scenes import Scene, open_viewer
 
 
 def see(
@@ -63,12 +63,21 @@ def see(
         figure.draw(path, scene, queries)
         page.write(path.with_suffix(".html"), scene, queries[0])
         written.append(path)
-        if number == 0 and not scene.layers:
-            click.echo(
-                f"{model} has no attention that is known: only Grad-CAM is drawn, of the layer {scene.cam_layer}",
-                err=True,
-            )
+        for note in _notes(model, scene) if number == 0 else ():
+            click.echo(note, err=True)
     return written
+
+
+def _notes(model: str, scene: Scene) -> Iterator[str]:
+    """What must be known to read a scene."""
+    if not scene.layers:
+        yield f"{model} has no attention that is known: only Grad-CAM is drawn, of the layer {scene.cam_layer}"
+    if scene.cam_size == (1, 1):
+        height, width, _ = scene.picture.shape
+        yield (
+            f"Grad-CAM is the same everywhere, because the last map of {model} has one position at {height} x {width} "
+            "pixels: see its attention, or a model that was trained on larger images"
+        )
 
 
 @click.command("see", cls=DeviceCommand, context_settings={"show_default": True})

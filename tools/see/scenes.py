@@ -36,6 +36,7 @@ class Scene:
         cam: (H, W), Grad-CAM of the prediction, 0 .. 1.
         layers: the explanations of the layers, whose `at` answers for any query.
         cam_layer: name of the layer whose map Grad-CAM reads; `features` for the output of `forward_features`.
+        cam_size: rows and columns of that map.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Scene:
     cam: Tensor
     layers: tuple[Explanation, ...]
     cam_layer: str = "features"
+    cam_size: tuple[int, int] = (0, 0)
 
     def telling(self) -> list[tuple[int, int]]:
         """Returns the queries (row, column) with the highest Grad-CAM, at a distance from each other."""
@@ -105,6 +107,7 @@ def _open_classifier(model: str, layers: Sequence[str | int], pretrained: bool, 
             _enlarged(cam, images),
             _explained(network, images, chosen, is_named=bool(layers)),
             cam_layer,
+            (cam.shape[1], cam.shape[2]),
         )
 
     return view
@@ -148,12 +151,14 @@ def _open_detector(directory: Path, layers: Sequence[str | int], device: str | t
         best = (
             f", the best {config['label_names'][int(found['labels'][0])]} {float(scores[0]):.1%}" if len(scores) else ""
         )
+        cam = weighted_map(*maps)
         return Scene(
             file.name,
             _visible(images[0].cpu(), preprocessing["mean"], preprocessing["std"]),
             f"{len(scores)} objects{best}",
-            _enlarged(weighted_map(*maps), images),
+            _enlarged(cam, images),
             _explained(body, images, chosen, is_named=bool(layers)),
+            cam_size=(cam.shape[1], cam.shape[2]),
         )
 
     return view

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -12,7 +12,7 @@ from ..data.splits import names_of
 from ..files import listed, plural
 from ..finding import Skipped, find_images
 from ..images import read_image
-from .sources import LARGEST_COUNT, IndexMasks, labels_in, read_mask
+from .sources import LARGEST_COUNT, Coding, IndexMasks, labels_in, read_mask
 
 
 class MaskFolder(IndexMasks):
@@ -29,9 +29,10 @@ class MaskFolder(IndexMasks):
         val_images: folder of the validation images.
         val_masks: folder of their masks.
         class_map: names of the classes: a text file with one name per line, or a dict of labels by name. By default the
-            names are the values of the training masks, which are all read for it.
-        first_label: see `IndexMasks`.
-        ignore_index: see `IndexMasks`.
+            names are the values of the training masks, which are all read for it unless `values` lists them.
+        first_label: see `Coding`.
+        ignore_index: see `Coding`.
+        values: see `Coding`.
 
     Raises:
         FileNotFoundError: a folder does not exist, or an image has no mask.
@@ -49,22 +50,26 @@ class MaskFolder(IndexMasks):
         class_map: str | Mapping[str, int] | None = None,
         first_label: int = 0,
         ignore_index: int | None = 255,
+        values: Sequence[int] | None = None,
     ) -> None:
+        coding = Coding(first_label, ignore_index, values)
         given = {"train": (train_images, train_masks), "val": (val_images, val_masks)}
         images, masks = _folders(root, split, *given.get(split, (None, None)))
         self.pairs, self.remarks = _paired(images, masks)
         labels = read_class_map(class_map, Path(root or images.parent))
-        if labels is None:
+        if labels is None and values is not None:
+            labels = {str(value): label for label, value in enumerate(values)}
+        elif labels is None:
             pairs = self.pairs if split == "train" else _paired(*_folders(root, "train", *given["train"]))[0]
-            masks_of = (read_mask(path, str(path), first_label, ignore_index) for _, path in pairs)
-            self.present = set().union(*map(labels_in, masks_of))
+            masks_of = (read_mask(path, str(path)) for _, path in pairs)
+            self.present = set().union(*map(labels_in, map(coding.labels_of, masks_of)))
             if max(self.present) >= LARGEST_COUNT:
                 raise ValueError(
                     f"the training masks in {pairs[0][1].parent} have the value {max(self.present) + first_label}, but "
                     f"a mask has the index of the class of each pixel, less than {LARGEST_COUNT}"
                 )
             labels = {str(value + first_label): value for value in range(max(self.present) + 1)}
-        super().__init__(labels, first_label, ignore_index)
+        super().__init__(labels, coding)
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -32,13 +33,65 @@ class Source(Pictures, Protocol):
         """The label of each pixel (H, W), IGNORED for none."""
 
 
+@dataclass(frozen=True)
+class Coding:
+    """Which value of a mask is which class.
+
+    Attributes:
+        first_label: value of the first class, the next class has the next value; smaller values are ignored. ADE20K
+            has 1.
+        ignore_index: value of the pixels that are neither learned nor judged; None for none.
+        values: the value of each class, if they are not consecutive; all other values are ignored.
+
+    Raises:
+        ValueError: `values` are no list of different values of a mask, or `first_label` is given as well.
+    """
+
+    first_label: int = 0
+    ignore_index: int | None = 255
+    values: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.values is None:
+            return
+        if self.first_label:
+            raise ValueError("data.values lists the value of each class: omit data.first_label")
+        allowed = isinstance(self.values, Sequence) and all(
+            type(value) is int and 0 <= value < LARGEST_COUNT for value in self.values
+        )
+        if not allowed or not self.values or len(set(self.values)) < len(self.values):
+            raise ValueError(
+                f"data.values must list the value of each class, from 0 to {LARGEST_COUNT - 1}, each once, such as "
+                f"[0, 128, 255], got {self.values!r}"
+            )
+
+    @property
+    def ignored(self) -> str:
+        """Which values are ignored, in words; empty if none are."""
+        if self.values is not None:
+            return "another value than those of data.values"
+        said = [] if self.ignore_index is None else [f"a value of {self.ignore_index} (data.ignore_index)"]
+        said += [f"a value less than {self.first_label} (data.first_label)"] if self.first_label > 0 else []
+        return " or ".join(said)
+
+    def labels_of(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The label of each pixel of a mask, IGNORED for none."""
+        if self.values is None:
+            labels = values - self.first_label
+            labels[(values == self.ignore_index) | (labels < 0)] = IGNORED
+            return labels
+        table = np.full(LARGEST_COUNT + 1, IGNORED)
+        table[list(self.values)] = range(len(self.values))
+        found: NDArray[np.int64] = table[np.clip(values, -1, LARGEST_COUNT)]
+        return found
+
+
 class IndexMasks:
     """Masks in grey or palette images, whose values are classes.
 
     Args:
         labels: the classes and their labels.
-        first_label: value of the first class in a mask; smaller values are ignored. ADE20K has 1.
-        ignore_index: value of the pixels that are neither learned nor judged; None for none.
+        coding: which value is which class.
 
     Attributes:
         present: the labels in the training masks if all were read for the classes, with IGNORED; None if they were not.
@@ -46,16 +99,13 @@ class IndexMasks:
 
     present: set[int] | None = None
 
-    def __init__(self, labels: Mapping[str, int], first_label: int, ignore_index: int | None) -> None:
-        self.classes = ordered(labels)
-        self.first_label, self.ignore_index = first_label, ignore_index
-
-    @property
-    def ignored(self) -> str:
-        """Which values are ignored, in words; empty if none are."""
-        said = [] if self.ignore_index is None else [f"{self.ignore_index} (data.ignore_index)"]
-        said += [f"less than {self.first_label} (data.first_label)"] if self.first_label > 0 else []
-        return " and ".join(said)
+    def __init__(self, labels: Mapping[str, int], coding: Coding) -> None:
+        self.classes, self.coding = ordered(labels), coding
+        if coding.values is not None and len(coding.values) != len(labels):
+            raise ValueError(
+                f"data.values must have a value for each of the {len(labels)} classes of data.class_map, got "
+                f"{len(coding.values)}"
+            )
 
     def file(self, index: int) -> tuple[str | Path | BinaryIO, str]:
         """The mask of an image, and its name in messages."""
@@ -68,25 +118,22 @@ class IndexMasks:
             UnreadableImageError: it cannot be read, or has a value that is not a class.
         """
         file, name = self.file(index)
-        mask = read_mask(file, name, self.first_label, self.ignore_index)
+        mask = self.coding.labels_of(read_mask(file, name))
         if (largest := mask.max(initial=0)) >= len(self.classes):
+            first = self.coding.first_label
             raise UnreadableImageError(
-                f"{name} has the value {largest + self.first_label}, but there are {len(self.classes)} classes, from "
-                f"{self.first_label}: set data.ignore_index or data.class_map"
+                f"{name} has the value {largest + first}, but there are {len(self.classes)} classes, from {first}: set "
+                "data.ignore_index, data.class_map, or data.values with the value of each class"
             )
         return mask
 
 
-def read_mask(
-    file: str | Path | BinaryIO, name: str, first_label: int = 0, ignore_index: int | None = None
-) -> NDArray[np.int64]:
-    """Reads the labels of a grey or palette image, (H, W).
+def read_mask(file: str | Path | BinaryIO, name: str) -> NDArray[np.int64]:
+    """Reads the values of a grey or palette image, (H, W).
 
     Args:
         file: a path, or an open binary file.
         name: its name in messages.
-        first_label: value of the first class; smaller values are ignored.
-        ignore_index: value that is ignored.
 
     Raises:
         UnreadableImageError: it is damaged, or has colours instead of indices.
@@ -100,7 +147,7 @@ def read_mask(
                     f"it is a {image.mode} image, but a mask has one value per pixel, the index of its class: convert "
                     "it, with the index of the class in place of each colour, and save it as PNG"
                 )
-            values = np.asarray(image).astype(np.int64)
+            return np.asarray(image).astype(np.int64)
     # decoders may raise any exception on damaged files
     except UnidentifiedImageError as error:
         # Pillow's message has the address of the file object
@@ -110,9 +157,6 @@ def read_mask(
         ) from error
     except Exception as error:
         raise UnreadableImageError(f"{name} cannot be read as a mask: {error}") from error
-    labels = values - first_label
-    labels[(values == ignore_index) | (labels < 0)] = IGNORED
-    return labels
 
 
 def labels_in(mask: NDArray[np.int64]) -> set[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,7 +13,7 @@ from ..data.readers import read_class_map
 from ..data.tables import open_table
 from ..files import listed
 from ..images import UnreadableImageError, read_image
-from .sources import IndexMasks
+from .sources import Coding, IndexMasks
 
 
 class TableMasks(IndexMasks):
@@ -28,8 +28,9 @@ class TableMasks(IndexMasks):
         val: validation split; by default the one with a usual name.
         input_key: column of the images.
         target_key: column of the masks.
-        first_label: see `IndexMasks`.
-        ignore_index: see `IndexMasks`.
+        first_label: see `Coding`.
+        ignore_index: see `Coding`.
+        values: see `Coding`.
 
     Raises:
         FileNotFoundError: the data set does not exist.
@@ -50,13 +51,14 @@ class TableMasks(IndexMasks):
         target_key: str = "annotation",
         first_label: int = 0,
         ignore_index: int | None = 255,
+        values: Sequence[int] | None = None,
     ) -> None:
         from datasets import Image as ImageColumn
 
         labels = read_class_map(class_map, Path(dataset))
         if labels is None:
             raise ValueError("data.class_map must name the classes: a table of masks has no names")
-        super().__init__(labels, first_label, ignore_index)
+        super().__init__(labels, Coding(first_label, ignore_index, values))
         options = {"root": root, "input_key": input_key, "target_key": target_key}
         reader = open_table(dataset, split, {"train": train, "val": val}.get(split), options)
         self.place, self.columns = f"{dataset}[{reader.split}]", (input_key, target_key)

@@ -94,7 +94,7 @@ def _check_count(samples: SegmentedImages) -> None:
     if len(samples.classes) > 1:
         return
     source = samples.source
-    hint = "a mask has the index of the class of each pixel, such as 0 and 1 for two classes"
+    hint = "a mask has the index of the class of each pixel, or data.values lists those of the classes, such as [0,255]"
     values = source.present if isinstance(source, IndexMasks) else None
     told = "" if values is None else f"{_ignored(source, values)}: {hint}"
     raise ValueError(f"the data must have at least two classes, got {listed(samples.classes) or 'none'}{told}")
@@ -103,7 +103,7 @@ def _check_count(samples: SegmentedImages) -> None:
 def _ignored(source: Source, present: Collection[int]) -> str:
     """Describes what is ignored in masks; empty if nothing is."""
     if isinstance(source, IndexMasks) and IGNORED in present:
-        return f" (pixels with a value of {source.ignored} are ignored)"
+        return f" (pixels with {source.coding.ignored} are ignored)"
     return ""
 
 
@@ -127,10 +127,10 @@ def _absent(samples: SegmentedImages, counts: Sequence[int] | None) -> str:
     if values is None:
         return f"{said}: {listed(absent)}{_ignored(source, present)}"
     found = [classes[label] for label in sorted(values - {IGNORED})]
-    first = int(classes[0])
     return (
-        f"{said}, whose values are {listed(found)}{_ignored(source, present)}: write {first} .. "
-        f"{first + len(found) - 1} if each is a class, or name the classes with data.class_map"
+        f"{said}, whose values are {listed(found)}{_ignored(source, present)}: set data.values="
+        f"[{','.join(found[:8])}{',...' if len(found) > 8 else ''}] if each is a class, or name the classes with "
+        "data.class_map"
     )
 
 

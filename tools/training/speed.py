@@ -44,8 +44,10 @@ class Speed:
         return _peak_of_process()
 
     def __str__(self) -> str:
-        memory = "" if self.memory is None else f"  {self.memory / 1e9:.2f} GB"
-        return f"{self.images_per_second:.4g} images/s{memory}"
+        # a run that was interrupted after the last batch of an epoch goes on with its validation
+        speed = f"{self.images_per_second:.4g} images/s" if self._images else ""
+        memory = "" if self.memory is None else f"{self.memory / 1e9:.2f} GB"
+        return "  ".join(filter(None, [speed, memory]))
 
 
 def _peak_of_process() -> int | None:
