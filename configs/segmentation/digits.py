@@ -4,14 +4,14 @@ The 200 held-out canvases show digits that are on no other canvas. A small convo
 fastest; model.name=nat_pico takes attention, for more canvases or epochs.
 
 Command:  attnzoo train segmentation/digits
-Hardware: one core of a shared server CPU with AVX-512 (OMP_NUM_THREADS=1)
-Time:     332 CPU-seconds including startup; 6:15 minutes beside other work, not measured on an idle machine
-Expect:   mIoU 85.4 % on the held-out canvases at the best epoch, which is selected on them, and 84.9 % after the last
+Hardware: two cores of an idle server CPU (AMD EPYC with AVX-512)
+Time:     1:57 minutes including startup, 194 CPU-seconds; up to three times as long on slower or busy cores
+Expect:   mIoU 87.7 % on the held-out canvases at the best epoch, which is selected on them, and 87.5 % after the last
 """
 
 task = "segmentation"
 seed = 0
-epochs = 8
+epochs = 7
 batch_size = 16
 
 model = dict(name="test_resnet")
@@ -22,8 +22,8 @@ data = dict(
     train_images=2000, val_images=200,
 )  # fmt: skip
 
-# most pixels are background
-loss = dict(name="cross_entropy", weight=[0.2] + 10 * [1.0])
+# weights against the background, which most pixels are, cost a mIoU of 2 %: too many pixels around a digit become digit
+loss = dict(name="cross_entropy")
 optimizer = dict(opt="adamw", lr=3e-3, weight_decay=0.05)
 schedule = dict(sched="cosine", warmup_epochs=0.8, warmup_lr=1e-4, min_lr=1e-6)
 clip_grad = 5.0
