@@ -38,7 +38,7 @@ class Evaluation:
         unreadable: one message for each image that was skipped.
         preprocessing: how the images were preprocessed, by key of a recipe's `data` or `detector`.
         device: the device, in words.
-        remarks: other files that were skipped; empty if there were none.
+        remarks: other files that were skipped, and pixels that were ignored; empty if there were none.
         confused: the most frequent mistakes of a classifier: `true` and `predicted` class and number of `images`.
     """
 

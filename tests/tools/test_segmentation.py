@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ import timm
 import torch
 from click.testing import CliRunner
 from mmengine import Config
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import nn
 from torch.testing import assert_close
 
 from attnzoo.tools.cli import main
+from attnzoo.tools.data.samples import Draw
 from attnzoo.tools.evaluate import Reading, evaluate
 from attnzoo.tools.files import write_sums
 from attnzoo.tools.images import UnreadableImageError
@@ -30,6 +33,7 @@ from attnzoo.tools.segmentation.network import DECODERS, create_segmenter
 from attnzoo.tools.segmentation.sources import IGNORED, read_mask
 from attnzoo.tools.segmentation.training import create_loss, segmentation
 from attnzoo.tools.segmentation.windows import segment
+from attnzoo.tools.stored import save_network
 from attnzoo.tools.train import train
 from attnzoo.tools.training.config import load_config
 from attnzoo.tools.training.learners import class_weights
@@ -344,14 +348,26 @@ def write_masks(root: Path, *rows: list[int]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("values", "options", "message"),
     [
-        ([0, 255], {}, r"got 0 \(pixels with a value of 255 \(data.ignore_index\) are ignored\): a mask has the index"),
-        ([255], {}, "at least two classes, got none"),
         (
-            [0, 1],
-            {"first_label": 1},
-            r"got 1 \(.* 255 .* or a value less than 1 .* are ignored\): a mask",
+            [0, 255],
+            {},
+            r"got '0': 50 % of the pixels of the training masks have a value of 255 \(data.ignore_index\) and are "
+            "ignored: 255; a mask has the index",
         ),
-        ([0, 0], {"class_map": {"road": 0}}, "^the data must have at least two classes, got road$"),
+        ([255], {}, "at least two classes, got none: 100 % of .* ignored: 255; a mask has"),
+        ([7, 7], {}, "got '7': a mask has the index of the class of each pixel, or data.values"),
+        ([0, 1], {"first_label": 1}, "got '1': 50 % .* 255 .* or a value less than 1 .* ignored: 0; a mask"),
+        ([0, 0], {"class_map": {"road": 0}}, "^the data must have at least two classes, got 'road'$"),
+        (
+            [3, 4],
+            {"values": [0, 1]},
+            "^no class has a pixel in the training masks: 100 % .* another value than those of .* ignored: 3, 4$",
+        ),
+        (
+            [255, 255],
+            {"class_map": {"a": 0, "b": 1}},
+            "^no class has a pixel in the training masks: 100 % .* ignored: 255$",
+        ),
     ],
 )
 def test_masks_of_one_class_are_refused_before_training(
@@ -380,6 +396,11 @@ def test_masks_whose_values_are_listed(tmp_path: Path) -> None:
         ({"values": [True, 2]}, "must list the value of each class"),
         ({"values": 255}, "must list the value of each class, .* got 255"),
         ({"values": [1, 2], "first_label": 1}, "omit data.first_label"),
+        ({"values": [0, 1], "ignore_index": 0}, "lists 0 as the value of a class, and data.ignore_index ignores it"),
+        ({"ignore_index": "255"}, "data.ignore_index must be one value .*, an integer, or None, got '255'"),
+        ({"ignore_index": [0, 1]}, r"an integer, or None, got \[0, 1\]; data.values=\[...\] lists"),
+        ({"ignore_index": 0.5}, "an integer, or None, got 0.5"),
+        ({"first_label": 1.5}, "data.first_label must be an integer, got 1.5"),
         ({"values": [1, 2, 3], "class_map": {"a": 0, "b": 1}}, "a value for each of the 2 classes of .*, got 3"),
     ],
 )
@@ -387,6 +408,20 @@ def test_values_that_cannot_be_those_of_masks(options: dict[str, Any], message: 
     data = {**write_masks(tmp_path, [0, 1]), **options}
     with pytest.raises(ValueError, match=message):
         open_segmentation(data, "train")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"name": "coco", "background": "no"}, "^data.background must be True or False, got 'no'$"),
+        ({"name": "hfds", "dataset": "there"}, "data.class_map must name the classes"),
+        ({"name": "hfds"}, "^data: set data.dataset, which hfds needs$"),
+    ],
+)
+def test_keys_of_other_data_sets_are_checked(data: dict[str, Any], message: str) -> None:
+    pytest.importorskip("datasets")
+    with pytest.raises(ValueError, match=message):
+        open_segmentation({"input_size": (3, 64, 64), **data}, "train")
 
 
 @pytest.mark.parametrize(
@@ -400,7 +435,7 @@ def test_values_that_cannot_be_those_of_masks(options: dict[str, Any], message: 
         (
             {"ignore_index": 0, "first_label": 80},
             None,
-            r"158 of 161 classes have .* 80, 160, 240 .*: set data.values=\[80,160,240\] if each",
+            r"158 of 161 classes have .* 80, 160, 240: set data.values=\[80,160,240\] if each",
         ),
         (
             {"class_map": {str(i): i for i in range(241)}},
@@ -415,6 +450,107 @@ def test_classes_without_a_pixel_are_said(options: dict[str, Any], weight: Any, 
     config = Config({**SMALL, "model": {"name": "test_resnet"}, "data": data, "loss": {"weight": weight}})
     setup = segmentation(Recipe.from_config(config), Processes(0, 1, torch.device("cpu")))
     assert re.search(said, setup.facts["masks"])
+
+
+def test_many_values_of_which_most_do_not_occur_are_refused_before_training(tmp_path: Path, runs: Path) -> None:
+    data = write_masks(tmp_path, [0, 1])
+    for split in ("train", "val"):
+        Image.fromarray(np.array([[0, 60000]], dtype=np.uint16)).save(tmp_path / "masks" / split / "0.png")
+    with pytest.raises(ValueError, match=r"59999 of 60001 classes .* set data.values=\[0,60000\] if each is a class"):
+        train(Config({**SMALL, "data": data}), runs)
+
+
+def test_pixels_with_values_that_are_not_listed_are_said(tmp_path: Path) -> None:
+    data = {**write_masks(tmp_path, [0, 80, 1, 7]), "values": [0, 80]}
+    Image.fromarray(np.array([[0, 80, 80, 80]], dtype=np.uint8)).save(tmp_path / "masks" / "train" / "0.png")
+    config = Config({**SMALL, "model": {"name": "test_resnet"}, "data": data})
+    processes = Processes(0, 1, torch.device("cpu"))
+    said = (
+        "50 % of the pixels of the validation masks have another value than those of data.values and are ignored: 1, 7"
+    )
+    assert segmentation(Recipe.from_config(config), processes).facts["ignored"] == said
+    Image.fromarray(np.array([[0, 0, 80, 80]], dtype=np.uint8)).save(tmp_path / "masks" / "val" / "0.png")
+    assert "ignored" not in segmentation(Recipe.from_config(config), processes).facts
+
+
+def test_an_evaluation_says_which_values_are_ignored(tmp_path: Path) -> None:
+    classes = [str(i) for i in range(11)]
+    segmenter = create_segmenter("test_resnet", {}, SMALL["decoder"], classes, {**PREPROCESSING, "resize": "fit"})
+    prepared = Preparation(PREPROCESSING).stored
+    save_network(
+        segmenter, tmp_path / "run", "segmentation", "test_resnet", {}, classes, prepared, decoder=SMALL["decoder"]
+    )
+    data = {
+        **write_masks(tmp_path / "data", [0, 1, 255, 2], [0] * 4),
+        "class_map": {name: int(name) for name in classes},
+    }
+    said = r"12 % of the pixels of the validation masks have a value of 255 \(data.ignore_index\) and are ignored: 255"
+    assert re.fullmatch(said, evaluate(str(tmp_path / "run"), data).remarks)
+
+
+def test_one_folder_may_be_given_and_the_other_is_in_the_root(tmp_path: Path) -> None:
+    data = write_masks(tmp_path / "data", [0, 1], [1, 1])
+    other = tmp_path / "other"
+    (tmp_path / "data" / "masks" / "train").rename(other)
+    samples = open_segmentation({**data, "train_masks": str(other)}, "train")
+    assert samples.source.pairs[0] == (tmp_path / "data" / "images" / "train" / "0.png", other / "0.png")
+    with pytest.raises(FileNotFoundError, match=r"for train: expected .*, or set data.train_masks$"):
+        open_segmentation({**data, "train_images": str(tmp_path / "data" / "images" / "train")}, "train")
+    with pytest.raises(
+        ValueError, match=r"location of its train images and masks: set data.root, or data.train_images$"
+    ):
+        open_segmentation({"name": "maskfolder", "train_masks": str(other)}, "train")
+    with pytest.raises(FileNotFoundError, match=r"for test: expected .*test and [^,]*test$"):
+        open_segmentation(data, "test")
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_two_files_of_one_name_are_refused(kind: str, tmp_path: Path) -> None:
+    data = write_masks(tmp_path, [0, 1])
+    Image.new("L", (2, 1)).save(tmp_path / kind / "train" / "0.tif")
+    with pytest.raises(ValueError, match=r"0\.png and .*0\.tif have the same name, .*: remove one"):
+        open_segmentation(data, "train")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_masks_of_few_bits_have_their_own_values(bits: int, tmp_path: Path) -> None:
+    values = np.arange(2**bits, dtype=np.uint8)[None]
+    # Pillow writes grey images of one and eight bits only
+    packed = np.packbits(np.unpackbits(values.T, axis=1)[:, 8 - bits :].ravel()).tobytes()
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 2**bits, 1, bits, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"\0" + packed)),
+    ]
+    written = [struct.pack(">I", len(x)) + name + x + struct.pack(">I", zlib.crc32(name + x)) for name, x in chunks]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
+    assert read_mask(tmp_path / "a.png", "a.png").tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("largest", [1, 2, 15, 100, 254, 255, 256, 1000, 65534, 65535])
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_masks_of_pgm_have_their_own_values(largest: int, is_plain: bool, tmp_path: Path) -> None:
+    values = sorted({0, 1, largest // 3, largest // 2, largest - 1, largest})
+    stored = (
+        " ".join(map(str, values)).encode()
+        if is_plain
+        else np.array(values, ">u2" if largest > 255 else "u1").tobytes()
+    )
+    (tmp_path / "a.pgm").write_bytes(b"P%d\n%d 1\n%d\n" % (2 if is_plain else 5, len(values), largest) + stored)
+    assert read_mask(tmp_path / "a.pgm", "a.pgm").tolist() == [values]
+
+
+def test_masks_are_turned_as_images_are(tmp_path: Path) -> None:
+    data = write_masks(tmp_path, [0, 1, 2])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for kind in ("images", "masks"):
+        with Image.open(path := tmp_path / kind / "train" / "0.png") as image:
+            image.load()
+        image.save(path, exif=exif)
+        if kind == "images":
+            [message] = open_segmentation(data, "train")[Draw(0)]["unreadable"]
+            assert "has 1 x 3 pixels, but its mask has 3 x 1; one of the two may be turned by its EXIF" in message
+    assert open_segmentation(data, "train")[Draw(0)]["labels"].tolist() == [[0], [1], [2]]
 
 
 @pytest.mark.parametrize(

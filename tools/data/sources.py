@@ -40,6 +40,9 @@ def open_source(
     if unknown := [] if is_open else [key for key in options if key not in allowed]:
         said = unknown_key(f"data.{unknown[0]}", options[unknown[0]], [*allowed, *prepared])
         raise ValueError(f"data: invalid keys for {name}: {said}")
+    needed = () if is_open else (key for key in allowed if parameters[key].default is inspect.Parameter.empty)
+    if missing := [key for key in needed if key not in options]:
+        raise ValueError(f"data: set data.{missing[0]}, which {name} needs")
     try:
         return known[name](split, **more, **options)
     except TypeError as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,10 +28,11 @@ from ..data.samples import Samples, collate
 from ..data.sources import open_source
 from ..data.transforms import augmentation, preprocessing
 from ..detection.data import DETECTION_DATASETS
+from ..files import listed
 from ..images import UnreadableImageError, apply_transform, check_pixels
 from .folders import MaskFolder
 from .mosaics import Mosaics
-from .sources import IGNORED, ObjectMasks, Source, labels_in
+from .sources import IGNORED, IndexMasks, ObjectMasks, Source, counted, labels_in
 from .tables import TableMasks
 
 # how an image is brought to the input size: all of it fits, its shorter side fills it, or its size stays; what is
@@ -131,9 +133,10 @@ class SegmentedImages(Samples):
         name = self.source.name(index)
         picture, mask = self.source.picture(index, self.prepare.channels), self.source.mask(index)
         if picture.size != mask.shape[::-1]:
+            turned = "; one of the two may be turned by its EXIF orientation: write both upright, without it"
             raise UnreadableImageError(
                 f"{name} has {picture.width} x {picture.height} pixels, but its mask has "
-                f"{mask.shape[1]} x {mask.shape[0]}"
+                f"{mask.shape[1]} x {mask.shape[0]}{turned if picture.size == mask.shape else ''}"
             )
         images, labels = apply_transform(self.prepare, name, picture, torch.from_numpy(mask))
         return {"images": images, "labels": labels, "name": name}
@@ -172,9 +175,39 @@ class SegmentedImages(Samples):
                 return found, read + 1
         return found, count
 
+    def ignored(self, title: str, most: int = 50) -> str:
+        """Describes the pixels that are ignored for their values; empty if there are none.
+
+        Args:
+            title: what the masks are for, such as "validation".
+            most: largest number of masks to read, evenly spaced.
+        """
+        if not isinstance(self.source, IndexMasks):
+            return ""
+        found: Counter[int] = Counter()
+        count, pixels = min(most, len(self)), 0
+        for read in range(count):
+            try:
+                values = self.source.values(read * len(self) // count)
+            except UnreadableImageError:
+                continue
+            found.update(counted(values[self.source.coding.labels_of(values) == IGNORED]))
+            pixels += values.size
+        if not found:
+            return ""
+        share = max(0.1, 100 * found.total() / pixels)
+        where = f"the {title} masks" if count == len(self) else f"{count} of the {len(self)} {title} masks"
+        return (
+            f"{share:.{0 if share >= 10 else 1}f} % of the pixels of {where} have {self.source.coding.ignored} and are "
+            f"ignored: "
+            f"{listed([str(value) for value in sorted(found)])}"
+        )
+
 
 def of_objects(name: str, split: str, background: bool = True, **options: Any) -> ObjectMasks:
     """Opens a data set of detection, one of DETECTION_DATASETS, as masks; `background` as in `ObjectMasks`."""
+    if type(background) is not bool:
+        raise ValueError(f"data.background must be True or False, got {background!r}")
     return ObjectMasks(DETECTION_DATASETS[name](split, with_masks=True, **options), background)
 
 

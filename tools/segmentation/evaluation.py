@@ -55,5 +55,6 @@ def evaluate_segmenter(
     per_class = {
         name: {"IoU": share, "accuracy": found} for name, (share, found) in zip(samples.classes, rows, strict=True)
     }
-    said = describe_device(device)
-    return Evaluation(metrics, per_class, judge.shares, unreadable, prepared, said, samples.remarks)
+    title = {"train": "training", "val": "validation"}.get(reading.split, reading.split)
+    remarks = "; ".join(filter(None, (samples.remarks, samples.ignored(title))))
+    return Evaluation(metrics, per_class, judge.shares, unreadable, prepared, describe_device(device), remarks)

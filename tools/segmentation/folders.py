@@ -93,15 +93,20 @@ class MaskFolder(IndexMasks):
 
 
 def _folders(root: str | None, split: str, images: str | None, masks: str | None) -> tuple[Path, Path]:
-    """The folders of the images and the masks of a split."""
+    """The folders of the images and the masks of a split; what is not given is in `root`."""
+    keys = [f"data.{split}_{kind}" for kind, given in (("images", images), ("masks", masks)) if not given]
+    # other splits have no keys
+    hint = " and ".join(keys) if split in ("train", "val") else ""
     if images and masks:
         found = [(Path(images), Path(masks))]
     elif root is None:
-        raise ValueError("data needs the location of its images: set data.root, or the folders of images and masks")
+        raise ValueError(
+            f"data needs the location of its {split} images and masks: set data.root{hint and f', or {hint}'}"
+        )
     else:
         kinds = [("images", name) for name in ("masks", "annotations", "labels")]
         found = [
-            (Path(root, *first), Path(root, *second))
+            (Path(images or Path(root, *first)), Path(masks or Path(root, *second)))
             for name in names_of(split)
             for image, mask in kinds
             for first, second in (((image, name), (mask, name)), ((name, image), (name, mask)))
@@ -110,23 +115,34 @@ def _folders(root: str | None, split: str, images: str | None, masks: str | None
         if all(folder.is_dir() for folder in pair):
             return pair
     raise FileNotFoundError(
-        f"data: there are no folders of images and masks for {split}: expected {found[0][0]} and {found[0][1]}, or set "
-        f"data.{split}_images and data.{split}_masks"
+        f"data: there are no folders of images and masks for {split}: expected {found[0][0]} and {found[0][1]}"
+        f"{hint and f', or set {hint}'}"
     )
 
 
 def _paired(images: Path, masks: Path) -> tuple[list[tuple[Path, Path]], str]:
     """The images of a folder with their masks, by name without extension, and remarks on what was left out."""
     skipped = Skipped()
-    pictures, drawn = ([Path(path) for path in find_images(folder, skipped)] for folder in (images, masks))
-    by_name = {path.relative_to(masks).with_suffix(""): path for path in drawn}
-    wanted = {path: path.relative_to(images).with_suffix("") for path in pictures}
-    if not wanted:
+    pictures, drawn = (_by_name(folder, skipped) for folder in (images, masks))
+    if not pictures:
         raise ValueError(f"there are no images in {images}")
-    if missing := [str(path) for path, name in wanted.items() if name not in by_name]:
+    if missing := [str(path) for name, path in pictures.items() if name not in drawn]:
         raise FileNotFoundError(
             f"{masks} has no mask of the same name for {plural(len(missing), 'image')}: {listed(missing, 4)}"
         )
-    extra = len(by_name.keys() - set(wanted.values()))
+    extra = len(drawn.keys() - pictures.keys())
     remarks = [skipped.remarks, f"{plural(extra, 'mask')} without an image" if extra else ""]
-    return [(path, by_name[name]) for path, name in wanted.items()], ", ".join(filter(None, remarks))
+    return [(path, drawn[name]) for name, path in pictures.items()], ", ".join(filter(None, remarks))
+
+
+def _by_name(folder: Path, skipped: Skipped) -> dict[Path, Path]:
+    """The image files of a folder, by their paths in it without extension."""
+    found: dict[Path, Path] = {}
+    for path in map(Path, find_images(folder, skipped)):
+        name = path.relative_to(folder).with_suffix("")
+        if name in found:
+            raise ValueError(
+                f"{found[name]} and {path} have the same name, by which images and masks are paired: remove one"
+            )
+        found[name] = path
+    return found

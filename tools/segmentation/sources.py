@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..data.readers import ordered
 from ..data.samples import Pictures
@@ -44,7 +45,7 @@ class Coding:
         values: the value of each class, if they are not consecutive; all other values are ignored.
 
     Raises:
-        ValueError: `values` are no list of different values of a mask, or `first_label` is given as well.
+        ValueError: a value is none of a mask, or the values contradict each other.
     """
 
     first_label: int = 0
@@ -52,6 +53,13 @@ class Coding:
     values: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        if self.ignore_index is not None and type(self.ignore_index) is not int:
+            raise ValueError(
+                f"data.ignore_index must be one value of the masks, an integer, or None, got {self.ignore_index!r}; "
+                "data.values=[...] lists the values of the classes and ignores all others"
+            )
+        if type(self.first_label) is not int:
+            raise ValueError(f"data.first_label must be an integer, got {self.first_label!r}")
         if self.values is None:
             return
         if self.first_label:
@@ -63,6 +71,12 @@ class Coding:
             raise ValueError(
                 f"data.values must list the value of each class, from 0 to {LARGEST_COUNT - 1}, each once, such as "
                 f"[0, 128, 255], got {self.values!r}"
+            )
+        # the default does not count
+        if self.ignore_index in self.values and self.ignore_index != 255:
+            raise ValueError(
+                f"data.values lists {self.ignore_index} as the value of a class, and data.ignore_index ignores it: "
+                "omit one of them"
             )
 
     @property
@@ -111,16 +125,23 @@ class IndexMasks:
         """The mask of an image, and its name in messages."""
         raise NotImplementedError
 
+    def values(self, index: int) -> NDArray[np.int64]:
+        """Reads the values of the mask of an image (H, W).
+
+        Raises:
+            UnreadableImageError: it cannot be read.
+        """
+        return read_mask(*self.file(index))
+
     def mask(self, index: int) -> NDArray[np.int64]:
         """Reads the mask of an image (H, W).
 
         Raises:
             UnreadableImageError: it cannot be read, or has a value that is not a class.
         """
-        file, name = self.file(index)
-        mask = self.coding.labels_of(read_mask(file, name))
+        mask = self.coding.labels_of(self.values(index))
         if (largest := mask.max(initial=0)) >= len(self.classes):
-            first = self.coding.first_label
+            name, first = self.file(index)[1], self.coding.first_label
             raise UnreadableImageError(
                 f"{name} has the value {largest + first}, but there are {len(self.classes)} classes, from {first}: set "
                 "data.ignore_index, data.class_map, or data.values with the value of each class"
@@ -140,14 +161,18 @@ def read_mask(file: str | Path | BinaryIO, name: str) -> NDArray[np.int64]:
     """
     try:
         opened = open_regular(file) if isinstance(file, (str, Path)) else file
-        with opened, Image.open(opened, formats=_FORMATS) as image:
+        with warnings.catch_warnings(), opened, Image.open(opened, formats=_FORMATS) as image:
+            # of broken EXIF data
+            warnings.simplefilter("ignore")
             check_pixels(image.size)
             if image.mode not in _INDEXED:
                 raise ValueError(
                     f"it is a {image.mode} image, but a mask has one value per pixel, the index of its class: convert "
                     "it, with the index of the class in place of each colour, and save it as PNG"
                 )
-            return np.asarray(image).astype(np.int64)
+            scale = _scale(image)
+            values = np.asarray(ImageOps.exif_transpose(image)).astype(np.int64)
+            return values if scale == 1 else np.rint(values / scale).astype(np.int64)
     # decoders may raise any exception on damaged files
     except UnidentifiedImageError as error:
         # Pillow's message has the address of the file object
@@ -159,12 +184,30 @@ def read_mask(file: str | Path | BinaryIO, name: str) -> NDArray[np.int64]:
         raise UnreadableImageError(f"{name} cannot be read as a mask: {error}") from error
 
 
+def _scale(image: Image.Image) -> float:
+    """By what Pillow multiplies the values of a file that has neither 1, 8 nor 16 bits, to fill 8 or 16 bits."""
+    decoder, _, _, options = image.tile[0]
+    if decoder.startswith("ppm") and image.mode != "1":
+        return float((255 if image.mode == "L" else 65535) / options[-1])
+    rawmode = options if isinstance(options, str) else options[0]
+    return {"L;2": 85, "L;4": 17}.get(rawmode[:3], 1)
+
+
 def labels_in(mask: NDArray[np.int64]) -> set[int]:
     """The labels of a mask, with IGNORED."""
-    if mask.max(initial=0) >= LARGEST_COUNT:
-        return set(np.unique(mask).tolist())
+    return set(counted(mask))
+
+
+def counted(values: NDArray[np.int64]) -> dict[int, int]:
+    """How often each value occurs."""
+    if (lowest := values.min(initial=0)) < -LARGEST_COUNT or values.max(initial=0) > LARGEST_COUNT:
+        found, counts = np.unique(values, return_counts=True)
     # much faster than sorting
-    return set((np.flatnonzero(np.bincount(mask.ravel() - IGNORED)) + IGNORED).tolist())
+    else:
+        counts = np.bincount(values.ravel() - lowest)
+        found = np.flatnonzero(counts)
+        counts, found = counts[found], found + lowest
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 class ObjectMasks:

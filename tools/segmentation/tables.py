@@ -43,7 +43,7 @@ class TableMasks(IndexMasks):
         self,
         split: str,
         dataset: str,
-        class_map: str | Mapping[str, int],
+        class_map: str | Mapping[str, int] | None = None,
         root: str | None = None,
         train: str | None = None,
         val: str | None = None,
@@ -57,7 +57,7 @@ class TableMasks(IndexMasks):
 
         labels = read_class_map(class_map, Path(dataset))
         if labels is None:
-            raise ValueError("data.class_map must name the classes: a table of masks has no names")
+            raise ValueError("data.class_map must name the classes, a table of masks does not: set it to a text file")
         super().__init__(labels, Coding(first_label, ignore_index, values))
         options = {"root": root, "input_key": input_key, "target_key": target_key}
         reader = open_table(dataset, split, {"train": train, "val": val}.get(split), options)

@@ -6,7 +6,7 @@ A recipe with `task="segmentation"` has `decoder` (`attnzoo.tools.segmentation.n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from .network import create_segmenter
 from .sources import IGNORED, IndexMasks, Source
 
 LOSSES = ("cross_entropy", "dice", "focal")
+# of more classes that are not named, most must have a pixel
+_MANY = 256
 
 
 def segmentation(recipe: Recipe, processes: Processes) -> Setup:
@@ -45,7 +47,12 @@ def segmentation(recipe: Recipe, processes: Processes) -> Setup:
     val_set = open_segmentation(recipe.data, "val")
     check_classes(train_set.classes, val_set.classes)
     classes, prepared = list(train_set.classes), train_set.prepare.stored
+    given = recipe.loss.get("weight")
     _check_count(train_set)
+    # all masks are read for it
+    counts = train_set.pixels_per_class() if given == "balanced" else None
+    absent = _absent(train_set, counts)
+    ignored = "; ".join(filter(None, (train_set.ignored("training"), val_set.ignored("validation"))))
     name, arguments = recipe.model["name"], recipe.model_arguments
     channels = prepared["input_size"][0]
     if arguments.setdefault("in_chans", channels) != channels:
@@ -57,9 +64,6 @@ def segmentation(recipe: Recipe, processes: Processes) -> Setup:
         arguments |= {"pretrained": True, "pretrained_cfg_overlay": start.overlay}
     network = create_segmenter(name, arguments, recipe.decoder, classes, prepared)
     prepare_network(network, recipe)
-    given = recipe.loss.get("weight")
-    # all masks are read for it
-    counts = train_set.pixels_per_class() if given == "balanced" else None
     loss = create_loss(recipe.loss, class_weights(given, len(classes), counts))
     learner = Classifier(network, loss, channels_last=recipe.channels_last, frozen=recipe.freeze == "backbone")
     # report errors of the augmentation or the data here, not from a worker
@@ -84,27 +88,34 @@ def segmentation(recipe: Recipe, processes: Processes) -> Setup:
         facts={
             "model": f"{recipe.decoder['name']} on {name}, input {size}, {origin}",
             "data": describe_data(train_set, val_set, recipe.data["name"]),
-            **({"masks": absent} if (absent := _absent(train_set, counts)) else {}),
+            **({"masks": absent} if absent else {}),
+            **({"ignored": ignored} if ignored else {}),
         },
     )
 
 
 def _check_count(samples: SegmentedImages) -> None:
-    """Checks that there are two classes at least, which masks of 0 and 255 do not have."""
-    if len(samples.classes) > 1:
-        return
-    source = samples.source
-    hint = "a mask has the index of the class of each pixel, or data.values lists those of the classes, such as [0,255]"
-    values = source.present if isinstance(source, IndexMasks) else None
-    told = "" if values is None else f"{_ignored(source, values)}: {hint}"
-    raise ValueError(f"the data must have at least two classes, got {listed(samples.classes) or 'none'}{told}")
+    """Checks that there are two classes at least, which masks of 0 and 255 do not have, and not many without a pixel.
+
+    Raises:
+        ValueError: there are fewer; or the classes are the values of the masks, and most of many do not occur.
+    """
+    classes, values = samples.classes, _values(samples.source)
+    found = classes if values is None else [classes[label] for label in sorted(values)]
+    if len(found) < 2:
+        got = listed([repr(name) for name in found]) or "none"
+        hint = (
+            "a mask has the index of the class of each pixel, or data.values lists those of the classes, as in [0,255]"
+        )
+        told = "" if values is None else f": {'; '.join(filter(None, (samples.ignored('training'), hint)))}"
+        raise ValueError(f"the data must have at least two classes, got {got}{told}")
+    if len(classes) > _MANY and 2 * len(found) < len(classes):
+        raise ValueError(_absent(samples, None))
 
 
-def _ignored(source: Source, present: Collection[int]) -> str:
-    """Describes what is ignored in masks; empty if nothing is."""
-    if isinstance(source, IndexMasks) and IGNORED in present:
-        return f" (pixels with {source.coding.ignored} are ignored)"
-    return ""
+def _values(source: Source) -> set[int] | None:
+    """The labels that occur if the classes are the values of the training masks; None if the classes are given."""
+    return source.present - {IGNORED} if isinstance(source, IndexMasks) and source.present is not None else None
 
 
 def _absent(samples: SegmentedImages, counts: Sequence[int] | None) -> str:
@@ -113,9 +124,11 @@ def _absent(samples: SegmentedImages, counts: Sequence[int] | None) -> str:
     Args:
         samples: training data.
         counts: number of pixels of each class; None if they were not counted.
+
+    Raises:
+        ValueError: no class has any.
     """
-    source, classes, total = samples.source, samples.classes, len(samples)
-    values = source.present if isinstance(source, IndexMasks) else None
+    classes, total, values = samples.classes, len(samples), _values(samples.source)
     present, read = values or {label for label, count in enumerate(counts or ()) if count}, total
     if not present:
         present, read = samples.labels_present()
@@ -123,14 +136,15 @@ def _absent(samples: SegmentedImages, counts: Sequence[int] | None) -> str:
     if not absent:
         return ""
     where = "the training masks" if read == total else f"{read} of the {total} training masks"
+    if present == {IGNORED}:
+        raise ValueError(f"no class has a pixel in {where}: {samples.ignored('training') or 'all are ignored'}")
     said = f"{len(absent)} of {len(classes)} classes {'has' if len(absent) == 1 else 'have'} no pixel in {where}"
     if values is None:
-        return f"{said}: {listed(absent)}{_ignored(source, present)}"
-    found = [classes[label] for label in sorted(values - {IGNORED})]
+        return f"{said}: {listed(absent)}"
+    found = [classes[label] for label in sorted(values)]
     return (
-        f"{said}, whose values are {listed(found)}{_ignored(source, present)}: set data.values="
-        f"[{','.join(found[:8])}{',...' if len(found) > 8 else ''}] if each is a class, or name the classes with "
-        "data.class_map"
+        f"{said}, whose values are {listed(found)}: set data.values=[{','.join(found[:8])}"
+        f"{',...' if len(found) > 8 else ''}] if each is a class, or name the classes with data.class_map"
     )
 
 
