@@ -201,6 +201,13 @@ def test_windows_cover_an_image_and_agree_with_a_network_that_sees_pixels() -> N
         assert_close(answer, image.cumsum(0))
 
 
+def test_none_is_the_default_of_an_option_of_a_loss() -> None:
+    logits, labels = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    names = {"name": ["focal", "cross_entropy"]}
+    found = create_loss({**names, "gamma": None, "label_smoothing": None})(logits, labels)
+    assert_close(found, create_loss(names)(logits, labels))
+
+
 @pytest.mark.parametrize("name", ["cross_entropy", "dice", "focal", ["cross_entropy", "dice"]])
 def test_ignored_pixels_have_no_gradient(name: Any) -> None:
     logits, labels = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randint(3, (2, 4, 4))
@@ -231,6 +238,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "timm's augmentation": ({"augment": {"hflip": 0.5}}, "augment must be a list of torchvision transforms"),
     "another loss": ({"loss": {"name": "bce"}}, "loss.name must be one of cross_entropy, dice, focal"),
     "an option of another loss": ({"loss": {"name": "dice", "gamma": 2}}, "loss: gamma is no option of dice"),
+    **{
+        f"{key} {value!r}": ({"loss": {"name": ["cross_entropy", "focal"], key: value}}, f"^loss.{key} must be a number")
+        for key, values in {"gamma": ("abc", [2], -2), "label_smoothing": (2, "abc", -0.5, True)}.items()
+        for value in values
+    },
     "mixup": ({"mixup": {"mixup_alpha": 0.2}}, "mixup is for classification only"),
     "another task's key": ({"detector": {"head": "fcos"}}, "detector is for detection only"),
 }

@@ -41,6 +41,8 @@ def test_a_folder_is_text_in_a_config_too():
         ("optimizer.opt=2024", "2024"),
         ("augment.kinds=[crop, flip]", ["crop", "flip"]),
         ("loss.name=bce", "bce"),
+        ("loss.weight=[1, 2]", [1, 2]),
+        ("loss.weight=balanced", "balanced"),
         ("loss.note=a (b)", "a (b)"),
     ],
 )
@@ -49,6 +51,14 @@ def test_the_type_of_a_value_follows_its_key(option, value):
     for key in option.partition("=")[0].split("."):
         found = found[key]
     assert (found, type(found)) == (value, type(value))
+
+
+def test_text_may_be_replaced_by_a_list():
+    options = ["loss.name=[cross_entropy,dice]", "data.root=[old]"]
+    config = load_config("segmentation/maskfolder", options)
+    assert (config.loss.name, config.data.root) == (["cross_entropy", "dice"], "[old]")
+    with pytest.raises(ValueError, match=r"loss\.name must be a Python literal .*, got \[dice"):
+        load_config("segmentation/maskfolder", ["loss.name=[dice"])
 
 
 def test_none_clears_what_a_config_sets():

@@ -348,7 +348,7 @@ MISTAKES = {
     "an unknown loss": ({"loss": {"name": "focal"}}, r"loss\.name must be one of cross_entropy, bce, got 'focal'"),
     "too much smoothing": (
         {"loss": {"label_smoothing": 1.5}},
-        "loss.label_smoothing must be at least 0 and less than 1",
+        "loss.label_smoothing must be a number of at least 0 and less than 1, got 1.5",
     ),
     "an option of another loss": ({"loss": {"target_threshold": 0.2}}, "unknown config key loss.target_threshold"),
     "weights of other classes": (

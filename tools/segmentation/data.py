@@ -80,11 +80,11 @@ class Preparation:
         Raises:
             ValueError: the image is too thin, or too large after resizing.
         """
-        image = v2.functional.to_image(picture)
         size = self._resized(picture.height, picture.width)
+        # before it is a tensor: torchvision rounds the pixels of tensors otherwise than Pillow
         if size != (picture.height, picture.width):
-            mode = InterpolationMode(self.stored["interpolation"])
-            image = v2.functional.resize(image, list(size), mode, antialias=True)
+            picture = v2.functional.resize(picture, list(size), InterpolationMode(self.stored["interpolation"]))
+        image = v2.functional.to_image(picture)
         if self.augment is not None:
             assert mask is not None
             nearest = v2.functional.resize(tv_tensors.Mask(mask), list(size), InterpolationMode.NEAREST)

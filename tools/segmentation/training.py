@@ -181,9 +181,9 @@ def create_loss(options: Mapping[str, Any], weight: Tensor | None = None) -> nn.
     """
     from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
 
-    settings = {key: value for key, value in options.items() if key != "weight"}
+    settings = {key: value for key, value in options.items() if key != "weight" and value is not None}
     names = settings.pop("name", "cross_entropy")
-    names = [names] if isinstance(names, str) else list(names)
+    names = list(names) if isinstance(names, (list, tuple)) else [names]
     if not names or (unknown := [name for name in names if name not in LOSSES]):
         raise ValueError(f"loss.name must be one of {', '.join(LOSSES)}, or a list of them, got {unknown or names}")
     of_each: dict[str, tuple[Any, dict[str, Any], str]] = {

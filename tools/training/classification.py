@@ -33,7 +33,7 @@ def classification(recipe: Recipe, processes: Processes) -> Setup:
     check_classes(train_set.classes, val_set.classes)
     classes = list(train_set.classes)
     network, origin = create_network(recipe, classes)
-    mixup = create_mixup(recipe.mixup, recipe.loss.get("label_smoothing", 0.0), len(classes))
+    mixup = create_mixup(recipe.mixup, recipe.loss.get("label_smoothing") or 0.0, len(classes))
     given = recipe.loss.get("weight")
     # the labels of a table take time to read
     labels = train_set.labels if given == "balanced" else None

@@ -149,12 +149,10 @@ def create_loss(options: dict[str, Any], is_mixed: bool, weight: Tensor | None =
     Raises:
         ValueError: an unknown loss or option.
     """
-    settings = {key: value for key, value in options.items() if key != "weight"}
+    settings = {key: value for key, value in options.items() if key != "weight" and value is not None}
     name, smoothing = settings.pop("name", "cross_entropy"), settings.pop("label_smoothing", 0.0)
     if name not in LOSSES:
         raise ValueError(f"loss.name must be one of {', '.join(LOSSES)}, got {name!r}")
-    if not isinstance(smoothing, (int, float)) or not 0 <= smoothing < 1:
-        raise ValueError(f"loss.label_smoothing must be at least 0 and less than 1, got {smoothing!r}")
     if name == "bce":
         smoothing = 0.0 if is_mixed else smoothing
         return blaming("loss", BinaryCrossEntropy, smoothing=smoothing, weight=weight, **settings)

@@ -18,6 +18,8 @@ from .recipe import Recipe
 
 _WORDS = {"true": True, "false": False}
 _PLAIN = (type(None), bool, int, float, str, list, tuple, dict)
+# keys that hold text or a list
+_MAY_BE_LISTS = ("loss.name", "loss.weight")
 
 
 def override(config: Config, options: Sequence[str]) -> None:
@@ -25,7 +27,7 @@ def override(config: Config, options: Sequence[str]) -> None:
 
     The value of a key that holds text stays text, whatever it looks like: `data.root=2024` is the folder "2024". A key
     holds text if its present value is text, or if it has none and the recipe, the data set or timm declares it as text.
-    Other values are Python literals in which names need no quotes, such as `3`, `(3,224,224)` or `[cat,dog]`; what is
+    For `loss.name` and `loss.weight` text in brackets is a list. Other values are Python literals in which names need no quotes, such as `3`, `(3,224,224)` or `[cat,dog]`; what is
     neither a literal nor in brackets is text. `None` is None for every key. Another `decoder.name` leaves out the
     arguments of the config's decoder.
 
@@ -42,7 +44,8 @@ def override(config: Config, options: Sequence[str]) -> None:
     _choose_decoder(config, dict(pairs))
     for key, text in pairs:
         keys = key.split(".")
-        value = None if text == "None" else text if _is_text(config, keys, data) else _literal(key, text)
+        is_list = key in _MAY_BE_LISTS and _is_bracketed(text)
+        value = None if text == "None" else text if _is_text(config, keys, data) and not is_list else _literal(key, text)
         try:
             config.merge_from_dict({key: value})
         # a key in a number, or an index that is too large
@@ -105,9 +108,13 @@ def _literal(key: str, text: str) -> Any:
             return value
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         pass
-    if text.lstrip().startswith(("[", "(", "{")):
+    if _is_bracketed(text):
         raise ValueError(f"{key} must be a Python literal such as 3, [1, 2] or (3, 224, 224), got {text}")
     return text
+
+
+def _is_bracketed(text: str) -> bool:
+    return text.lstrip().startswith(("[", "(", "{"))
 
 
 class _Quoting(ast.NodeTransformer):

@@ -57,7 +57,7 @@ RANGES: dict[str, dict[str, Check]] = {
         "momentum": _RATE,
         "eps": _NOT_NEGATIVE,
     },
-    "loss": {"target_threshold": _SHARE},
+    "loss": {"label_smoothing": _RATE, "gamma": _NOT_NEGATIVE, "target_threshold": _SHARE},
     "schedule": {
         **dict.fromkeys(
             ("warmup_epochs", "warmup_prefix", "warmup_lr", "min_lr", "cooldown_epochs", "noise_pct"), _NOT_NEGATIVE
