@@ -44,15 +44,19 @@ def _most_pixels() -> int:
         return 100_000_000
     if not (given.isascii() and given.isdigit() and len(given) < 19 and int(given)):
         sys.exit(f"the environment variable ATTNZOO_MAX_PIXELS must be a positive integer, got {given!r}")
-    # Pillow's own limit
-    Image.MAX_IMAGE_PIXELS = int(given)
     return int(given)
 
 
 # as decoded and as resized
 MOST_PIXELS = _most_pixels()
+# `open_picture` checks the size before it decodes, as Pillow would, whose message says another number
+Image.MAX_IMAGE_PIXELS = None
 # the end of a message, which the service, with a limit of its own, leaves out
 PIXELS_HINT = "; the environment variable ATTNZOO_MAX_PIXELS changes this limit"
+
+
+class PixelsError(ValueError):
+    """An image has too many pixels, or none."""
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
@@ -84,7 +88,12 @@ def run(
         for number, path in enumerate(options.images):
             # numbered, because images in two folders may have the same name
             name = f"{number:05d}-{Path(path).stem}"
-            print(f"{path}: {answer(model, open_picture(path), name, options)}")
+            picture = open_picture(path)
+            try:
+                said = answer(model, picture, name, options)
+            except PixelsError as error:
+                raise ValueError(f"{path} cannot be resized: {error}") from error
+            print(f"{path}: {said}")
     except (ValueError, OSError) as error:
         sys.exit(str(error))
 
@@ -154,7 +163,7 @@ def prepare(picture: Image.Image, notes: Mapping[str, Any]) -> np.ndarray:
     """Makes an image `upright`, resizes it, and crops the center: (H, W, C), 0 .. 255.
 
     Raises:
-        ValueError: the image is so thin that it has more than MOST_PIXELS after resizing, or none.
+        PixelsError: the image is so thin that it has more than MOST_PIXELS after resizing, or none.
     """
     channels, height, width = notes["input_size"]
     picture = upright(picture, channels)
@@ -203,10 +212,13 @@ def check_pixels(size: tuple[int, int], most_pixels: int = MOST_PIXELS, after: s
     """Checks that an image of a width and height has pixels, and not too many.
 
     Raises:
-        ValueError: it has none, or more than `most_pixels`.
+        PixelsError: it has none, or more than `most_pixels`.
     """
-    if not 0 < size[0] * size[1] <= most_pixels:
-        raise ValueError(f"it has {size[0]} x {size[1]} pixels{after}, at most {most_pixels} are allowed{PIXELS_HINT}")
+    has = f"it has {size[0]} x {size[1]} pixels{after}"
+    if min(size) < 1:
+        raise PixelsError(f"{has}: it is too thin")
+    if size[0] * size[1] > most_pixels:
+        raise PixelsError(f"{has}, at most {most_pixels} are allowed{PIXELS_HINT}")
 
 
 def _to_eight_bits(picture: Image.Image, form: str | None) -> Image.Image:

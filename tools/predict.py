@@ -19,9 +19,9 @@ from attnzoo_command.devices import DeviceCommand, device_option
 from attnzoo_command.steps import step
 
 from .devices import choose_device, describe_device
-from .files import check_writable, replacing
+from .files import check_writable, listed, replacing
 from .finding import Skipped, find_images
-from .images import UnreadableImageError, apply_transform, read_image
+from .images import EXTENSIONS, UnreadableImageError, apply_transform, read_image
 from .lettering import note_not_drawn
 from .models import RANDOM, check_model, is_random, stored_task
 from .tasks import function_of
@@ -190,7 +190,7 @@ def pictures_in(paths: Sequence[Path], skipped: Skipped) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path is neither a file nor a folder.
-        ValueError: a folder cannot be read.
+        ValueError: a folder cannot be read, or there are no images.
     """
     found: list[Path] = []
     for path in paths:
@@ -200,6 +200,8 @@ def pictures_in(paths: Sequence[Path], skipped: Skipped) -> list[Path]:
             found.append(path)
         else:
             raise FileNotFoundError(f"{path} is neither a file nor a folder")
+    if not found:
+        raise ValueError(f"there are no images in {listed([str(path) for path in paths])} ({', '.join(EXTENSIONS)})")
     return found
 
 

@@ -183,6 +183,23 @@ def test_pictures_with_too_many_pixels_are_refused(tmp_path, noise):
         shared.open_picture(tmp_path / "noise.png", most_pixels=100)
 
 
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        ("100", "read as an image: it has 71 x 97 pixels, at most 100 are allowed; the environment variable "),
+        ("", "resized: it has 73 x 1825000 pixels after resizing, at most 100000000 are allowed; the environment "),
+    ],
+)
+def test_a_picture_of_too_many_pixels_is_named(tmp_path, file, noise, limit, told):
+    path = tmp_path / "noise.png"
+    (noise if limit else noise.resize((4, 100_000))).save(path)
+    environment = {**os.environ, "ATTNZOO_MAX_PIXELS": limit}
+    command = [sys.executable, str(EXAMPLES / "classify.py"), str(file), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    assert done.stderr.startswith(f"{path} cannot be {told}")
+    assert done.stderr.count("\n") == 1
+
+
 def test_labels_that_the_file_lacks_are_numbers():
     assert shared.likeliest(np.array([0.0, 3.0, 1.0]), None, 1)[0][0] == "1"
     assert sum(score for _, score in shared.likeliest(np.array([900.0, 3.0, -900.0]), list("abc"), 3)) == pytest.approx(

@@ -80,6 +80,15 @@ def test_other_scripts_send_a_segmenter_to_this_one(segmenting, photograph, tmp_
     assert (done.returncode, done.stderr.strip()) == (1, message)
 
 
+def test_a_picture_that_is_too_thin_is_named(segmenting, tmp_path):
+    if "fit" not in str(segmenting[0]):
+        pytest.skip("the picture stays as it is")
+    Image.new("L", (3000, 2)).save(tmp_path / "thin.png")
+    done = run("segment.py", segmenting[1], tmp_path / "thin.png")
+    told = f"{tmp_path / 'thin.png'} cannot be resized: it has 96 x 0 pixels after resizing: it is too thin\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
 def test_files_of_other_tasks_are_sent_to_their_script():
     for task in ("classify", "detect"):
         with pytest.raises(ValueError, match=f"must be segment or mask, got {task}: use {task}.py"):

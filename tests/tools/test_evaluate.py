@@ -209,7 +209,11 @@ def test_predict_without_a_readable_picture_fails(run, call, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"")
     assert call("predict", run / "model", tmp_path / "broken.jpg").exit_code == 1
     (tmp_path / "empty").mkdir()
-    assert "no images were given" in call("predict", run / "model", tmp_path / "empty").stderr
+    for command in ("predict", "see"):
+        empty = call(command, run / "model", tmp_path / "empty", "--output", tmp_path / "out")
+        assert (empty.exit_code, empty.stderr.count("\n")) == (2, 1)
+        assert f"there are no images in {tmp_path / 'empty'} (.jpg" in empty.stderr
+        assert not (tmp_path / "out").exists()
     assert "neither a file nor a folder" in call("predict", run / "model", tmp_path / "nowhere").stderr
 
 

@@ -272,7 +272,7 @@ def test_command_names_size_agreement_and_what_stays_in_float(tmp_path):
         pytest.param(["--precision", "int8"], "int8 needs calibration images: --calibration DIR", id="none"),
         pytest.param(["--calibration", "{tmp}"], "calibration is for --precision int8 and fp16", id="idle"),
         pytest.param(["--precision", "int8", "--calibration", "{tmp}/no"], "does not exist", id="no-folder"),
-        pytest.param(["--precision", "int8", "--calibration", "{tmp}/empty"], "holds no images", id="empty"),
+        pytest.param(["--precision", "int8", "--calibration", "{tmp}/empty"], "there are no images in", id="empty"),
         pytest.param(["--precision", "fp16", "--calibration", "{tmp}/bad"], "cannot be read as an image", id="bad"),
         pytest.param(["--precision", "fp16", "--task", "detect"], "exported in fp32 only", id="detector"),
     ],
@@ -320,6 +320,13 @@ def test_preprocessing_needs_mean_and_std(tmp_path):
 def test_what_is_too_far_from_float32_is_refused(precision, fidelity, message):
     with pytest.raises(ExportError, match=message):
         fidelity.require(precision, 0.95)
+
+
+def test_only_classes_are_compared_where_there_is_nothing_else():
+    masks = torch.tensor([[0, 1], [2, 2]])
+    said = str(compare([{"mask": masks}], [{"mask": masks.clamp(max=1)}]))
+    assert said == "has the class of float32 at 50.00% of the pixels of 2 images"
+    assert str(compare([{"logits": masks.float()}], [{"logits": masks.float()}])).startswith("differs from float32 by")
 
 
 def test_refused_file_leaves_the_old_one(tmp_path, monkeypatch):

@@ -41,6 +41,7 @@ from attnzoo.tools.training.loop import TrainingError
 from attnzoo.tools.training.optimization import create_optimization, create_schedule
 from attnzoo.tools.training.processes import Processes
 from attnzoo.tools.training.recipe import Recipe
+from attnzoo.tools.training.setup import OF_SPLITS, check_classes
 from attnzoo_command.configs import packaged_configs
 
 pytest.importorskip("segmentation_models_pytorch", reason="needs attnzoo[segmentation]")
@@ -239,7 +240,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "another loss": ({"loss": {"name": "bce"}}, "loss.name must be one of cross_entropy, dice, focal"),
     "an option of another loss": ({"loss": {"name": "dice", "gamma": 2}}, "loss: gamma is no option of dice"),
     **{
-        f"{key} {value!r}": ({"loss": {"name": ["cross_entropy", "focal"], key: value}}, f"^loss.{key} must be a number")
+        f"{key} {value!r}": (
+            {"loss": {"name": ["cross_entropy", "focal"], key: value}},
+            f"^loss.{key} must be a number",
+        )
         for key, values in {"gamma": ("abc", [2], -2), "label_smoothing": (2, "abc", -0.5, True)}.items()
         for value in values
     },
@@ -254,6 +258,16 @@ def test_what_cannot_be_ends_in_one_line(case: str, runs: Path) -> None:
     with pytest.raises(ValueError, match=message) as raised:
         train(small(**changes), runs)
     assert "\n" not in str(raised.value)
+
+
+def test_other_classes_are_those_of_the_data_or_of_the_model(tmp_path: Path, runs: Path) -> None:
+    data = {**write_masks(tmp_path, [0, 255], [128, 0]), "values": [0, 255]}
+    train(Config({**SMALL, "model": {"name": "test_resnet"}, "epochs": 1, "data": data}), runs)
+    message = "classes of the model and the data differ: 255 only in the model; 128 only in the data. Set data.*"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate(str(runs), {**data, "values": [0, 128]})
+    with pytest.raises(ValueError, match="the training data and the validation data differ: their order. If this is"):
+        check_classes({"the training data": "ab", "the validation data": "ba"}, OF_SPLITS)
 
 
 def test_a_directory_that_does_not_match_is_refused(runs: Path) -> None:

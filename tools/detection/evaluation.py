@@ -12,6 +12,7 @@ from ..devices import describe_device
 from ..evaluate import Evaluation, Reading
 from ..flips import FlippedDetector
 from ..training.processes import Processes
+from ..training.setup import OF_MODEL, check_classes
 from .data import open_detection
 from .drawing import draw_worst_cases
 from .files import open_detector
@@ -46,9 +47,7 @@ def evaluate_detector(
     detector, config = open_detector(directory)
     with_masks = config["detector"]["head"] == "mask_rcnn"
     samples = open_detection(data, reading.split, None, len(config["preprocessing"]["mean"]), with_masks)
-    if list(samples.classes) != config["label_names"]:
-        differing = sorted(set(samples.classes) ^ set(config["label_names"])) or ["their order"]
-        raise ValueError(f"the classes of the detector and of the data differ: {', '.join(differing[:8])}")
+    check_classes({"the model": config["label_names"], "the data": samples.classes}, OF_MODEL)
     judge = DetectionJudge(samples.classes, Processes(0, 1, device), with_masks)
     network = FlippedDetector(detector) if reading.flip else detector
     metrics, unreadable = reading.judge(judge, network.to(device), samples)

@@ -21,7 +21,7 @@ from ..training.network import randomly_initialized
 from ..training.optimization import blaming
 from ..training.processes import Processes
 from ..training.recipe import Recipe
-from ..training.setup import Setup, describe_data
+from ..training.setup import Setup, check_classes, describe_data
 from ..training.starting import read_start, start_detector
 from .data import open_detection
 from .detectors import Detector, create_detector
@@ -64,9 +64,7 @@ def detection(recipe: Recipe, processes: Processes) -> Setup:
     train_set = open_detection(recipe.data, "train", recipe.augment, channels, with_masks)
     val_set = open_detection(recipe.data, "val", None, channels, with_masks)
     classes = list(train_set.classes)
-    if classes != list(val_set.classes):
-        differing = sorted(set(classes) ^ set(val_set.classes)) or ["their order"]
-        raise ValueError(f"the classes of the training and the validation data differ: {', '.join(differing[:8])}")
+    check_classes({"the training data": classes, "the validation data": val_set.classes})
     mean, std = _normalisation(recipe, channels)
     name, arguments = recipe.model["name"], recipe.model_arguments
     start = read_start(recipe.model)

@@ -11,7 +11,7 @@ import torch
 from ..devices import describe_device
 from ..evaluate import Evaluation, Reading
 from ..flips import FlippedSegmenter
-from ..training.setup import check_classes
+from ..training.setup import OF_MODEL, check_classes
 from .data import open_segmentation
 from .drawing import draw_worst_cases
 from .files import open_segmenter
@@ -44,7 +44,7 @@ def evaluate_segmenter(
     """
     segmenter, config = open_segmenter(directory)
     samples = open_segmentation({**config["preprocessing"], **data}, reading.split)
-    check_classes(config["label_names"], samples.classes)
+    check_classes({"the model": config["label_names"], "the data": samples.classes}, OF_MODEL)
     prepared = samples.prepare.stored
     judge = SegmentationJudge(len(samples.classes), prepared["input_size"][1:], device)
     network = (FlippedSegmenter(segmenter) if reading.flip else segmenter).to(device)

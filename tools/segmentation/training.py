@@ -19,7 +19,7 @@ from ..training.network import prepare_network, randomly_initialized, try_size
 from ..training.optimization import blaming
 from ..training.processes import Processes
 from ..training.recipe import Recipe
-from ..training.setup import Setup, check_classes, describe_data
+from ..training.setup import OF_SPLITS, Setup, check_classes, describe_data
 from ..training.starting import read_start
 from .data import SegmentedImages, open_segmentation
 from .metrics import SegmentationJudge
@@ -45,7 +45,7 @@ def segmentation(recipe: Recipe, processes: Processes) -> Setup:
     """
     train_set = open_segmentation(recipe.data, "train", recipe.augment)
     val_set = open_segmentation(recipe.data, "val")
-    check_classes(train_set.classes, val_set.classes)
+    check_classes({"the training data": train_set.classes, "the validation data": val_set.classes}, OF_SPLITS)
     classes, prepared = list(train_set.classes), train_set.prepare.stored
     given = recipe.loss.get("weight")
     _check_count(train_set)

@@ -13,7 +13,7 @@ from .learners import Classifier, class_weights, create_loss, create_mixup
 from .network import create_network, try_size
 from .processes import Processes
 from .recipe import Recipe
-from .setup import Setup, check_classes, describe_data
+from .setup import OF_SPLITS, Setup, check_classes, describe_data
 from .storage import save_model
 
 
@@ -30,7 +30,7 @@ def classification(recipe: Recipe, processes: Processes) -> Setup:
     """
     train_set = open_classification(recipe.data, "train", recipe.augment)
     val_set = open_classification(recipe.data, "val")
-    check_classes(train_set.classes, val_set.classes)
+    check_classes({"the training data": train_set.classes, "the validation data": val_set.classes}, OF_SPLITS)
     classes = list(train_set.classes)
     network, origin = create_network(recipe, classes)
     mixup = create_mixup(recipe.mixup, recipe.loss.get("label_smoothing") or 0.0, len(classes))

@@ -45,7 +45,9 @@ def override(config: Config, options: Sequence[str]) -> None:
     for key, text in pairs:
         keys = key.split(".")
         is_list = key in _MAY_BE_LISTS and _is_bracketed(text)
-        value = None if text == "None" else text if _is_text(config, keys, data) and not is_list else _literal(key, text)
+        value = (
+            None if text == "None" else text if _is_text(config, keys, data) and not is_list else _literal(key, text)
+        )
         try:
             config.merge_from_dict({key: value})
         # a key in a number, or an index that is too large

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..data import Samples, StreamedImages
-from ..files import plural
+from ..files import listed, plural
 from ..metrics import AfterBatch
 
 
@@ -54,20 +54,28 @@ class Setup:
     facts: Mapping[str, str]
 
 
-def check_classes(train: Sequence[str], val: Sequence[str]) -> None:
-    """Checks that training and validation data have the same classes.
+# what to do if those of a model and of data differ, or those of training and validation data
+OF_MODEL = "Set data.* to what the model was trained with"
+OF_SPLITS = "If this is intended, list the classes with data.class_map"
+
+
+def check_classes(sides: Mapping[str, Sequence[str]], hint: str = "") -> None:
+    """Checks that two sides have the same classes in the same order.
+
+    Args:
+        sides: the classes by what has them, such as "the model" and "the data".
+        hint: what to do if they differ.
 
     Raises:
         ValueError: they differ, or their order.
     """
-    if list(train) == list(val):
+    (one, first), (other, second) = sides.items()
+    if list(first) == list(second):
         return
-    sides = [("training", set(train) - set(val)), ("validation", set(val) - set(train))]
-    only = [f"{', '.join(sorted(names)[:8])} only in {what}" for what, names in sides if names]
-    raise ValueError(
-        f"the classes of training and validation data differ: {'; '.join(only) or 'their order'}. If this is intended, "
-        "list the classes with data.class_map"
-    )
+    differing = [(one, set(first) - set(second)), (other, set(second) - set(first))]
+    only = [f"{listed(sorted(names), 8)} only in {what}" for what, names in differing if names]
+    said = f"the classes of {one} and {other} differ: {'; '.join(only) or 'their order'}"
+    raise ValueError(f"{said}. {hint}" if hint else said)
 
 
 def describe_data(train_set: Samples | StreamedImages, val_set: Samples | StreamedImages, name: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...finding import Skipped
-from ...images import EXTENSIONS, apply_transform, read_image
+from ...images import apply_transform, read_image
 
 # more images hardly change the ranges, and each is run many times
 MOST_PICTURES = 256
@@ -42,8 +42,6 @@ def read_calibration(folder: Path, model: nn.Module, image_size: tuple[int, int]
     if not getattr(model, "pretrained_cfg", None):
         raise ValueError(f"calibration: {type(model).__name__} is not a timm model and defines no preprocessing")
     files = pictures_in([folder], Skipped())
-    if not files:
-        raise ValueError(f"calibration: {folder} holds no images ({', '.join(EXTENSIONS)})")
     step = max(1.0, len(files) / MOST_PICTURES)
     chosen = [files[int(i * step)] for i in range(min(len(files), MOST_PICTURES))]
     wanted = timm.data.resolve_model_data_config(model)

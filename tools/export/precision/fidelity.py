@@ -28,14 +28,18 @@ class Fidelity:
         agreement: share of the images, or of their pixels, whose largest logit is the same, 0 .. 1; None without
             logits.
         images: number of images compared.
+        has_floats: there are floating-point outputs; without them, difference and error are 0.
     """
 
     difference: float
     error: float
     agreement: float | None
     images: int
+    has_floats: bool = True
 
     def __str__(self) -> str:
+        if not self.has_floats and self.agreement is not None:
+            return f"has the class of float32 at {self.agreement:.2%} of the pixels of {self.images} images"
         said = f"differs from float32 by at most {self.difference:.1e}, {self.error:.1e} on average"
         if self.agreement is not None:
             said += f", and has the same top class on {self.agreement:.2%} of {self.images} images"
@@ -98,7 +102,8 @@ def compare(given: Answers, expected: Answers) -> Fidelity:
     same = [a.eq(b).flatten() for a, b in pairs if a is not None and b is not None]
     if same:
         agreement = torch.cat(same).double().mean().item()
-    return Fidelity(difference, error, agreement, sum(len(next(iter(answer.values()))) for answer in expected))
+    images = sum(len(next(iter(answer.values()))) for answer in expected)
+    return Fidelity(difference, error, agreement, images, has_floats=bool(names))
 
 
 def _classes(answer: Mapping[str, Tensor]) -> Tensor | None:
