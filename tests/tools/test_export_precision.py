@@ -30,6 +30,7 @@ from attnzoo.tools.export import (
 )
 from attnzoo.tools.export.finishing import Finish
 from attnzoo.tools.export.precision import Fidelity, batches_of, calibration, read_calibration
+from attnzoo.tools.export.precision.fidelity import compare
 from attnzoo.tools.export.preprocess import Colours, Normalise
 from attnzoo.tools.export.sessions import run
 from attnzoo.tools.metrics import ClassificationJudge

@@ -266,7 +266,7 @@ def test_other_classes_are_those_of_the_data_or_of_the_model(tmp_path: Path, run
     message = "classes of the model and the data differ: 255 only in the model; 128 only in the data. Set data.*"
     with pytest.raises(ValueError, match=re.escape(message)):
         evaluate(str(runs), {**data, "values": [0, 128]})
-    with pytest.raises(ValueError, match="the training data and the validation data differ: their order. If this is"):
+    with pytest.raises(ValueError, match=r"the training data and the validation data differ: their order\. If"):
         check_classes({"the training data": "ab", "the validation data": "ba"}, OF_SPLITS)
 
 

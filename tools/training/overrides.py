@@ -27,9 +27,9 @@ def override(config: Config, options: Sequence[str]) -> None:
 
     The value of a key that holds text stays text, whatever it looks like: `data.root=2024` is the folder "2024". A key
     holds text if its present value is text, or if it has none and the recipe, the data set or timm declares it as text.
-    For `loss.name` and `loss.weight` text in brackets is a list. Other values are Python literals in which names need no quotes, such as `3`, `(3,224,224)` or `[cat,dog]`; what is
-    neither a literal nor in brackets is text. `None` is None for every key. Another `decoder.name` leaves out the
-    arguments of the config's decoder.
+    For `loss.name` and `loss.weight` text in brackets is a list. Other values are Python literals in which names need
+    no quotes, such as `3`, `(3,224,224)` or `[cat,dog]`; what is neither a literal nor in brackets is text. `None` is
+    None for every key. Another `decoder.name` leaves out the arguments of the config's decoder.
 
     Args:
         config: the config, modified in place.
