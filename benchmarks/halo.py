@@ -217,11 +217,11 @@ def _kernels(shape: HaloShape, dtype: torch.dtype, architecture: str) -> Iterato
     }
     for (name, work), launch in zip(works.items(), found, strict=True):
         sizes = launch.configuration.constants
-        trips: tuple[int, ...] = (-(-(window**2) // sizes["CHUNK"]),)
+        trips: tuple[float, ...] = (-(-(window**2) // sizes["CHUNK"]),)
         if name == "dk, dv":
-            # a block of keys is seen by the queries of the blocks around it
-            sides = 1 + 2 * -(-shape.halo // shape.block)
-            trips = sides**2, -(-((shape.block // shape.stride) ** 2) // sizes["CHUNK"])
+            # the mean number of blocks whose windows contain keys of a tile
+            windows = math.prod(sum(map(len, axis.key_tiles)) / len(axis.key_tiles) for axis in axes)
+            trips = windows, -(-((shape.block // shape.stride) ** 2) // sizes["CHUNK"])
         pairs = sizes["TILE"] * sizes["CHUNK"]
         yield NamedLaunch(f"{shape.name} {widths} {name}", launch, dtype, work, trips, pairs)
 

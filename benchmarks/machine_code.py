@@ -44,7 +44,7 @@ class Instructions(NamedTuple):
     inner: int
     other: int
 
-    def executed(self, trips: Sequence[int]) -> int:
+    def executed(self, trips: Sequence[float]) -> float:
         """Returns the instructions that a warp executes.
 
         Args:

@@ -48,7 +48,7 @@ class NamedLaunch(NamedTuple):
     launch: Launch
     dtype: torch.dtype
     work: Work | None = None
-    trips: tuple[int, ...] = ()
+    trips: tuple[float, ...] = ()
     pairs: int = 0
 
 

@@ -75,6 +75,18 @@ def load(tokens, image, head, positions, exist, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def load_for_columns(data, number, exist, OTHER: tl.constexpr):
+    """Loads the entries (N,) of the columns of scores (M, N) from `number_of`; OTHER where there is no token.
+
+    They are loaded as a matrix (N, 4) whose other columns are zero. The compiler takes the load of a vector for cheap:
+    every thread would compute the addresses of all columns that it holds a part of.
+    """
+    column = tl.arange(0, 4)[None, :]
+    found = tl.load(data + number[:, None] + column, mask=exist[:, None] & (column == 0), other=0.0)
+    return tl.where(exist, tl.sum(found, 1), OTHER)
+
+
+@triton.jit
 def store(tokens, values, image, head, positions, exist, WIDTH: tl.constexpr):
     """Stores values (M, block) at the addresses that `load` reads."""
     pointers = pointers_to(tokens, image, head, positions, WIDTH)

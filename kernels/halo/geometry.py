@@ -69,6 +69,25 @@ class HaloAxis:
         """Number of positions that all windows cover, rounded up to whole blocks."""
         return (self.count - 1 + (self.window + self.block - 1) // self.block) * self.block
 
+    @property
+    def key_shift(self) -> int:
+        """By how many positions tiles of keys begin before blocks, in the backward pass: 0, or half a block.
+
+        The key tile around the border of two blocks is in their two windows if the halo is up to half a block, and a
+        block is in three. On short axes, tiles that are blocks are fewer.
+        """
+        return min((0, self.block // 2), key=lambda shift: sum(map(len, self._windows_of_tiles(shift))))
+
+    @property
+    def key_tiles(self) -> list[range]:
+        """For each tile of b keys, the blocks whose windows contain some of them."""
+        return self._windows_of_tiles(self.key_shift)
+
+    def _windows_of_tiles(self, shift: int) -> list[range]:
+        starts = range(-shift, self.length, self.block)
+        ends = [min((start + self.block - 1 + self.halo) // self.block + 1, self.count) for start in starts]
+        return [range(max(start - self.halo, 0) // self.block, end) for start, end in zip(starts, ends, strict=True)]
+
     def position(self, block: int, place: int) -> int:
         """Returns the position at a place of a block's window; it is on the map if it is in 0 .. L-1."""
         return block * self.block - self.halo + place

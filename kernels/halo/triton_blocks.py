@@ -24,7 +24,7 @@ class AxisGeometry(NamedTuple):
         queries: queries of a block.
         window: keys in the window of a block.
         positions: power of two that holds a window, at least 16.
-        reach: number of blocks on each side whose windows contain keys of a block.
+        shift: positions by which tiles of keys begin before blocks: few windows contain keys around a corner.
     """
 
     block: int
@@ -32,7 +32,7 @@ class AxisGeometry(NamedTuple):
     queries: int
     window: int
     positions: int
-    reach: int
+    shift: int
 
 
 class MapShape(NamedTuple):
@@ -58,19 +58,19 @@ class MapShape(NamedTuple):
 
 
 @triton.jit
-def tile_of(program, map_shape, TOKENS: tl.constexpr, TILE: tl.constexpr):
+def tile_of(program, heads, down, across, TOKENS: tl.constexpr, TILE: tl.constexpr):
     """Returns a program's image, head and block, and the indices (M,) of its tile among the TOKENS of a block.
 
-    Heads vary fastest, because their channels are adjacent in memory.
+    There are `down` times `across` blocks. Heads vary fastest, because their channels are adjacent in memory.
     """
-    head = program % map_shape.heads
-    program = program // map_shape.heads
+    head = program % heads
+    program = program // heads
     tiles: tl.constexpr = (TOKENS + TILE - 1) // TILE
     tokens = program % tiles * TILE + tl.arange(0, TILE)
     program = program // tiles
-    column = program % map_shape.blocks_across
-    program = program // map_shape.blocks_across
-    return program // map_shape.blocks_down, head, (program % map_shape.blocks_down, column), tokens
+    column = program % across
+    program = program // across
+    return program // down, head, (program % down, column), tokens
 
 
 @triton.jit
@@ -100,9 +100,17 @@ def keys_of(block, numbers, map_shape, AXES: tl.constexpr):
 
 
 @triton.jit
-def neighbors_of(block, count, AXIS: tl.constexpr):
-    """Returns the start and end of the blocks of an axis whose windows may contain keys of a block."""
-    return tl.maximum(block - AXIS.reach, 0), tl.minimum(block + AXIS.reach + 1, count)
+def key_tiles_of(length, AXIS: tl.constexpr):
+    """Returns the number of tiles of keys of an axis, each as large as a block."""
+    return tl.cdiv(length + AXIS.shift, AXIS.block)
+
+
+@triton.jit
+def neighbors_of(tile, count, AXIS: tl.constexpr):
+    """Returns the start and end of the blocks of an axis whose windows contain keys of a tile."""
+    start = tile * AXIS.block - AXIS.shift
+    first = tl.maximum(start - AXIS.halo, 0) // AXIS.block
+    return first, tl.minimum((start + AXIS.block - 1 + AXIS.halo) // AXIS.block + 1, count)
 
 
 @triton.jit

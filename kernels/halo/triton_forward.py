@@ -35,7 +35,14 @@ def halo_forward_kernel(
     CHUNK: tl.constexpr,
 ):
     """Computes out = softmax(q k^T * scale + relative scores) v; `scale` and the logsumexp are in base 2."""
-    image, head, block, numbers = tile_of(tl.program_id(0), map_shape, AXES[0].queries * AXES[1].queries, TILE)
+    image, head, block, numbers = tile_of(
+        tl.program_id(0),
+        map_shape.heads,
+        map_shape.blocks_down,
+        map_shape.blocks_across,
+        AXES[0].queries * AXES[1].queries,
+        TILE,
+    )
     positions, exist = queries_of(block, numbers, map_shape, AXES)
     queries = load(q, image, head, positions, exist, WIDTH)
     if row_scores is not None:
@@ -52,14 +59,14 @@ def halo_forward_kernel(
         window_positions, key_positions, keys_exist = keys_of(block, key_numbers, map_shape, AXES)
         keys = load(k, image, head, key_positions, keys_exist, WIDTH)
         values = load(v, image, head, key_positions, keys_exist, VALUE_WIDTH)
-        scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale
+        relative = tl.where((key_numbers < end)[None, :], tl.zeros([TILE, CHUNK], tl.float32), -float("inf"))
         if row_scores is not None:
             picked = one_hot(window_positions[0], ROWS.block, queries.dtype)
-            scores += dot(query_row_scores, tl.trans(picked), PRECISION=PRECISION) * LOG2_E
+            relative = dot(query_row_scores, tl.trans(picked), relative, PRECISION=PRECISION)
         if column_scores is not None:
             picked = one_hot(window_positions[1], COLUMNS.block, queries.dtype)
-            scores += dot(query_column_scores, tl.trans(picked), PRECISION=PRECISION) * LOG2_E
-        scores = tl.where((key_numbers < end)[None, :], scores, -float("inf"))
+            relative = dot(query_column_scores, tl.trans(picked), relative, PRECISION=PRECISION)
+        scores = dot(queries, tl.trans(keys), PRECISION=PRECISION) * scale + relative * LOG2_E
         weights, rescale, maximum, total = softmax_step(scores, maximum, total)
         sums = dot(weights.to(values.dtype), values, sums * rescale[:, None], PRECISION=PRECISION)
     store(out, sums / total[:, None], image, head, positions, exist, VALUE_WIDTH)

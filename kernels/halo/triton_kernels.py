@@ -38,7 +38,7 @@ def arguments(problem: Problem, extras: Extras) -> dict[str, Any]:
 
 def forward(problem: Problem, arguments: Mapping[str, Any]) -> list[Launch]:
     """Returns the launch of one kernel."""
-    return [_launch(problem, halo_forward_kernel, "forward", _queries(problem), arguments)]
+    return [_launch_of_queries(problem, halo_forward_kernel, "forward", arguments)]
 
 
 def backward(
@@ -54,20 +54,22 @@ def backward(
         "drow_scores": tokens_or_none(relative["row_scores"]),
         "dcolumn_scores": tokens_or_none(relative["column_scores"]),
     }
-    launches = [_launch(problem, halo_dq_kernel, "dq", _queries(problem), arguments)]
+    launches = [_launch_of_queries(problem, halo_dq_kernel, "dq", arguments)]
     if needs["k"] or needs["v"]:
         rows, columns = problem.geometry
-        of_block = rows.block * columns.block
-        launches.append(_launch(problem, halo_dkdv_kernel, "dkdv", of_block, arguments))
+        tiles, keys = len(rows.key_tiles) * len(columns.key_tiles), rows.block * columns.block
+        launches.append(_launch(problem, halo_dkdv_kernel, "dkdv", tiles, keys, arguments))
     return launches, {name: Result(x) for name, x in relative.items() if x is not None}
 
 
 def configuration(problem: Problem, direction: str, count: int) -> Configuration:
-    """Returns the table entry for a kernel whose programs take tiles of a block's `count` tokens."""
+    """Returns the table entry for a kernel whose programs take tiles of `count` tokens."""
     size = {"itemsize": problem.dtype.itemsize, "width": problem.widest}
     tile, chunk, num_warps, num_stages = entry_of("halo", problem.architecture, direction, **size)
-    # a tile is not larger than a block
+    # not larger than what there is; programs for dk and dv go through the queries of a block, others through a window
     tile = min(tile, max(16, triton.next_power_of_2(count)))
+    if direction == "dkdv":
+        chunk = min(chunk, max(16, triton.next_power_of_2(_queries(problem))))
     return Configuration({"TILE": tile, "CHUNK": chunk}, num_warps, num_stages)
 
 
@@ -78,12 +80,19 @@ def _queries(problem: Problem) -> int:
     return count
 
 
-def _launch(problem: Problem, kernel: Any, direction: str, count: int, arguments: Mapping[str, Any]) -> Launch:
-    """Returns a launch with one program for each tile of a block's `count` tokens, block, head and image."""
+def _launch_of_queries(problem: Problem, kernel: Any, direction: str, arguments: Mapping[str, Any]) -> Launch:
+    """Returns a launch with one program for each tile of a block's queries, block, head and image."""
     rows, columns = problem.geometry
-    tiles = problem.batch * problem.heads * rows.count * columns.count
+    return _launch(problem, kernel, direction, rows.count * columns.count, _queries(problem), arguments)
+
+
+def _launch(
+    problem: Problem, kernel: Any, direction: str, blocks: int, count: int, arguments: Mapping[str, Any]
+) -> Launch:
+    """Returns a launch with one program for each tile of the `count` tokens of a block, block, head and image."""
+    tiles = problem.batch * problem.heads * blocks
     axes = tuple(
-        AxisGeometry(axis.block, axis.halo, axis.queries, axis.window, block(axis.window), -(-axis.halo // axis.block))
+        AxisGeometry(axis.block, axis.halo, axis.queries, axis.window, block(axis.window), axis.key_shift)
         for axis in problem.geometry
     )
     constants = {

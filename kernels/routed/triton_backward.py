@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..triton_blocks import load, number_of, store
+from ..triton_blocks import load, load_for_columns, number_of, store
 from ..triton_math import LOG2_E, dot
 from .triton_blocks import positions_of, positions_of_chunk, tile_of
 
@@ -109,8 +109,8 @@ def routed_dkdv_kernel(
         queries = load(q, image, head, query_positions, queries_exist, WIDTH)
         gradients = load(dout, image, head, query_positions, queries_exist, VALUE_WIDTH)
         number = number_of(image, head, query_positions, map_shape)
-        normalizer = tl.load(logsumexp + number, mask=queries_exist, other=float("inf"))
-        deltas = tl.load(delta + number, mask=queries_exist, other=0.0)
+        normalizer = load_for_columns(logsumexp, number, queries_exist, float("inf"))
+        deltas = load_for_columns(delta, number, queries_exist, 0.0)
         scores = dot(keys, tl.trans(queries), PRECISION=PRECISION) * scale
         weights = tl.exp2(scores - normalizer[None, :])
         value_sums = dot(weights.to(gradients.dtype), gradients, value_sums, PRECISION=PRECISION)
