@@ -121,20 +121,21 @@ def halo_dkdv_kernel(
     WIDTH: tl.constexpr,
     VALUE_WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
+    SHIFTS: tl.constexpr,
     TILE: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Computes dk and dv."""
+    """Computes dk and dv. Tiles of keys begin SHIFTS rows and columns before blocks."""
     image, head, tile, numbers = tile_of(
         tl.program_id(0),
         map_shape.heads,
-        key_tiles_of(map_shape.key_rows, AXES[0]),
-        key_tiles_of(map_shape.key_columns, AXES[1]),
+        key_tiles_of(map_shape.key_rows, AXES[0], SHIFTS[0]),
+        key_tiles_of(map_shape.key_columns, AXES[1], SHIFTS[1]),
         AXES[0].block * AXES[1].block,
         TILE,
     )
-    rows = tile[0] * AXES[0].block - AXES[0].shift + numbers // AXES[1].block
-    columns = tile[1] * AXES[1].block - AXES[1].shift + numbers % AXES[1].block
+    rows = tile[0] * AXES[0].block - SHIFTS[0] + numbers // AXES[1].block
+    columns = tile[1] * AXES[1].block - SHIFTS[1] + numbers % AXES[1].block
     exist = (rows >= 0) & (rows < map_shape.key_rows) & (columns >= 0) & (columns < map_shape.key_columns)
     exist &= numbers < AXES[0].block * AXES[1].block
     keys = load(k, image, head, (rows, columns), exist, WIDTH)
@@ -142,8 +143,8 @@ def halo_dkdv_kernel(
 
     key_sums = tl.zeros([TILE, WIDTH.block], tl.float32)
     value_sums = tl.zeros([TILE, VALUE_WIDTH.block], tl.float32)
-    first_row, end_row = neighbors_of(tile[0], map_shape.blocks_down, AXES[0])
-    first_column, end_column = neighbors_of(tile[1], map_shape.blocks_across, AXES[1])
+    first_row, end_row = neighbors_of(tile[0], map_shape.blocks_down, AXES[0], SHIFTS[0])
+    first_column, end_column = neighbors_of(tile[1], map_shape.blocks_across, AXES[1], SHIFTS[1])
     for row in range(first_row, end_row):
         for column in range(first_column, end_column):
             # positions of the keys in the window of that block

@@ -24,7 +24,6 @@ class AxisGeometry(NamedTuple):
         queries: queries of a block.
         window: keys in the window of a block.
         positions: power of two that holds a window, at least 16.
-        shift: positions by which tiles of keys begin before blocks: few windows contain keys around a corner.
     """
 
     block: int
@@ -32,7 +31,6 @@ class AxisGeometry(NamedTuple):
     queries: int
     window: int
     positions: int
-    shift: int
 
 
 class MapShape(NamedTuple):
@@ -100,15 +98,15 @@ def keys_of(block, numbers, map_shape, AXES: tl.constexpr):
 
 
 @triton.jit
-def key_tiles_of(length, AXIS: tl.constexpr):
-    """Returns the number of tiles of keys of an axis, each as large as a block."""
-    return tl.cdiv(length + AXIS.shift, AXIS.block)
+def key_tiles_of(length, AXIS: tl.constexpr, SHIFT: tl.constexpr):
+    """Returns the number of tiles of keys of an axis, each as large as a block, and SHIFT positions before one."""
+    return tl.cdiv(length + SHIFT, AXIS.block)
 
 
 @triton.jit
-def neighbors_of(tile, count, AXIS: tl.constexpr):
+def neighbors_of(tile, count, AXIS: tl.constexpr, SHIFT: tl.constexpr):
     """Returns the start and end of the blocks of an axis whose windows contain keys of a tile."""
-    start = tile * AXIS.block - AXIS.shift
+    start = tile * AXIS.block - SHIFT
     first = tl.maximum(start - AXIS.halo, 0) // AXIS.block
     return first, tl.minimum((start + AXIS.block - 1 + AXIS.halo) // AXIS.block + 1, count)
 

@@ -58,7 +58,8 @@ def backward(
     if needs["k"] or needs["v"]:
         rows, columns = problem.geometry
         tiles, keys = len(rows.key_tiles) * len(columns.key_tiles), rows.block * columns.block
-        launches.append(_launch(problem, halo_dkdv_kernel, "dkdv", tiles, keys, arguments))
+        shifts = rows.key_shift, columns.key_shift
+        launches.append(_launch(problem, halo_dkdv_kernel, "dkdv", tiles, keys, arguments, SHIFTS=shifts))
     return launches, {name: Result(x) for name, x in relative.items() if x is not None}
 
 
@@ -87,18 +88,24 @@ def _launch_of_queries(problem: Problem, kernel: Any, direction: str, arguments:
 
 
 def _launch(
-    problem: Problem, kernel: Any, direction: str, blocks: int, count: int, arguments: Mapping[str, Any]
+    problem: Problem,
+    kernel: Any,
+    direction: str,
+    blocks: int,
+    count: int,
+    arguments: Mapping[str, Any],
+    **more_constants: Any,
 ) -> Launch:
     """Returns a launch with one program for each tile of the `count` tokens of a block, block, head and image."""
     tiles = problem.batch * problem.heads * blocks
     axes = tuple(
-        AxisGeometry(axis.block, axis.halo, axis.queries, axis.window, block(axis.window), axis.key_shift)
-        for axis in problem.geometry
+        AxisGeometry(axis.block, axis.halo, axis.queries, axis.window, block(axis.window)) for axis in problem.geometry
     )
     constants = {
         "AXES": axes,
         "ROWS": Width(axes[0].window, axes[0].positions),
         "COLUMNS": Width(axes[1].window, axes[1].positions),
+        **more_constants,
     }
     return problem.launch(
         kernel,
