@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ from shared import (
 _STEP = 2 / 3
 # share of the color of a class in a drawing
 _OPACITY = 0.55
+# a drawing of a smaller image is enlarged to this longer side, and its legend is at most this wide, in pixels
+_SMALLEST_SIDE, _WIDEST = 384, 2048
 # share of black, the color of class 0, most often the background, so that the image stays visible
 _OPACITY_OF_BLACK = 0.15
 
@@ -137,19 +140,27 @@ def index_image(mask: np.ndarray) -> Image.Image:
 
 
 def draw(picture: Image.Image, mask: np.ndarray, regions: Sequence[Region]) -> Image.Image:
-    """A copy of an image, upright, with the colors of its classes over it and a legend below."""
+    """A copy of an image, upright, with the colors of its classes over it and a legend below; small ones are enlarged."""
     pixels, colors = np.asarray(upright(picture, 3)), palette(int(mask.max()) + 1)
     opacity = np.where(colors.any(axis=1), _OPACITY, _OPACITY_OF_BLACK)[mask][..., None]
     mixed = Image.fromarray(np.rint((1 - opacity) * pixels + opacity * colors[mask]).astype(np.uint8))
+    if (scale := _SMALLEST_SIDE / max(mixed.size)) > 1:
+        size = [max(1, round(side * scale)) for side in mixed.size]
+        mixed = mixed.resize((size[0], size[1]), Image.Resampling.NEAREST)
     line = max(20, max(mixed.size) // 40)
-    drawn = Image.new("RGB", (mixed.width, mixed.height + line * len(regions)), "white")
+    gap, font = line // 8, ImageFont.load_default(size=0.7 * line)
+    said = [f"{share:.1%}  {label}" for _, label, share in regions]
+    canvas = ImageDraw.Draw(mixed)
+    widest = math.ceil(max(canvas.textbbox((line + gap, 0), text, font=font)[2] + gap for text in said))
+    width = max(mixed.width, min(_WIDEST, widest))
+    drawn = Image.new("RGB", (width, mixed.height + line * len(regions)), "white")
     drawn.paste(mixed)
-    canvas, font = ImageDraw.Draw(drawn), ImageFont.load_default(size=0.7 * line)
-    for row, (index, label, share) in enumerate(regions):
-        top, gap = mixed.height + line * row, line // 8
+    canvas = ImageDraw.Draw(drawn)
+    for row, (index, *_) in enumerate(regions):
+        top = mixed.height + line * row
         swatch = gap, top + gap, line - gap, top + line - gap
         canvas.rectangle(swatch, fill=tuple(map(int, colors[index])), outline="grey")
-        canvas.text((line + gap, top + line // 2), f"{share:.1%}  {label}", fill="black", font=font, anchor="lm")
+        canvas.text((line + gap, top + line // 2), said[row], fill="black", font=font, anchor="lm")
     return drawn
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from .lettering import font_of
 SMALLEST_SIDE = 384
 # and at most this long
 _LARGEST_SIDE = 1024
-# height of the line of a class, and light colours of bars, on which text can be read
-_LINE = 22
+# the strip below an image is at most this wide: longer text is cut
+_WIDEST = 2048
+# height of the line of a class and of its letters, and light colours of bars, on which text can be read
+LINE, FONT_SIZE = 22, 16
 _BAR, _RIGHT, _WRONG = "#c5d9f1", "#bfe5c5", "#f5c6c0"
 
 
@@ -52,16 +55,25 @@ def draw_probabilities(
     lines = list(zip(labels, scores, strict=True))
     if truth is not None and truth not in labels:
         lines.append((truth, score_of_truth))
+    said = [f"{score:6.1%}  {name}" + (" (true)" if name == truth else "") for name, score in lines]
     picture = fitted(picture)
-    drawn = Image.new("RGB", (picture.width, picture.height + _LINE * len(lines) + 8), "white")
-    drawn.paste(picture)
-    pen, font = ImageDraw.Draw(drawn), font_of(16)
+    drawn = with_strip(picture, said, indent=8)
+    pen = ImageDraw.Draw(drawn)
     for row, (name, score) in enumerate(lines):
-        top = picture.height + 4 + _LINE * row
+        top = picture.height + 4 + LINE * row
         colour = _BAR if truth is None else _RIGHT if name == truth else _WRONG
-        pen.rectangle((0, top, round(score * (drawn.width - 1)), top + _LINE - 4), fill=colour)
-        said = f"{score:6.1%}  {name}" + (" (true)" if name == truth else "")
-        pen.text((8, top), said, fill="black", font=font)
+        pen.rectangle((0, top, round(score * (drawn.width - 1)), top + LINE - 4), fill=colour)
+        pen.text((8, top), said[row], fill="black", font=font_of(FONT_SIZE))
+    return drawn
+
+
+def with_strip(picture: Image.Image, lines: Sequence[str], indent: int) -> Image.Image:
+    """Returns an image with a white strip below it, in which lines of text that begin at `indent` have room."""
+    pen = ImageDraw.Draw(picture)
+    ends = [pen.textbbox((indent, 0), line, font=font_of(FONT_SIZE))[2] + indent for line in lines]
+    width = max(picture.width, min(_WIDEST, math.ceil(max(ends, default=0))))
+    drawn = Image.new("RGB", (width, picture.height + LINE * len(lines) + 8), "white")
+    drawn.paste(picture)
     return drawn
 
 

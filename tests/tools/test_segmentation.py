@@ -21,6 +21,7 @@ from torch.testing import assert_close
 
 from attnzoo.tools.cli import main
 from attnzoo.tools.data.samples import Draw
+from attnzoo.tools.drawing import draw_probabilities
 from attnzoo.tools.evaluate import Reading, evaluate
 from attnzoo.tools.files import write_sums
 from attnzoo.tools.images import UnreadableImageError
@@ -615,6 +616,18 @@ def test_no_more_masks_are_read_than_are_needed(tmp_path: Path) -> None:
     samples = open_segmentation({**data, "class_map": {"a": 0, "b": 1}}, "train")
     assert samples.labels_present() == ({0, 1, IGNORED}, 2)
     assert samples.labels_present(most=1) == ({0, IGNORED}, 1)
+
+
+def test_the_legend_has_room_for_long_names() -> None:
+    picture = Image.new("RGB", (200, 100))
+    found = {"indices": [0, 1], "labels": ["a" * 60, "b"], "scores": [0.7, 0.3]}
+    drawn = {
+        "mask": drawing._with_legend(picture, found, palette(2)),
+        "classes": draw_probabilities(picture, found["labels"], found["scores"]),
+    }
+    for image in drawn.values():
+        assert image.width > 500
+        assert np.asarray(image.convert("L"))[-20:, -2:].min() == 255
 
 
 def test_the_image_stays_visible_under_the_background_and_panels_have_names() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import nn
 
-from ..drawing import fitted
+from ..drawing import FONT_SIZE, LINE, fitted, with_strip
 from ..files import replacing
 from ..images import read_image
 from ..lettering import font_of
@@ -23,8 +23,6 @@ from .windows import resized, segment
 _OPACITY = 0.55
 # share of black, the colour of class 0, most often the background, so that the image stays visible
 _OPACITY_OF_BLACK = 0.15
-# height of a line of the legend
-_LINE = 22
 # the parts of a drawing of an image with many wrong pixels
 _PANELS = ("image", "ground truth", "prediction")
 
@@ -56,13 +54,13 @@ def draw_mask(path: Path, found: Mapping[str, Any]) -> None:
 
 def _with_legend(picture: Image.Image, found: Mapping[str, Any], colours: NDArray[np.uint8]) -> Image.Image:
     """An image with the colour, the share and the name of each class in a strip below it."""
-    drawn = Image.new("RGB", (picture.width, picture.height + _LINE * len(found["labels"]) + 8), "white")
-    drawn.paste(picture)
-    pen, font = ImageDraw.Draw(drawn), font_of(16)
-    for row, (i, name, share) in enumerate(zip(found["indices"], found["labels"], found["scores"], strict=True)):
-        top = picture.height + 4 + _LINE * row
+    said = [f"{share:6.1%}  {name}" for name, share in zip(found["labels"], found["scores"], strict=True)]
+    drawn = with_strip(picture, said, indent=32)
+    pen = ImageDraw.Draw(drawn)
+    for row, (i, line) in enumerate(zip(found["indices"], said, strict=True)):
+        top = picture.height + 4 + LINE * row
         pen.rectangle((8, top + 2, 24, top + 18), fill=tuple(map(int, colours[i])), outline="#666666")
-        pen.text((32, top), f"{share:6.1%}  {name}", fill="black", font=font)
+        pen.text((32, top), line, fill="black", font=font_of(FONT_SIZE))
     return drawn
 
 
@@ -124,11 +122,11 @@ def _beside(pictures: Sequence[Image.Image]) -> Image.Image:
     for i, picture in enumerate(pictures):
         row.paste(picture, (i * width, 0))
     row = fitted(row)
-    drawn = Image.new("RGB", (row.width, row.height + _LINE), "white")
+    drawn = Image.new("RGB", (row.width, row.height + LINE), "white")
     drawn.paste(row)
     pen, part = ImageDraw.Draw(drawn), row.width / len(pictures)
     # small enough for the longest name
     font = font_of(max(1, min(14, int(part / 7))))
     for i, name in enumerate(_PANELS):
-        pen.text(((i + 0.5) * part, row.height + _LINE / 2), name, fill="black", font=font, anchor="mm")
+        pen.text(((i + 0.5) * part, row.height + LINE / 2), name, fill="black", font=font, anchor="mm")
     return drawn
