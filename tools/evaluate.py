@@ -261,7 +261,9 @@ def evaluate_command(
     print_evaluation(result)
     if worst is not None:
         click.echo(f"the worst images are drawn in {worst}")
-        note_not_drawn(result.per_class)
+        # masks are drawn without the names of their classes
+        if stored_task(model) != "segmentation":
+            note_not_drawn(result.per_class)
     if output is not None:
         with replacing(output) as fresh:
             fresh.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n")

@@ -106,6 +106,9 @@ def test_a_detector_is_seen(tmp_path: Path, picture: Path) -> None:
         (["--query", "middle"], "must be ROW,COLUMN"),
         (["--layer", "stages.9"], "no attention layer"),
         (["--layer", "99"], "layer must be"),
+        (["--layer=--5"], "no attention layer '--5'"),
+        (["--layer", "²"], "no attention layer '²'"),
+        (["--query", "²,3"], "must be ROW,COLUMN"),
     ],
 )
 def test_mistakes_are_told(tmp_path: Path, picture: Path, arguments: list[str], message: str) -> None:
@@ -115,3 +118,14 @@ def test_mistakes_are_told(tmp_path: Path, picture: Path, arguments: list[str], 
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 2
     assert message in done.output
+    assert not (tmp_path / "seen").exists()
+
+
+def test_a_segmenter_is_not_seen(tmp_path: Path, picture: Path) -> None:
+    from attnzoo_command import main
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"task": "segmentation"}')
+    done = CliRunner().invoke(main, ["see", str(tmp_path / "run"), str(picture), "--output", str(tmp_path / "seen")])
+    assert "is a network for segmentation: `attnzoo see` takes classifiers and detectors" in done.output
+    assert (done.exit_code, (tmp_path / "seen").exists()) == (2, False)

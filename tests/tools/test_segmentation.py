@@ -263,8 +263,13 @@ def test_what_cannot_be_ends_in_one_line(case: str, runs: Path) -> None:
 
 def test_other_classes_are_those_of_the_data_or_of_the_model(tmp_path: Path, runs: Path) -> None:
     data = {**write_masks(tmp_path, [0, 255], [128, 0]), "values": [0, 255]}
-    train(Config({**SMALL, "model": {"name": "test_resnet"}, "epochs": 1, "data": data}), runs)
-    message = "classes of the model and the data differ: 255 only in the model; 128 only in the data. Set data.*"
+    named = {**data, "class_map": {"b": 0, "猫": 1}}
+    train(Config({**SMALL, "model": {"name": "test_resnet"}, "epochs": 1, "data": named}), runs)
+    called = CliRunner().invoke(main, ["evaluate", str(runs), "--worst", str(tmp_path / "worst")])
+    assert called.exit_code == 0, called.output
+    # the drawings have no names of classes
+    assert "font" not in called.output
+    message = "classes of the model and the data differ: b, 猫 only in the model; 0, 128 only in the data. Set data.*"
     with pytest.raises(ValueError, match=re.escape(message)):
         evaluate(str(runs), {**data, "values": [0, 128]})
     with pytest.raises(ValueError, match=r"the training data and the validation data differ: their order\. If"):

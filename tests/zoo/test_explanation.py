@@ -260,8 +260,12 @@ def test_mistakes_are_told() -> None:
         attnzoo.explain(model, x, names[0] + "x")
     with pytest.raises(ValueError, match=r"layer must be -5 \.\. 4"):
         attnzoo.explain(model, x, 5)
-    with pytest.raises(ValueError, match="within images of 64 x 64 pixels"):
-        attnzoo.explain(model, x, 0, (64, 0))
+    for layer in (1.5, True):
+        with pytest.raises(ValueError, match="layer must be the name or the index of an attention layer"):
+            attnzoo.explain(model, x, layer)
+    for query in ((64, 0), 5):
+        with pytest.raises(ValueError, match="within images of 64 x 64 pixels"):
+            attnzoo.explain(model, x, 0, query)
     with pytest.raises(ValueError, match="images must be"):
         attnzoo.explain(model, x[0])
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
@@ -270,5 +274,6 @@ def test_mistakes_are_told() -> None:
         attnzoo.explain(create("resnet18"), x, "layer4")
     with pytest.raises(ValueError, match="weights channels"):
         attnzoo.explain(create("davit_pico"), x).on_images()
-    with pytest.raises(ValueError, match=r"must be 0 \.\. 4"):
-        grad_cam(model, x, 5)
+    for target in (5, "cat", [1], 1.0):
+        with pytest.raises(ValueError, match=r"must be 0 \.\. 4"):
+            grad_cam(model, x, target)

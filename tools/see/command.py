@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def see(
             if not (0 <= query[0] < height and 0 <= query[1] < width):
                 raise ValueError(f"query must be within {height} x {width} pixels, got {query[0]},{query[1]}")
             queries = [query]
+        # created when the model, the layers and the query are known
+        check_writable(output, "choose another --output")
         # numbered, because images in two folders may have the same name
         path = output / f"{number:05d}-{file.stem}.png"
         figure.draw(path, scene, queries)
@@ -118,10 +121,10 @@ def see_command(
         click.echo(skipped.remarks, err=True)
     choose_device(device)
     check_model(model)
-    check_writable(output, "choose another --output")
     if is_random(model, pretrained):
         click.echo(RANDOM, err=True)
-    chosen = [int(layer) if layer.lstrip("-").isdigit() else layer for layer in layers]
+    # no more digits than any number of layers has
+    chosen = [int(layer) if re.fullmatch("-?[0-9]{1,9}", layer) else layer for layer in layers]
     try:
         written = see(model, files, output, layers=chosen, query=_place(query), pretrained=pretrained, device=device)
     except UnreadableImageError as error:
@@ -133,7 +136,7 @@ def see_command(
 def _place(query: str | None) -> tuple[int, int] | None:
     if query is None:
         return None
-    row, _, column = query.partition(",")
-    if not (row.strip().isdigit() and column.strip().isdigit()):
+    found = re.fullmatch(r"\s*([0-9]{1,9})\s*,\s*([0-9]{1,9})\s*", query)
+    if found is None:
         raise ValueError(f"--query must be ROW,COLUMN, such as 80,120, got {query!r}")
-    return int(row), int(column)
+    return int(found[1]), int(found[2])

@@ -75,11 +75,17 @@ def open_viewer(
         device: the device that runs the network; scenes are on the CPU.
 
     Raises:
-        ValueError: the model or a layer is unknown, or the network has no attention and layers were named.
+        ValueError: the model or a layer is unknown, the model is a segmenter, or the network has no attention and
+            layers were named.
     """
     import attnzoo  # noqa: F401  registers the models
 
-    if stored_task(model) == "detection":
+    task = stored_task(model)
+    if task == "segmentation":
+        raise ValueError(
+            f"{model} is a network for segmentation: `attnzoo see` takes classifiers and detectors; use attnzoo predict"
+        )
+    if task == "detection":
         return _open_detector(Path(model_directory(model)), layers, device)
     return _open_classifier(model, layers, pretrained, device)
 

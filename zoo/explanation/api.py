@@ -203,6 +203,8 @@ def _unwrapped(model: Any) -> nn.Module:
 def _named(network: nn.Module, names: list[str], layer: str | int | None) -> str:
     if layer is None:
         return names[-1]
+    if isinstance(layer, bool) or not isinstance(layer, (int, str)):
+        raise ValueError(f"layer must be the name or the index of an attention layer, got {layer!r}")
     if isinstance(layer, int):
         if not -len(names) <= layer < len(names):
             raise ValueError(f"layer must be {-len(names)} .. {len(names) - 1}, got {layer}: there are {len(names)}")
@@ -218,7 +220,8 @@ def _check_query(query: tuple[int, int] | None, size: tuple[int, int]) -> None:
     if query is None:
         return
     if (
-        len(query) != 2
+        not isinstance(query, (tuple, list))
+        or len(query) != 2
         or any(type(place) is not int for place in query)
         or not (0 <= query[0] < size[0] and 0 <= query[1] < size[1])
     ):

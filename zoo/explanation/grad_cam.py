@@ -39,8 +39,8 @@ def cam_and_layer(network: nn.Module, images: Tensor, target: int | None = None)
     classes: Any = getattr(network, "num_classes", 0)
     if classes < 1 or not hasattr(network, "forward_features"):
         raise ValueError("Grad-CAM needs a classifier with timm's interface, with at least one class")
-    if target is not None and not 0 <= target < classes:
-        raise ValueError(f"the class must be 0 .. {classes - 1}, got {target}")
+    if target is not None and not (hasattr(target, "__index__") and 0 <= target < classes):
+        raise ValueError(f"the class must be 0 .. {classes - 1}, got {target!r}")
     with evaluating(network), torch.enable_grad():
         known = _features_and_logits(network, images)
         if known is None:
