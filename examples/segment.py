@@ -140,7 +140,7 @@ def index_image(mask: np.ndarray) -> Image.Image:
 
 
 def draw(picture: Image.Image, mask: np.ndarray, regions: Sequence[Region]) -> Image.Image:
-    """A copy of an image, upright, with the colors of its classes over it and a legend below; small ones are enlarged."""
+    """A copy of an image, upright, with the colors of its classes over it and a legend; small ones are enlarged."""
     pixels, colors = np.asarray(upright(picture, 3)), palette(int(mask.max()) + 1)
     opacity = np.where(colors.any(axis=1), _OPACITY, _OPACITY_OF_BLACK)[mask][..., None]
     mixed = Image.fromarray(np.rint((1 - opacity) * pixels + opacity * colors[mask]).astype(np.uint8))
