@@ -1,14 +1,18 @@
 """Resumed runs: with more epochs, and over data that was moved or changed."""
 
+import itertools
 import os
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import torch
 from pictures import COLOURS, picture, tiny_config, write_folders
+from PIL import Image
 
 from attnzoo.tools.data import ClassifiedImages, open_classification
+from attnzoo.tools.segmentation.data import open_segmentation
 from attnzoo.tools.train import train
 from attnzoo.tools.training.config import load_config
 from attnzoo.tools.training.loop import TrainingError
@@ -98,7 +102,7 @@ def test_changed_data_is_told_and_the_run_continues(finished, place, tmp_path, c
     picture("blue", 1, (10, 10)).save(place / "data" / "val" / "red" / "0.png")
     train(config(place / "data", epochs=2), tmp_path / "run", resume=True)
     said = capsys.readouterr().out
-    assert "36 training images, previously 24; other contents of validation images" in said
+    assert "36 training images, previously 24; other contents of validation files" in said
     # two steps of the first epoch, three of the second
     assert [step for step, _, _ in record(tmp_path / "run")["steps"]] == [1, 2, 4, 5, 6]
 
@@ -143,6 +147,59 @@ def test_a_description_sees_names_and_contents_but_not_the_place(tmp_path):
     assert changes(root, before) == ["train names"]
     (root / "val" / "red" / "0.png").write_bytes(b"")
     assert changes(root, before) == ["train names", "val contents"]
+
+
+def described(data):
+    return describe(*(open_segmentation({"input_size": (3, 32, 32), **data}, split) for split in ("train", "val")))
+
+
+def test_a_description_of_masks_in_folders_sees_their_contents_but_not_the_place(tmp_path):
+    for split, kind in itertools.product(("train", "val"), ("images", "masks")):
+        (tmp_path / "data" / kind / split).mkdir(parents=True)
+        Image.fromarray(np.array([[0, 1]], dtype=np.uint8)).save(tmp_path / "data" / kind / split / "0.png")
+    folders = {"name": "maskfolder", "class_map": {"a": 0, "b": 1}}
+    before = described({**folders, "root": str(tmp_path / "data")})
+    copy = shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    moved = {**folders, "train_images": str(copy / "images" / "train"), "train_masks": str(copy / "masks" / "train")}
+    assert described({**moved, "root": str(tmp_path / "data")}) == before
+    # of the same size
+    Image.fromarray(np.array([[1, 0]], dtype=np.uint8)).save(copy / "masks" / "train" / "0.png")
+    now = described({**moved, "root": str(tmp_path / "data")})
+    assert now["val"] == before["val"]
+    assert [key for key, value in now["train"].items() if value != before["train"][key]] == ["contents"]
+
+
+def test_a_description_of_masks_of_polygons_sees_the_annotations_but_not_the_place(tmp_path):
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+        picture("red").save(tmp_path / "data" / "images" / split / "0.png")
+        (tmp_path / "data" / "labels" / split / "0.txt").write_text("0 0 0 0.5 0 0.5 0.5\n")
+    folders = {"name": "yolo", "names": ["thing"]}
+    before = described({**folders, "root": str(tmp_path / "data")})
+    copy = shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    assert described({**folders, "root": str(copy)}) == before
+    (copy / "labels" / "val" / "0.txt").write_text("0 0 0 0.6 0 0.5 0.5\n")
+    now = described({**folders, "root": str(copy)})
+    assert now["train"] == before["train"]
+    assert [key for key, value in now["val"].items() if value != before["val"][key]] == ["contents"]
+
+
+def test_a_description_of_masks_in_a_table_sees_its_size_but_not_the_place(tmp_path):
+    datasets = pytest.importorskip("datasets")
+
+    def write(name, size):
+        (tmp_path / name).mkdir()
+        columns = {"image": [picture("red", 0, size)], "annotation": [Image.new("L", size[::-1])]}
+        features = datasets.Features({"image": datasets.Image(), "annotation": datasets.Image()})
+        for split in ("train", "validation"):
+            table = datasets.Dataset.from_dict(columns, features=features)
+            table.to_parquet(str(tmp_path / name / f"{split}.parquet"))
+        return {"name": "hfds", "dataset": str(tmp_path / name), "class_map": {"a": 0, "b": 1}, "root": str(tmp_path)}
+
+    before = described(write("data", (20, 16)))
+    assert described(write("copy", (20, 16))) == before
+    assert described(write("other", (30, 16)))["train"]["contents"] != before["train"]["contents"]
 
 
 def test_a_picture_of_the_validation_that_cannot_be_read_is_told_before_the_first_epoch(place):

@@ -536,6 +536,23 @@ def test_one_folder_may_be_given_and_the_other_is_in_the_root(tmp_path: Path) ->
         open_segmentation(data, "test")
 
 
+def test_a_run_continues_with_moved_masks_unless_they_differ(
+    tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_masks(tmp_path / "data", [0, 1], [1, 1])
+    config = Config({**SMALL, "model": {"name": "test_resnet"}, "data": data, "epochs": 1, "batch_size": 2})
+    train(config, runs)
+    masks = (tmp_path / "data" / "masks" / "train").rename(tmp_path / "moved")
+    config.data.train_masks = str(masks)
+    train(config, runs, resume=True)
+    assert "data changed" not in capsys.readouterr().out
+    Image.fromarray(np.array([[1, 0]], dtype=np.uint8)).save(masks / "0.png")
+    with pytest.raises(
+        ValueError, match=r"train_masks is .*, and the data is not the same: other contents of training"
+    ):
+        train(config, runs, resume=True)
+
+
 @pytest.mark.parametrize("kind", ["images", "masks"])
 def test_two_files_of_one_name_are_refused(kind: str, tmp_path: Path) -> None:
     data = write_masks(tmp_path, [0, 1])

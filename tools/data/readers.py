@@ -15,6 +15,7 @@ from timm.data.readers import img_extensions
 
 from ..files import listed
 from ..images import EXTENSIONS, UnreadableImageError
+from .samples import Location
 
 
 class ReadPictures:
@@ -32,6 +33,11 @@ class ReadPictures:
 
     def __len__(self) -> int:
         return len(self.reader)
+
+    @property
+    def location(self) -> Location:
+        """Its folder or tar files."""
+        return Location(self.root)
 
     @property
     def labels(self) -> Collection[int]:

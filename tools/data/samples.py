@@ -10,6 +10,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +26,20 @@ class Draw(NamedTuple):
 
     sample: int
     seed: int | None = None
+
+
+class Location(NamedTuple):
+    """The files of a data set, by which a resumed run recognises it: the `location` of a source that has files.
+
+    Attributes:
+        root: where the names of its images begin, which may be moved.
+        annotations: files whose contents are compared; of the images the sizes are.
+        size: bytes of a table that has the images; None without one.
+    """
+
+    root: str = ""
+    annotations: Sequence[Path] = ()
+    size: int | None = None
 
 
 class Pictures(Protocol):

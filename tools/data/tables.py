@@ -10,6 +10,7 @@ from typing import Any
 
 from ..files import listed
 from .readers import ReadPictures, ordered, read_class_map
+from .samples import Location
 from .splits import names_of
 
 # values of a column that are classes without names
@@ -18,6 +19,11 @@ _PLAIN = re.compile(r"u?int\d+|bool|(large_)?string")
 
 class Rows(ReadPictures):
     """Images in the rows of a table, named by their row number: reading a file name would load the image."""
+
+    @property
+    def location(self) -> Location:
+        """Its table."""
+        return Location(self.root, size=self.reader.dataset.info.dataset_size)
 
     @property
     def labels(self) -> Collection[int]:

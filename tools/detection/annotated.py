@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.holding_out import Holdout
+from ..data.samples import Location
 from ..images import UnreadableImageError, read_image, read_size
 from .outlines import check_outline
 
@@ -84,6 +85,11 @@ class AnnotatedImages:
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @property
+    def location(self) -> Location:
+        """The folder of the images, and the annotations."""
+        return Location(str(self.folder), self.annotation_files)
 
     @property
     def remarks(self) -> str:

@@ -8,11 +8,15 @@ from pathlib import Path
 from PIL import Image
 
 from ..data.readers import read_class_map
+from ..data.samples import Location
 from ..data.splits import names_of
 from ..files import listed, plural
 from ..finding import Skipped, find_images
 from ..images import read_image
 from .sources import LARGEST_COUNT, Coding, IndexMasks, labels_in, read_mask
+
+# number of masks by which a resumed run recognises its data, about
+_COMPARED = 10_000
 
 
 class MaskFolder(IndexMasks):
@@ -56,6 +60,9 @@ class MaskFolder(IndexMasks):
         given = {"train": (train_images, train_masks), "val": (val_images, val_masks)}
         images, masks = _folders(root, split, *given.get(split, (None, None)))
         self.pairs, self.remarks = _paired(images, masks)
+        # evenly spread, because contents are compared
+        drawn = [path for _, path in self.pairs[:: max(1, len(self.pairs) // _COMPARED)]]
+        self.location = Location(str(images), drawn)
         labels = read_class_map(class_map, Path(root or images.parent))
         if labels is None and values is not None:
             labels = {str(value): label for label, value in enumerate(values)}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..data.readers import ordered
-from ..data.samples import Pictures
+from ..data.samples import Location, Pictures
 from ..detection.outlines import draw_masks
 from ..images import UnreadableImageError, check_pixels, open_regular
 
@@ -222,6 +222,8 @@ class ObjectMasks:
         self.objects, self.background = objects, background
         self.classes = [*(["background"] if background else []), *objects.classes]
         self.remarks: str = objects.remarks
+        # canvases have no files
+        self.location = getattr(objects, "location", Location())
 
     def __len__(self) -> int:
         return len(self.objects)

@@ -10,6 +10,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from ..data.readers import read_class_map
+from ..data.samples import Location
 from ..data.tables import open_table
 from ..files import listed
 from ..images import UnreadableImageError, read_image
@@ -67,6 +68,7 @@ class TableMasks(IndexMasks):
                 f"data.target_key: {dataset} has no column {target_key} of images, found "
                 f"{listed(reader.dataset.column_names)}"
             )
+        self.location = Location(self.place, size=reader.dataset.info.dataset_size)
         self.rows = reader.dataset.cast_column(target_key, ImageColumn(decode=False))
 
     def __len__(self) -> int:

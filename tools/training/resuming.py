@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Samples, StreamedImages
+from ..data.samples import Location
 from ..files import listed, sha256
 from .processes import Processes
 from .recipe import Recipe
 
 # keys of `data` that say where the files are: accepted if the files are the same
-PLACES = ("root", "train", "val", "dataset", "class_map", "train_images", "val_images", "train_annotations",
-          "val_annotations")  # fmt: skip
+PLACES = ("root", "train", "val", "dataset", "class_map", "train_images", "val_images", "train_masks", "val_masks",
+          "train_annotations", "val_annotations")  # fmt: skip
 # of data sets whose `train` and `val` are not places
 _NAMED_SPLITS = ("hfds",)
 # keys of the length of a run, which may change
@@ -159,7 +160,7 @@ def _differences(stored: Any, data: Mapping[str, Any]) -> list[str]:
             elif old["names"] != new["names"]:
                 said.append(f"other names of {title} images")
             elif old["contents"] != new["contents"]:
-                said.append(f"other contents of {title} images")
+                said.append(f"other contents of {title} files")
     except (LookupError, TypeError) as error:
         raise ValueError("the checkpoint does not describe its data") from error
     return said
@@ -178,20 +179,19 @@ def _other_classes(before: Sequence[str], now: Sequence[str]) -> str:
 def _digests(samples: Any) -> dict[str, Any]:
     # the names in messages begin with the folder of the data set, which may be moved
     source = samples.source
+    location: Location = getattr(source, "location", Location())
     if isinstance(samples, StreamedImages):
         paths = [Path(url) for url in source.urls]
         names: Sequence[str] = [path.name for path in paths]
     else:
-        root = str(getattr(source, "root", None) or getattr(source, "folder", ""))
         paths = [Path(source.name(index)) for index in range(0, len(source), max(1, len(source) // _SIZES))]
-        names = [source.name(index).removeprefix(root) for index in range(len(source))]
+        names = [source.name(index).removeprefix(location.root) for index in range(len(source))]
         # images in archives have no files of their own
-        place = Path(root)
-        paths += [place] if place.is_file() else sorted(place.glob("*.tar")) if root else []
-    annotations = [sha256(path) for path in getattr(source, "annotation_files", [])]
+        place = Path(location.root)
+        paths += [place] if place.is_file() else sorted(place.glob("*.tar")) if location.root else []
+    annotations = [sha256(path) for path in location.annotations]
     sizes = [path.stat().st_size for path in paths if path.is_file()]
-    rows = getattr(getattr(getattr(source, "reader", None), "dataset", None), "info", None)
-    contents = (*sizes, *annotations, getattr(rows, "dataset_size", None))
+    contents = (*sizes, *annotations, location.size)
     return {"images": len(samples), "names": _digest(names), "contents": _digest(map(str, contents))}
 
 
