@@ -575,6 +575,21 @@ def test_grey_masks_of_few_bits_have_their_own_values(bits: int, tmp_path: Path)
     assert read_mask(tmp_path / "a.png", "a.png").tolist() == values.tolist()
 
 
+@pytest.mark.parametrize(
+    ("extension", "mode"),
+    [(extension, mode) for extension in ("png", "tif") for mode in ("1", "L", "P", "I;16")]
+    + [("gif", "L"), ("gif", "P"), ("bmp", "1"), ("bmp", "L"), ("bmp", "P"), ("pgm", "1"), ("pgm", "L")],
+)
+def test_masks_of_every_format_have_their_own_values(extension: str, mode: str, tmp_path: Path) -> None:
+    values = np.array([[0, 1, 1], [1, 0, 0]] if mode == "1" else [[0, 1, 2], [3, 4, 1]])
+    image = Image.fromarray(values.astype({"1": bool, "I;16": np.uint16}.get(mode, np.uint8)))
+    if mode == "P":
+        image.putpalette(bytes(range(256)) * 3)
+    assert image.mode == mode
+    image.save(tmp_path / f"a.{extension}")
+    assert read_mask(tmp_path / f"a.{extension}", "a").tolist() == values.tolist()
+
+
 @pytest.mark.parametrize("largest", [1, 2, 15, 100, 254, 255, 256, 1000, 65534, 65535])
 @pytest.mark.parametrize("is_plain", [False, True])
 def test_masks_of_pgm_have_their_own_values(largest: int, is_plain: bool, tmp_path: Path) -> None:

@@ -189,8 +189,9 @@ def _scale(image: Image.Image) -> float:
     decoder, _, _, options = image.tile[0]
     if decoder.startswith("ppm") and image.mode != "1":
         return float((255 if image.mode == "L" else 65535) / options[-1])
+    # of other decoders, options are numbers
     rawmode = options if isinstance(options, str) else options[0]
-    return {"L;2": 85, "L;4": 17}.get(rawmode[:3], 1)
+    return {"L;2": 85, "L;4": 17}.get(rawmode[:3], 1) if isinstance(rawmode, str) else 1
 
 
 def labels_in(mask: NDArray[np.int64]) -> set[int]:

@@ -136,7 +136,7 @@ def _absent(samples: SegmentedImages, counts: Sequence[int] | None) -> str:
     if not absent:
         return ""
     where = "the training masks" if read == total else f"{read} of the {total} training masks"
-    if present == {IGNORED}:
+    if present == {IGNORED} and read == total:
         raise ValueError(f"no class has a pixel in {where}: {samples.ignored('training') or 'all are ignored'}")
     said = f"{len(absent)} of {len(classes)} classes {'has' if len(absent) == 1 else 'have'} no pixel in {where}"
     if values is None:
