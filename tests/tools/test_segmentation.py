@@ -388,7 +388,7 @@ def write_masks(root: Path, *rows: list[int]) -> dict[str, Any]:
         ),
         ([255], {}, "at least two classes, got none: 100 % of .* ignored: 255; a mask has"),
         ([7, 7], {}, "got '7': a mask has the index of the class of each pixel, or data.values"),
-        ([0, 1], {"first_label": 1}, "got '1': 50 % .* 255 .* or a value less than 1 .* ignored: 0; a mask"),
+        ([0, 1], {"first_label": 1}, "got '1': 50 % .* have a value less than 1 .* ignored: 0; a mask"),
         ([0, 0], {"class_map": {"road": 0}}, "^the data must have at least two classes, got 'road'$"),
         (
             [3, 4],
@@ -559,6 +559,12 @@ def test_two_files_of_one_name_are_refused(kind: str, tmp_path: Path) -> None:
     Image.new("L", (2, 1)).save(tmp_path / kind / "train" / "0.tif")
     with pytest.raises(ValueError, match=r"0\.png and .*0\.tif have the same name, .*: remove one"):
         open_segmentation(data, "train")
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "gif", "tif", "pgm"])
+def test_masks_in_every_lossless_format_have_their_own_values(ending: str, tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 1, 2, 3]], dtype=np.uint8)).save(tmp_path / f"a.{ending}")
+    assert read_mask(tmp_path / f"a.{ending}", "a").tolist() == [[0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

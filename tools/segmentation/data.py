@@ -197,11 +197,8 @@ class SegmentedImages(Samples):
             return ""
         share = max(0.1, 100 * found.total() / pixels)
         where = f"the {title} masks" if count == len(self) else f"{count} of the {len(self)} {title} masks"
-        return (
-            f"{share:.{0 if share >= 10 else 1}f} % of the pixels of {where} have {self.source.coding.ignored} and are "
-            f"ignored: "
-            f"{listed([str(value) for value in sorted(found)])}"
-        )
+        why, shown = self.source.coding.reason(found), listed([str(value) for value in sorted(found)])
+        return f"{share:.{int(share < 10)}f} % of the pixels of {where} have {why} and are ignored: {shown}"
 
 
 def of_objects(name: str, split: str, background: bool = True, **options: Any) -> ObjectMasks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -79,13 +79,12 @@ class Coding:
                 "omit one of them"
             )
 
-    @property
-    def ignored(self) -> str:
-        """Which values are ignored, in words; empty if none are."""
+    def reason(self, ignored: Collection[int]) -> str:
+        """Why some values are ignored, in words."""
         if self.values is not None:
             return "another value than those of data.values"
-        said = [] if self.ignore_index is None else [f"a value of {self.ignore_index} (data.ignore_index)"]
-        said += [f"a value less than {self.first_label} (data.first_label)"] if self.first_label > 0 else []
+        said = [f"a value of {self.ignore_index} (data.ignore_index)"] if self.ignore_index in ignored else []
+        said += [f"a value less than {self.first_label} (data.first_label)"] if min(ignored) < self.first_label else []
         return " or ".join(said)
 
     def labels_of(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -189,9 +188,9 @@ def _scale(image: Image.Image) -> float:
     decoder, _, _, options = image.tile[0]
     if decoder.startswith("ppm") and image.mode != "1":
         return float((255 if image.mode == "L" else 65535) / options[-1])
-    # of other decoders, options are numbers
-    rawmode = options if isinstance(options, str) else options[0]
-    return {"L;2": 85, "L;4": 17}.get(rawmode[:3], 1) if isinstance(rawmode, str) else 1
+    # the layout of the values, alone or as the first of several options; GIF has numbers only
+    layout = options[0] if isinstance(options, tuple) else options
+    return {"L;2": 85, "L;4": 17}.get(str(layout)[:3], 1)
 
 
 def labels_in(mask: NDArray[np.int64]) -> set[int]:
