@@ -222,13 +222,21 @@ def test_ignored_pixels_have_no_gradient(name: Any) -> None:
     assert torch.isfinite(loss(logits, torch.full_like(labels, IGNORED)))
 
 
+NO_WIDTHS = {"pyramid_channels": None, "segmentation_channels": None}
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no decoder": ({"decoder": {"name": None}}, "decoder.name must be one of upernet"),
     "an option of another decoder": (
         {"decoder": {"dropout": 0.1, "width": 3}},
         "fpn: unknown config key decoder.width",
     ),
-    "a value that a decoder cannot take": ({"decoder": {"name": "unet", "use_norm": "instancenorm"}}, "^decoder: "),
+    "a value that a decoder cannot take": (
+        {"decoder": {"name": "deeplabv3plus", **NO_WIDTHS, "atrous_rates": (1,)}},
+        r"^decoder.atrous_rates=\(1,\): not enough values to unpack",
+    ),
+    "a value that a decoder cannot use": (
+        {"decoder": {"name": "fpn", **NO_WIDTHS, "interpolation": "foo"}},
+        r"^decoder.interpolation='foo': Input Error: .*got foo",
+    ),
     "a number where a decoder takes a list": (
         {"decoder": {"name": "unet", "pyramid_channels": None, "segmentation_channels": None, "channels": 256}},
         "^decoder.channels must be a list in which each entry is an integer of at least 1 for unet, got 256",

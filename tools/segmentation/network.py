@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -189,15 +190,34 @@ def create_segmenter(
     else:
         # logits are upsampled once, to the size of the image
         options["upsampling"] = 1
+    given_as = ", ".join(f"decoder.{key}={value!r}" for key, value in given.items()) or "decoder"
     smp.encoders.encoders[_ENCODER] = {"encoder": lambda **_: encoder, "params": {}}
     try:
         common = {"encoder_name": _ENCODER, "encoder_weights": None, "encoder_depth": depth}
-        net = blaming(
-            "decoder", network, classes=len(classes), in_channels=encoder.out_channels[0], **common, **options
-        )
+        net = blaming(given_as, network, classes=len(classes), in_channels=encoder.out_channels[0], **common, **options)
     finally:
         del smp.encoders.encoders[_ENCODER]
+    blaming(given_as, _try_decoder, net)
     return Segmenter(net, name == "unet", preprocessing, classes, architecture)
+
+
+def _try_decoder(net: Any) -> None:
+    """Runs a decoder on the maps of a small image: some options are first used there.
+
+    Raises:
+        ValueError: the decoder does not take one.
+    """
+    encoder, decoder = net.encoder, net.decoder
+    side, was_training = 2 * encoder.output_stride, decoder.training
+    sizes = [side // min(2**i, encoder.output_stride) for i in range(len(encoder.out_channels))]
+    try:
+        with torch.no_grad():
+            shapes = zip(encoder.out_channels, sizes, strict=True)
+            decoder.eval()([torch.zeros(1, channels, size, size) for channels, size in shapes])
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    finally:
+        decoder.train(was_training)
 
 
 def _hints(network: Callable[..., Any], name: str) -> dict[str, Any]:
