@@ -193,7 +193,9 @@ def test_unknown_names_and_keys_are_refused(write):
 def test_masks_are_asked_for_only_where_they_are(write, content):
     del content["annotations"][0]["segmentation"]
     open_detection(write(), "train", [])
-    with pytest.raises(ValueError, match=r"annotations\[0\] has no segmentation: .* use faster_rcnn"):
+    with pytest.raises(
+        ValueError, match=r"annotations\[0\] has no outline, which segmenters and mask_rcnn need: .*=faster_rcnn"
+    ):
         open_detection(write(), "train", [], with_masks=True)
 
 

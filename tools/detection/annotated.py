@@ -183,7 +183,8 @@ class AnnotatedImages:
         if self.with_masks:
             if not outline:
                 raise ValueError(
-                    f"{where} has no segmentation: mask_rcnn needs outlines, use faster_rcnn for boxes only"
+                    f"{where} has no outline, which segmenters and mask_rcnn need: boxes alone are for other detectors, "
+                    "such as detector.head=faster_rcnn"
                 )
             check_outline(outline, picture.size, where)
         if area is None or not 0 < area <= width * height:
