@@ -183,7 +183,7 @@ class AnnotatedImages:
         if self.with_masks:
             if not outline:
                 raise ValueError(
-                    f"{where} has no outline, which segmenters and mask_rcnn need: boxes alone are for other detectors, "
+                    f"{where} has no outline, which segmenters and mask_rcnn need: boxes only are for other heads, "
                     "such as detector.head=faster_rcnn"
                 )
             check_outline(outline, picture.size, where)
