@@ -569,12 +569,6 @@ def test_two_files_of_one_name_are_refused(kind: str, tmp_path: Path) -> None:
         open_segmentation(data, "train")
 
 
-@pytest.mark.parametrize("ending", ["png", "bmp", "gif", "tif", "pgm"])
-def test_masks_in_every_lossless_format_have_their_own_values(ending: str, tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 1, 2, 3]], dtype=np.uint8)).save(tmp_path / f"a.{ending}")
-    assert read_mask(tmp_path / f"a.{ending}", "a").tolist() == [[0, 1, 2, 3]]
-
-
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_grey_masks_of_few_bits_have_their_own_values(bits: int, tmp_path: Path) -> None:
     values = np.arange(2**bits, dtype=np.uint8)[None]
