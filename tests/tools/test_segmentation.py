@@ -454,6 +454,8 @@ def test_values_that_cannot_be_those_of_masks(options: dict[str, Any], message: 
     ("data", "message"),
     [
         ({"name": "coco", "background": "no"}, "^data.background must be True or False, got 'no'$"),
+        ({"name": "coco"}, "^data: set data.root, which coco needs$"),
+        ({"name": "yolo", "root": "x", "rot": 1}, "invalid keys for yolo: .*data.rot"),
         ({"name": "hfds", "dataset": "there"}, "data.class_map must name the classes"),
         ({"name": "hfds"}, "^data: set data.dataset, which hfds needs$"),
     ],

@@ -205,7 +205,8 @@ def of_objects(name: str, split: str, background: bool = True, **options: Any) -
     """Opens a data set of detection, one of DETECTION_DATASETS, as masks; `background` as in `ObjectMasks`."""
     if type(background) is not bool:
         raise ValueError(f"data.background must be True or False, got {background!r}")
-    return ObjectMasks(DETECTION_DATASETS[name](split, with_masks=True, **options), background)
+    objects = open_source(DETECTION_DATASETS, {**options, "name": name}, split, (), with_masks=True)
+    return ObjectMasks(objects, background)
 
 
 SEGMENTATION_DATASETS: dict[str, Callable[..., Source]] = {

@@ -184,8 +184,10 @@ def create_loss(options: Mapping[str, Any], weight: Tensor | None = None) -> nn.
     settings = {key: value for key, value in options.items() if key != "weight" and value is not None}
     names = settings.pop("name", "cross_entropy")
     names = list(names) if isinstance(names, (list, tuple)) else [names]
-    if not names or (unknown := [name for name in names if name not in LOSSES]):
-        raise ValueError(f"loss.name must be one of {', '.join(LOSSES)}, or a list of them, got {unknown or names}")
+    if not names or (unknown := [name for name in names if name not in LOSSES]) or len(set(names)) < len(names):
+        raise ValueError(
+            f"loss.name must be one of {', '.join(LOSSES)}, or a list of them, each once, got {unknown or names}"
+        )
     of_each: dict[str, tuple[Any, dict[str, Any], str]] = {
         "cross_entropy": (nn.CrossEntropyLoss, {"weight": weight}, "label_smoothing"),
         "dice": (DiceLoss, {"mode": "multiclass"}, ""),
