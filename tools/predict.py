@@ -233,10 +233,10 @@ def predict_command(
 
     Example: attnzoo predict runs/photographs/model holiday/ --output holiday-predictions
     """
+    place = choose_device(device)
     files = pictures_in(paths, skipped := Skipped())
     if skipped.remarks:
         click.echo(skipped.remarks, err=True)
-    place = choose_device(device)
     check_model(model)
     if output is not None:
         check_writable(output, "choose another --output")

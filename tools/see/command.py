@@ -116,10 +116,10 @@ def see_command(
 
     Example: attnzoo see runs/photographs/model holiday/beach.jpg --query 80,120
     """
+    choose_device(device)
     files = pictures_in(paths, skipped := Skipped())
     if skipped.remarks:
         click.echo(skipped.remarks, err=True)
-    choose_device(device)
     check_model(model)
     if is_random(model, pretrained):
         click.echo(RANDOM, err=True)
