@@ -44,13 +44,13 @@ def _most_pixels() -> int:
         return 100_000_000
     if not (given.isascii() and given.isdigit() and len(given) < 19 and int(given)):
         sys.exit(f"the environment variable ATTNZOO_MAX_PIXELS must be a positive integer, got {given!r}")
+    # Pillow's own limit
+    Image.MAX_IMAGE_PIXELS = int(given)
     return int(given)
 
 
 # as decoded and as resized
 MOST_PIXELS = _most_pixels()
-# `open_picture` checks the size before it decodes, as Pillow would, whose message says another number
-Image.MAX_IMAGE_PIXELS = None
 # the end of a message, which the service, with a limit of its own, leaves out
 PIXELS_HINT = "; the environment variable ATTNZOO_MAX_PIXELS changes this limit"
 
@@ -134,8 +134,12 @@ def open_picture(file: str | Path | BinaryIO, most_pixels: int = MOST_PIXELS) ->
         picture.load()
     # decoders raise various exceptions for damaged files
     except Exception as error:
-        is_unknown = isinstance(error, UnidentifiedImageError)
-        reason = f"it is not in one of the formats {', '.join(FORMATS)}" if is_unknown else error
+        reason: object = error
+        if isinstance(error, UnidentifiedImageError):
+            reason = f"it is not in one of the formats {', '.join(FORMATS)}"
+        # Pillow's message says twice its limit, and not how to change it
+        if isinstance(error, Image.DecompressionBombError):
+            reason = f"it has more than {most_pixels} pixels, which is the limit{PIXELS_HINT}"
         raise ValueError(f"{name} cannot be read as an image: {reason}") from error
     return picture
 
