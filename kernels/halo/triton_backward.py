@@ -17,7 +17,7 @@ import triton.language as tl
 
 from ..triton_blocks import load, load_for_columns, number_of, store
 from ..triton_math import LOG2_E, dot
-from .triton_blocks import key_tiles_of, keys_of, neighbors_of, one_hot, queries_of, tile_of
+from .triton_blocks import key_tiles_of, keys_of, neighbors_of, one_hot, queries_of, query_tile_of, tile_of
 
 
 @triton.jit
@@ -46,15 +46,7 @@ def halo_dq_kernel(
     CHUNK: tl.constexpr,
 ):
     """Computes dq, the gradients of the relative scores, and delta = sum(out * dout), which the other kernel reads."""
-    image, head, block, numbers = tile_of(
-        tl.program_id(0),
-        map_shape.heads,
-        map_shape.blocks_down,
-        map_shape.blocks_across,
-        AXES[0].queries * AXES[1].queries,
-        TILE,
-    )
-    positions, exist = queries_of(block, numbers, map_shape, AXES)
+    image, head, block, positions, exist = query_tile_of(tl.program_id(0), map_shape, AXES, TILE)
     queries = load(q, image, head, positions, exist, WIDTH)
     gradients = load(dout, image, head, positions, exist, VALUE_WIDTH)
     outputs = load(out, image, head, positions, exist, VALUE_WIDTH)

@@ -82,6 +82,17 @@ def queries_of(block, tokens, map_shape, AXES: tl.constexpr):
 
 
 @triton.jit
+def query_tile_of(program, map_shape, AXES: tl.constexpr, TILE: tl.constexpr):
+    """Returns a program's image, head and block, and the positions (M,) of its queries and whether these exist."""
+    queries: tl.constexpr = AXES[0].queries * AXES[1].queries
+    image, head, block, tokens = tile_of(
+        program, map_shape.heads, map_shape.blocks_down, map_shape.blocks_across, queries, TILE
+    )
+    positions, exist = queries_of(block, tokens, map_shape, AXES)
+    return image, head, block, positions, exist
+
+
+@triton.jit
 def keys_of(block, numbers, map_shape, AXES: tl.constexpr):
     """Returns the positions of keys in the window and on the map, and whether they are on the map.
 

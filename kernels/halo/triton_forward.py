@@ -11,7 +11,7 @@ import triton.language as tl
 
 from ..triton_blocks import load, number_of, store
 from ..triton_math import LOG2_E, dot, softmax_step
-from .triton_blocks import keys_of, one_hot, queries_of, tile_of
+from .triton_blocks import keys_of, one_hot, query_tile_of
 
 
 @triton.jit
@@ -35,15 +35,7 @@ def halo_forward_kernel(
     CHUNK: tl.constexpr,
 ):
     """Computes out = softmax(q k^T * scale + relative scores) v; `scale` and the logsumexp are in base 2."""
-    image, head, block, numbers = tile_of(
-        tl.program_id(0),
-        map_shape.heads,
-        map_shape.blocks_down,
-        map_shape.blocks_across,
-        AXES[0].queries * AXES[1].queries,
-        TILE,
-    )
-    positions, exist = queries_of(block, numbers, map_shape, AXES)
+    image, head, block, positions, exist = query_tile_of(tl.program_id(0), map_shape, AXES, TILE)
     queries = load(q, image, head, positions, exist, WIDTH)
     if row_scores is not None:
         query_row_scores = load(row_scores, image, head, positions, exist, ROWS)
