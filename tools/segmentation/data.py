@@ -14,11 +14,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
@@ -148,11 +149,7 @@ class SegmentedImages(Samples):
     def pixels_per_class(self) -> list[int]:
         """Number of pixels of each class, over all masks that can be read."""
         counts = np.zeros(len(self.classes), dtype=np.int64)
-        for index in range(len(self)):
-            try:
-                mask = self.source.mask(index)
-            except UnreadableImageError:
-                continue
+        for _, mask in self._readable(self.source.mask, len(self)):
             counts += np.bincount(mask[mask != IGNORED], minlength=len(counts))
         return counts.tolist()
 
@@ -165,15 +162,11 @@ class SegmentedImages(Samples):
             most: largest number of masks to read, evenly spaced.
         """
         found: set[int] = set()
-        count = min(most, len(self))
-        for read in range(count):
-            try:
-                found |= labels_in(self.source.mask(read * len(self) // count))
-            except UnreadableImageError:
-                continue
+        for tried, mask in self._readable(self.source.mask, most):
+            found |= labels_in(mask)
             if len(found - {IGNORED}) == len(self.classes):
-                return found, read + 1
-        return found, count
+                return found, tried
+        return found, min(most, len(self))
 
     def ignored(self, title: str, most: int = 50) -> str:
         """Describes the pixels that are ignored for their values; empty if there are none.
@@ -185,20 +178,26 @@ class SegmentedImages(Samples):
         if not isinstance(self.source, IndexMasks):
             return ""
         found: Counter[int] = Counter()
-        count, pixels = min(most, len(self)), 0
-        for read in range(count):
-            try:
-                values = self.source.values(read * len(self) // count)
-            except UnreadableImageError:
-                continue
+        pixels = 0
+        for _, values in self._readable(self.source.values, most):
             found.update(counted(values[self.source.coding.labels_of(values) == IGNORED]))
             pixels += values.size
         if not found:
             return ""
         share = max(0.1, 100 * found.total() / pixels)
-        where = f"the {title} masks" if count == len(self) else f"{count} of the {len(self)} {title} masks"
+        where = f"the {title} masks" if most >= len(self) else f"{most} of the {len(self)} {title} masks"
         why, shown = self.source.coding.reason(found), listed([str(value) for value in sorted(found)])
         return f"{share:.{int(share < 10)}f} % of the pixels of {where} have {why} and are ignored: {shown}"
+
+    def _readable(self, read: Callable[[int], NDArray[np.int64]], most: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """What `read` returns for the masks that can be read, `most` evenly spaced ones, and how many were tried."""
+        count = min(most, len(self))
+        for tried in range(count):
+            try:
+                values = read(tried * len(self) // count)
+            except UnreadableImageError:
+                continue
+            yield tried + 1, values
 
 
 def of_objects(name: str, split: str, background: bool = True, **options: Any) -> ObjectMasks:
