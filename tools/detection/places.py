@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ..data.splits import SPLIT_NAMES, names_of
 from ..files import listed
-from ..finding import is_hidden
-from ..images import EXTENSIONS
+from ..finding import Skipped, find_images, is_hidden
 
 # of the files of COCO itself, those with boxes
 _OF_BOXES = "instances"
@@ -127,11 +126,12 @@ def folder_named(root: Path, names: Iterable[str]) -> Path | None:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Returns the images of a folder and its subfolders, without hidden ones, sorted."""
-    found = (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
-    return sorted(
-        path for path in found if path.suffix.lower() in EXTENSIONS and not is_hidden(path.relative_to(folder))
-    )
+    """Returns the images of a folder and its subfolders, sorted, see `find_images`.
+
+    Raises:
+        ValueError: a folder cannot be read.
+    """
+    return sorted(map(Path, find_images(folder, Skipped())))
 
 
 def _has_name(text: str, names: Sequence[str]) -> bool:
